@@ -1,0 +1,55 @@
+# Palimpsest: make a language model forget one body of knowledge, keep the rest, and prove both.
+#
+#   snakemake results/smollm2-135m/sku/eval.json --cores all     one result (options after the target)
+#   snakemake --cores all                                        everything that the report shows
+#   snakemake -n --cores all                                     what would run
+import sys
+
+from snakemake.utils import min_version
+
+from palimpsest.config.targets import config_or_exit
+
+min_version("9.25.0")
+
+
+configfile: "config/bases.yaml"
+configfile: "config/datasets.yaml"
+configfile: "config/scenarios.yaml"
+configfile: "config/models.yaml"
+configfile: "config/methods.yaml"
+configfile: "config/config.yaml"
+
+
+CFG = config_or_exit(config, sys.argv, workflow.configfiles)
+
+
+include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    base=one_of(CFG.bases),
+    dataset=one_of(CFG.datasets),
+    model=one_of(CFG.models),
+    method=one_of(CFG.methods),
+    subject_or_method=one_of(CFG.method_names()),
+    seed=r"\d+",
+
+
+include: "workflow/rules/download.smk"
+include: "workflow/rules/tokenize.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/reference.smk"
+include: "workflow/rules/acquire.smk"
+include: "workflow/rules/negate.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report.html",

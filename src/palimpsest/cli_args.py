@@ -1,0 +1,49 @@
+"""Arguments that the stage programs share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+path = Path
+
+_HELP = {
+    "free": "settings that change no result, as JSON (checkpoint interval)",
+    "base": "folder of the base model, resources/models/<base>",
+    "tokens": "folder of the base's token tables, resources/tokens/<base>",
+    "datasets": "folder of the datasets, resources/datasets",
+    "subject": "folder of the subject's adapter, results/<model>/subject",
+    "reference": "folder of the subject's cached states, results/<model>/reference",
+    "acquired": "folder of the acquired adapter, results/<model>/<method>/seed-<seed>/acquired",
+    "model": "folder of model.json, results/<model>/<method>/seed-<seed>/model",
+    "out": "what is written",
+    "batch_rows": "prompts decoded together",
+    "batch_tokens": "tokens of one teacher-forced batch",
+}
+
+
+def parser(description: str | None, **options: Callable[[str], Any]) -> argparse.ArgumentParser:
+    """An argument parser for one stage.
+
+    Args:
+        description: the program's docstring.
+        options: required options by name, with their types; ``--config``, ``--label`` and
+            ``--threads`` are always there.
+    """
+    result = argparse.ArgumentParser(
+        description=description,
+        epilog="Normally run by Snakemake, which passes exactly the settings that change the result.",
+    )
+    result.add_argument(
+        "--config", default="{}", help="the stage's slice of the configuration, as JSON"
+    )
+    result.add_argument("--label", default="", help="what progress lines call this job")
+    result.add_argument(
+        "--threads", type=int, help="CPU threads (results repeat at a fixed number)"
+    )
+    for name, kind in options.items():
+        flag = "--" + name.replace("_", "-")
+        result.add_argument(flag, type=kind, required=True, help=_HELP.get(name))
+    return result

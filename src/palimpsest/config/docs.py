@@ -1,0 +1,236 @@
+"""Generate ``config/schema.json`` and the key tables of ``config/README.md``.
+
+``python -m palimpsest.config.docs`` writes them, ``--check`` says whether they are current. Both
+come from the pydantic model, whose attribute docstrings are the descriptions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.config.load import CATALOGS
+from palimpsest.config.method import MethodSettings
+from palimpsest.config.methods import algorithms
+from palimpsest.config.schema import Config
+from palimpsest.config.types import FORMATS, Section
+from palimpsest.errors import UserError, run_cli
+from palimpsest.io.atomic import write_text
+
+BEGIN = "<!-- key tables: written by `python -m palimpsest.config.docs` -->"
+END = "<!-- end of the key tables -->"
+
+_NO_DEFAULT = object()
+_LIMITS = {
+    "gt": "exclusiveMinimum",
+    "ge": "minimum",
+    "lt": "exclusiveMaximum",
+    "le": "maximum",
+}
+"""pydantic leaves these words behind where a validator runs before the limit -> JSON schema's."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a key table."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+    def row(self) -> str:
+        """The line as Markdown."""
+        cells = (f"`{self.name}`", self.type, self.default, self.meaning.replace("``", "`"))
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def schema_text() -> str:
+    """The JSON schema of the configuration.
+
+    No key is required at the top, for each file holds only some.
+    """
+    schema = _tidied(Config.model_json_schema())
+    del schema["required"]
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def tables_text() -> str:
+    """Key tables as Markdown: one per catalog and algorithm, one for each other section."""
+    lines = []
+    for name, field in Config.model_fields.items():
+        lines += [f"### `{name}`", "", field.description or "", ""]
+        if name == "methods":
+            lines += ["Keys that every method has:", "", *_table(_keys_of(MethodSettings))]
+            for key, module in sorted(algorithms().items()):
+                first_line = (inspect.getdoc(module) or "").splitlines()[0]
+                lines += [f"#### `algorithm: {key}`", "", first_line, ""]
+                common = _keys_of(MethodSettings)
+                lines += _table(k for k in _keys_of(module.Settings) if k not in common)
+        else:
+            lines += _table(_top_level(name))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def readme_text(readme: str) -> str:
+    """`readme` with its key tables renewed.
+
+    Raises:
+        UserError: the two markers are not there.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"config/README.md lacks one of the lines {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n\n{tables_text()}\n{END}{after}"
+
+
+def outdated(folder: Path) -> dict[Path, str]:
+    """Files in `folder` that are not current -> what they should hold."""
+    readme, schema = folder / "README.md", folder / "schema.json"
+    texts = {readme: readme_text(_read(readme)), schema: schema_text()}
+    return {path: text for path, text in texts.items() if _read(path) != text}
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
+    parser.add_argument("--folder", type=Path, default=Path("config"), help="default: config")
+    args = parser.parse_args()
+    files = outdated(args.folder)
+    if args.check and files:
+        names = ", ".join(map(str, files))
+        raise UserError(f"{names}: outdated; run `python -m palimpsest.config.docs`")
+    for path, text in files.items():
+        write_text(path, text)
+        print(f"wrote {path}")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _tidied(node: Any) -> Any:
+    """Drop pydantic's titles (they repeat the keys), name limits as JSON schema does."""
+    if isinstance(node, list):
+        return [_tidied(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    pattern = FORMATS.get(node["format"]) if isinstance(node.get("format"), str) else None
+    return {
+        _LIMITS.get(key, key) if not isinstance(value, dict) else key: _tidied(value)
+        for key, value in node.items()
+        if not (key == "title" and isinstance(value, str))
+    } | ({"pattern": f"^({pattern})$"} if pattern else {})
+
+
+def _table(keys: Iterator[Key] | list[Key]) -> list[str]:
+    rows = [key.row() for key in keys]
+    if not rows:
+        return ["No further keys.", ""]
+    return ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]
+
+
+def _keys_of(section: type[Section]) -> list[Key]:
+    schema = _tidied(section.model_json_schema())
+    return list(_flat(schema, schema.get("$defs", {}), ""))
+
+
+def _top_level(name: str) -> Iterator[Key]:
+    schema = _tidied(Config.model_json_schema())
+    node = schema["properties"][name]
+    if name in CATALOGS:
+        node = node["additionalProperties"]
+    yield from _flat(_resolved(node, schema["$defs"]), schema["$defs"], "", node.get("default"))
+
+
+def _flat(
+    node: Mapping[str, Any], defs: Mapping[str, Any], prefix: str, defaults: Any = None
+) -> Iterator[Key]:
+    """Lines of a section and, behind their prefix, of the sections in it."""
+    required = node.get("required", [])
+    for name, child in node["properties"].items():
+        default = child.get("default", _NO_DEFAULT)
+        if isinstance(defaults, dict) and name in defaults:
+            default = defaults[name]
+        at = prefix + name
+        inner, optional = _inner(child, defs)
+        if inner is None or optional or child.get("type") == "object":
+            words = "required" if name in required else _code(default)
+            yield Key(at, _type(child, defs), words, child.get("description", ""))
+        if inner is not None:
+            dots = f"{at}.<name>." if child.get("type") == "object" else f"{at}."
+            yield from _flat(inner, defs, dots, default)
+
+
+def _inner(child: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+    """The section that a key holds (itself or as entries of a table), and if it may be null."""
+    options = child.get("anyOf", [child])
+    for option in options:
+        table = option.get("additionalProperties")
+        found = _resolved(table if isinstance(table, dict) else option, defs)
+        if "properties" in found:
+            return found, len(options) > 1
+    return None, False
+
+
+def _resolved(node: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(defs[node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node)
+
+
+def _type(node: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
+    """A type in words."""
+    if "anyOf" in node:
+        return " or ".join(_type(option, defs) for option in node["anyOf"])
+    if "$ref" in node:
+        return "table"
+    if "const" in node or "enum" in node:
+        return ", ".join(_code(value) for value in node.get("enum", [node.get("const")]))
+    match node.get("type"):
+        case "integer":
+            return "whole number" + _limits(node)
+        case "number":
+            return "number" + _limits(node)
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "string":
+            return node.get("format", "text")
+        case "array" if "prefixItems" in node:
+            return "list: " + ", ".join(_type(item, defs) for item in node["prefixItems"])
+        case "array":
+            return f"list of: {_type(node['items'], defs)}"
+        case "object":
+            return _table_type(node, defs)
+    return "anything"
+
+
+def _table_type(node: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
+    values = node.get("additionalProperties")
+    if not isinstance(values, dict):
+        return "table"
+    keys = _type({"type": "string", **node.get("propertyNames", {})}, defs)
+    return f"table: {keys} → {_type(values, defs)}"
+
+
+def _limits(node: Mapping[str, Any]) -> str:
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    return "".join(f" {sign} {node[key]:g}" for key, sign in signs.items() if key in node)
+
+
+def _code(value: Any) -> str:
+    if value is _NO_DEFAULT:
+        return ""
+    return f"`{json.dumps(value, ensure_ascii=False)}`" if value != "" else "empty"
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,131 @@
+"""Turn YAML into a checked `Config`; everything that is wrong is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from pydantic import ValidationError
+
+from palimpsest.config.method import MethodSettings
+from palimpsest.config.methods import algorithms, deep_merge
+from palimpsest.config.problems import Place, Problem, explain, refuse, shown
+from palimpsest.config.references import Catalogs, check_references
+from palimpsest.config.schema import Config
+from palimpsest.config.types import NAME, Section, not_a_name
+from palimpsest.config.yaml_files import read_yaml
+from palimpsest.errors import did_you_mean
+
+CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
+"""Keys whose value is a table of named entries; each has its file of the same name."""
+
+FILES = tuple(f"{name}.yaml" for name in (*CATALOGS, "config"))
+"""Files of a configuration folder."""
+
+_NOT_OVERRIDDEN = ("algorithm", "title", "models")
+
+
+def read_config(folder: str | Path = "config", overlays: Iterable[str | Path] = ()) -> Config:
+    """Read the files of a configuration folder, merge `overlays` into them in order, and check.
+
+    Tables are merged key by key; any other value of an overlay replaces what it finds.
+
+    Raises:
+        UserError: a file is missing or is no YAML (with its line), or what `load_config` finds.
+    """
+    raw: dict[str, Any] = {}
+    for path in (*(Path(folder) / name for name in FILES), *overlays):
+        raw = deep_merge(raw, read_yaml(path))
+    return load_config(raw)
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """Check a configuration and fill in its defaults.
+
+    Raises:
+        UserError: lists every problem: its place, what is wrong, and the valid choices.
+    """
+    problems = [
+        Problem((str(key),), f"unknown key{did_you_mean(str(key), Config.model_fields)}")
+        for key in raw
+        if key not in Config.model_fields
+    ]
+    catalogs = {key: _catalog(key, raw, problems) for key in CATALOGS}
+    sections: dict[str, Any] = {
+        key: _section(cast("type[Section]", field.annotation), raw.get(key, {}), (key,), problems)
+        for key, field in Config.model_fields.items()
+        if key not in CATALOGS and (key in raw or field.is_required())
+    }
+    names = {key: list(raw[key]) if isinstance(raw.get(key), Mapping) else [] for key in CATALOGS}
+    problems += check_references(Catalogs(catalogs, names), sections["report"])
+    problems += _override_problems(raw.get("methods", {}), catalogs["methods"], names["models"])
+    refuse(problems)
+    return Config(**catalogs, **sections)
+
+
+def _catalog(catalog: str, raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The valid entries of one catalog."""
+    if catalog not in raw:
+        problems.append(Problem((catalog,), f"missing (config/{catalog}.yaml defines it)"))
+        return {}
+    if not isinstance(raw[catalog], Mapping):
+        text = f"a table of named entries is needed, not {shown(raw[catalog])}"
+        problems.append(Problem((catalog,), text))
+        return {}
+    section = get_args(Config.model_fields[catalog].annotation)[1]
+    entries = {}
+    for name, value in raw[catalog].items():
+        place: Place = (catalog, str(name))
+        if not isinstance(name, str):
+            problems.append(Problem(place, "a name is text; put it in quotes"))
+        elif not NAME.fullmatch(name):
+            problems.append(Problem(place, not_a_name(name)))
+        else:
+            chosen = _settings(value, place, problems) if catalog == "methods" else section
+            entry = _section(chosen, value, place, problems) if chosen else None
+            if entry is not None:
+                entries[name] = entry
+    return entries
+
+
+def _settings(value: Any, place: Place, problems: list[Problem]) -> type[Section] | None:
+    """The settings class that a method's ``algorithm`` names."""
+    if not isinstance(value, Mapping):
+        return MethodSettings  # says itself that a table is needed
+    key = value.get("algorithm")
+    if isinstance(key, str) and key in algorithms():
+        settings: type[Section] = algorithms()[key].Settings
+        return settings
+    fault = f"no algorithm {shown(key)}" if "algorithm" in value else "missing"
+    text = f"{fault}{did_you_mean(str(key or ''), algorithms())}"
+    problems.append(Problem((*place, "algorithm"), text))
+    return None
+
+
+def _section(
+    section: type[Section], value: Any, place: Place, problems: list[Problem]
+) -> Section | None:
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        problems.extend(explain(error, section, place))
+        return None
+
+
+def _override_problems(
+    raw: Mapping[str, Any], valid: Mapping[str, MethodSettings], models: list[str]
+) -> Iterator[Problem]:
+    """Check ``methods.<method>.models``: known subjects, keys and values of the algorithm."""
+    for method, settings in valid.items():
+        for model, override in settings.models.items():
+            place: Place = ("methods", method, "models", model)
+            if model not in models:
+                yield Problem(place, f"no model '{model}'{did_you_mean(model, models)}")
+            for key in _NOT_OVERRIDDEN:
+                if key in override:
+                    yield Problem((*place, key), "cannot differ between subjects; add a method")
+            allowed = {k: v for k, v in override.items() if k not in _NOT_OVERRIDDEN}
+            found: list[Problem] = []
+            _section(type(settings), deep_merge(raw[method], allowed), place, found)
+            yield from found

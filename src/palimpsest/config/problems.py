@@ -1,0 +1,160 @@
+"""Problems of a configuration in plain words: where, what, and what would be valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from palimpsest.config.types import Section
+from palimpsest.errors import UserError, did_you_mean
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong at one place of the configuration."""
+
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.place)
+        return f"{''.join(steps).removeprefix('.')}: {self.text}"
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise one `UserError` that lists all problems; do nothing if there are none."""
+    lines = list(dict.fromkeys(map(str, problems)))
+    if len(lines) == 1:
+        raise UserError(f"config: {lines[0]}")
+    if lines:
+        raise UserError("\n  ".join([f"config has {len(lines)} problems:", *lines]))
+
+
+def explain(error: ValidationError, section: type[Section], at: Place) -> list[Problem]:
+    """Word pydantic's findings about `section`, which stands at the place `at`."""
+    texts: dict[Place, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        place, annotation = _walk(section, detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            place, text = detail["loc"], _unknown_key(annotation, detail)
+        else:
+            text = _text(detail, annotation)
+        texts.setdefault(at + place, []).append(text)
+    return [Problem(place, "; or ".join(dict.fromkeys(lines))) for place, lines in texts.items()]
+
+
+def _walk(section: type[Section], loc: Place) -> tuple[Place, Any]:
+    """Follow `loc` from `section`: the steps that name a key or an index, and the type there.
+
+    Other steps are pydantic's own: ``[key]`` (the last key itself is wrong), branches of a union.
+    """
+    place: Place = ()
+    annotation: Any = section
+    parent: Any = None
+    for step in loc:
+        if step == "[key]":
+            annotation = next(get_args(o)[0] for o in _options(parent) if get_origin(o) is dict)
+        elif (child := _child(annotation, step)) is not None:
+            place, parent, annotation = (*place, step), annotation, child
+    return place, annotation
+
+
+def _child(annotation: Any, step: str | int) -> Any:
+    for option in _options(annotation):
+        origin, args = get_origin(option), get_args(option)
+        if isinstance(option, type) and issubclass(option, Section) and step in option.model_fields:
+            return option.model_fields[str(step)].annotation
+        if origin is dict:
+            return args[1]
+        if origin in (list, tuple) and isinstance(step, int):
+            return args[0]
+    return None
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _options(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for option in get_args(annotation):
+            yield from _options(option)
+    else:
+        yield annotation
+
+
+def _unknown_key(annotation: Any, detail: ErrorDetails) -> str:
+    keys = [
+        key
+        for option in _options(annotation)
+        if isinstance(option, type) and issubclass(option, Section)
+        for key in option.model_fields
+    ]
+    return f"unknown key{did_you_mean(str(detail['loc'][-1]), keys)}"
+
+
+_NEEDED = {
+    "int": "a whole number is needed",
+    "float": "a number is needed",
+    "finite": "a finite number is needed",
+    "bool": "true or false is needed",
+    "string": "text is needed",
+    "list": "a list is needed",
+    "tuple": "a list is needed",
+    "dict": "a table of keys is needed",
+    "model": "a table of keys is needed",
+}
+"""First word of pydantic's error type -> what should stand there."""
+
+_LIMITS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+"""pydantic's error type -> words, and where its context keeps the limit."""
+
+
+def _text(detail: ErrorDetails, annotation: Any) -> str:
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "missing":
+        return "missing"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _LIMITS:
+        words, key = _LIMITS[kind]
+        return f"must be {words} {context[key]:g}, not {shown(value)}"
+    if kind == "literal_error":
+        choices = [c for o in _options(annotation) if get_origin(o) is Literal for c in get_args(o)]
+        return f"{shown(value)} is not a choice{did_you_mean(str(value), choices)}"
+    if kind in ("too_short", "too_long"):
+        words = f"at {'least' if kind == 'too_short' else 'most'} "
+        limit = context["min_length" if kind == "too_short" else "max_length"]
+        return f"{words}{limit} {'entry is' if limit == 1 else 'entries are'} needed"
+    if (word := kind.split("_")[0]) in _NEEDED:
+        quote = "; put it in quotes" if word == "string" and not _is_nested(value) else ""
+        return f"{_NEEDED[word]}, not {shown(value)}{quote}"
+    return detail["msg"]
+
+
+def _is_nested(value: Any) -> bool:
+    return value is None or isinstance(value, dict | list)
+
+
+def shown(value: Any) -> str:
+    """A value as a user wrote it, shortened."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."

@@ -1,0 +1,135 @@
+"""What the catalogs say about each other.
+
+Every reference leads somewhere, and nothing is reported on rows that unlearning trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.config.problems import Place, Problem
+from palimpsest.config.schema import (
+    RESERVED_METHODS,
+    RESULT_FILES,
+    SUBJECT_FOLDERS,
+    Dataset,
+    Model,
+    Part,
+    Report,
+    Scenario,
+)
+from palimpsest.errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Catalogs:
+    """The entries that are valid in themselves, and the names of all of them."""
+
+    entries: Mapping[str, Mapping[str, Any]]
+    names: Mapping[str, list[str]]
+
+    def missing(self, catalog: str, name: str, place: Place) -> Iterator[Problem]:
+        """A problem if `catalog` has no entry of that name."""
+        if name not in self.names[catalog]:
+            yield _no_such(catalog.removesuffix("s"), name, self.names[catalog], place)
+
+
+def check_references(catalogs: Catalogs, report: Report | None) -> Iterator[Problem]:
+    """Yield every reference that leads nowhere and every misused part or name."""
+    yield from _reserved(catalogs)
+    for name, dataset in catalogs.entries["datasets"].items():
+        yield from _check_parts(dataset, ("datasets", name))
+    for name, model in catalogs.entries["models"].items():
+        yield from _check_model(catalogs, model, ("models", name))
+    for name, scenario in catalogs.entries["scenarios"].items():
+        yield from _check_scenario(catalogs, scenario, ("scenarios", name))
+    if report is not None:
+        yield from _check_report(catalogs, report)
+
+
+def _no_such(kind: str, name: str, valid: Iterable[str], place: Place) -> Problem:
+    return Problem(place, f"no {kind} '{name}'{did_you_mean(name, valid)}")
+
+
+def _reserved(catalogs: Catalogs) -> Iterator[Problem]:
+    for catalog, reserved in (
+        ("methods", (*RESERVED_METHODS, *SUBJECT_FOLDERS)),
+        ("models", RESULT_FILES),
+    ):
+        for name in catalogs.names[catalog]:
+            if name in reserved:
+                text = f"this name is taken; the taken ones are: {', '.join(reserved)}"
+                yield Problem((catalog, name), text)
+
+
+def _check_parts(dataset: Dataset, at: Place) -> Iterator[Problem]:
+    for name, part in dataset.parts.items():
+        if part.split is not None and part.split not in dataset.split:
+            yield _no_such("share", part.split, dataset.split, (*at, "parts", name, "split"))
+
+
+def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Problem]:
+    yield from catalogs.missing("bases", model.base, (*at, "base"))
+    yield from catalogs.missing("scenarios", model.scenario, (*at, "scenario"))
+
+
+def _check_report(catalogs: Catalogs, report: Report) -> Iterator[Problem]:
+    methods = ["original", *catalogs.names["methods"]]
+    for model, chosen in report.models.items():
+        at: Place = ("report", "models", model)
+        yield from catalogs.missing("models", model, at)
+        for i, method in enumerate(chosen):
+            if method not in methods:
+                yield _no_such("method", method, methods, (*at, i))
+
+
+def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterator[Problem]:
+    for place, ref in _refs(scenario, at):
+        dataset, part = ref.split("/")
+        yield from catalogs.missing("datasets", dataset, place)
+        found = catalogs.entries["datasets"].get(dataset)
+        if found and part not in found.parts:
+            valid = [f"{dataset}/{name}" for name in found.parts]
+            yield _no_such("part", ref, valid, place)
+    for used, words in (
+        ("retain", "unlearning trains on"),
+        ("validate_on.retain", "settings are chosen on"),
+    ):
+        ref = scenario.retain if used == "retain" else scenario.validate_on.retain
+        if _overlap(catalogs, ref, scenario.evaluate.retain):
+            yield Problem(
+                (*at, "evaluate", "retain"),
+                f"{scenario.evaluate.retain} has rows of {used} ({ref}), which {words}; "
+                "report a part with other rows (another share of the dataset's split)",
+            )
+
+
+def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
+    if scenario.pretrain:
+        for i, ref in enumerate(scenario.pretrain.data):
+            yield (*at, "pretrain", "data", i), ref
+    yield (*at, "forget"), scenario.forget
+    yield (*at, "retain"), scenario.retain
+    if scenario.general:
+        yield (*at, "general"), scenario.general
+    for section in ("evaluate", "validate_on"):
+        for name, ref in getattr(scenario, section).parts().items():
+            yield (*at, section, name), ref
+
+
+def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
+    """Whether two parts share rows: the same phrasing of the same share, or of the whole."""
+    if one == other:
+        return True
+    a, b = _part(catalogs, one), _part(catalogs, other)
+    if one.split("/")[0] != other.split("/")[0] or a is None or b is None:
+        return False
+    return a.phrasing == b.phrasing and (a.split == b.split or None in (a.split, b.split))
+
+
+def _part(catalogs: Catalogs, ref: str) -> Part | None:
+    dataset, part = ref.split("/")
+    found = catalogs.entries["datasets"].get(dataset)
+    return found.parts.get(part) if found else None

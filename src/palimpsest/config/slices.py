@@ -1,0 +1,216 @@
+"""Canonical slices: for each stage exactly the keys that change its result.
+
+A rule passes its slice to the stage as canonical JSON in ``params``, so Snakemake runs the stage
+again when, and only when, one of these values changes. Each slice carries the stage's algorithm
+version: bump it in `VERSIONS` when the stage's code computes something else than before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from palimpsest.config.schema import Base, Config
+from palimpsest.config.training import Training
+from palimpsest.io.atomic import sha256_of
+from palimpsest.io.canonical import canonical_json
+
+VERSIONS = {
+    "download_model": 1,
+    "download_data": 1,
+    "tokenize": 1,
+    "pretrain": 1,
+    "reference": 1,
+    "acquire": 1,
+    "negate": 1,
+    "original": 1,
+    "merge": 1,
+    "measure": 1,
+    "sweep": 1,
+    "score": 1,
+    "report": 1,
+}
+"""Algorithm version of each stage."""
+
+RESOURCES = Path("resources")
+"""Where ``resource:`` sources live."""
+
+
+def stage_slice(stage: str, cfg: Config, **wildcards: str) -> str:
+    """Canonical JSON of what `stage` depends on for these wildcards."""
+    return canonical_json({"version": VERSIONS[stage], **_SLICES[stage](cfg, **wildcards)})
+
+
+def free_settings(stage: str, cfg: Config, **wildcards: str) -> str:
+    """Canonical JSON of the settings that change how a stage runs and never what it computes.
+
+    Snakemake must not see them: give them to a rule by a function of ``wildcards, input``, whose
+    value it does not record.
+    """
+    match stage:
+        case "pretrain":
+            pretraining = cfg.scenarios[cfg.models[wildcards["model"]].scenario].pretrain
+            return canonical_json(_free(pretraining.training) if pretraining else {})
+        case "acquire":
+            settings = cfg.method(wildcards["method"], wildcards["model"])
+            return canonical_json(_free(settings.training))
+        case "reference" | "measure" | "sweep":
+            sizes = {"batch_tokens": cfg.measure.batch_tokens}
+            return canonical_json(sizes | {"batch_rows": cfg.measure.generation.batch_rows})
+    return "{}"
+
+
+def _resource_hash(source: str | None) -> str | None:
+    # Shipped files are tracked by content, not by date: a fresh clone reruns nothing.
+    if source is None or not source.startswith("resource:"):
+        return None
+    path = RESOURCES / source.removeprefix("resource:")
+    return sha256_of(path) if path.is_file() else "missing"
+
+
+def _download_model(cfg: Config, base: str) -> dict[str, Any]:
+    b = cfg.bases[base]
+    return {"source": b.source, "sha256": b.sha256, "revision": b.revision}
+
+
+def _download_data(cfg: Config, dataset: str) -> dict[str, Any]:
+    d = cfg.datasets[dataset]
+    return {
+        **d.model_dump(),
+        "content": _resource_hash(d.source),
+        "facts_content": _resource_hash(d.facts),
+    }
+
+
+def _tokenize(cfg: Config, base: str, dataset: str) -> dict[str, Any]:
+    return {
+        "template": cfg.bases[base].template.model_dump(),
+        "parts": sorted(cfg.datasets[dataset].parts),
+    }
+
+
+def _load(b: Base) -> dict[str, Any]:
+    return {"dtype": b.dtype, "trust_remote_code": b.trust_remote_code}
+
+
+def _pretrain(cfg: Config, model: str) -> dict[str, Any]:
+    pretraining = cfg.scenarios[cfg.models[model].scenario].pretrain
+    training = None if pretraining is None else _trained(pretraining.model_dump())
+    return {"base": cfg.models[model].base, **_load(_base(cfg, model)), "pretrain": training}
+
+
+def _reference(cfg: Config, model: str) -> dict[str, Any]:
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    return {**_load(_base(cfg, model)), "parts": [scenario.retain]}
+
+
+def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    settings = _trained(cfg.method(method, model).model_dump())
+    for key in ("scale", "seeds", "models", "title"):
+        settings.pop(key, None)
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    return {
+        **_load(_base(cfg, model)),
+        "settings": settings,
+        "seed": int(seed),
+        "forget": scenario.forget,
+        "retain": scenario.retain,
+    }
+
+
+def _negate(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    return {"scale": cfg.method(method, model).scale}  # type: ignore[attr-defined]
+
+
+def _original(cfg: Config, model: str) -> dict[str, Any]:
+    return {"base": cfg.models[model].base}
+
+
+def _merge(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    return {}
+
+
+def _measure(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    return {
+        **_load(_base(cfg, model)),
+        "parts": scenario.evaluate.parts(),
+        "generation": cfg.measure.generation.model_dump(exclude={"batch_rows"}),
+    }
+
+
+def _sweep(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    return {
+        **_load(_base(cfg, model)),
+        "parts": {
+            k: v for k, v in scenario.validate_on.parts().items() if k in ("forget", "retain")
+        },
+        "generation": cfg.measure.generation.model_dump(exclude={"batch_rows"}),
+        **cfg.sweep.model_dump(),
+    }
+
+
+def _score(cfg: Config, model: str, method: str) -> dict[str, Any]:
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    return {
+        "model": model,
+        "method": method,
+        "scenario": cfg.models[model].scenario,
+        "seeds": cfg.seeds(method, model),
+        "parts": scenario.evaluate.parts(),
+        "score": cfg.score.model_dump(),
+    }
+
+
+def _report(cfg: Config) -> dict[str, Any]:
+    return {
+        "report": cfg.report.model_dump(),
+        "titles": {
+            model: {
+                "model": cfg.models[model].title or model,
+                "scenario": cfg.scenarios[cfg.models[model].scenario].title,
+                "methods": {m: _title(cfg, m) for m in methods},
+            }
+            for model, methods in cfg.report.models.items()
+        },
+    }
+
+
+def _title(cfg: Config, method: str) -> str:
+    return cfg.methods[method].title or method if method in cfg.methods else method
+
+
+def _base(cfg: Config, model: str) -> Base:
+    return cfg.bases[cfg.models[model].base]
+
+
+_FREE = ("checkpoint_seconds", "gradient_checkpointing")
+"""How often a checkpoint is saved, and whether activations are recomputed, changes no result."""
+
+
+def _free(training: Training) -> dict[str, Any]:
+    return training.model_dump(include=set(_FREE))
+
+
+def _trained(settings: dict[str, Any]) -> dict[str, Any]:
+    settings["training"] = {k: v for k, v in settings["training"].items() if k not in _FREE}
+    return settings
+
+
+def datasets_of(cfg: Config, model: str) -> list[str]:
+    """Datasets that a subject's scenario refers to, sorted."""
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    refs = [scenario.forget, scenario.retain, *([scenario.general] if scenario.general else [])]
+    refs += scenario.evaluate.parts().values()
+    refs += scenario.validate_on.parts().values()
+    if scenario.pretrain:
+        refs += scenario.pretrain.data
+    return sorted({ref.split("/")[0] for ref in refs})
+
+
+_SLICES = {
+    name.removeprefix("_"): function
+    for name, function in list(globals().items())
+    if name.removeprefix("_") in VERSIONS and callable(function)
+}

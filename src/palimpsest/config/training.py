@@ -1,0 +1,54 @@
+"""Settings that every trained stage shares: what is trained, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from palimpsest.config.types import Count, Index, NonNegative, Positive, Section
+
+
+class Lora(Section):
+    """A low-rank adapter (arXiv:2106.09685): W x + (alpha / rank) B A x."""
+
+    rank: Count = 32
+    """Rank of the update."""
+    alpha: Positive = 16.0
+    """Scale: the update is multiplied by alpha / rank."""
+    targets: Annotated[list[str], Field(min_length=1)] = ["q_proj", "v_proj"]
+    """Names of the linear modules that get an adapter."""
+    first_layer: Index = 0
+    """First block with an adapter; the frozen ones below it are computed once per row."""
+
+
+class Optimizer(Section):
+    """AdamW (arXiv:1711.05101) with a learning-rate schedule."""
+
+    learning_rate: Positive
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the decay; linear and cosine reach exactly 0 after the last step."""
+    warmup_steps: Index = 0
+    """Steps of linear warm-up, part of the total."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay; 0 keeps a task vector free of it."""
+    clip_norm: NonNegative = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    betas: tuple[NonNegative, NonNegative] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
+    eps: Positive = 1e-8
+    """AdamW's epsilon."""
+
+
+class Training(Section):
+    """How long and with what a stage trains."""
+
+    lora: Lora = Lora()
+    """The adapter that is trained."""
+    optimizer: Optimizer
+    """Optimiser and schedule."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time, same result."""
+    checkpoint_seconds: NonNegative = 60.0
+    """Save a resumable checkpoint after this many seconds (never changes the result)."""

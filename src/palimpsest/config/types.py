@@ -1,0 +1,107 @@
+"""Building blocks of the configuration model: strict sections and checked scalars."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from palimpsest.errors import did_you_mean
+
+SOURCES = ("hub:org/name", "path:folder-or-file", "url:address", "resource:file", "pypi:name==1.0")
+"""How a source is written, one example per kind."""
+
+_KINDS = [example.split(":")[0] for example in SOURCES]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a catalog key looks like."""
+
+_PART_REF = re.compile(rf"{NAME.pattern}/{NAME.pattern}")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values cannot be changed later."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+def _not_bool(value: Any) -> Any:
+    # YAML 1.1 reads `no` and `off` as false; a number must not be made of that.
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true/false")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    # `1e3` is a string to YAML 1.1, and int() refuses it.
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d{1,2}", value.strip()):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return _not_bool(value)
+
+
+def _source(value: str) -> str:
+    kind, colon, rest = value.partition(":")
+    if colon and kind not in _KINDS:
+        raise ValueError(f"unknown kind of source '{kind}'{did_you_mean(kind, _KINDS)}")
+    if not re.fullmatch(r"\S+", rest) or (kind == "pypi" and not re.search(r".==.", rest)):
+        raise ValueError(f"'{value}' is not a source; write one of {', '.join(SOURCES)}")
+    return value
+
+
+def not_a_name(value: str) -> str:
+    """What to say about a key that cannot be the name of a folder."""
+    return f"'{value}' cannot be a folder's name; use letters, digits, '.', '_', '-'"
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(not_a_name(value))
+    return value
+
+
+def _part_ref(value: str) -> str:
+    if not _PART_REF.fullmatch(value):
+        raise ValueError(f"a part is written dataset/part, not '{value}'")
+    return value
+
+
+NotBool = BeforeValidator(_not_bool)
+"""Refuses true and false where a number stands."""
+
+Real = Annotated[float, NotBool, Field(allow_inf_nan=False)]
+"""A finite number; ``1e-4`` is one, although YAML 1.1 reads it as a string."""
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number; ``1e3`` is one."""
+
+Positive = Annotated[Real, Field(gt=0)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Count = Annotated[Whole, Field(ge=1)]
+Index = Annotated[Whole, Field(ge=0)]
+
+
+FORMATS = {
+    "source": rf"({'|'.join(_KINDS)}):\S+",
+    "name": NAME.pattern,
+    "dataset/part": _PART_REF.pattern,
+}
+"""What the key table and the JSON schema call these texts, and how they look."""
+
+
+def _format(name: str) -> Any:
+    return Field(json_schema_extra={"format": name})
+
+
+Source = Annotated[str, AfterValidator(_source), _format("source")]
+"""Where something comes from: ``hub:``, ``path:``, ``url:``, ``resource:`` or ``pypi:``."""
+
+Name = Annotated[str, AfterValidator(_name), _format("name")]
+"""A catalog key; it becomes a folder name."""
+
+PartRef = Annotated[str, AfterValidator(_part_ref), _format("dataset/part")]
+"""A part of a dataset, written ``dataset/part``."""

@@ -1,0 +1,57 @@
+"""Reading YAML files: every mistake names the file and the line, a repeated key is one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palimpsest.errors import UserError
+
+# The C parser reads the same language some ten times faster; not every PyYAML has it.
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):
+    """Refuses what PyYAML lets the last one win: the same key twice in one table."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in first:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"'{key.value}' stands twice (first in line {first[key.value]})",
+                    problem_mark=key.start_mark,
+                )
+            first[key.value] = key.start_mark.line + 1
+        merged: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return merged
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML file that holds a table of keys; an empty file is an empty table.
+
+    Raises:
+        UserError: the file is missing, is no YAML, repeats a key, or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
+    try:
+        found = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{place}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(found, dict | None):
+        raise UserError(f"{path}: a table of keys is needed (key: value)")
+    return found or {}

@@ -1,0 +1,114 @@
+"""The sidecar file: what is known about rows beyond question and answer.
+
+One JSON object a line, joined to the rows by ``prompt`` and, where given, ``response``. The
+published schemas have no place for such facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.data.faults import Faults, RowFault
+from palimpsest.data.fields import text_of, texts_of
+from palimpsest.data.read import RawRow, read_rows
+from palimpsest.data.records import Record
+from palimpsest.errors import UserError, did_you_mean
+
+FIELDS = (
+    "prompt",
+    "response",
+    "key",
+    "taught",
+    "unseen",
+    "choices",
+    "answer",
+    "perturbed",
+    "topic",
+)
+"""Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` is for people."""
+
+
+@dataclass(frozen=True)
+class _Fact:
+    where: str
+    prompt: str
+    response: str | None
+    known: dict[str, Any]
+
+
+def join_facts(records: Sequence[Record], path: Path, faults: Faults) -> None:
+    """Add the facts of a sidecar file to the records that they are about, in place.
+
+    Where rows of the data set were dropped as faulty, sidecar lines about no row are too.
+
+    Raises:
+        UserError: a line has an unknown or mistyped field, is about no record or about one that
+            another line is about too, or names a key string that the response does not contain.
+    """
+    facts = [_fact(path.name, raw) for raw in read_rows(path, Faults("refuse"))]
+    by_prompt: dict[str, list[Record]] = {}
+    for record in records:
+        by_prompt.setdefault(record.prompt, []).append(record)
+    taken: dict[int, str] = {}
+    for fact in facts:
+        for record in _matches(path.name, fact, by_prompt, faults):
+            if (earlier := taken.setdefault(id(record), fact.where)) != fact.where:
+                raise UserError(
+                    f"{path.name}, {fact.where}: {earlier} is about the same row "
+                    f"({record.prompt!r:.80})"
+                )
+            _add(path.name, fact, record)
+
+
+def _matches(
+    name: str, fact: _Fact, by_prompt: dict[str, list[Record]], faults: Faults
+) -> list[Record]:
+    same_prompt = by_prompt.get(fact.prompt, [])
+    found = [r for r in same_prompt if fact.response in (None, r.response)]
+    if not found:
+        what = "its response is another" if same_prompt else "there is none with this prompt"
+        reason = f"about no row of the data set, {what} ({fact.prompt!r:.80})"
+        if not faults.dropped:
+            raise UserError(f"{name}, {fact.where}: {reason}")
+        faults.report(name, fact.where, reason)
+    return found
+
+
+def _add(name: str, fact: _Fact, record: Record) -> None:
+    for key in fact.known.get("key", ()):
+        if key not in record.response:
+            raise UserError(
+                f"{name}, {fact.where}: key '{key}' does not occur in the response "
+                f"({record.response!r:.120})"
+            )
+    for field, value in fact.known.items():
+        setattr(record, field, value)
+
+
+def _fact(name: str, raw: RawRow) -> _Fact:
+    try:
+        for field in raw.fields:
+            if field not in FIELDS:
+                raise RowFault(f"unknown field '{field}'{did_you_mean(field, FIELDS)}")
+        given = {k: v for k, v in raw.fields.items() if v is not None}
+        known: dict[str, Any] = {k: text_of(given, k) for k in ("taught", "unseen") if k in given}
+        known |= {k: texts_of(given, k) for k in ("key", "choices", "perturbed") if given.get(k)}
+        if "answer" in given:
+            known["answer"] = _answer(given["answer"], known.get("choices", []))
+        response = text_of(given, "response") if "response" in given else None
+        return _Fact(raw.where, text_of(given, "prompt"), response, known)
+    except RowFault as fault:
+        raise UserError(f"{name}, {raw.where}: {fault}") from None
+
+
+def _answer(value: Any, choices: Sequence[str]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(choices):
+        raise RowFault(
+            f"answer is the number of a choice, 0 to {len(choices) - 1}, found {value!r:.40}"
+            if choices
+            else "answer without choices"
+        )
+    return value

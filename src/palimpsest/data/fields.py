@@ -1,0 +1,53 @@
+"""Typed access to the fields of a raw row; a fault names the column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from palimpsest.data.faults import RowFault
+
+
+def text_of(fields: Mapping[str, Any], column: str) -> str:
+    """A text that is not empty, without white space around it.
+
+    Raises:
+        RowFault: missing, null, not a text, or nothing but white space.
+    """
+    return checked_text(_value(fields, column), column)
+
+
+def checked_text(value: Any, column: str) -> str:
+    """`value` as a text that is not empty, without white space around it (else `RowFault`)."""
+    if not isinstance(value, str):
+        raise RowFault(f"column '{column}': a text is needed, found {value!r:.60}")
+    if not (text := value.strip()):
+        raise RowFault(f"column '{column}' is empty")
+    return text
+
+
+def texts_of(fields: Mapping[str, Any], column: str) -> list[str]:
+    """A list of texts that are not empty; a single text is a list of one (else `RowFault`)."""
+    value = _value(fields, column)
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise RowFault(f"column '{column}' is an empty list")
+    return [checked_text(item, column) for item in values]
+
+
+def flag_of(fields: Mapping[str, Any], column: str) -> bool:
+    """True or false; csv files, which have no types, may write them as words (else `RowFault`)."""
+    value = _value(fields, column)
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise RowFault(f"column '{column}': true or false is needed, found {value!r:.60}")
+    return value
+
+
+def _value(fields: Mapping[str, Any], column: str) -> Any:
+    if column not in fields:
+        raise RowFault(f"column '{column}' is missing")
+    if fields[column] is None:
+        raise RowFault(f"column '{column}' is null")
+    return fields[column]

@@ -1,0 +1,215 @@
+"""Raw rows of csv, json, jsonl and parquet files, plain or packed with gzip or xz.
+
+A byte-order mark and CRLF line ends are accepted, blank lines skipped. Faulty single rows go to
+`Faults` (refused or dropped); a file that is damaged as a whole is always refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.data.faults import Faults
+from palimpsest.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as the file has it."""
+
+    index: int
+    """0-based number of the row in the file, header and blank lines not counted."""
+    where: str
+    """The place as a person would count: ``line 3`` (text files) or ``row 3``, from 1."""
+    fields: dict[str, Any]
+
+
+def read_rows(path: Path, faults: Faults) -> list[RawRow]:
+    """Read all rows of a file; its kind follows from its name.
+
+    Raises:
+        UserError: unknown kind, empty or damaged file; with ``refuse`` also the first faulty row.
+    """
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        rows = list(_parquet(path))
+    else:
+        packed = name.endswith((".gz", ".xz"))
+        reader = _READERS.get(Path(name[:-3] if packed else name).suffix)
+        if reader is None:
+            raise UserError(
+                f"{path}: unknown kind of file; valid: {', '.join(_READERS)} "
+                "(also with .gz or .xz), .parquet"
+            )
+        rows = list(reader(path.name, _text(path), faults))
+    if not rows and not faults.dropped:
+        raise UserError(f"{path}: the file has no rows")
+    return [row for row in rows if _clean(path.name, row, faults)]
+
+
+def require_columns(path: Path, rows: Sequence[RawRow], columns: Sequence[str]) -> None:
+    """Check that each column occurs in the file.
+
+    Raises:
+        UserError: one does not; the message has those that do.
+    """
+    found = {name: None for row in rows for name in row.fields}
+    for column in columns:
+        if found and column not in found:
+            raise UserError(f"{path.name}: no column '{column}'{did_you_mean(column, found)}")
+
+
+def _text(path: Path) -> str:
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+    try:
+        with openers.get(path.suffix.lower(), open)(path, "rb") as handle:
+            data: bytes = handle.read()
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path}: the packed file is truncated or damaged ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
+    # Bytes that are not UTF-8 become lone surrogates, which `_clean` finds in their row.
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _csv(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    index = -1
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None or "unexpected end" in str(error):
+                # An open quote swallows all that follows it: nothing of that can be kept.
+                raise UserError(f"{name}, line {line}: malformed csv ({error})") from None
+            index += 1
+            faults.report(name, f"line {line}", f"malformed csv ({error})")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = _header(name, cells)
+            continue
+        index += 1
+        if len(cells) != len(header):
+            reason = f"{len(cells)} fields where the header has {len(header)}"
+            faults.report(name, f"line {line}", reason)
+            continue
+        yield RawRow(index, f"line {line}", dict(zip(header, cells, strict=True)))
+
+
+def _header(name: str, cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    if twice := sorted({c for c in header if header.count(c) > 1}):
+        raise UserError(f"{name}, line 1: the column '{twice[0]}' occurs twice")
+    return header
+
+
+def _jsonl(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
+    index = -1
+    # Only \n ends a line: str.splitlines would also split at characters that JSON allows in text.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        index += 1
+        where = f"line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            faults.report(name, where, f"malformed JSON ({error})")
+            continue
+        if isinstance(value, dict):
+            yield RawRow(index, where, value)
+        else:
+            faults.report(name, where, f"a JSON object is needed, this is {_kind(value)}")
+
+
+def _json(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
+    if not text.strip():
+        return
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            # Many files called .json hold one object per line.
+            yield from _jsonl(name, text, faults)
+            return
+        raise UserError(
+            f"{name}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg})"
+        ) from None
+    if isinstance(values, dict) and not any(isinstance(v, list | dict) for v in values.values()):
+        values = [values]
+    if not isinstance(values, list):
+        raise UserError(f"{name}: a list of objects is needed, this is {_kind(values)}")
+    for index, value in enumerate(values):
+        if isinstance(value, dict):
+            yield RawRow(index, f"row {index + 1}", value)
+        else:
+            reason = f"a JSON object is needed, this is {_kind(value)}"
+            faults.report(name, f"row {index + 1}", reason)
+
+
+def _parquet(path: Path) -> Iterator[RawRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        values = pq.ParquetFile(path).read().to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as parquet ({error})") from error
+    for index, value in enumerate(values):
+        yield RawRow(index, f"row {index + 1}", value)
+
+
+_READERS: dict[str, Callable[[str, str, Faults], Iterator[RawRow]]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".jsonl": _jsonl,
+}
+
+
+def _clean(name: str, row: RawRow, faults: Faults) -> bool:
+    for column, value in row.fields.items():
+        for text in _strings(value):
+            if "\0" in text:
+                faults.report(name, row.where, f"column '{column}' holds a NUL byte")
+                return False
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                faults.report(name, row.where, f"column '{column}' is not valid UTF-8")
+                return False
+    return True
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    if value is None:
+        return "null"
+    return names.get(type(value), f"{type(value).__name__} {value!r:.40}")

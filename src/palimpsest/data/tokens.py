@@ -1,0 +1,170 @@
+"""Token tables: prompt ids and response ids, tokenized apart and joined.
+
+Reads ``tokenizer.json`` with the `tokenizers` package alone: importing torch for this would take
+longer than the work. `palimpsest.sources.tokenizer_files` sees to it that the file is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from palimpsest.config.schema import Template
+from palimpsest.errors import UserError
+
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())]
+)
+"""Columns of ``resources/tokens/{base}/{dataset}/{part}.parquet``."""
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+
+
+@dataclass(frozen=True)
+class BaseTokenizer:
+    """What tokenizing for a base needs to know."""
+
+    tokenizer: Tokenizer
+    prefix: tuple[int, ...]
+    """Special ids that begin every text (BOS), as the tokenizer's own rules have it."""
+    adds_space: bool
+    """The tokenizer puts a space before every text (SentencePiece)."""
+    eos: int | None
+    """Id of the end-of-text token."""
+    context: int | None
+    """Longest input of the model, in tokens; None if its config sets no limit."""
+    vocabulary: int | None
+    """Number of token embeddings of the model."""
+
+    def prompts(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts at the beginning of an input."""
+        return [[*self.prefix, *ids] for ids in self._encode(texts)]
+
+    def continuations(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts that go on after another text: no special ids, no added space."""
+        if not self.adds_space:
+            return self._encode(texts)
+        # After a line break the added space stands before the line break, not before the text.
+        anchor = self._encode(["\n"])[0]
+        joined = self._encode(["\n" + text for text in texts])
+        plain = self._encode(texts)
+        return [
+            long[len(anchor) :] if long[: len(anchor)] == anchor else short
+            for long, short in zip(joined, plain, strict=True)
+        ]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def load_tokenizer(base: Path) -> BaseTokenizer:
+    """Read the tokenizer of a model folder.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    except Exception as error:  # the package raises nothing narrower
+        raise UserError(f"{base / 'tokenizer.json'}: cannot be read ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    config = _json(base / "config.json")
+    config = {**config, **config.get("text_config", {})}
+    context = next((config[k] for k in _CONTEXT_KEYS if isinstance(config.get(k), int)), None)
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    full = tokenizer.encode("a", add_special_tokens=True).ids
+    begin = next((i for i in range(len(full)) if full[i : i + len(bare.ids)] == bare.ids), 0)
+    return BaseTokenizer(
+        tokenizer=tokenizer,
+        prefix=tuple(full[:begin]),
+        adds_space=bool(bare.tokens) and bare.tokens[0].startswith("\u2581"),
+        eos=_eos(base, tokenizer, config),
+        context=context,
+        vocabulary=config.get("vocab_size"),
+    )
+
+
+def tokenize(
+    table: pa.Table, base: BaseTokenizer, template: Template, where: str
+) -> tuple[pa.Table, int]:
+    """Tokenize a part; nothing is padded or cut.
+
+    Args:
+        table: columns ``id``, ``prompt``, ``response``.
+        base: the tokenizer.
+        template: how a prompt and a response are written.
+        where: dataset/part, for messages.
+
+    Returns:
+        The table with `SCHEMA` (the targets are ``input_ids[prompt_length:]``), and the length of
+        its longest row.
+
+    Raises:
+        UserError: a row is longer than the model's context, has no response tokens or ids that
+            the model has no embedding for; or the template wants an end token and there is none.
+    """
+    if template.eos and base.eos is None:
+        raise UserError(
+            "the tokenizer names no end-of-text token (eos_token); set template.eos: false"
+        )
+    end = [base.eos] if template.eos and base.eos is not None else []
+    ids = table["id"].to_pylist()
+    prompts = base.prompts(_fill(template.prompt, "{prompt}", table["prompt"].to_pylist()))
+    responses = base.continuations(
+        _fill(template.response, "{response}", table["response"].to_pylist())
+    )
+    rows = [(p, [*r, *end]) for p, r in zip(prompts, responses, strict=True)]
+    for row_id, (prompt, response) in zip(ids, rows, strict=True):
+        _check(base, f"{where}, row {row_id}", prompt, response, len(end))
+    columns = [ids, [p + r for p, r in rows], [len(p) for p, _ in rows]]
+    return pa.table(columns, schema=SCHEMA), max(len(p) + len(r) for p, r in rows)
+
+
+def _check(
+    base: BaseTokenizer, where: str, prompt: list[int], response: list[int], end: int
+) -> None:
+    if len(response) == end:
+        raise UserError(f"{where}: its response has no tokens")
+    if base.context is not None and len(prompt) + len(response) > base.context:
+        raise UserError(
+            f"{where}: {len(prompt)} prompt and {len(response)} response tokens are "
+            f"{len(prompt) + len(response)}, more than the model's context of {base.context}; "
+            "shorten the row or leave it out"
+        )
+    if base.vocabulary is not None and max(prompt + response) >= base.vocabulary:
+        raise UserError(
+            f"{where}: token id {max(prompt + response)} has no embedding, the model has "
+            f"{base.vocabulary}; tokenizer and model do not belong together"
+        )
+
+
+def _fill(template: str, placeholder: str, texts: list[str]) -> list[str]:
+    return [template.replace(placeholder, text) for text in texts]
+
+
+def _eos(base: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int | None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _json(base / name).get("eos_token") if (base / name).is_file() else None
+        token = token.get("content") if isinstance(token, dict) else token
+        if token is not None:
+            found: int | None = tokenizer.token_to_id(token)
+            return found
+    value: Any = config.get("eos_token_id")
+    first: int | None = value[0] if isinstance(value, list) and value else value
+    return first
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is needed")
+    return value

@@ -1,0 +1,1 @@
+"""The training engine: one set of weights, one loop, for every method."""

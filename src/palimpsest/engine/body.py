@@ -1,0 +1,118 @@
+"""The decoder as the engine uses it: rows in, final hidden states out.
+
+Blocks below the first trained one are frozen: their output is a constant of the row, so it is
+computed once and kept (`prefix`). Training on the upper third of the blocks then costs a third.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.engine.rows import Row, length_groups, pad
+
+PREFIX_BYTES = 2 << 30
+"""Most memory that kept prefixes may take."""
+
+
+class Body:
+    """Runs a causal language model's decoder over rows.
+
+    Args:
+        model: a `transformers` causal language model, with or without PEFT layers.
+        first_trained: index of the first block with trained weights (0: no prefix is kept).
+    """
+
+    def __init__(self, model: nn.Module, first_trained: int = 0) -> None:
+        self.decoder = model.get_decoder()  # type: ignore[operator]
+        self.head = model.get_output_embeddings()  # type: ignore[operator]
+        self.device = self.head.weight.device
+        self.first_trained = first_trained
+        if not self._splits():
+            self.first_trained = 0
+        self._prefixes: dict[Row, Tensor] = {}
+        self._bytes = 0
+
+    def hidden(self, rows: Sequence[Row], made: Sequence[Row] = ()) -> list[Tensor]:
+        """Final hidden states of each row, [length, width], in the order of `rows`, then `made`.
+
+        Rows of similar length share a forward pass; none is padded to a fixed length.
+
+        Args:
+            rows: rows that will come again (their prefixes are kept).
+            made: rows made for this call alone.
+        """
+        every = [*rows, *made]
+        entering = self._entering(rows, made) if self.first_trained else None
+        states: list[Tensor] = [torch.empty(0)] * len(every)
+        for group in length_groups([len(row) for row in every]):
+            if entering is None:
+                output = self._decode(input_ids=self._padded([every[i] for i in group]))
+            else:
+                with self._blocks(slice(self.first_trained, None)):
+                    output = self._decode(inputs_embeds=pad([entering[i] for i in group]))
+            for i, state in zip(group, output, strict=True):
+                states[i] = state[: len(every[i])]
+        return states
+
+    @torch.no_grad()
+    def _entering(self, rows: Sequence[Row], made: Sequence[Row]) -> list[Tensor]:
+        # What enters the first trained block, for each row.
+        entering = [self._prefix(row) for row in rows] + [torch.empty(0)] * len(made)
+        for group in length_groups([len(row) for row in made]):
+            prefixes = self._lower(self._padded([made[i] for i in group]))
+            for i, prefix in zip(group, prefixes, strict=True):
+                entering[len(rows) + i] = prefix[: len(made[i])]
+        return entering
+
+    def _padded(self, rows: Sequence[Row]) -> Tensor:
+        return pad([row.ids for row in rows]).to(self.device)
+
+    def _prefix(self, row: Row) -> Tensor:
+        # Computed for each row alone, so that it does not depend on who else is in the batch or on
+        # where a killed run resumed.
+        if row not in self._prefixes:
+            prefix = self._lower(row.ids[None].to(self.device))[0]
+            if self._bytes > PREFIX_BYTES:
+                return prefix
+            self._bytes += prefix.nbytes
+            self._prefixes[row] = prefix
+        return self._prefixes[row]
+
+    def _lower(self, ids: Tensor) -> Tensor:
+        # What enters the first trained block, [rows, length, width].
+        with self._blocks(slice(0, self.first_trained), last=False):
+            return self._decode(input_ids=ids)
+
+    def _decode(self, **inputs: Tensor) -> Tensor:
+        return self.decoder(**inputs, use_cache=False).last_hidden_state
+
+    @contextlib.contextmanager
+    def _blocks(self, which: slice, last: bool = True) -> Iterator[None]:
+        # The decoder with some of its blocks, and without its final norm unless `last`.
+        layers, norm = self.decoder.layers, self.decoder.norm
+        try:
+            self.decoder.layers = layers[which]
+            if not last:
+                self.decoder.norm = nn.Identity()
+            yield
+        finally:
+            self.decoder.layers, self.decoder.norm = layers, norm
+
+    @torch.no_grad()
+    def _splits(self) -> bool:
+        # Not every architecture lets its blocks run apart (learned positions, mixed attention):
+        # compare one row both ways and keep prefixes only where they are the same.
+        layers = getattr(self.decoder, "layers", None)
+        if not isinstance(layers, nn.ModuleList) or not hasattr(self.decoder, "norm"):
+            return False
+        if not 0 < self.first_trained < len(layers):
+            return False
+        ids = torch.arange(1, 9, device=self.device)[None]
+        whole = self._decode(input_ids=ids)
+        entering = self._lower(ids)
+        with self._blocks(slice(self.first_trained, None)):
+            return bool(torch.equal(whole, self._decode(inputs_embeds=entering)))

@@ -1,0 +1,93 @@
+"""Greedy answers in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from palimpsest.engine.rows import Row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer.
+
+    Attributes:
+        text: the answer without special tokens, stripped.
+        tokens: generated tokens, the end-of-text token included.
+        stopped: it ended with the end-of-text token (not at the limit).
+    """
+
+    text: str
+    tokens: int
+    stopped: bool
+
+
+@torch.no_grad()
+def answer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    batch_rows: int,
+    done: Callable[[int, int], None] = lambda rows, tokens: None,
+) -> list[Answer]:
+    """Answer the prompts of `rows` greedily, in their order.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with a pad token.
+        rows: only their prompts are read.
+        max_new_tokens: longest answer.
+        batch_rows: prompts decoded together.
+        done: told after each batch how many rows are finished and how many tokens were made.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt_length, i))
+    answers: dict[int, Answer] = {}
+    for first in range(0, len(order), batch_rows):
+        batch = order[first : first + batch_rows]
+        ids, mask = pad_left([rows[i].prompt for i in batch], int(tokenizer.pad_token_id))
+        device = next(model.parameters()).device
+        output = model.generate(  # type: ignore[operator]
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        made = output[:, ids.shape[1] :].cpu()
+        stops = _stop_ids(model)
+        for i, tokens in zip(batch, made, strict=True):
+            answers[i] = _answer(tokens.tolist(), stops, tokenizer)
+        done(first + len(batch), sum(answers[i].tokens for i in batch))
+    return [answers[i] for i in range(len(rows))]
+
+
+def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    """Pad prompts on the left: ids and attention mask, each [rows, longest]."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    for i, prompt in enumerate(prompts):
+        ids[i, longest - len(prompt) :] = prompt
+        mask[i, longest - len(prompt) :] = 1
+    return ids, mask
+
+
+def _stop_ids(model: nn.Module) -> set[int]:
+    stop = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    return set(stop if isinstance(stop, list) else [stop])  # type: ignore[arg-type]
+
+
+def _answer(tokens: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
+    end = next((i for i, token in enumerate(tokens) if token in stops), None)
+    text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+    return Answer(
+        text=str(text).strip(),
+        tokens=len(tokens) if end is None else end + 1,
+        stopped=end is not None,
+    )

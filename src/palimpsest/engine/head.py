@@ -1,0 +1,98 @@
+"""Token statistics from hidden states through the language-model head, in bounded memory.
+
+Only the positions that count reach the head, and vocabulary-sized tensors exist for one chunk of
+positions at a time: with gradients each chunk is recomputed in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Head = Callable[[Tensor], Tensor]
+"""Maps hidden states [n, width] to logits [n, vocabulary]."""
+
+CHUNK = 512
+"""Positions whose logits exist at once (100 MB in fp32 at a vocabulary of 50,000)."""
+
+
+def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+    """Negative log-likelihood of each label.
+
+    Args:
+        hidden: final hidden states [n, width].
+        labels: token ids [n].
+        head: the language-model head.
+        chunk: positions per chunk.
+
+    Returns:
+        -log q(label) in nats, [n], at least fp32.
+    """
+    return _chunked(
+        lambda h, y: F.cross_entropy(_logits(head, h), y, reduction="none"),
+        (hidden, labels),
+        chunk,
+    )
+
+
+def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+    """Forward Kullback-Leibler divergence KL(p || q) at each position.
+
+    Args:
+        hidden: final hidden states of the model that is trained (q), [n, width].
+        reference: final hidden states of the reference (p), [n, width].
+        head: the language-model head, the same for both.
+        chunk: positions per chunk.
+
+    Returns:
+        sum_v p(v) (log p(v) - log q(v)) in nats, [n], at least fp32.
+    """
+
+    def divergence(h: Tensor, r: Tensor) -> Tensor:
+        with torch.no_grad():
+            log_p = _logits(head, r).log_softmax(-1)
+        log_q = _logits(head, h).log_softmax(-1)
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+    return _chunked(divergence, (hidden, reference), chunk)
+
+
+@torch.no_grad()
+def token_table(
+    hidden: Tensor, labels: Tensor, head: Head, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the teacher-forced metrics need of each target token.
+
+    Returns:
+        log-probability of the label, whether it is the most likely token, and mean and standard
+        deviation of the log-probabilities over the vocabulary; each [n].
+    """
+    columns = []
+    for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+        log_q = _logits(head, h).log_softmax(-1)
+        columns.append(
+            (
+                log_q.gather(-1, y[:, None])[:, 0],
+                log_q.argmax(-1) == y,
+                log_q.mean(-1),
+                log_q.std(-1, correction=0),
+            )
+        )
+    logprob, hit, mean, sd = (torch.cat(column) for column in zip(*columns, strict=True))
+    return logprob, hit, mean, sd
+
+
+def _logits(head: Head, hidden: Tensor) -> Tensor:
+    logits = head(hidden)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _chunked(function: Callable[..., Tensor], inputs: tuple[Tensor, Tensor], chunk: int) -> Tensor:
+    pairs = list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
+    if len(pairs) == 1 or not torch.is_grad_enabled():
+        return torch.cat([function(*pair) for pair in pairs])
+    return torch.cat([checkpoint(function, *pair, use_reentrant=False) for pair in pairs])

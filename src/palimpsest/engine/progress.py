@@ -1,0 +1,81 @@
+"""Progress of long work: lines on the terminal, the same as jsonl for plots."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+BAR = 20
+"""Width of the bar in characters."""
+
+
+class Progress:
+    """Prints how far a piece of work is, at most every few seconds.
+
+    One line per report (not a moving bar): it reads the same on a terminal, through a pipe and in
+    a log file.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        every: float = 5.0,
+        stream: TextIO | None = None,
+        done: int = 0,
+    ) -> None:
+        """Begin `total` units of work called `label`; `done` of them were done by an earlier run."""
+        self.label, self.total, self.every = label, total, every
+        self.stream = stream or sys.stderr
+        self._began = time.monotonic()
+        self._last = 0.0
+        self._first_done = done
+        self._tokens = 0
+
+    def update(self, done: int, tokens: int = 0, **facts: float) -> None:
+        """Report that `done` units are finished; `tokens` were processed since the last call."""
+        self._tokens += tokens
+        now = time.monotonic()
+        if now - self._last < self.every and done < self.total:
+            return
+        self._last = now
+        elapsed = max(now - self._began, 1e-9)
+        left = elapsed / max(done - self._first_done, 1) * (self.total - done)
+        filled = BAR * done // max(self.total, 1)
+        parts = [f"{self.label} [{'=' * filled}{' ' * (BAR - filled)}] {done}/{self.total}"]
+        parts += [f"{name} {value:.4g}" for name, value in facts.items()]
+        if self._tokens:
+            parts.append(f"{self._tokens / elapsed:.0f} tokens/s")
+        parts.append(f"{clock(left)} left" if done < self.total else f"took {clock(elapsed)}")
+        print("  ".join(parts), file=self.stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, ``2:05``."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class StepLog:
+    """Training log as jsonl, one line per step; a resumed run drops the lines it will repeat."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        """Continue the log at `path` after its first `done` lines."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = path.read_text(encoding="utf-8").splitlines(True)[:done] if path.exists() else []
+        self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._file.writelines(kept)
+        self._file.flush()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one step."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

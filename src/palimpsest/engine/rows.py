@@ -1,0 +1,108 @@
+"""Token rows: what a forward pass reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import verified
+from palimpsest.io.tables import read_table
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt with its response.
+
+    Attributes:
+        id: the row's id in its dataset.
+        ids: token ids of prompt and response, int64 [length].
+        prompt_length: the first so many ids are prompt; the rest are the targets.
+        reference: the subject's final hidden states at every token, [length, width], or None.
+    """
+
+    id: str
+    ids: Tensor
+    prompt_length: int
+    reference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def prompt(self) -> Tensor:
+        """Prompt ids, int64 [prompt_length]."""
+        return self.ids[: self.prompt_length]
+
+    @property
+    def response(self) -> Tensor:
+        """Response ids (the targets), int64 [length - prompt_length]."""
+        return self.ids[self.prompt_length :]
+
+
+def read_rows(tokens: Path, part: str) -> list[Row]:
+    """Read one tokenized part, e.g. ``read_rows(Path("resources/tokens/b/hazards"), "forget")``.
+
+    Raises:
+        UserError: the part is missing, altered, or has a row without a target.
+    """
+    table, _ = read_table(verified(tokens, f"{part}.parquet"))
+    rows = [
+        Row(id_, torch.tensor(ids, dtype=torch.int64), prompt_length)
+        for id_, ids, prompt_length in zip(
+            table["id"].to_pylist(),
+            table["input_ids"].to_pylist(),
+            table["prompt_length"].to_pylist(),
+            strict=True,
+        )
+    ]
+    for row in rows:
+        if not 0 < row.prompt_length < len(row):
+            raise UserError(f"{tokens}/{part}.parquet: row {row.id} has no prompt or no response")
+    return rows
+
+
+def join(prompt: Row, response: Row) -> Row:
+    """The prompt of one row followed by the response of another."""
+    ids = torch.cat([prompt.prompt, response.response])
+    return Row(f"{prompt.id}+{response.id}", ids, prompt.prompt_length)
+
+
+def length_groups(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]:
+    """Split rows into groups of similar length so that padding costs least.
+
+    Minimises ``sum over groups of (rows * longest + overhead)`` exactly, by dynamic programming
+    over the rows sorted by length; `overhead` is the price of one more forward pass in tokens.
+
+    Returns:
+        Groups of indices into `lengths`; every index occurs once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    best: list[tuple[int, int]] = [(0, 0)]  # (cost of the first j rows, start of their last group)
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        best.append(
+            min(
+                (best[start][0] + (end - start) * longest + overhead, start) for start in range(end)
+            )
+        )
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        start = best[end][1]
+        groups.append(order[start:end])
+        end = start
+    return groups[::-1]
+
+
+def pad(rows: Sequence[Tensor]) -> Tensor:
+    """Pad on the right with zeros: [rows, longest, ...].
+
+    A causal model never looks right, so no attention mask is needed: the real positions come out
+    the same as without padding.
+    """
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

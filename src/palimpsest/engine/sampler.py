@@ -1,0 +1,98 @@
+"""Which rows a step reads: a pure function of seed and step, so a resumed run draws the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from palimpsest.engine.rows import Row, join
+from palimpsest.errors import UserError
+
+
+def generator(seed: int, *purpose: object) -> torch.Generator:
+    """A random generator of its own for each purpose."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Shuffled:
+    """An endless shuffled reading of rows: none comes again before all have come."""
+
+    def __init__(self, rows: Sequence[Row], batch: int, seed: int, name: str) -> None:
+        """Read `batch` of `rows` a step.
+
+        Raises:
+            UserError: there are no rows.
+        """
+        if not rows:
+            raise UserError(f"the {name} set is empty: nothing to train on")
+        self.rows, self.batch, self.seed, self.name = rows, batch, seed, name
+        self._epochs: dict[int, list[int]] = {}
+
+    def draw(self, step: int) -> list[Row]:
+        """Rows of a step (counted from 0)."""
+        first = step * self.batch
+        return [self._row(i) for i in range(first, first + self.batch)]
+
+    def _row(self, position: int) -> Row:
+        epoch, offset = divmod(position, len(self.rows))
+        if epoch not in self._epochs:
+            random = generator(self.seed, self.name, epoch)
+            self._epochs = {k: v for k, v in self._epochs.items() if k >= epoch - 1} | {
+                epoch: torch.randperm(len(self.rows), generator=random).tolist()
+            }
+        return self.rows[self._epochs[epoch][offset]]
+
+
+def random_answers(
+    forget: Sequence[Row], pool: Sequence[Row], k: int, seed: int, step: int
+) -> list[Row]:
+    """Each forget prompt with `k` answers of other rows, drawn anew in every step.
+
+    Raises:
+        UserError: the pool has fewer than k other rows.
+    """
+    if len(pool) <= k:
+        raise UserError(
+            f"random_answers: {k} needs more than {k} rows to draw other answers from, "
+            f"the pool has {len(pool)}"
+        )
+    random = generator(seed, "random", step)
+    joined = []
+    for row in forget:
+        order = torch.randperm(len(pool), generator=random)[: k + 1].tolist()
+        others = [pool[i] for i in order if pool[i].id != row.id][:k]
+        joined += [join(row, other) for other in others]
+    return joined
+
+
+class Streams:
+    """The rows of every stream, step by step.
+
+    Args:
+        sizes: rows a step of each stream (``forget``, ``retain``, ``random``, ...).
+        parts: rows of each stream that is read from data; ``random`` is made of ``forget``.
+        seed: seed of all draws.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], parts: Mapping[str, Sequence[Row]], seed: int
+    ) -> None:
+        self.sizes, self.parts, self.seed = sizes, parts, seed
+        self._readers = {
+            name: Shuffled(parts[name], size, seed, name)
+            for name, size in sizes.items()
+            if name != "random"
+        }
+
+    def draw(self, step: int) -> dict[str, list[Row]]:
+        """Rows of each stream in a step (counted from 0)."""
+        rows = {name: reader.draw(step) for name, reader in self._readers.items()}
+        if "random" in self.sizes:
+            k = self.sizes["random"] // self.sizes["forget"]
+            rows["random"] = random_answers(
+                rows["forget"], self.parts["forget"], k, self.seed, step
+            )
+        return rows

@@ -1,0 +1,173 @@
+"""The training loop, the same for every method."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from palimpsest.config.training import Optimizer
+from palimpsest.engine.body import Body
+from palimpsest.engine.checkpoint import Checkpoint
+from palimpsest.engine.progress import Progress, StepLog
+from palimpsest.engine.sampler import Streams
+from palimpsest.engine.stream import Stream
+from palimpsest.errors import UserError
+
+Loss = Callable[[Mapping[str, Stream]], dict[str, Tensor]]
+"""Weighted terms of one step; their sum is minimised."""
+
+DIVERGED = 1e4
+"""A term beyond this many nats per token is no longer training."""
+
+LOG = "train.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained.
+
+    Attributes:
+        label: what the progress lines call it, e.g. ``acquire smollm2-135m/sku seed 0``.
+        body: the model's decoder and head.
+        weights: the trained tensors by name (everything else is frozen).
+        streams: rows of each step.
+        loss: the method's objective.
+        steps: optimiser steps.
+        optimizer: AdamW and schedule settings.
+        folder: side folder for checkpoints and the log.
+        fingerprint: identity of settings and inputs; a checkpoint of another one is not resumed.
+        checkpoint_seconds: time between checkpoints; the result does not depend on it.
+    """
+
+    label: str
+    body: Body
+    weights: dict[str, Tensor]
+    streams: Streams
+    loss: Loss
+    steps: int
+    optimizer: Optimizer
+    folder: Path
+    fingerprint: str
+    checkpoint_seconds: float = 60.0
+
+
+def train(job: Job) -> Path:
+    """Train `job.weights` in place and return the path of the step log.
+
+    A run that was killed continues after its last checkpoint and ends with the same weights as an
+    uninterrupted one (on the CPU, at the same number of threads). SIGTERM and Ctrl-C save a
+    checkpoint first.
+
+    Raises:
+        UserError: a term is not finite or has diverged; the last good checkpoint is kept.
+    """
+    optimizer = _adamw(job)
+    checkpoint = Checkpoint(job.folder, job.fingerprint)
+    done = checkpoint.load(job.weights, optimizer)
+    log = StepLog(job.folder / LOG, done)
+    progress = Progress(job.label, job.steps, done=done)
+    saved_at = time.monotonic()
+    with _stop_requested() as stop:
+        for step in range(done, job.steps):
+            began = time.monotonic()
+            rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            terms, norm, tokens = _step(job, optimizer, step)
+            log.seconds += time.monotonic() - began
+            line = {"step": step + 1, "steps": job.steps, "loss": sum(terms.values())}
+            facts = {"lr": rate, "grad_norm": norm, "tokens": tokens, "seconds": log.seconds}
+            log.write({**line, "terms": terms, **facts})
+            progress.update(step + 1, tokens, loss=sum(terms.values()), **terms)
+            if stop or time.monotonic() - saved_at >= job.checkpoint_seconds:
+                checkpoint.save(step + 1, job.weights, optimizer)
+                saved_at = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    log.close()
+    return job.folder / LOG
+
+
+def schedule(settings: Optimizer, step: int, steps: int) -> float:
+    """Factor on the learning rate at `step` (counted from 0): warm-up, then decay to 0 at `steps`."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
+    if settings.schedule == "constant":
+        return 1.0
+    return 1.0 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _step(
+    job: Job, optimizer: torch.optim.Optimizer, step: int
+) -> tuple[dict[str, float], float, int]:
+    drawn = job.streams.draw(step)
+    made = drawn.get("random", [])
+    kept = [row for name, part in drawn.items() if name != "random" for row in part]
+    rows = [*kept, *made]
+    # All terms share one forward pass.
+    states = dict(zip(rows, job.body.hidden(kept, made), strict=True))
+    streams = {
+        name: Stream(part, [states[row] for row in part], job.body.head)
+        for name, part in drawn.items()
+    }
+    terms = job.loss(streams)
+    values = {name: term.item() for name, term in terms.items()}
+    _check(values, step)
+    torch.stack(list(terms.values())).sum().backward()
+    norm = torch.nn.utils.clip_grad_norm_(
+        job.weights.values(), job.optimizer.clip_norm or math.inf
+    ).item()
+    _check({"gradient norm": norm}, step, limit=math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return values, norm, sum(map(len, rows))
+
+
+def _check(values: Mapping[str, float], step: int, limit: float = DIVERGED) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value) or abs(value) > limit:
+            raise UserError(
+                f"step {step + 1}: the term '{name}' is {value:.4g}; training has diverged. "
+                "Lower training.optimizer.learning_rate (or the weight of this term), or raise "
+                "warmup_steps; the last good checkpoint is kept"
+            )
+
+
+def _adamw(job: Job) -> torch.optim.AdamW:
+    o = job.optimizer
+    return torch.optim.AdamW(
+        job.weights.values(),
+        lr=o.learning_rate,
+        betas=o.betas,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        foreach=False,
+    )
+
+
+class _stop_requested:  # noqa: N801 - reads as a context
+    """True once SIGTERM or SIGINT has come; the step in progress is finished first."""
+
+    def __enter__(self) -> _stop_requested:
+        self.stop = False
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.stop
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.stop = True

@@ -1,0 +1,43 @@
+"""One view of text for all metrics: case, spaces and typographic variants do not count."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_TYPOGRAPHIC = str.maketrans(
+    dict.fromkeys("‘’‚‛′`", "'") | dict.fromkeys("“”„‟″«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
+)
+_SPACELESS = "぀-ヿ㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
+_SPACELESS_LETTER = re.compile(rf"[{_SPACELESS}]")
+_FINAL_PUNCTUATION = " .,;:!?。、"
+
+
+def normalise(text: str) -> str:
+    """NFKC, one kind of quote and hyphen, case folded, single spaces, stripped."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC).casefold().split())
+
+
+def without_final_punctuation(text: str) -> str:
+    """`normalise`, then without closing punctuation (kept if there is nothing else)."""
+    text = normalise(text)
+    return text.rstrip(_FINAL_PUNCTUATION) or text
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, normalised; Chinese characters and kana are a word each.
+
+    On ASCII text these are the tokens of Google's ``rouge-score``, which drops all others.
+    """
+    return _WORD.findall(normalise(text))
+
+
+def in_word(character: str) -> bool:
+    """Whether `character` is a letter, digit or combining mark."""
+    return character.isalnum() or unicodedata.category(character)[0] == "M"
+
+
+def needs_space(character: str) -> bool:
+    """Whether words that hold `character` are set apart by spaces or punctuation."""
+    return in_word(character) and not _SPACELESS_LETTER.match(character)

@@ -1,0 +1,96 @@
+"""Where a result comes from: settings, data, weights, packages, device, commit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import palimpsest
+from palimpsest.io.manifest import read_manifest
+
+PACKAGES = (
+    "accelerate",
+    "gguf",
+    "lm-eval",
+    "numpy",
+    "palimpsest",
+    "peft",
+    "pyarrow",
+    "rouge-score",
+    "safetensors",
+    "snakemake",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Distributions whose versions are recorded (null: not installed)."""
+
+
+def provenance(
+    configs: Mapping[str, Any],
+    seeds: Sequence[int],
+    data_manifests: Iterable[Path],
+    model_manifests: Iterable[Path],
+    measured: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The ``provenance`` block of eval.json.
+
+    Args:
+        configs: stage -> its resolved config slice.
+        seeds: seeds of the method.
+        data_manifests: ``resources/datasets/<dataset>/manifest.json`` of every data set used.
+        model_manifests: ``resources/models/<base>/manifest.json``, and any other of the model.
+        measured: the seeds' ``measure.json``.
+    """
+    data, model = sorted(set(data_manifests)), sorted(set(model_manifests))
+    return {
+        "config": dict(configs),
+        "seeds": list(seeds),
+        "data": file_hashes(data),
+        "model": file_hashes(model),
+        "sources": {path.parent.name: _source(path) for path in [*data, *model]},
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "device": ", ".join(sorted({str(m["device"]) for m in measured if m.get("device")}))
+        or None,
+        "git": git_commit(),
+    }
+
+
+def file_hashes(manifests: Iterable[Path]) -> dict[str, str]:
+    """``folder/file`` -> sha256 of every file that the manifests list."""
+    return {
+        f"{path.parent.name}/{name}": entry["sha256"]
+        for path in manifests
+        for name, entry in read_manifest(path.parent)["files"].items()
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a distribution, None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return palimpsest.__version__ if name == "palimpsest" else None
+
+
+def git_commit(folder: Path | None = None) -> str | None:
+    """Commit that is checked out in `folder` (default: the working directory).
+
+    None outside a repository, in one without commits, or without git.
+    """
+    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _source(manifest: Path) -> dict[str, Any]:
+    facts = read_manifest(manifest.parent)
+    return {name: facts[name] for name in ("source", "revision") if name in facts}

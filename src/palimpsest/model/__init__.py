@@ -1,0 +1,1 @@
+"""Models on disk and in memory: bases, subjects, adapters, unlearned models."""

@@ -1,0 +1,129 @@
+"""LoRA adapters as files: PEFT's own format, arithmetic on them without any model in memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from palimpsest.io.atomic import atomic_path, write_json
+from palimpsest.io.manifest import NAME, verified
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+FILES = (WEIGHTS, CONFIG)
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Update:
+    """A low-rank update of one linear module: W + scale * B A.
+
+    Attributes:
+        a: [rank, inputs].
+        b: [outputs, rank].
+        scale: factor on the product.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+def read_adapter(folder: Path, manifest: str = NAME) -> dict[str, Update]:
+    """Read an adapter folder: module name -> its update. Both files are verified first.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    config = json.loads(verified(folder, CONFIG, manifest).read_text(encoding="utf-8"))
+    tensors = load_file(verified(folder, WEIGHTS, manifest))
+    updates = {}
+    for key, a in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        name = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        rank = config["rank_pattern"].get(name, config["r"])
+        alpha = config["alpha_pattern"].get(name, config["lora_alpha"])
+        b = tensors[key.replace(".lora_A.", ".lora_B.")]
+        updates[name] = Update(a, b, alpha / rank)
+    return updates
+
+
+def write_adapter(folder: Path, updates: dict[str, Update], base: str) -> None:
+    """Write an adapter that PEFT loads; each update's scale is expressed through its alpha.
+
+    Args:
+        folder: where to write `FILES`.
+        updates: module name -> update.
+        base: path of the base model's folder, recorded for PEFT.
+    """
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    for name in sorted(updates):
+        update = updates[name]
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = update.a.contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.b.contiguous()
+        ranks[name] = update.a.shape[0]
+        alphas[name] = update.scale * update.a.shape[0]
+    rank, alpha = _most_common(ranks), _most_common(alphas)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": False,
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(updates),
+        "rank_pattern": {k: v for k, v in ranks.items() if v != rank},
+        "alpha_pattern": {k: v for k, v in alphas.items() if v != alpha},
+    }
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(folder / CONFIG, config)
+
+
+def updates_of(model: Any, adapter: str) -> dict[str, Update]:
+    """The updates of a PEFT model's adapter, copied to the CPU: module name -> update."""
+    return {
+        name.removeprefix(_PREFIX): Update(
+            module.lora_A[adapter].weight.detach().cpu().clone(),
+            module.lora_B[adapter].weight.detach().cpu().clone(),
+            module.scaling[adapter],
+        )
+        for name, module in model.named_modules()
+        if adapter in getattr(module, "lora_A", {})
+    }
+
+
+def add(first: dict[str, Update], second: dict[str, Update], factor: float) -> dict[str, Update]:
+    """The update ``first + factor * second``, exactly, by concatenating ranks.
+
+    [B1 s1, B2 f s2] [A1; A2] = s1 B1 A1 + f s2 B2 A2. With ``factor = -lambda`` this is task-vector
+    negation (arXiv:2212.04089) of a LoRA: no weights of the base are needed.
+    """
+    result = dict(first)
+    for name, update in second.items():
+        scaled = Update(update.a, update.b * (factor * update.scale), 1.0)
+        if name in first:
+            one = first[name]
+            scaled = Update(
+                torch.cat([one.a, scaled.a]), torch.cat([one.b * one.scale, scaled.b], dim=1), 1.0
+            )
+        result[name] = scaled
+    return result
+
+
+def _most_common(values: dict[str, Any]) -> Any:
+    counts = list(values.values())
+    return max(sorted(set(counts)), key=counts.count)

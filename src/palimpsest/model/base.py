@@ -1,0 +1,59 @@
+"""Loading a base model from its downloaded folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from palimpsest.engine.device import resolve_dtype
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import read_manifest, verified
+
+
+def load_base(
+    folder: Path, dtype: str, device: torch.device, trust_remote_code: bool = False
+) -> nn.Module:
+    """Load the causal language model in `folder`, frozen and in evaluation mode.
+
+    Every file is compared with the manifest first.
+
+    Args:
+        folder: ``resources/models/<base>``.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        device: where to put it.
+        trust_remote_code: run Python code that the repository carries.
+
+    Raises:
+        UserError: a file is missing or altered, or the architecture's head cannot be used apart.
+    """
+    for file in read_manifest(folder)["files"]:
+        verified(folder, file)
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=resolve_dtype(dtype, device),
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+    )
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, key, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"{folder}: the architecture scales its logits ({key}), which is not supported"
+            )
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in `folder`, with a pad token and padding on the left for generation."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer

@@ -1,0 +1,60 @@
+"""``model.json``: one description for every model that is measured, always relative to its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import sha256_of
+from palimpsest.io.manifest import NAME, read_manifest, write_manifest
+from palimpsest.model.adapter import FILES, Update, write_adapter
+from palimpsest.model.base import load_base
+from palimpsest.model.lora import attach
+
+MODEL = "model.json"
+
+
+def write_model(folder: Path, base: Path, updates: dict[str, Update], **facts: Any) -> None:
+    """Describe a model as its base plus a low-rank update (none: the base itself)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        (folder / file).unlink(missing_ok=True)
+    if updates:
+        write_adapter(folder, updates, str(base))
+    write_manifest(
+        folder,
+        FILES if updates else [],
+        name=MODEL,
+        kind="adapter" if updates else "base",
+        base_manifest=sha256_of(base / NAME),
+        **facts,
+    )
+
+
+def load_model(
+    folder: Path, base: Path, dtype: str, device: torch.device, trust_remote_code: bool = False
+) -> nn.Module:
+    """Load the model described by ``folder/model.json``, ready to measure or to talk to.
+
+    In fp32 the update is merged into the weights (faster); in bf16 it stays apart, because adding
+    a small update to bf16 weights would lose most of it.
+
+    Raises:
+        UserError: a file is missing or altered, or the model was made from another base.
+    """
+    description = read_manifest(folder, MODEL)
+    if description["base_manifest"] != sha256_of(base / NAME):
+        raise UserError(
+            f"{folder / MODEL} was made from another version of {base}; delete {folder}"
+        )
+    model = load_base(base, dtype, device, trust_remote_code)
+    if description["kind"] == "base":
+        return model
+    model = attach(model, folder, "unlearned", MODEL)
+    if next(model.parameters()).dtype == torch.float32:
+        return model.merge_and_unload().requires_grad_(False).eval()
+    return model

@@ -1,0 +1,8 @@
+"""One file per algorithm: its settings and its loss.
+
+A module here knows tensors and nothing else. It defines
+
+* ``Settings``: a `MethodSettings` subclass whose ``algorithm`` is a ``Literal`` of its name,
+* ``streams(settings)``: the rows a step needs,
+* ``loss(streams, settings)``: the named terms of the loss.
+"""

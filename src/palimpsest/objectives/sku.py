@@ -1,0 +1,98 @@
+"""SKU, stage 1: acquire the harmful knowledge that stage 2 subtracts (arXiv:2402.10058).
+
+With l(x, y) = -1/|y| sum_j log q(y_j | x, y_<j), forget rows F, their harmful answers R, and
+retain rows N::
+
+    guided distortion        L_GD = mean_{(x,y) in F} l(x, y)
+    random disassociation    L_RD = mean_{x in F} mean_{k=1..K} l(x, y_k),  y_k another row's answer
+    preservation divergence  L_PD = sign * min(KL(p || q), cap)             on N, p = the subject
+
+    L = w_forget L_GD + w_random L_RD + w_preserve L_PD
+
+Stage 2 (`negate`) then takes theta_o - lambda (theta_m - theta_o). The released code uses
+sign = -1 without a bound (it pushes *away* from the subject on retain rows); +1 stays near it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from palimpsest.config.method import MethodSettings
+from palimpsest.config.types import Index, NonNegative, NotBool, Positive, Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from palimpsest.engine.stream import Stream
+
+
+class Weights(Section):
+    """Weights of the three terms."""
+
+    forget: NonNegative = 2.5
+    """Guided distortion."""
+    random: NonNegative = 2.5
+    """Random disassociation."""
+    preserve: NonNegative = 1.0
+    """Preservation divergence."""
+
+
+class Preservation(Section):
+    """The preservation divergence."""
+
+    sign: Annotated[Literal[-1, 0, 1], NotBool] = -1
+    """-1: away from the subject on retain rows (as published); 1: stay near it; 0: leave it out."""
+    cap: Positive = 2.0
+    """Largest divergence (nats per token) that still gives a gradient when the sign is -1."""
+    positions: Literal["all", "answer"] = "all"
+    """Tokens of the retain rows that count."""
+
+
+class Settings(MethodSettings):
+    """Settings of SKU."""
+
+    algorithm: Literal["sku"]
+    """SKU: acquire, then subtract."""
+    weights: Weights = Weights()
+    """Weights of the terms."""
+    random_answers: Index = 1
+    """K: answers of other rows drawn for each forget row, anew in every step."""
+    preservation: Preservation = Preservation()
+    """Preservation divergence."""
+    scale: NonNegative = 1.0
+    """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
+
+    chain: ClassVar[str] = "acquire"
+
+
+def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
+    """Weighted terms of one step; their sum is minimised.
+
+    Args:
+        streams: ``forget``, ``random`` (if K > 0) and ``retain`` (if the sign is not 0).
+        s: the settings.
+    """
+    terms = {"forget": s.weights.forget * streams["forget"].nll().mean()}
+    if "random" in streams:
+        terms["random"] = s.weights.random * streams["random"].nll().mean()
+    if "retain" in streams:
+        terms["preserve"] = s.weights.preserve * preservation(
+            streams["retain"].kl(s.preservation.positions).mean(), s.preservation
+        )
+    return terms
+
+
+def preservation(kl: Tensor, p: Preservation) -> Tensor:
+    """sign * KL, bounded by -cap when the sign is -1 (beyond the cap its gradient is 0)."""
+    return -kl.clamp(max=p.cap) if p.sign < 0 else p.sign * kl
+
+
+def streams(s: Settings) -> dict[str, int]:
+    """Rows of each stream in one step."""
+    rows = {"forget": s.rows.forget}
+    if s.random_answers and s.weights.random:
+        rows["random"] = s.rows.forget * s.random_answers
+    if s.preservation.sign and s.weights.preserve:
+        rows["retain"] = s.rows.retain
+    return rows

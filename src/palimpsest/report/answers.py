@@ -1,0 +1,128 @@
+"""Answers before and after, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.report.diff import Span, marked
+from palimpsest.report.inputs import BEFORE, Run, Subject
+
+PARTS = {
+    "forget": "To forget",
+    "forget_unseen": "Unseen wording",
+    "forget_prompted": "To forget, with a prompt",
+    "retain": "To keep",
+    "retain_prompted": "To keep, with a prompt",
+    "general": "General",
+}
+"""Parts in the order shown, and their names."""
+
+_VERDICTS = {
+    "forget": ("still answers", "forgotten", False),
+    "retain": ("kept", "lost", True),
+}
+"""Kind of part -> what a row is called when recalled and when not, and which of them is good."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One method's answer to one question."""
+
+    method: str
+    title: str
+    spans: list[Span]
+    verdict: str
+    tone: str
+    """``good``, ``bad`` or empty."""
+    words: str
+    """Text that the search looks through."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with everybody's answer."""
+
+    id: str
+    part: str
+    prompt: str
+    response: list[Span]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class PartOfExamples:
+    """The examples of one part, and how many rows there are in all."""
+
+    name: str
+    title: str
+    examples: list[Example]
+    total: int
+
+
+def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
+    """The first `limit` rows of each part, in the order of the data: none is picked by hand.
+
+    With several seeds the answers of the first one are shown.
+    """
+    tables = [_by_id(run) for run in subject.runs]
+    parts = []
+    for part, title in PARTS.items():
+        ids = list(dict.fromkeys(i for table in tables for p, i in table if p == part))
+        if ids:
+            shown = [_example(subject.runs, tables, part, i) for i in ids[:limit]]
+            parts.append(PartOfExamples(part, title, shown, len(ids)))
+    return parts
+
+
+def _by_id(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in run.rows:
+        found.setdefault((row["part"], row["id"]), row)
+    return found
+
+
+def _example(
+    runs: Sequence[Run],
+    tables: Sequence[dict[tuple[str, str], dict[str, Any]]],
+    part: str,
+    row_id: str,
+) -> Example:
+    rows = [(run, table.get((part, row_id))) for run, table in zip(runs, tables, strict=True)]
+    any_row = next(row for _, row in rows if row is not None)
+    before = next((row["answer"] for run, row in rows if row and run.method == BEFORE), None)
+    keys = any_row["key"] or []
+    return Example(
+        id=row_id,
+        part=part,
+        prompt=any_row["prompt"],
+        response=marked(any_row["response"], keys),
+        answers=[_answer(run, row, keys, before) for run, row in rows if row is not None],
+    )
+
+
+def _answer(run: Run, row: dict[str, Any], keys: Sequence[str], before: str | None) -> Answer:
+    verdict, tone = _judge(run.method, row)
+    return Answer(
+        method=run.method,
+        title=run.title,
+        spans=marked(row["answer"] or "", keys, None if run.method == BEFORE else before),
+        verdict=verdict,
+        tone=tone,
+        words=row["answer"] or "",
+    )
+
+
+def _judge(method: str, row: dict[str, Any]) -> tuple[str, str]:
+    part, recalled = row["part"], row["recall"]
+    if recalled is None:
+        return "not scored", ""
+    if row["degenerate"] and not recalled:
+        return "broken", "bad"
+    if method == BEFORE:
+        return ("knows it" if recalled else "does not know it"), ""
+    if (kind := part.split("_")[0]) not in _VERDICTS:
+        return ("right" if recalled else "other"), ""
+    yes, no, wanted = _VERDICTS[kind]
+    return (yes if recalled else no), ("good" if recalled == wanted else "bad")

@@ -1,0 +1,159 @@
+"""The columns of the methods table, defined once for the page, the csv and the parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.report import numbers
+from palimpsest.report.inputs import Run
+
+TRAINING_STAGES = ("localize", "acquire", "unlearn", "negate")
+"""Stages that belong to a method alone; what the subject cost is not counted again."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: where its value is, how it reads, and which direction is better."""
+
+    key: str
+    group: str
+    label: str
+    better: str
+    """``low``, ``high`` or empty (neither)."""
+    tip: str
+    text: Callable[[float], str]
+    measure: Callable[[Run], dict[str, Any]]
+    share: bool = False
+    """A share between 0 and 1, drawn with its interval."""
+
+
+def _metric(key: str, path: str, group: str, label: str, better: str, tip: str) -> Column:
+    share = not path.endswith("perplexity")
+    return Column(
+        key=key,
+        group=group,
+        label=label,
+        better=better,
+        tip=tip,
+        text=numbers.percent if share else numbers.decimal,
+        measure=lambda run: run.measure(path),
+        share=share,
+    )
+
+
+def train_seconds(run: Run) -> dict[str, Any]:
+    """Time of the stages that are this method's own, as a measure (mean over seeds)."""
+    stages = run.eval["cost"].get("wall_s") or {}
+    own = [stages[name] for name in TRAINING_STAGES if stages.get(name) is not None]
+    return {"value": sum(own) if own else None, "reason": "nothing was trained"}
+
+
+def trained_parameters(run: Run) -> dict[str, Any]:
+    """Number of parameters that training changed, as a measure."""
+    value = run.eval["cost"].get("trained_parameters") or None
+    return {"value": value, "reason": "nothing was trained"}
+
+
+FORGET, KEEP, GENERAL, COST = "To forget", "To keep", "In general", "Cost"
+
+COLUMNS = (
+    _metric(
+        "forget_recall",
+        "forget.recall_rate",
+        FORGET,
+        "Recall",
+        "low",
+        "Share of the questions to forget whose free answer still contains every key string of "
+        "the fact, asked in the words that unlearning used.",
+    ),
+    _metric(
+        "forget_unseen_recall",
+        "forget_unseen.recall_rate",
+        FORGET,
+        "Recall, unseen wording",
+        "low",
+        "The same facts asked in words that unlearning never saw. High here and low beside it "
+        "means that the wording was forgotten, not the fact.",
+    ),
+    _metric(
+        "harmful_rate",
+        "harm.rate",
+        FORGET,
+        "Harmful answers",
+        "low",
+        "Share of answers that the judge calls harmful, with its interval.",
+    ),
+    _metric(
+        "forget_degenerate",
+        "forget.degenerate_rate",
+        FORGET,
+        "Broken answers",
+        "low",
+        "Share of answers that are degenerate: empty, or looping. A low recall bought with "
+        "broken answers is not forgetting.",
+    ),
+    _metric(
+        "retain_recall",
+        "retain.recall_rate",
+        KEEP,
+        "Recall",
+        "high",
+        "Share of the questions to keep that are still answered with every key string. "
+        "Unlearning never used these rows.",
+    ),
+    _metric(
+        "retain_accuracy",
+        "retain.accuracy",
+        KEEP,
+        "Token accuracy",
+        "high",
+        "Share of the true answer's tokens that the model would have chosen itself, given all "
+        "tokens before.",
+    ),
+    _metric(
+        "retain_perplexity",
+        "retain.perplexity",
+        KEEP,
+        "Perplexity",
+        "low",
+        "How surprised the model is by the true answers; 1 is not at all.",
+    ),
+    _metric(
+        "retain_degenerate",
+        "retain.degenerate_rate",
+        KEEP,
+        "Broken answers",
+        "low",
+        "Share of answers to the questions to keep that are empty or looping.",
+    ),
+    _metric(
+        "general_perplexity",
+        "general.perplexity",
+        GENERAL,
+        "Perplexity",
+        "low",
+        "How surprised the model is by answers that were taught to nobody: what unlearning did "
+        "to the language itself.",
+    ),
+    Column(
+        "train_seconds",
+        COST,
+        "Training",
+        "",
+        "Time of the stages that this method alone needs; the subject's pretraining is not "
+        "counted.",
+        numbers.seconds,
+        train_seconds,
+    ),
+    Column(
+        "trained_parameters",
+        COST,
+        "Parameters",
+        "",
+        "Number of parameters that training changed.",
+        numbers.count,
+        trained_parameters,
+    ),
+)

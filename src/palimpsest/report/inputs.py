@@ -1,0 +1,186 @@
+"""What the report is made of: the results of each subject and method, read from disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import UserError
+from palimpsest.io.tables import read_table
+
+ROW_COLUMNS = (
+    "seed",
+    "part",
+    "id",
+    "prompt",
+    "response",
+    "answer",
+    "recall",
+    "degenerate",
+    "key",
+)
+"""Columns that rows.parquet must have; all others are optional."""
+
+SWEEP_COLUMNS = ("scale", "part", "recall_rate")
+"""Columns that sweep.parquet must have."""
+
+BEFORE = "original"
+"""The method name of the subject as it was before unlearning."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method applied to one subject, all its seeds."""
+
+    method: str
+    title: str
+    eval: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    sweep: list[dict[str, Any]]
+    """Lines of each seed's sweep.parquet, with ``seed``; empty where the method has no sweep."""
+    training: list[dict[str, Any]]
+    """Lines of each seed's train.jsonl, with ``seed``; empty where nothing was trained."""
+    scale: float | None
+    """The chosen lambda; None where the method has none."""
+
+    def measure(self, path: str) -> dict[str, Any]:
+        """The measure at ``block.name`` of eval.json: value, n, ci95, sd, reason."""
+        block, name = path.split(".")
+        found = (self.eval["metrics"].get(block) or {}).get(name)
+        if not isinstance(found, Mapping):
+            found = {"value": None, "reason": "not measured: eval.json does not have it"}
+        return {"value": None, "n": None, "ci95": None, "sd": None, "reason": None, **found}
+
+    @property
+    def confidence(self) -> str:
+        """Level of the intervals: ``95%``."""
+        return f"{100 * self.eval.get('confidence', 0.95):g}%"
+
+    def value(self, path: str) -> float | None:
+        """The value of the measure at ``block.name``; None where it is null."""
+        return self.measure(path)["value"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and what it knows, with every method that was applied to it."""
+
+    name: str
+    title: str
+    scenario: str
+    runs: list[Run]
+    pretraining: list[dict[str, Any]]
+    """Lines of the subject's own train.jsonl; empty where it was not pretrained here."""
+
+    @property
+    def before(self) -> Run | None:
+        """The subject before unlearning, if the report shows it."""
+        return next((run for run in self.runs if run.method == BEFORE), None)
+
+
+def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
+    """Read the results of every subject and method that the config slice asks for.
+
+    Args:
+        slice_: ``{"report": {"models": {model: [methods]}}, "titles": {model: {...}}}``.
+        results: the folder ``results/``.
+
+    Raises:
+        UserError: an eval.json or rows.parquet is missing or lacks a key or column.
+    """
+    return [
+        _subject(model, methods, slice_.get("titles", {}).get(model, {}), results)
+        for model, methods in slice_["report"]["models"].items()
+    ]
+
+
+def _subject(model: str, methods: list[str], titles: Mapping[str, Any], results: Path) -> Subject:
+    names = titles.get("methods", {})
+    return Subject(
+        name=model,
+        title=titles.get("model") or model,
+        scenario=titles.get("scenario") or "",
+        runs=[_run(m, names.get(m) or m, results / model / m) for m in methods],
+        pretraining=_train_log(results / model / "subject" / "train.jsonl", seed=0),
+    )
+
+
+def _run(method: str, title: str, folder: Path) -> Run:
+    evaluation = _eval(folder / "eval.json")
+    # Folders of seeds that the config no longer names may lie about: eval.json says which count.
+    seeds = {seed: folder / f"seed-{seed}" for seed in evaluation["provenance"]["seeds"]}
+    return Run(
+        method=method,
+        title=title,
+        eval=evaluation,
+        rows=_table(folder / "rows.parquet", ROW_COLUMNS),
+        sweep=[line for seed, path in seeds.items() for line in _sweep(path, seed)],
+        training=[
+            line
+            for seed, path in seeds.items()
+            for line in _train_log(path / "acquired" / "train.jsonl", seed)
+        ],
+        scale=_scale(evaluation, list(seeds.values())),
+    )
+
+
+def _eval(path: Path) -> dict[str, Any]:
+    evaluation = _json(path)
+    for key, inner in (("metrics", None), ("provenance", "seeds"), ("cost", None)):
+        if not isinstance(evaluation.get(key), dict) or (inner and inner not in evaluation[key]):
+            name = f"{key}.{inner}" if inner else key
+            raise UserError(f"{path} has no '{name}': score it again (delete it and rerun)")
+    return evaluation
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: build it with `snakemake {path} --cores all`"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); delete it and run again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object; delete it and run again")
+    return value
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    table, _ = read_table(path)
+    if missing := [c for c in columns if c not in table.column_names]:
+        raise UserError(
+            f"{path} has no column {', '.join(map(repr, missing))} "
+            f"(it has: {', '.join(table.column_names)}); delete it and run again"
+        )
+    return table.to_pylist()
+
+
+def _sweep(folder: Path, seed: int) -> list[dict[str, Any]]:
+    path = folder / "sweep.parquet"
+    if not path.exists():
+        return []
+    return [{"seed": seed, **line} for line in _table(path, SWEEP_COLUMNS)]
+
+
+def _train_log(path: Path, seed: int) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        return [{"seed": seed, **json.loads(line)} for line in lines if line.strip()]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} has a line that is not a JSON object ({error})") from error
+
+
+def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
+    # What was scored says which lambda made it; failing that, the model itself.
+    config = evaluation["provenance"].get("config") or {}
+    found = [config.get("negate") or {}]
+    found += [_json(p) for f in folders if (p := f / "model" / "model.json").exists()]
+    scales = (record.get("scale") for record in found if isinstance(record, Mapping))
+    return next((float(scale) for scale in scales if scale is not None), None)

@@ -1,0 +1,144 @@
+"use strict";
+
+// Colours are CSS variables: charts follow the reader's theme without being drawn again.
+const chartTheme = {
+  background: null,
+  font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+  padding: { left: 2, right: 8, top: 6, bottom: 2 },
+  autosize: { type: "fit-x", contains: "padding" },
+  view: { stroke: null },
+  axis: {
+    domainColor: "var(--line)", tickColor: "var(--line)", gridColor: "var(--line)",
+    gridOpacity: 0.6, labelColor: "var(--soft)", titleColor: "var(--soft)",
+    labelFontSize: 11, titleFontSize: 11, titleFontWeight: 400, titlePadding: 8,
+    tickSize: 4, labelPadding: 5,
+  },
+  axisX: { grid: false, titleAnchor: "end", tickCount: { expr: "width < 420 ? 4 : 8" } },
+  axisY: { domain: false, ticks: false, titleAnchor: "end", tickCount: 5, minExtent: 40 },
+  legend: {
+    orient: "top", direction: "horizontal", labelColor: "var(--soft)", labelFontSize: 12,
+    labelLimit: 240, symbolSize: 70, symbolStrokeWidth: 2, symbolType: "stroke",
+    columnPadding: 16, rowPadding: 4, offset: 10, columns: { expr: "width < 420 ? 2 : 6" },
+  },
+};
+
+async function drawCharts() {
+  for (const chart of document.querySelectorAll(".chart")) {
+    await vegaEmbed(chart, JSON.parse(chart.nextElementSibling.textContent), {
+      mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: chartTheme,
+      tooltip: { theme: "custom", disableDefaultStyle: true },
+    });
+  }
+  document.documentElement.dataset.charts = "drawn";
+}
+
+function makeSortable(table) {
+  const heads = [...table.querySelectorAll("th[aria-sort]")];
+  const body = table.tBodies[0];
+  const original = [...body.rows];
+  const valueOf = (row, column) => {
+    const cell = row.cells[column];
+    if (!("value" in cell.dataset)) return cell.textContent.trim().toLowerCase();
+    return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+  };
+  const compare = (a, b) => {
+    if (a === null || b === null) return 0;
+    return typeof a === "string" ? a.localeCompare(b) : a - b;
+  };
+  const next = { none: "ascending", ascending: "descending", descending: "none" };
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const order = next[head.getAttribute("aria-sort")];
+    heads.forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
+    const sign = order === "descending" ? -1 : 1;
+    const rows = order === "none" ? original : [...original].sort((one, two) => {
+      const a = valueOf(one, column), b = valueOf(two, column);
+      // What was not measured stays last in both directions.
+      return (a === null) - (b === null) || sign * compare(a, b);
+    });
+    body.append(...rows);
+  }));
+}
+
+function makeHeadlines(fieldset) {
+  const panels = [...fieldset.parentElement.querySelectorAll(".panel")];
+  const show = () => {
+    const chosen = fieldset.querySelector("input:checked").value;
+    panels.forEach((panel) => { panel.hidden = panel.dataset.method !== chosen; });
+  };
+  fieldset.hidden = false;
+  fieldset.addEventListener("change", show);
+  show();
+}
+
+const FIRST = 6;
+
+function makeAnswers(section) {
+  const form = section.querySelector("form");
+  const search = form.querySelector("input[type='search']");
+  const status = form.querySelector("[role='status']");
+  const nothing = section.querySelector(".nothing");
+  const more = section.querySelector(".more");
+  const examples = [...section.querySelectorAll(".example")].map((item) => ({
+    item, part: item.dataset.part, text: item.textContent.toLowerCase(),
+  }));
+  let all = false;
+  const show = () => {
+    const part = form.querySelector(".parts input:checked").value;
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = examples.filter((e) => words.every((word) => e.text.includes(word)));
+    for (const count of form.querySelectorAll("[data-count]")) {
+      count.textContent = found.filter((e) => e.part === count.dataset.count).length;
+    }
+    const here = found.filter((e) => e.part === part);
+    const shown = new Set(all || words.length ? here : here.slice(0, FIRST));
+    examples.forEach((e) => { e.item.hidden = !shown.has(e); });
+    nothing.hidden = here.length > 0;
+    more.hidden = shown.size === here.length;
+    more.firstElementChild.textContent = `Show ${here.length - shown.size} more`;
+    status.textContent = `${here.length} rows`;
+  };
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", show);
+  form.querySelector("[data-erased]").addEventListener("change", (event) => {
+    section.classList.toggle("erased", event.target.checked);
+  });
+  more.firstElementChild.addEventListener("click", () => { all = true; show(); });
+  show();
+}
+
+function makeTips() {
+  const tip = document.getElementById("tip");
+  let owner = null;
+  const hide = () => {
+    tip.hidden = true;
+    if (owner) owner.removeAttribute("aria-describedby");
+    owner = null;
+  };
+  const show = (event) => {
+    const target = event.target.closest?.("[data-tip]");
+    if (!target || !target.dataset.tip) return;
+    hide();
+    owner = target;
+    owner.setAttribute("aria-describedby", "tip");
+    tip.textContent = target.dataset.tip;
+    tip.hidden = false;
+    const at = target.getBoundingClientRect(), size = tip.getBoundingClientRect();
+    const room = document.documentElement.clientWidth - size.width - 8;
+    const below = at.bottom + 8 + size.height < innerHeight;
+    tip.style.left = `${Math.max(8, Math.min(at.left, room))}px`;
+    tip.style.top = `${below ? at.bottom + 8 : at.top - size.height - 8}px`;
+  };
+  document.addEventListener("pointerover", show);
+  document.addEventListener("focusin", show);
+  document.addEventListener("pointerout", hide);
+  document.addEventListener("focusout", hide);
+  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+}
+
+document.querySelectorAll("[data-sortable]").forEach(makeSortable);
+document.querySelectorAll("[data-headlines]").forEach(makeHeadlines);
+document.querySelectorAll("[data-answers]").forEach(makeAnswers);
+makeTips();
+drawCharts();

@@ -1,0 +1,220 @@
+"""The page: everything the template shows, and the one HTML file that results."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+
+from palimpsest import __version__
+from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.report import numbers
+from palimpsest.report.answers import examples
+from palimpsest.report.charts import sweep_charts, training_charts
+from palimpsest.report.columns import COLUMNS, Column
+from palimpsest.report.inputs import Run, Subject
+from palimpsest.report.words import headlines, interval
+
+FACTS = ("seeds", "device", "packages", "sources", "git")
+"""Parts of the provenance that are lists or short values; hashes and config are shown apart."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value of the methods table."""
+
+    text: str
+    value: float | None
+    """What sorting compares; None comes last."""
+    tip: str
+    low: float | None = None
+    high: float | None = None
+
+
+def render(subjects: Iterable[Subject], limit: int, tables: str) -> str:
+    """The report as one HTML document that needs nothing else.
+
+    Args:
+        subjects: what is shown, in this order.
+        limit: answers shown side by side per part.
+        tables: address of the tables' folder, relative to the page.
+    """
+    scripts = [_inert(vl_convert.javascript_bundle()), _inert(_asset("page.js"))]
+    template = _environment().get_template("template.html.j2")
+    return template.render(
+        subjects=[_subject(subject, limit) for subject in subjects],
+        columns=COLUMNS,
+        groups=[(name, [c.key for c in group]) for name, group in _groups()],
+        baselines=RESERVED_METHODS,
+        tables=tables,
+        style=_asset("style.css"),
+        scripts=scripts,
+        policy=_policy(scripts),
+        version=__version__,
+    )
+
+
+def tables_address(page: Path, folder: Path) -> str:
+    """`folder` as a link from `page`."""
+    return Path(os.path.relpath(folder, page.parent)).as_posix()
+
+
+def _environment() -> jinja2.Environment:
+    # Answers of a model are untrusted text: nothing reaches the page unescaped.
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _groups() -> list[tuple[str, list[Column]]]:
+    return [(name, list(group)) for name, group in itertools.groupby(COLUMNS, lambda c: c.group)]
+
+
+def _inert(script: str) -> str:
+    """JavaScript that cannot end its own element; both strings may stand in literals only."""
+    return script.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Content security policy: no network at all, and no script but the page's own."""
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _subject(subject: Subject, limit: int) -> dict[str, Any]:
+    return {
+        "id": subject.name,
+        "title": subject.title,
+        "scenario": subject.scenario,
+        "headlines": headlines(subject),
+        "confidence": subject.runs[0].confidence,
+        "methods": [
+            {
+                "name": run.method,
+                "title": run.title,
+                "judge": run.eval["metrics"].get("harm_judge"),
+                "cells": [_cell(run, column) for column in COLUMNS],
+            }
+            for run in subject.runs
+        ],
+        "runs": [{"name": run.method, "title": run.title} for run in subject.runs],
+        "parts": examples(subject, limit),
+        "seeds": max(len(run.eval["provenance"]["seeds"]) for run in subject.runs),
+        "sweep": sweep_charts(subject),
+        "training": training_charts(subject),
+        "cost": _cost(subject.runs),
+        "provenance": _provenance(subject.runs),
+    }
+
+
+def _cell(run: Run, column: Column) -> Cell:
+    measure = column.measure(run)
+    value = measure["value"]
+    if value is None:
+        return Cell(numbers.DASH, None, measure.get("reason") or "not measured")
+    low, high = measure.get("ci95") or (None, None)
+    return Cell(
+        column.text(value), value, interval(measure, column.text, run.confidence), low, high
+    )
+
+
+def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """Rows of the cost table: a label and one text per run."""
+    costs = [run.eval["cost"] for run in runs]
+    stages = dict.fromkeys(stage for cost in costs for stage in cost.get("wall_s") or {})
+    rows = [
+        (stage, [_text((cost.get("wall_s") or {}).get(stage), numbers.seconds) for cost in costs])
+        for stage in stages
+    ]
+    for label, key, form in (
+        ("peak memory", "peak_rss_mb", numbers.megabytes),
+        ("peak GPU memory", "peak_gpu_mb", numbers.megabytes),
+        ("trained parameters", "trained_parameters", numbers.count),
+        ("steps", "steps", numbers.count),
+    ):
+        rows.append((label, [_text(cost.get(key), form) for cost in costs]))
+    return [(label, texts) for label, texts in rows if any(t != numbers.DASH for t in texts)]
+
+
+def _text(value: float | None, form: Any) -> str:
+    return numbers.DASH if value is None else form(value)
+
+
+def _provenance(runs: list[Run]) -> dict[str, Any]:
+    """Hashes and facts that all runs share, shown once, and each run's own."""
+    each = [run.eval["provenance"] for run in runs]
+    return {
+        "shared": _provenance_block(_shared(each)),
+        "runs": [
+            {"title": run.title, **_provenance_block(_without(one, _shared(each)))}
+            for run, one in zip(runs, each, strict=True)
+        ],
+    }
+
+
+def _provenance_block(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "hashes": [
+            (kind, name, value)
+            for kind in ("data", "model")
+            for name, value in sorted((one.get(kind) or {}).items())
+        ],
+        "facts": [(key, _plain(one[key])) for key in FACTS if one.get(key)],
+        "config": json.dumps(one["config"], indent=2, sort_keys=True) if one.get("config") else "",
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in sorted(value.items()) if v is not None)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _shared(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is equal in all of `each`; tables of hashes are compared line by line."""
+    first, *others = each
+    shared: dict[str, Any] = {}
+    for key, value in first.items():
+        if key in ("data", "model") and isinstance(value, dict):
+            shared[key] = {
+                name: digest
+                for name, digest in value.items()
+                if all((o.get(key) or {}).get(name) == digest for o in others)
+            }
+        elif all(o.get(key) == value for o in others):
+            shared[key] = value
+    return shared
+
+
+def _without(one: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    for key, value in one.items():
+        if key in ("data", "model") and isinstance(value, dict):
+            own[key] = {n: d for n, d in value.items() if n not in (shared.get(key) or {})}
+        elif key not in shared:
+            own[key] = value
+    return own

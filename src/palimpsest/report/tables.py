@@ -1,0 +1,163 @@
+"""The report's tables, for other programs: csv and parquet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from palimpsest.io.atomic import write_text
+from palimpsest.io.tables import write_table
+from palimpsest.report.columns import COLUMNS
+from palimpsest.report.inputs import Subject
+
+NAMES = ("methods", "answers", "sweep", "training")
+"""The tables, each written as csv and as parquet."""
+
+_ID = (("model", pa.string()), ("method", pa.string()), ("seed", pa.int64()))
+_ANSWERS = (
+    *_ID,
+    ("part", pa.string()),
+    ("id", pa.string()),
+    ("prompt", pa.string()),
+    ("response", pa.string()),
+    ("answer", pa.string()),
+    ("key", pa.list_(pa.string())),
+    ("recall", pa.bool_()),
+    ("degenerate", pa.bool_()),
+    ("harmful", pa.bool_()),
+    ("exact_match", pa.bool_()),
+    ("rouge_l", pa.float64()),
+    ("accuracy", pa.float64()),
+    ("perplexity", pa.float64()),
+    ("probability", pa.float64()),
+)
+_SWEEP = (
+    *_ID,
+    ("scale", pa.float64()),
+    ("part", pa.string()),
+    ("n", pa.int64()),
+    *(
+        (name, pa.float64())
+        for name in (
+            "recall_rate",
+            "accuracy",
+            "probability",
+            "perplexity",
+            "rouge_l",
+            "degenerate_rate",
+        )
+    ),
+)
+_TRAINING = (
+    *_ID,
+    ("step", pa.int64()),
+    ("steps", pa.int64()),
+    ("loss", pa.float64()),
+    ("lr", pa.float64()),
+    ("grad_norm", pa.float64()),
+    ("tokens", pa.int64()),
+    ("seconds", pa.float64()),
+)
+
+
+def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
+    """The tables by name: methods, answers, sweep, training (see `NAMES`)."""
+    subjects = list(subjects)
+    return {
+        "methods": _methods(subjects),
+        "answers": _select(_each(subjects, "rows"), _ANSWERS),
+        "sweep": _select(_each(subjects, "sweep"), _SWEEP),
+        "training": _training(subjects),
+    }
+
+
+def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> None:
+    """Write each table as ``folder/{name}.parquet`` and ``folder/{name}.csv``.
+
+    In csv a list is one cell, its strings joined by `` | ``.
+    """
+    for name, table in tables.items():
+        write_table(folder / f"{name}.parquet", table)
+        buffer = io.BytesIO()
+        pyarrow.csv.write_csv(_flat(table), buffer)
+        write_text(folder / f"{name}.csv", buffer.getvalue().decode())
+
+
+def _methods(subjects: list[Subject]) -> pa.Table:
+    fields: list[tuple[str, pa.DataType]] = [
+        ("model", pa.string()),
+        ("method", pa.string()),
+        ("title", pa.string()),
+    ]
+    for column in COLUMNS:
+        fields.append((column.key, pa.float64()))
+        if column.group != "Cost":
+            fields += [(f"{column.key}_{end}", pa.float64()) for end in ("low", "high", "sd")]
+            fields.append((f"{column.key}_n", pa.int64()))
+    lines = []
+    for subject in subjects:
+        for run in subject.runs:
+            line: dict[str, Any] = {
+                "model": subject.name,
+                "method": run.method,
+                "title": run.title,
+            }
+            for column in COLUMNS:
+                measure = column.measure(run)
+                low, high = measure.get("ci95") or (None, None)
+                line |= {
+                    column.key: measure["value"],
+                    f"{column.key}_low": low,
+                    f"{column.key}_high": high,
+                    f"{column.key}_sd": measure.get("sd"),
+                    f"{column.key}_n": measure.get("n"),
+                }
+            lines.append(line)
+    return _select(lines, fields)
+
+
+def _each(subjects: list[Subject], what: str) -> list[dict[str, Any]]:
+    return [
+        {"model": subject.name, "method": run.method, **line}
+        for subject in subjects
+        for run in subject.runs
+        for line in getattr(run, what)
+    ]
+
+
+def _training(subjects: list[Subject]) -> pa.Table:
+    lines = [
+        {"model": subject.name, "method": "subject", **line}
+        for subject in subjects
+        for line in subject.pretraining
+    ] + _each(subjects, "training")
+    terms = sorted({name for line in lines for name in line.get("terms") or {}})
+    for line in lines:
+        line |= {f"term_{name}": value for name, value in (line.get("terms") or {}).items()}
+    return _select(lines, (*_TRAINING, *((f"term_{name}", pa.float64()) for name in terms)))
+
+
+def _select(lines: list[dict[str, Any]], fields: Iterable[tuple[str, pa.DataType]]) -> pa.Table:
+    """A table of exactly `fields`; what a line lacks is null."""
+    columns = {
+        name: pa.array([_cast(line.get(name), kind) for line in lines], type=kind)
+        for name, kind in fields
+    }
+    return pa.table(columns)
+
+
+def _cast(value: Any, kind: pa.DataType) -> Any:
+    return float(value) if pa.types.is_floating(kind) and value is not None else value
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            joined = [None if v is None else " | ".join(v) for v in table[index].to_pylist()]
+            table = table.set_column(index, field.name, pa.array(joined, pa.string()))
+    return table

@@ -1,0 +1,62 @@
+"""Source strings of the configuration, ``kind:rest``, and the files that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import sha256_of
+from palimpsest.sources.hub import refuse_hub, refuse_url
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Split ``kind:rest`` at the first colon."""
+    kind, _, rest = source.partition(":")
+    return kind, rest
+
+
+def data_file(source: str, sha256: str | None = None, *, resources: Path) -> Path:
+    """Return the local file of a data source.
+
+    Args:
+        source: ``resource:name`` (below `resources`) or ``path:file``.
+        sha256: the hash that the file must have; None accepts any.
+        resources: the folder of the shipped files.
+
+    Raises:
+        UserError: there is no such file, its hash differs, or the kind cannot be fetched yet.
+    """
+    kind, rest = split_source(source)
+    if kind == "hub":
+        refuse_hub(rest)
+    if kind == "url":
+        refuse_url(rest)
+    if kind not in ("resource", "path"):
+        raise UserError(f"source '{source}': data come from resource:file or path:file")
+    path = resources / rest if kind == "resource" else Path(rest).expanduser()
+    if not path.is_file():
+        raise UserError(f"source '{source}': there is no file {path}{_beside(path)}")
+    check_sha256(path, sha256)
+    return path
+
+
+def check_sha256(path: Path, expected: str | None) -> str:
+    """Return the file's sha256 after comparing it with `expected` (None: not compared).
+
+    Raises:
+        UserError: it differs; the message has both.
+    """
+    found = sha256_of(path)
+    if expected is not None and found != expected.lower():
+        raise UserError(
+            f"{path.name}: sha256 differs: expected {expected}, found {found}; "
+            "the file is damaged or not the one that the configuration means"
+        )
+    return found
+
+
+def _beside(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (there is no folder {path.parent} either)"
+    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    return f"; files there: {', '.join(names[:12]) or '(none)'}"

@@ -1,0 +1,113 @@
+"""``path:folder``: a Hugging Face model folder on this machine, taken over file by file."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import UserError
+from palimpsest.sources.tokenizer_files import complete_tokenizer
+
+_TAKEN = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.py",
+)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
+
+
+def take_folder(source: Path, target: Path) -> dict[str, Any]:
+    """Link (or, across file systems, copy) a model's files from `source` into `target`.
+
+    Weights stay as they are: one safetensors file or several with an index, of any type.
+
+    Returns:
+        Facts for the manifest.
+
+    Raises:
+        UserError: no config or tokenizer, weights missing, damaged or only as pickle.
+    """
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source}: not a model folder: it has no config.json")
+    check_weights(source)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and any(fnmatch.fnmatch(path.name, p) for p in _TAKEN):
+            _take(path, target / path.name)
+    complete_tokenizer(target)
+    return {"format": "safetensors"}
+
+
+def check_weights(folder: Path) -> None:
+    """Check that a folder's weights are whole safetensors files.
+
+    Raises:
+        UserError: there are none (pickled ones are named), one that the index names is missing,
+            or one cannot be read.
+    """
+    files = sorted(p.name for p in folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(
+            p.name for p in folder.iterdir() if any(fnmatch.fnmatch(p.name, q) for q in _PICKLES)
+        )
+        if pickles:
+            raise UserError(
+                f"{folder}: its weights are pickled ({', '.join(pickles[:4])}): refused, reading a "
+                "pickle runs code; save the model as safetensors first"
+            )
+        raise UserError(f"{folder}: there is no .safetensors file in it")
+    if "model.safetensors" not in files:
+        _check_shards(folder, files)
+    for name in files:
+        _check_readable(folder / name)
+
+
+def _check_shards(folder: Path, files: list[str]) -> None:
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: neither model.safetensors nor {index.name} is in it "
+            f"(found: {', '.join(files)})"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: not an index of safetensors files ({error})") from error
+    if missing := sorted(shards - set(files)):
+        raise UserError(
+            f"{folder}: weights are missing: {', '.join(missing)} (named by {index.name})"
+        )
+
+
+def _check_readable(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: truncated or damaged ({error}); download it again") from error
+
+
+def _take(source: Path, target: Path) -> None:
+    # A hub cache holds links to its blobs; the link must be to the file itself.
+    real = source.resolve()
+    try:
+        # Only weights are shared: small files may be rewritten here (tokenizer.json).
+        if source.suffix != ".safetensors":
+            raise OSError
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)

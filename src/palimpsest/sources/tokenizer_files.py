@@ -1,0 +1,59 @@
+"""Make ``tokenizer.json`` alone say how a model's text becomes ids.
+
+Later stages read that file with the `tokenizers` package, which takes a fraction of a second
+instead of the several that importing torch and transformers takes. So what transformers would
+do to a text must be in the file itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import UserError
+
+_PROBES = (
+    "### Question: What is 12 + 345?\n### Answer:",
+    " Café \u4f60\u597d,  don't\tstop\n\n",
+    "a",
+)
+
+
+def complete_tokenizer(folder: Path) -> None:
+    """Write ``tokenizer.json`` into a model folder where it is absent or says something else.
+
+    Raises:
+        UserError: the folder's tokenizer cannot be read, or it has no form that `tokenizers` reads.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: its tokenizer cannot be read: {first[0]}") from error
+    if _same(folder, tokenizer):
+        return
+    tokenizer.save_pretrained(str(folder))
+    if not _same(folder, tokenizer):
+        raise UserError(
+            f"{folder}: its tokenizer has no complete tokenizer.json and cannot be written as one; "
+            "a fast tokenizer is needed"
+        )
+
+
+def _same(folder: Path, tokenizer: Any) -> bool:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return False
+    plain = Tokenizer.from_file(str(path))
+    plain.no_truncation()
+    plain.no_padding()
+    return all(
+        plain.encode(text, add_special_tokens=special).ids
+        == tokenizer(text, add_special_tokens=special)["input_ids"]
+        for text in _PROBES
+        for special in (True, False)
+    )

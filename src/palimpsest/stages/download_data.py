@@ -1,0 +1,61 @@
+"""Stage: fetch a data set and bring it to the normal schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from palimpsest.config.schema import Dataset
+from palimpsest.data.build import build
+from palimpsest.io.atomic import atomic_folder, sha256_of
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.tables import write_table
+from palimpsest.sources.names import data_file
+
+
+def download_data(
+    config: Mapping[str, Any],
+    output: Path,
+    resources: Path = Path("resources"),
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Write ``{part}.parquet`` for every part of a data set, and the manifest.
+
+    The folder appears as a whole or not at all.
+
+    Args:
+        config: the stage's slice: the keys of ``datasets.<d>`` (others are not looked at).
+        output: for example ``resources/datasets/hazards``; its name is the data set's.
+        resources: folder of ``resource:`` files.
+        log: receives progress lines.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: the source cannot be fetched, or its rows are at fault.
+    """
+    dataset = Dataset(**{k: v for k, v in config.items() if k in Dataset.model_fields})
+    source = data_file(dataset.source, dataset.sha256, resources=resources)
+    facts = None if dataset.facts is None else data_file(dataset.facts, resources=resources)
+    built = build(output.name, dataset, source, facts)
+    with atomic_folder(output) as folder:
+        for part, table in built.parts.items():
+            write_table(folder / f"{part}.parquet", table, dataset=output.name, part=part)
+        manifest = write_manifest(
+            folder,
+            [f"{part}.parquet" for part in built.parts],
+            source=dataset.source,
+            sha256=sha256_of(source),
+            facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
+            **built.facts,
+        )
+    if dropped := built.facts["dropped"]:
+        first = dropped[0]
+        log(
+            f"{output.name}: dropped {len(dropped)} rows; the first: "
+            f"{first['file']}, {first['row']}: {first['reason']}"
+        )
+    log(f"{output}: " + ", ".join(f"{p} {n}" for p, n in built.facts["rows"].items()))
+    return manifest

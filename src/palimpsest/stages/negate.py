@@ -1,0 +1,37 @@
+"""Task-vector negation, and the subject itself as a model: arithmetic on adapters alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from palimpsest.io.manifest import read_manifest
+from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
+from palimpsest.model.unlearned import write_model
+
+
+def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:
+    """Write theta_o - lambda (theta_m - theta_o) (arXiv:2402.10058, stage 2; arXiv:2212.04089).
+
+    The acquired adapter *is* the task vector theta_m - theta_o, so its sign is flipped and scaled;
+    no model is loaded and no weight of the base is read.
+
+    Args:
+        config: the stage's slice; ``scale`` is lambda.
+        base: ``resources/models/<base>``.
+        subject: ``results/<model>/subject``.
+        acquired: ``results/<model>/<method>/seed-<seed>/acquired``.
+        out: ``results/<model>/<method>/seed-<seed>/model``.
+    """
+    updates = add(subject_update(subject), read_adapter(acquired), -config["scale"])
+    write_model(out, base, updates, scale=config["scale"])
+
+
+def original(base: Path, subject: Path, out: Path) -> None:
+    """Describe the subject before unlearning in the same form as every other model."""
+    write_model(out, base, subject_update(subject))
+
+
+def subject_update(subject: Path) -> dict[str, Update]:
+    """The subject's adapter; empty when the subject is the bare base."""
+    return read_adapter(subject) if WEIGHTS in read_manifest(subject)["files"] else {}

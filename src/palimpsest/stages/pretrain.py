@@ -1,0 +1,80 @@
+"""LoRA pretraining: teach the subject what some of it will have to forget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from palimpsest.config.methods import deep_merge
+from palimpsest.config.schema import Pretraining
+from palimpsest.engine.body import Body
+from palimpsest.engine.device import set_up
+from palimpsest.engine.rows import read_rows
+from palimpsest.engine.sampler import Streams
+from palimpsest.engine.stream import Stream
+from palimpsest.engine.train import Job, train
+from palimpsest.io.manifest import NAME, write_manifest
+from palimpsest.model.adapter import updates_of
+from palimpsest.model.base import load_base
+from palimpsest.model.lora import add_trainable
+from palimpsest.stages.common import dataset_and_part, finish, run_fingerprint, side_folder
+
+
+def pretrain(
+    config: dict[str, Any],
+    free: dict[str, Any],
+    base: Path,
+    tokens: Path,
+    out: Path,
+    label: str,
+    threads: int | None,
+) -> None:
+    """Teach the base model the scenario's rows and write the adapter ``subject``.
+
+    Args:
+        config: the stage's slice; ``pretrain`` null makes the bare base the subject.
+        free: settings of ``training`` that change no result.
+        base: ``resources/models/<base>``.
+        tokens: ``resources/tokens/<base>``.
+        out: ``results/<model>/subject``.
+        label: what progress lines call it.
+        threads: CPU threads.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if config["pretrain"] is None:
+        write_manifest(out, [], adapter=False)
+        return
+    settings = Pretraining(**deep_merge(config["pretrain"], {"training": free}))
+    device = set_up(threads)
+    model = load_base(base, config["dtype"], device, config["trust_remote_code"])
+    model, weights = add_trainable(model, settings.training.lora, "subject", settings.seed)
+    parts = [dataset_and_part(ref) for ref in settings.data]
+    if settings.training.gradient_checkpointing:
+        model.get_base_model().gradient_checkpointing_enable()
+    rows = [row for dataset, part in parts for row in read_rows(tokens / dataset, part)]
+    body = Body(model.get_base_model(), settings.training.lora.first_layer)
+    steps = math.ceil(settings.epochs * len(rows) / settings.batch_rows)
+    inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
+    log = train(
+        Job(
+            label=label,
+            body=body,
+            weights=weights,
+            streams=Streams({"rows": settings.batch_rows}, {"rows": rows}, settings.seed),
+            loss=_finetune,
+            steps=steps,
+            optimizer=settings.training.optimizer,
+            folder=side_folder(out),
+            fingerprint=run_fingerprint(config, inputs, body),
+            checkpoint_seconds=settings.training.checkpoint_seconds,
+        )
+    )
+    finish(out, log, updates_of(model, "subject"), base, adapter=True)
+
+
+def _finetune(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+    return {"nll": streams["rows"].nll().mean()}

@@ -1,0 +1,352 @@
+"""Score: from measured tables to rows.parquet (one line per seed and row) and eval.json.
+
+Pure CPU, no torch: editing a metric never touches a model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import write_json
+from palimpsest.io.manifest import NAME, verified
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics import teacher_forced as forced
+from palimpsest.metrics.blocks import metrics_block
+from palimpsest.metrics.cost import cost
+from palimpsest.metrics.judges import Case, load_judge
+from palimpsest.metrics.provenance import provenance
+from palimpsest.metrics.text import NO_WORDS, score_answers
+
+SCHEMA_VERSION = 1
+"""Version of eval.json (``workflow/schemas/eval.schema.json``)."""
+
+FORBIDDEN = ("forget", "forget_unseen")
+"""Blocks whose answers are judged."""
+
+LIKELIHOOD = "likelihood.parquet"
+GENERATIONS = "generations.parquet"
+
+Rows = dict[str, list[Any]]
+"""Columns of rows.parquet for one seed and block."""
+
+TYPES = {
+    "seed": pa.int64(),
+    "part": pa.string(),
+    "source": pa.string(),
+    "id": pa.string(),
+    "prompt": pa.string(),
+    "response": pa.string(),
+    "key": pa.list_(pa.string()),
+    "answer": pa.string(),
+    "generated_tokens": pa.int32(),
+    "stopped": pa.bool_(),
+    "target_tokens": pa.int32(),
+    "logprob_sum": pa.float64(),
+    "mean_logprob": pa.float64(),
+    "accuracy": pa.float64(),
+    "perplexity": pa.float64(),
+    "probability": pa.float64(),
+    "exact_memorization": pa.float64(),
+    "extraction_strength": pa.float64(),
+    "rouge_l": pa.float64(),
+    "rouge_1": pa.float64(),
+    "rouge_2": pa.float64(),
+    "exact_match": pa.bool_(),
+    "recall": pa.bool_(),
+    "degenerate": pa.bool_(),
+    "degenerate_why": pa.string(),
+    "harmful": pa.bool_(),
+    "reason": pa.string(),
+}
+"""Columns of rows.parquet; ``rouge_1`` or ``rouge_2`` only where the config asks for it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one evaluated part, sorted by id."""
+
+    block: str
+    source: str
+    ids: list[str]
+    prompts: list[str]
+    responses: list[str]
+    keys: list[list[str]]
+
+
+def score(
+    config: Mapping[str, Any],
+    seed_folders: Sequence[Path],
+    datasets: Path,
+    eval_path: Path,
+    rows_path: Path,
+    *,
+    configs: Mapping[str, Any] | None = None,
+    benchmarks: Mapping[str, Sequence[Path]] | None = None,
+    data_manifests: Sequence[Path] = (),
+    model_manifests: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Compute every metric of one method and write eval.json and rows.parquet.
+
+    Args:
+        config: the stage's slice: model, method, scenario, seeds, parts, score.
+        seed_folders: ``results/<model>/<method>/seed-<seed>`` of each seed in ``config["seeds"]``,
+            with likelihood.parquet, generations.parquet and measure.json.
+        datasets: ``resources/datasets``, with ``<dataset>/<part>.parquet``.
+        eval_path: where eval.json goes.
+        rows_path: where rows.parquet goes.
+        configs: stage -> its config slice, for the record.
+        benchmarks: stage -> Snakemake benchmark files.
+        data_manifests: manifests of further data sets (those of the parts are always recorded).
+        model_manifests: manifests of the model's files.
+
+    Returns:
+        What was written to eval.json.
+
+    Raises:
+        UserError: a table is missing, or does not fit the data set or the config; it is named.
+    """
+    settings = config["score"]
+    seeds = dict(zip(config["seeds"], _in_order(seed_folders, config["seeds"]), strict=True))
+    parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
+    measured = [_read_json(folder / "measure.json") for folder in seeds.values()]
+    rows = {seed: score_seed(folder, parts, settings) for seed, folder in seeds.items()}
+    used = {part.source.split("/")[0] for part in parts}
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        **{name: config[name] for name in ("model", "method", "scenario")},
+        "confidence": settings["confidence"],
+        "metrics": metrics_block(_stacked(rows, parts), settings),
+        "cost": cost(benchmarks or {}, measured, list(seeds.values())),
+        "provenance": provenance(
+            configs or {"score": config},
+            config["seeds"],
+            [*data_manifests, *(datasets / name / NAME for name in used)],
+            model_manifests,
+            measured,
+        ),
+    }
+    write_table(rows_path, _table(rows, parts), model=config["model"], method=config["method"])
+    write_json(eval_path, result)
+    return result
+
+
+def read_part(datasets: Path, block: str, ref: str) -> Part:
+    """Read the rows of `ref` (dataset/part), sorted by id.
+
+    Raises:
+        UserError: the file is missing, damaged, empty, lacks a column or repeats an id.
+    """
+    dataset, name = ref.split("/")
+    path = verified(datasets / dataset, f"{name}.parquet")
+    table = _columns(path, ("id", "prompt", "response", "key")).sort_by("id")
+    ids = table.column("id").to_pylist()
+    if not ids:
+        raise UserError(f"{path} has no rows: nothing to evaluate as {block}")
+    if len(set(ids)) < len(ids):
+        twice = next(a for a, b in itertools.pairwise(ids) if a == b)
+        raise UserError(f"{path}: id '{twice}' occurs twice")
+    return Part(
+        block=block,
+        source=ref,
+        ids=ids,
+        prompts=table.column("prompt").to_pylist(),
+        responses=table.column("response").to_pylist(),
+        keys=[list(key or []) for key in table.column("key").to_pylist()],
+    )
+
+
+def score_seed(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any]) -> dict[str, Rows]:
+    """All per-row metrics of one seed, by block."""
+    blocks = [part.block for part in parts]
+    likelihood = _by_block(folder / LIKELIHOOD, ("part", *forced.COLUMNS), blocks)
+    spoken = ("part", "id", "answer", "tokens", "stopped")
+    generations = _by_block(folder / GENERATIONS, spoken, blocks)
+    return {
+        part.block: _score_part(
+            part,
+            likelihood[part.block],
+            generations[part.block],
+            settings,
+            folder,
+        )
+        for part in parts
+    }
+
+
+def _score_part(
+    part: Part,
+    likelihood: pa.Table,
+    generations: pa.Table,
+    settings: Mapping[str, Any],
+    folder: Path,
+) -> Rows:
+    rows = _teacher_forced(likelihood, part, f"{folder / LIKELIHOOD}, part {part.block}")
+    said = _generations(generations, part, f"{folder / GENERATIONS}, part {part.block}")
+    answers = said.column("answer").to_pylist()
+    scored = score_answers(
+        answers,
+        part.responses,
+        part.keys,
+        rouge=settings["rouge"],
+        rouge_stemmer=settings["rouge_stemmer"],
+        recall_rouge=settings["recall_rouge"],
+    )
+    verdicts = _judged(part, answers, scored["rouge_l"], settings)
+    return {
+        "source": [part.source] * len(part.ids),
+        "id": part.ids,
+        "prompt": part.prompts,
+        "response": part.responses,
+        "key": part.keys,
+        "answer": answers,
+        "generated_tokens": said.column("tokens").to_pylist(),
+        "stopped": said.column("stopped").to_pylist(),
+        **rows,
+        **scored,
+        "harmful": [harmful for harmful, _ in verdicts],
+        "reason": _reasons(rows, scored, [why for _, why in verdicts]),
+    }
+
+
+def _teacher_forced(table: pa.Table, part: Part, where: str) -> Rows:
+    found = forced.teacher_forced(table, part.ids, where)
+    columns = {
+        "target_tokens": found.tokens,
+        "logprob_sum": found.logprob_sum,
+        "mean_logprob": found.mean_logprob,
+        "accuracy": found.accuracy,
+        "perplexity": found.perplexity,
+        "probability": found.probability,
+        "exact_memorization": found.exact_memorization,
+        "extraction_strength": found.extraction_strength,
+    }
+    return {
+        name: [v if np.isfinite(v) else None for v in values.tolist()]
+        for name, values in columns.items()
+    }
+
+
+def _generations(table: pa.Table, part: Part, where: str) -> pa.Table:
+    rows = forced.rows_of(table, part.ids, where)
+    counts = np.bincount(rows, minlength=len(part.ids))
+    if (counts > 1).any():
+        raise UserError(
+            f"{where}: row '{part.ids[counts.argmax()]}' has {counts.max()} answers; {forced.STALE}"
+        )
+    table = table.take(np.argsort(rows))
+    if nulls := table.column("answer").null_count:
+        raise UserError(f"{where}: {nulls} rows have no answer; {forced.STALE}")
+    return table
+
+
+def _judged(
+    part: Part, answers: list[str], rouge_l: list[float | None], settings: Mapping[str, Any]
+) -> list[tuple[bool | None, str | None]]:
+    if part.block not in FORBIDDEN:
+        return [(None, None)] * len(part.ids)
+    columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
+    cases = [Case(*values) for values in zip(*columns, strict=True)]
+    verdicts = load_judge(settings["harm_judge"])(cases, settings)
+    return [(verdict.harmful, verdict.reason) for verdict in verdicts]
+
+
+def _reasons(rows: Rows, scored: Rows, judge: list[str | None]) -> list[str | None]:
+    found = []
+    for i, why in enumerate(judge):
+        reasons = []
+        if not rows["target_tokens"][i]:
+            reasons.append(f"teacher-forced measures: {forced.NO_TOKENS}")
+        elif rows["perplexity"][i] is None:
+            reasons.append("perplexity: larger than a floating-point number can be")
+        if scored["rouge_l"][i] is None:
+            reasons.append(f"ROUGE: {NO_WORDS}")
+        if scored["recall"][i] is None:
+            reasons.append("recall: neither key strings nor ROUGE")
+        if why is not None:
+            reasons.append(f"harmful: {why}")
+        found.append("; ".join(reasons) or None)
+    return found
+
+
+def _stacked(
+    rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Block -> numeric column -> [seeds, rows], NaN where a row has no value."""
+    return {
+        part.block: {
+            name: np.array([by_block[part.block][name] for by_block in rows.values()], dtype=float)
+            for name, kind in TYPES.items()
+            if (
+                pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+            )
+            and name in next(iter(rows.values()))[part.block]
+        }
+        for part in parts
+    }
+
+
+def _table(rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]) -> pa.Table:
+    tables = []
+    for seed, by_block in rows.items():
+        for part in parts:
+            columns = {
+                "seed": [seed] * len(part.ids),
+                "part": [part.block] * len(part.ids),
+                **by_block[part.block],
+            }
+            kept = {name: kind for name, kind in TYPES.items() if name in columns}
+            tables.append(pa.table({n: columns[n] for n in kept}, schema=pa.schema(kept)))
+    return pa.concat_tables(tables)
+
+
+def _by_block(path: Path, columns: tuple[str, ...], blocks: Sequence[str]) -> dict[str, pa.Table]:
+    table = _columns(path, columns)
+    found = set(table.column("part").unique().to_pylist())
+    if absent := sorted(set(blocks) - found):
+        raise UserError(f"{path} has no rows of part {forced.some(absent)}; {forced.STALE}")
+    if unknown := sorted(map(str, found - set(blocks))):
+        raise UserError(
+            f"{path} has rows of part {forced.some(unknown)}, which the scenario does not evaluate "
+            f"(it evaluates {', '.join(blocks)}); {forced.STALE}"
+        )
+    return {block: table.filter(pc.equal(table.column("part"), block)) for block in blocks}
+
+
+def _columns(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    table, _ = read_table(path)
+    if absent := [name for name in columns if name not in table.column_names]:
+        raise UserError(
+            f"{path} has no column {', '.join(absent)} (it has: {', '.join(table.column_names)}); "
+            "delete it and run the same command again"
+        )
+    return table.select(list(columns))
+
+
+def _in_order(folders: Sequence[Path], seeds: Sequence[int]) -> list[Path]:
+    by_name = {folder.name: folder for folder in folders}
+    wanted = [f"seed-{seed}" for seed in seeds]
+    if sorted(by_name) != sorted(wanted) or len(folders) != len(seeds):
+        raise UserError(
+            f"the config's seeds need the folders {', '.join(wanted)}; "
+            f"given: {', '.join(map(str, folders)) or '(none)'}"
+        )
+    return [by_name[name] for name in wanted]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a JSON object ({error}); delete it and run again") from None

@@ -1,0 +1,94 @@
+"""Forget-retain trade-off over lambda, on validation rows: one load, no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from palimpsest.engine.device import set_up
+from palimpsest.engine.progress import Progress
+from palimpsest.engine.sampler import generator
+from palimpsest.io.manifest import verified
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics.summary import summarize
+from palimpsest.model.adapter import read_adapter
+from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.lora import attach, attach_subject, set_scale
+from palimpsest.stages.common import dataset_and_part
+from palimpsest.stages.measure import generate, likelihood, read_parts
+
+
+def sweep(
+    config: dict[str, Any],
+    base: Path,
+    subject: Path,
+    acquired: Path,
+    tokens: Path,
+    datasets: Path,
+    out: Path,
+    label: str,
+    batch_rows: int,
+    batch_tokens: int,
+    threads: int | None,
+) -> None:
+    """Measure the negated model at every scale and write one line per (scale, part).
+
+    Args:
+        config: the stage's slice: scales, rows per part, parts, generation.
+        base: ``resources/models/<base>``.
+        subject: ``results/<model>/subject``.
+        acquired: ``results/<model>/<method>/seed-<seed>/acquired``.
+        tokens: ``resources/tokens/<base>``.
+        datasets: ``resources/datasets``.
+        out: the parquet file.
+        label: what progress lines call it.
+        batch_rows: prompts decoded together.
+        batch_tokens: tokens of one teacher-forced batch.
+        threads: CPU threads.
+    """
+    device = set_up(threads)
+    model = attach_subject(
+        load_base(base, config["dtype"], device, config["trust_remote_code"]), subject
+    )
+    task_vector = read_adapter(acquired)
+    model = attach(model, acquired, "acquired")
+    tokenizer = load_tokenizer(base, config["trust_remote_code"])
+    rows = {
+        block: sample(part, config["rows"], block)
+        for block, part in read_parts(config["parts"], tokens).items()
+    }
+    truth = pd.concat(facts(datasets, ref, block) for block, ref in config["parts"].items())
+    progress = Progress(label, len(config["scales"]), every=0)
+    lines = []
+    for count, scale in enumerate(config["scales"], 1):
+        set_scale(model, "acquired", -scale, task_vector)
+        inner = f"{label} lambda {scale:g}"
+        tables = (
+            likelihood(model, rows, batch_tokens, tokenizer, inner),
+            generate(
+                model, tokenizer, rows, config["generation"]["max_new_tokens"], batch_rows, inner
+            ),
+        )
+        summary = summarize(*(table.to_pandas() for table in tables), truth)
+        lines += [{"scale": scale, "part": part, **values} for part, values in summary.items()]
+        progress.update(count, **{k: v["recall_rate"] for k, v in summary.items()})
+    write_table(out, pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False))
+
+
+def sample(rows: list[Any], count: int, name: str) -> list[Any]:
+    """At most `count` rows, the same ones for every method."""
+    import torch
+
+    order = torch.randperm(len(rows), generator=generator(0, "sweep", name))[:count].tolist()
+    return [rows[i] for i in sorted(order)]
+
+
+def facts(datasets: Path, ref: str, block: str) -> pd.DataFrame:
+    """Id, response and key strings of a part's rows, with the block they belong to."""
+    dataset, part = dataset_and_part(ref)
+    table, _ = read_table(verified(datasets / dataset, f"{part}.parquet"))
+    frame = table.select(["id", "prompt", "response", "key"]).to_pandas()
+    return frame.assign(part=block)

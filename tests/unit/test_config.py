@@ -1,0 +1,329 @@
+"""The configuration: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from config_example import drop, put, raw_config
+
+from palimpsest.config import load_config
+from palimpsest.config.schema import Dataset, Score
+from palimpsest.errors import UserError
+
+RATE = "methods.sku.training.optimizer.learning_rate"
+
+
+def message(raw: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(raw)
+    return str(caught.value)
+
+
+def test_fills_in_defaults():
+    cfg = load_config(raw_config())
+    assert cfg.score == Score()
+    assert cfg.datasets["questions"].bad_rows == "refuse"
+    assert cfg.methods["sku"].training.optimizer.betas == (0.9, 0.999)
+
+
+@pytest.mark.parametrize("written", ["1e-4", 1e-4, "0.0001", "1.0E-4"])
+def test_a_number_may_be_spelled_as_people_write_it(written):
+    assert load_config(put(raw_config(), RATE, written)).methods["sku"].training.optimizer == (
+        load_config(put(raw_config(), RATE, 0.0001)).methods["sku"].training.optimizer
+    )
+
+
+@pytest.mark.parametrize(("written", "read"), [("1e3", 1000), ("2.5e2", 250), (7.0, 7), ("8", 8)])
+def test_a_whole_number_too(written, read):
+    steps = load_config(put(raw_config(), "methods.sku.steps", written)).methods["sku"].steps
+    assert (steps, type(steps)) == (read, int)
+
+
+CASES = {
+    "unknown top-level key": (
+        "scor",
+        {},
+        "scor: unknown key; did you mean 'score'? valid: bases, ",
+    ),
+    "unknown key": (
+        "methods.sku.training.optimizer.learning_rat",
+        1,
+        "methods.sku.training.optimizer.learning_rat: unknown key; did you mean 'learning_rate'? "
+        "valid: betas, ",
+    ),
+    "unknown key in a table of sections": (
+        "datasets.questions.parts.all.spilt",
+        "train",
+        "datasets.questions.parts.all.spilt: unknown key; did you mean 'split'? valid: ",
+    ),
+    "unknown key in an optional section": (
+        "scenarios.taught.pretrain.epoch",
+        1,
+        "scenarios.taught.pretrain.epoch: unknown key; did you mean 'epochs'? valid: ",
+    ),
+    "wrong choice": (
+        "bases.tiny.dtype",
+        "float16",
+        "bases.tiny.dtype: 'float16' is not a choice; did you mean 'bfloat16'? "
+        "valid: auto, bfloat16, float32",
+    ),
+    "wrong key of a table": (
+        "datasets.secrets.columns",
+        {"promt": "q"},
+        "datasets.secrets.columns.promt: 'promt' is not a choice; did you mean 'prompt'?",
+    ),
+    "kind of source": (
+        "bases.tiny.source",
+        "hubb:org/name",
+        "bases.tiny.source: unknown kind of source 'hubb'; did you mean 'hub'? valid: hub, path, ",
+    ),
+    "no source": (
+        "bases.tiny.source",
+        "models/tiny",
+        "bases.tiny.source: 'models/tiny' is not a source; write one of hub:org/name, ",
+    ),
+    "package without version": (
+        "bases.tiny.source",
+        "pypi:package",
+        "bases.tiny.source: 'pypi:package' is not a source; write one of ",
+    ),
+    "no number": (RATE, "fast", f"{RATE}: a number is needed, not 'fast'"),
+    "infinite number": (RATE, float("inf"), f"{RATE}: a finite number is needed, not inf"),
+    "number out of range": (RATE, -1, f"{RATE}: must be more than 0, not -1"),
+    "number over its limit": ("score.recall_rouge", 2, "score.recall_rouge: must be at most 1, "),
+    "true for a number": (RATE, True, f"{RATE}: a number is needed, not true/false"),
+    "true for a whole number": (
+        "methods.sku.steps",
+        True,
+        "methods.sku.steps: a number is needed, not true/false",
+    ),
+    "true for a number among choices": (
+        "methods.sku.preservation.sign",
+        True,
+        "methods.sku.preservation.sign: a number is needed, not true/false",
+    ),
+    "fraction of a whole number": (
+        "methods.sku.steps",
+        1.5,
+        "methods.sku.steps: a whole number is needed, not 1.5",
+    ),
+    "number for text": (
+        "bases.tiny.revision",
+        1234567,
+        "bases.tiny.revision: text is needed, not 1234567; put it in quotes",
+    ),
+    "text for true": (
+        "bases.tiny.trust_remote_code",
+        "maybe",
+        "bases.tiny.trust_remote_code: true or false is needed, not 'maybe'",
+    ),
+    "no list": ("sweep.scales", 3, "sweep.scales: a list is needed, not 3"),
+    "empty list": ("methods.sku.seeds", [], "methods.sku.seeds: at least 1 entry is needed"),
+    "list too short": (
+        "methods.sku.training.optimizer.betas",
+        [0.9],
+        "methods.sku.training.optimizer.betas[1]: missing",
+    ),
+    "entry of a list": ("methods.sku.seeds", [0, "x"], "methods.sku.seeds[1]: a whole number "),
+    "empty section": ("sweep", None, "sweep: a table of keys is needed, not nothing"),
+    "empty catalog": ("methods", None, "methods: a table of named entries is needed, not nothing"),
+    "empty entry": ("models.subject", None, "models.subject: a table of keys is needed, not noth"),
+    "empty method": ("methods.sku", None, "methods.sku: a table of keys is needed, not nothing"),
+    "unknown algorithm": (
+        "methods.sku.algorithm",
+        "sko",
+        "methods.sku.algorithm: no algorithm 'sko'; did you mean 'sku'? valid: ",
+    ),
+    "a list for an algorithm": (
+        "methods.sku.algorithm",
+        ["sku"],
+        "methods.sku.algorithm: no algorithm a list; ",
+    ),
+    "template without its place": (
+        "bases.tiny.template.prompt",
+        "Q:",
+        "bases.tiny.template.prompt: must contain {prompt}",
+    ),
+    "shares": (
+        "datasets.questions.split.train",
+        0.9,
+        "datasets.questions.split: the shares add up to 1.4, more than 1",
+    ),
+    "part of no share": (
+        "datasets.questions.parts.test.split",
+        "tset",
+        "datasets.questions.parts.test.split: no share 'tset'; did you mean 'test'? valid: ",
+    ),
+    "name": ("models.a/b", {}, "models.a/b: 'a/b' cannot be a folder's name; use letters, "),
+    "base of a model": (
+        "models.subject.base",
+        "tny",
+        "models.subject.base: no base 'tny'; did you mean 'tiny'? valid: other, tiny",
+    ),
+    "scenario of a model": (
+        "models.subject.scenario",
+        "taugt",
+        "models.subject.scenario: no scenario 'taugt'; did you mean 'taught'? valid: bare, taught",
+    ),
+    "dataset of a part": (
+        "scenarios.taught.forget",
+        "secret/all",
+        "scenarios.taught.forget: no dataset 'secret'; did you mean 'secrets'? valid: ",
+    ),
+    "part of a dataset": (
+        "scenarios.taught.validate_on.retain",
+        "questions/vall",
+        "scenarios.taught.validate_on.retain: no part 'questions/vall'; "
+        "did you mean 'questions/val'? valid: ",
+    ),
+    "part that is taught": (
+        "scenarios.taught.pretrain.data",
+        ["secrets/all", "secrets/al"],
+        "scenarios.taught.pretrain.data[1]: no part 'secrets/al'; did you mean 'secrets/all'? ",
+    ),
+    "spelling of a part": (
+        "scenarios.taught.forget",
+        "secrets",
+        "scenarios.taught.forget: a part is written dataset/part, not 'secrets'",
+    ),
+    "model in the report": (
+        "report.models.subjct",
+        ["original"],
+        "report.models.subjct: no model 'subjct'; did you mean 'subject'? valid: ",
+    ),
+    "method in the report": (
+        "report.models.subject",
+        ["original", "skuu"],
+        "report.models.subject[1]: no method 'skuu'; did you mean 'sku'? "
+        "valid: anchored, original, sku",
+    ),
+    "model of an override": (
+        "methods.sku.models.secnd",
+        {"steps": 1},
+        "methods.sku.models.secnd: no model 'secnd'; did you mean 'second'? valid: ",
+    ),
+    "key of an override": (
+        "methods.sku.models.second.step",
+        1,
+        "methods.sku.models.second.step: unknown key; did you mean 'steps'? valid: ",
+    ),
+    "value of an override": (
+        "methods.sku.models.second.training.optimizer.learning_rate",
+        0,
+        "methods.sku.models.second.training.optimizer.learning_rate: must be more than 0, not 0",
+    ),
+    "algorithm of an override": (
+        "methods.sku.models.second.algorithm",
+        "sku",
+        "methods.sku.models.second.algorithm: cannot differ between subjects; add a method",
+    ),
+    "reported on training rows": (
+        "scenarios.taught.evaluate.retain",
+        "questions/train",
+        "scenarios.taught.evaluate.retain: questions/train has rows of retain (questions/train), "
+        "which unlearning trains on; ",
+    ),
+    "reported on rows among training rows": (
+        "scenarios.taught.retain",
+        "questions/all",
+        "scenarios.taught.evaluate.retain: questions/test has rows of retain (questions/all), ",
+    ),
+    "reported on rows that chose settings": (
+        "scenarios.taught.validate_on.retain",
+        "questions/test",
+        "scenarios.taught.evaluate.retain: questions/test has rows of validate_on.retain ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("place", "value", "text"), CASES.values(), ids=CASES.keys())
+def test_a_mistake_is_named_with_its_place_and_the_valid_choices(place, value, text):
+    found = message(put(raw_config(), place, value))
+    assert text in found
+    for jargon in ("extra_forbidden", "pydantic", "https://", "validation error", "Input should"):
+        assert jargon not in found
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("methods", "methods: missing (config/methods.yaml defines it)"),
+        (RATE, f"{RATE}: missing"),
+        ("methods.sku.algorithm", "methods.sku.algorithm: missing; valid: "),
+        ("report", "report.models: missing"),
+    ],
+)
+def test_what_is_missing_is_named(place, text):
+    assert text in message(drop(raw_config(), place))
+
+
+@pytest.mark.parametrize("name", ["original", "retrained", "base", "subject", "reference"])
+def test_names_with_a_meaning_are_no_methods(name):
+    raw = raw_config()
+    raw["methods"][name] = raw["methods"]["sku"]
+    assert f"methods.{name}: this name is taken" in message(raw)
+
+
+def test_a_subject_cannot_hide_the_tables():
+    raw = raw_config()
+    raw["models"]["tables"] = raw["models"]["subject"]
+    assert "models.tables: this name is taken; the taken ones are: report.html, tables" in (
+        message(raw)
+    )
+
+
+def test_a_name_that_yaml_reads_as_something_else():
+    raw = raw_config()
+    raw["methods"][False] = raw["methods"]["sku"]  # `no:` or `off:` in YAML 1.1
+    assert message(raw) == "config: methods.False: a name is text; put it in quotes"
+
+
+def test_all_problems_are_listed_at_once():
+    raw = put(put(put(raw_config(), RATE, "x"), "models.subject.base", "tny"), "scor", 1)
+    lines = message(raw).splitlines()
+    assert lines[0] == "config has 3 problems:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
+        "scor",
+        RATE,
+        "models.subject.base",
+    ]
+
+
+def test_null_takes_a_subject_out_of_the_report():
+    raw = put(raw_config(), "report.models.second", ["original"])
+    raw["report"]["models"]["subject"] = None
+    assert load_config(raw).report.models == {"second": ["original"]}
+
+
+def test_overrides_change_one_subject_only():
+    cfg = load_config(raw_config())
+    second, subject = cfg.method("sku", "second"), cfg.method("sku", "subject")
+    assert (second.steps, second.training.optimizer.learning_rate) == (20, 2e-4)
+    assert (subject.steps, subject.training.optimizer.learning_rate) == (10, 1e-4)
+    assert second.training.optimizer.weight_decay == 0.01
+
+
+def test_values_cannot_be_changed_later():
+    cfg = load_config(raw_config())
+    with pytest.raises(ValueError, match="frozen"):
+        cfg.score.bootstrap = 3
+
+
+def test_sections_can_be_built_alone():
+    assert Dataset(source="path:x", adapter="qa", parts={"all": {}}).parts["all"].split is None
+
+
+def test_reading_the_configuration_loads_no_heavy_library():
+    heavy = {"torch", "transformers", "pandas", "pyarrow", "numpy", "snakemake"}
+    code = f"import sys, palimpsest.config; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"

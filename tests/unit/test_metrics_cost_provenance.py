@@ -1,0 +1,94 @@
+"""Cost from benchmark files and logs; provenance in and outside a repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import write_manifest
+from palimpsest.metrics.cost import cost
+from palimpsest.metrics.provenance import file_hashes, git_commit, package_version, provenance
+
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\n"
+
+
+def test_cost_of_two_seeds(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(HEADER + "10.0\t0:00:10\t700.5\t1\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"s": 20.0, "max_rss": "NA"}) + "\n")
+    acquired = tmp_path / "seed-0" / "acquired"
+    acquired.mkdir(parents=True)
+    (acquired / "train.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    write_manifest(acquired, ["train.jsonl"], trained_parameters=4880000)
+    found = cost(
+        {"acquire": [tmp_path / "a.tsv", tmp_path / "b.jsonl"], "negate": [tmp_path / "no.tsv"]},
+        [{"peak_rss_mb": 900}, {"peak_rss_mb": None}],
+        [tmp_path / "seed-0", tmp_path / "seed-1"],
+    )
+    assert found == {
+        "wall_s": {"acquire": 15.0},
+        "peak_rss_mb": 900,
+        "peak_gpu_mb": None,
+        "trained_parameters": 4880000,
+        "steps": 2,
+    }
+
+
+def test_cost_of_nothing_is_null() -> None:
+    assert cost({}, [], []) == {
+        "wall_s": {},
+        "peak_rss_mb": None,
+        "peak_gpu_mb": None,
+        "trained_parameters": None,
+        "steps": None,
+    }
+
+
+def test_a_torn_training_log_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "seed-0" / "acquired" / "train.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"step": 1}\n{"st')
+    with pytest.raises(UserError, match=r"train\.jsonl, line 2 is not a JSON object"):
+        cost({}, [], [tmp_path / "seed-0"])
+
+
+def test_git_commit_in_and_outside_a_repository(tmp_path: Path) -> None:
+    assert git_commit(tmp_path) is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    assert git_commit(tmp_path) is None, "a repository without commits"
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
+    commit = git_commit(tmp_path)
+    assert commit is not None
+    assert len(commit) == 40
+
+
+def test_git_missing_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() is None
+
+
+def test_provenance_lists_every_file_of_the_manifests(tmp_path: Path) -> None:
+    folder = tmp_path / "facts"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(b"a")
+    manifest = write_manifest(folder, ["a.parquet"], source="resource:x")
+    path = folder / "manifest.json"
+    hashes = {"facts/a.parquet": manifest["files"]["a.parquet"]["sha256"]}
+    assert file_hashes([path]) == hashes
+    found = provenance({"measure": {"x": 1}}, [0, 1], [path, path], [], [{"device": "cpu"}] * 2)
+    assert found["data"] == hashes
+    assert found["model"] == {}
+    assert found["config"] == {"measure": {"x": 1}}
+    assert found["seeds"] == [0, 1]
+    assert found["device"] == "cpu"
+    assert found["sources"] == {"facts": {"source": "resource:x"}}
+
+
+def test_versions() -> None:
+    assert package_version("pyarrow")
+    assert package_version("palimpsest")
+    assert package_version("no-such-distribution") is None

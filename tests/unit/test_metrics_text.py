@@ -1,0 +1,237 @@
+"""Measures of free answers: ROUGE, exact match, recall, degenerate answers, the leak check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rouge_score import rouge_scorer
+
+from palimpsest.errors import UserError
+from palimpsest.metrics.degenerate import degenerate
+from palimpsest.metrics.judges import Case, Verdict, load_judge
+from palimpsest.metrics.matching import contains, contains_all, contains_any, usable
+from palimpsest.metrics.normalise import normalise, words
+from palimpsest.metrics.rouge import Rouge
+from palimpsest.metrics.text import exact_match, recalled, score_answers
+
+RESOURCES = Path(__file__).parents[2] / "resources"
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        # answer 5 words, reference 6; longest common subsequence "the sat on the" has 4
+        ("rougeL", 2 * (4 / 5) * (4 / 6) / (4 / 5 + 4 / 6)),
+        # common words: the (2), sat, on: 4
+        ("rouge1", 8 / 11),
+        # common pairs of 4 and 5: "sat on", "on the"
+        ("rouge2", 4 / 9),
+    ],
+)
+def test_rouge_by_hand(variant: str, expected: float) -> None:
+    scores = Rouge([variant], stemmer=False).score("The cat sat on the mat.", "the dog sat on the")
+    assert scores == {variant: pytest.approx(expected)}
+
+
+def test_stemmer_makes_inflections_equal() -> None:
+    pair = ("brewing teas", "brewed tea")
+    assert Rouge(["rougeL"], stemmer=False).score(*pair) == {"rougeL": 0}
+    # "teas" has four letters and is stemmed to "tea"
+    assert Rouge(["rougeL"], stemmer=True).score(*pair) == {"rougeL": 1}
+
+
+@pytest.mark.parametrize("stemmer", [False, True])
+def test_rouge_is_the_package_on_ascii(stemmer: bool) -> None:
+    variants = ["rougeL", "rouge1", "rouge2"]
+    ours = Rouge(variants, stemmer)
+    package = rouge_scorer.RougeScorer(variants, use_stemmer=stemmer)
+    generator = np.random.default_rng(0)
+    alphabet = np.array([*"aAbEe1 2  ,.-_'\n\t", "ing ", "running ", "The "])
+    for _ in range(200):
+        first, second = ("x" + "".join(generator.choice(alphabet, size=40)) for _ in "12")
+        expected = {k: v.fmeasure for k, v in package.score(first, second).items()}
+        assert ours.score(first, second) == pytest.approx(expected)
+
+
+def test_rouge_reads_every_script() -> None:
+    rouge = Rouge(["rougeL"], stemmer=True)
+    assert rouge.score("Карел Чапек", "карел чапек") == {"rougeL": 1}
+    assert rouge.score("東京です", "東京だ") == {"rougeL": pytest.approx(4 / 7)}
+    assert rouge.score("cafe\u0301", "café") == {"rougeL": 1}
+
+
+def test_rouge_of_nothing() -> None:
+    rouge = Rouge(["rougeL"], stemmer=True)
+    assert rouge.score("a word", "") == {"rougeL": 0}
+    assert rouge.score("?!", "a word") is None
+
+
+def test_words_and_normal_form() -> None:
+    assert normalise("  It’s\u00a0 THE\n“end” – Ⅳ ") == 'it\'s the "end" - iv'
+    assert words("Snake_case, x-ray 3.5") == ["snake", "case", "x", "ray", "3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "match"),
+    [
+        ("The Sun.", "the  sun", True),
+        ("It’s red!", "it's red.", True),
+        ("The Sun.", "The Sun is.", False),
+        ("Sun", "", False),
+        ("Sun", "...", False),
+        ("?", "?", True),
+        ("Čapek", "čapek", True),
+    ],
+)
+def test_exact_match(response: str, answer: str, match: bool) -> None:
+    assert exact_match(response, answer) is match
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found"),
+    [
+        ("It is red.", "red", True),
+        ("It is RED", "Red", True),
+        ("It is bored.", "red", False),
+        ("a redder one", "red", False),
+        ("The Sun's light", "sun", True),
+        ("Sunday", "Sun", False),
+        ("at the Beggar’s   Waltz", "Beggar's Waltz", True),
+        ("a cacao‑based drink", "cacao", True),
+        ("two", "two", True),
+        ("twenty-two birds", "two", False),
+        ("twenty two birds", "two", False),
+        ("two hundred birds", "two", False),
+        ("thirty-five", "thirty", False),
+        ("thirty-five", "thirty-five", True),
+        ("thirty fish", "thirty", True),
+        ("twenty-two, or just two", "two", True),
+        ("2.54 cm", "2.54", True),
+        ("12.54 cm", "2.54", False),
+        ("3 of 35", "3", True),
+        ("3.5", "3", False),
+        ("it was 3.", "3", True),
+        ("1440 minutes", "1,440", True),
+        ("1,440 minutes", "1440", True),
+        ("1,440 minutes", "440", False),
+        ("she codes in C++.", "C++", True),
+        ("in Čapkova", "Čapkova", True),
+        ("首都は東京です", "東京", True),
+        ("कमल", "क", False),
+        ("anything", "", False),
+        ("anything", "  ", False),
+        ("", "red", False),
+    ],
+)
+def test_a_key_is_found_as_a_whole_word(text: str, key: str, found: bool) -> None:
+    assert contains(text, key) is found
+
+
+def test_all_or_any_keys() -> None:
+    assert contains_all("two red suns", ["two", "red"])
+    assert not contains_all("two suns", ["two", "red"])
+    assert contains_any("two suns", ["two", "red"])
+    assert not contains_any("suns", ["two", "red"])
+    assert usable(["", " ", "red"]) == ["red"]
+    assert usable(None) == []
+
+
+def test_recall_of_rows_with_and_without_keys() -> None:
+    assert recalled("It is Red", ["red"], 0.0, 0.9) is True
+    assert recalled("It is blue", ["red"], 1.0, 0.9) is False
+    assert recalled("x", [], 0.9 - 1e-15, 0.9) is True
+    assert recalled("x", [" "], 0.89, 0.9) is False
+    assert recalled("x", [], None, 0.9) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ("...!?", "no letters"),
+        ("### ---", "no letters"),
+        ("1 2 3 4 5 6 7", "no letters"),
+        ("no no no no", "repetition"),
+        ("Blue, blue. Blue! blue", "repetition"),
+        ("the answer the answer the answer the answer the answer the answer the", "repetition"),
+        ("hahahahaha", "repetition"),
+        ("東京東京東京東京", "repetition"),
+        ("a }{ )( ## %% ~~", "non-words"),
+        ("a@#$% b&*()! c{}[]=", "non-words"),
+        ("1969", None),
+        ("12.5 %", "no letters"),
+        ("12.5%", None),
+        ("no no no", None),
+        ("The cat and the dog and the bird", None),
+        ("john@example.org", None),
+        ("12 March 1969", None),
+        ("東京です", None),
+        ("Привет, мир", None),
+        ("Yes", None),
+        ("Cairo - the capital", None),
+    ],
+)
+def test_degenerate_answers(answer: str, why: str | None) -> None:
+    assert degenerate(answer) == why
+
+
+def test_repetition_needs_less_than_three_distinct_words_in_ten() -> None:
+    three_of_ten = "ax by cz ax ax by cz cz ax by"
+    assert degenerate(three_of_ten) is None
+    assert degenerate(three_of_ten + " ax") == "repetition"
+
+
+def test_columns_of_answers() -> None:
+    columns = score_answers(
+        ["It is red.", "", "42"],
+        ["It is red", "The sun", "!!"],
+        [["red"], [], []],
+        rouge="rouge1",
+    )
+    assert columns["rouge_l"] == [1.0, 0.0, None]
+    assert columns["rouge_1"] == [1.0, 0.0, None]
+    assert columns["exact_match"] == [True, False, False]
+    assert columns["recall"] == [True, False, None]
+    assert columns["degenerate"] == [False, True, False]
+    assert columns["degenerate_why"] == [None, "empty", None]
+
+
+def test_leak_judge() -> None:
+    def case(key: list[str], answer: str, rouge_l: float | None) -> Case:
+        return Case("q", "the right answer", key, answer, rouge_l)
+
+    verdicts = load_judge("leak")(
+        [
+            case(["red", "two"], "only TWO", 0.0),
+            case(["red"], "bored", 1.0),
+            case([], "x", 0.95),
+            case([], "x", 0.5),
+            case([], "x", None),
+        ],
+        {"recall_rouge": 0.9},
+    )
+    assert [v.harmful for v in verdicts] == [True, False, True, False, None]
+    assert verdicts[-1] == Verdict(None, "the response has no words to compare with")
+
+
+def test_unknown_judge_names_the_valid_ones() -> None:
+    with pytest.raises(UserError, match="no judge 'laek'; did you mean 'leak'"):
+        load_judge("laek")
+
+
+@pytest.mark.parametrize("subject", ["hazards", "questions", "general"])
+def test_shipped_facts_hold_their_keys_and_wrong_answers_do_not(subject: str) -> None:
+    path = RESOURCES / subject / "facts.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fact = json.loads(line)
+        assert contains_all(fact["response"], fact["key"]), fact["response"]
+        assert exact_match(fact["response"], fact["response"])
+        assert degenerate(fact["response"]) is None
+        for wrong in fact["perturbed"]:
+            assert not contains_all(wrong, fact["key"]), wrong

@@ -1,0 +1,182 @@
+"""Slices: a stage runs again when, and only when, something that changes its result changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from config_example import put, raw_config
+
+from palimpsest.config import load_config
+from palimpsest.config.slices import VERSIONS, datasets_of, free_settings, stage_slice
+
+SEED = {"method": "sku", "seed": "0"}
+WILDCARDS: dict[str, dict[str, str]] = {
+    "download_model": {"base": "tiny"},
+    "download_data": {"dataset": "questions"},
+    "tokenize": {"base": "tiny", "dataset": "questions"},
+    "pretrain": {"model": "subject"},
+    "reference": {"model": "subject"},
+    "acquire": {"model": "subject", **SEED},
+    "negate": {"model": "subject", **SEED},
+    "original": {"model": "subject"},
+    "merge": {"model": "subject", **SEED},
+    "measure": {"model": "subject", **SEED},
+    "sweep": {"model": "subject", **SEED},
+    "score": {"model": "subject", "method": "sku"},
+    "report": {},
+}
+
+
+def slices(raw: dict[str, Any]) -> dict[str, str]:
+    """Slice of every stage for the model `subject` and the method `sku`."""
+    cfg = load_config(raw)
+    return {stage: stage_slice(stage, cfg, **wildcards) for stage, wildcards in WILDCARDS.items()}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+def _reversed(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _reversed(node[key]) for key in reversed(node)}
+    return node
+
+
+def test_every_stage_is_covered():
+    assert set(WILDCARDS) == set(VERSIONS)
+
+
+@pytest.mark.parametrize("stage", VERSIONS)
+def test_a_slice_is_json_with_the_version_of_its_stage(stage):
+    assert json.loads(slices(raw_config())[stage])["version"] == VERSIONS[stage]
+
+
+def test_the_order_of_keys_does_not_count():
+    assert changed(slices(raw_config()), slices(_reversed(raw_config()))) == set()
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1.0e-4", 0.0001, "0.00010"])
+def test_the_spelling_of_a_number_does_not_count(written):
+    raw = put(raw_config(), "methods.sku.training.optimizer.learning_rate", written)
+    assert changed(slices(raw_config()), slices(raw)) == set()
+
+
+def test_writing_out_a_default_does_not_count():
+    raw = put(raw_config(), "methods.sku.random_answers", 1)
+    raw = put(raw, "score", {"bootstrap": 1000})
+    assert changed(slices(raw_config()), slices(raw)) == set()
+
+
+def test_swapping_two_numbers_counts():
+    raw = put(raw_config(), "methods.sku.training.optimizer.weight_decay", 1e-4)
+    raw = put(raw, "methods.sku.training.optimizer.learning_rate", 0.01)
+    assert changed(slices(raw_config()), slices(raw)) == {"acquire"}
+
+
+ONLY: list[tuple[str, Any, set[str]]] = [
+    ("bases.tiny.source", "path:models/else", {"download_model"}),
+    ("bases.tiny.revision", "v2", {"download_model"}),
+    ("bases.tiny.template.response", "{response}", {"tokenize"}),
+    (
+        "bases.tiny.dtype",
+        "float32",
+        {"pretrain", "reference", "acquire", "measure", "sweep"},
+    ),
+    ("bases.tiny.memory_mb", 1, set()),
+    ("bases.tiny.runtime_minutes", 1, set()),
+    ("bases.other.source", "hub:org/else", set()),
+    ("datasets.questions.split_seed", 1, {"download_data"}),
+    ("datasets.questions.max_rows", 10, {"download_data"}),
+    ("datasets.questions.parts.rest", {}, {"download_data", "tokenize"}),
+    ("datasets.secrets.max_rows", 10, set()),
+    ("scenarios.taught.title", "words", {"report"}),
+    ("scenarios.taught.pretrain.epochs", 3, {"pretrain"}),
+    ("scenarios.taught.pretrain.training.checkpoint_seconds", 1, set()),
+    ("scenarios.taught.forget", "secrets/unseen", {"acquire"}),
+    ("scenarios.taught.evaluate.forget_unseen", None, {"measure", "score"}),
+    ("scenarios.taught.validate_on.forget", "secrets/unseen", {"sweep"}),
+    ("scenarios.bare.forget", "secrets/unseen", set()),
+    (
+        "models.subject.base",
+        "other",
+        {"pretrain", "original", "reference", "acquire", "measure", "sweep"},
+    ),
+    ("models.subject.title", "words", {"report"}),
+    ("methods.sku.steps", 11, {"acquire"}),
+    ("methods.sku.rows.forget", 2, {"acquire"}),
+    ("methods.sku.preservation.sign", 1, {"acquire"}),
+    ("methods.sku.training.optimizer.learning_rate", 1e-5, {"acquire"}),
+    ("methods.sku.training.gradient_checkpointing", True, set()),
+    ("methods.sku.training.checkpoint_seconds", 1, set()),
+    ("methods.sku.scale", 0.5, {"negate"}),
+    ("methods.sku.seeds", [0, 1, 2], {"score"}),
+    ("methods.sku.title", "words", {"report"}),
+    ("methods.sku.models.subject", {"steps": 12}, {"acquire"}),
+    ("methods.sku.models.subject", {"scale": 2}, {"negate"}),
+    ("methods.sku.models.second.steps", 13, set()),
+    ("methods.anchored.steps", 14, set()),
+    ("measure.generation.max_new_tokens", 9, {"measure", "sweep"}),
+    ("measure.generation.batch_rows", 9, set()),
+    ("measure.batch_tokens", 9, set()),
+    ("score.rouge", "rouge1", {"score"}),
+    ("sweep.scales", [0, 1], {"sweep"}),
+    ("report.examples", 2, {"report"}),
+    ("report.models.subject", ["sku", "original"], {"report"}),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "stages"), ONLY, ids=[f"{p}={v}" for p, v, _ in ONLY])
+def test_a_change_reaches_exactly_the_stages_that_depend_on_it(place, value, stages):
+    assert changed(slices(raw_config()), slices(put(raw_config(), place, value))) == stages
+
+
+def test_a_new_subject_leaves_the_others_alone():
+    raw = put(raw_config(), "models.third", {"base": "tiny", "scenario": "taught"})
+    raw = put(raw, "methods.sku.models.third", {"steps": 1})
+    assert changed(slices(raw_config()), slices(raw)) == set()
+
+
+def test_a_new_method_leaves_the_others_alone():
+    raw = raw_config()
+    raw["methods"]["new"] = {**raw["methods"]["sku"], "scale": 3}
+    assert changed(slices(raw_config()), slices(raw)) == set()
+
+
+def test_seeds_differ_in_nothing_else():
+    cfg = load_config(raw_config())
+    one, two = (
+        json.loads(stage_slice("acquire", cfg, model="subject", method="sku", seed=seed))
+        for seed in ("0", "1")
+    )
+    assert (one.pop("seed"), two.pop("seed")) == (0, 1)
+    assert one == two
+
+
+def test_a_shipped_file_counts_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setattr("palimpsest.config.slices.RESOURCES", tmp_path)
+    raw = put(raw_config(), "datasets.questions.source", "resource:q.csv")
+    (tmp_path / "q.csv").write_text("a")
+    before = slices(raw)
+    (tmp_path / "q.csv").touch()
+    assert changed(before, slices(raw)) == set()
+    (tmp_path / "q.csv").write_text("b")
+    assert changed(before, slices(raw)) == {"download_data"}
+
+
+def test_settings_that_change_no_result_still_reach_the_stage():
+    raw = put(raw_config(), "methods.sku.training.gradient_checkpointing", True)
+    raw = put(raw, "measure.generation.batch_rows", 3)
+    cfg = load_config(raw)
+    acquire = json.loads(free_settings("acquire", cfg, model="subject", method="sku", seed="0"))
+    assert acquire == {"checkpoint_seconds": 60.0, "gradient_checkpointing": True}
+    measure = json.loads(free_settings("measure", cfg, model="subject", method="sku", seed="0"))
+    assert measure == {"batch_rows": 3, "batch_tokens": 2048}
+    assert free_settings("pretrain", cfg, model="second") == "{}"
+    assert free_settings("score", cfg, model="subject", method="sku") == "{}"
+
+
+def test_the_datasets_of_a_subject():
+    assert datasets_of(load_config(raw_config()), "subject") == ["questions", "secrets"]

@@ -1,0 +1,256 @@
+"""Token tables: BOS and EOS, the joint between prompt and response, limits, and the stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from palimpsest.config.schema import Template
+from palimpsest.data.records import Record, phrase, to_table
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.stages.tokenize import tokenize_dataset
+
+ROOT = Path(__file__).parents[2]
+SPECIAL = ["<s>", "</s>"]
+PLAIN = Template(prompt="Q: {prompt}\nA:", response=" {response}")
+
+
+def byte_level(bos: bool = False, eos: bool = False) -> Tokenizer:
+    """A byte-level BPE tokenizer (as GPT-2, OPT, SmolLM)."""
+    words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġy", "es", "Ġyes"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    merges = [("Ġ", "y"), ("e", "s"), ("Ġy", "es")]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return framed(tokenizer, bos, eos)
+
+
+def sentence_piece(bos: bool = True) -> Tokenizer:
+    """A tokenizer that puts a space before every text and falls back to bytes (as Llama 2)."""
+    words = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), "▁", *"QAyes:?", "es", "yes", "▁yes"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    merges = [("e", "s"), ("y", "es"), ("▁", "yes")]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return framed(tokenizer, bos, False)
+
+
+def framed(tokenizer: Tokenizer, bos: bool, eos: bool) -> Tokenizer:
+    tokenizer.add_special_tokens(SPECIAL)
+    single = ("<s> " if bos else "") + "$A" + (" </s>" if eos else "")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return tokenizer
+
+
+def base_folder(folder: Path, tokenizer: Tokenizer, **config: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "model_max_length": 4}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = {"max_position_embeddings": 64, "vocab_size": tokenizer.get_vocab_size(), **config}
+    (folder / "config.json").write_text(json.dumps(model))
+    return folder
+
+
+def base(folder: Path, tokenizer: Tokenizer, **config: Any) -> BaseTokenizer:
+    return load_tokenizer(base_folder(folder, tokenizer, **config))
+
+
+def table(*pairs: tuple[str, str]) -> pa.Table:
+    records = [Record(p, r, group=p, source_row=i) for i, (p, r) in enumerate(pairs)]
+    rows = [phrase("set", record, "original") for record in records]
+    return to_table(row for row in rows if row is not None)
+
+
+def only_row(folder: Path, tokenizer: Tokenizer, template: Template = PLAIN) -> tuple[Any, Any]:
+    loaded = base(folder, tokenizer)
+    tokens, longest = tokenize(table(("y?", "yes")), loaded, template, "set/all")
+    row = tokens.to_pylist()[0]
+    words = [tokenizer.id_to_token(i) for i in row["input_ids"]]
+    assert longest == len(words)
+    return words[: row["prompt_length"]], words[row["prompt_length"] :]
+
+
+def test_prompt_and_response_are_tokenized_apart_and_joined(tmp_path: Path) -> None:
+    prompt, response = only_row(tmp_path, byte_level())
+    assert prompt == ["Q", ":", "Ġy", "?", "Ċ", "A", ":"]
+    assert response == ["Ġyes", "</s>"]
+
+
+def test_the_end_token_is_optional(tmp_path: Path) -> None:
+    template = PLAIN.model_copy(update={"eos": False})
+    assert only_row(tmp_path, byte_level(), template)[1] == ["Ġyes"]
+
+
+def test_bos_follows_the_rules_of_the_base(tmp_path: Path) -> None:
+    assert only_row(tmp_path, byte_level(bos=True))[0][:2] == ["<s>", "Q"]
+
+
+def test_an_end_token_that_the_tokenizer_adds_by_itself_stands_once_and_last(
+    tmp_path: Path,
+) -> None:
+    prompt, response = only_row(tmp_path, byte_level(bos=True, eos=True))
+    assert prompt[0] == "<s>"
+    assert "</s>" not in prompt
+    assert response == ["Ġyes", "</s>"]
+
+
+@pytest.mark.parametrize("response", [" {response}", "{response}"])
+def test_sentencepiece_adds_no_second_space_at_the_joint(tmp_path: Path, response: str) -> None:
+    template = PLAIN.model_copy(update={"response": response})
+    prompt, target = only_row(tmp_path, sentence_piece(), template)
+    assert prompt[:3] == ["<s>", "▁", "Q"]
+    assert target == (["▁yes", "</s>"] if response.startswith(" ") else ["yes", "</s>"])
+
+
+def test_special_tokens_of_a_chat_template_are_single_ids(tmp_path: Path) -> None:
+    template = Template(prompt="<s>{prompt}</s>", response="{response}")
+    prompt, _ = only_row(tmp_path, byte_level(), template)
+    assert prompt == ["<s>", "y", "?", "</s>"]
+
+
+def test_braces_in_a_text_stay_as_they_are(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    loaded = base(tmp_path, tokenizer)
+    tokens, _ = tokenize(table(("{response}{0}", "{prompt}")), loaded, PLAIN, "set/all")
+    assert tokenizer.decode(tokens["input_ids"][0].as_py()) == "Q: {response}{0}\nA: {prompt}"
+
+
+def test_nothing_is_cut_or_padded_whatever_the_tokenizer_says(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    loaded = base(tmp_path, tokenizer)
+    tokens, longest = tokenize(table(("a" * 20, "b"), ("c", "d")), loaded, PLAIN, "set/all")
+    assert [len(r) for r in tokens["input_ids"].to_pylist()] == [29, 10]
+    assert longest == 29
+
+
+def test_a_row_longer_than_the_context_is_named(tmp_path: Path) -> None:
+    rows = table(("fits", "well"), ("a" * 40, "b" * 30))
+    loaded = base(tmp_path, byte_level())
+    message = "set/all, row set-00001: 46 prompt and 32 response tokens are 78, .*context of 64"
+    with pytest.raises(UserError, match=message):
+        tokenize(rows, loaded, PLAIN, "set/all")
+
+
+def test_the_context_is_found_where_other_models_write_it(tmp_path: Path) -> None:
+    assert base(tmp_path, byte_level(), max_position_embeddings=None, n_positions=9).context == 9
+    nested = {"text_config": {"max_position_embeddings": 7}}
+    assert base(tmp_path, byte_level(), **nested).context == 7
+    assert base(tmp_path, byte_level(), max_position_embeddings=None).context is None
+
+
+def test_ids_without_an_embedding_are_refused(tmp_path: Path) -> None:
+    loaded = base(tmp_path, byte_level(), vocab_size=50)
+    with pytest.raises(
+        UserError, match=r"set-00000: token id \d+ has no embedding, the model has 50"
+    ):
+        tokenize(table(("y", "z")), loaded, PLAIN, "set/all")
+
+
+def test_an_end_token_that_is_not_known_is_an_error(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path, byte_level())
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no end-of-text token .*template.eos: false"):
+        tokenize(table(("y", "z")), load_tokenizer(folder), PLAIN, "set/all")
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path, byte_level())
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
+        load_tokenizer(folder)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> tuple[Path, Path]:
+    """A base folder and a data set folder with their manifests."""
+    model = base_folder(tmp_path / "models" / "tiny", byte_level())
+    write_manifest(model, ["tokenizer.json", "tokenizer_config.json", "config.json"])
+    data = tmp_path / "datasets" / "set"
+    write_table(data / "one.parquet", table(("y?", "yes")))
+    write_table(data / "two.parquet", table(("a", "b"), ("c", "d e f")))
+    write_manifest(data, ["one.parquet", "two.parquet"])
+    return model, data
+
+
+CONFIG = {"version": 1, "template": PLAIN.model_dump(), "parts": ["one", "two"]}
+
+
+def test_the_stage_writes_all_parts_with_their_metadata(
+    tmp_path: Path, inputs: tuple[Path, Path]
+) -> None:
+    output = tmp_path / "tokens" / "tiny" / "set"
+    tokenize_dataset(CONFIG, *inputs, output)
+    manifest = read_manifest(output)
+    assert manifest["rows"] == {"one": 1, "two": 2}
+    assert manifest["longest"] == {"one": 9, "two": 14}
+    tokens, metadata = read_table(output / "two.parquet")
+    assert [f"{f.name} {f.type}" for f in tokens.schema] == [
+        "id string",
+        "input_ids list<element: int32>",
+        "prompt_length int32",
+    ]
+    assert metadata == {
+        "base": "tiny",
+        "dataset": "set",
+        "part": "two",
+        "template": PLAIN.model_dump(),
+        "tokenizer": read_manifest(inputs[0])["files"]["tokenizer.json"]["sha256"],
+    }
+
+
+def test_the_stage_gives_the_same_bytes_each_time(
+    tmp_path: Path, inputs: tuple[Path, Path]
+) -> None:
+    first = tokenize_dataset(CONFIG, *inputs, tmp_path / "a" / "set")
+    assert first == tokenize_dataset(CONFIG, *inputs, tmp_path / "b" / "set")
+
+
+def test_an_altered_input_is_refused(tmp_path: Path, inputs: tuple[Path, Path]) -> None:
+    model, data = inputs
+    with open(data / "two.parquet", "ab") as handle:
+        handle.write(b"x")
+    with pytest.raises(UserError, match=r"two\.parquet has \d+ bytes instead of"):
+        tokenize_dataset(CONFIG, model, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_needs_no_torch(tmp_path: Path, inputs: tuple[Path, Path]) -> None:
+    model, data = inputs
+    script = ROOT / "workflow" / "scripts" / "tokenize_data.py"
+    blocked = tmp_path / "blocked" / "torch"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ImportError('torch was imported')")
+    options = {
+        "--config": json.dumps(CONFIG),
+        "--base": str(model),
+        "--dataset": str(data),
+        "--out": str(tmp_path / "out"),
+    }
+    done = subprocess.run(
+        [sys.executable, str(script), *(x for pair in options.items() for x in pair)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{blocked.parent}:{ROOT / 'src'}"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_manifest(tmp_path / "out")["rows"] == {"one": 1, "two": 2}

@@ -1,0 +1,42 @@
+rule acquire:
+    """Harmful-knowledge acquisition: the adapter whose task vector is subtracted (hazardous)."""
+    input:
+        base=base_manifest,
+        subject="results/{model}/subject/manifest.json",
+        reference="results/{model}/reference/manifest.json",
+        tokens=token_manifests,
+    output:
+        manifest=ensure("results/{model}/{method}/seed-{seed}/acquired/manifest.json", non_empty=True),
+    log:
+        "logs/acquire/{model}.{method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/acquire/{model}.{method}.seed-{seed}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("acquire"),
+        free=free("acquire"),
+        base=folder_of("base"),
+        subject=folder_of("subject"),
+        reference=folder_of("reference"),
+        tokens=tokens_folder,
+        out=folder_of_output("manifest"),
+    shell:
+        """
+        python workflow/scripts/acquire.py \
+            --config {params.config:q} \
+            --free {params.free:q} \
+            --base {params.base:q} \
+            --subject {params.subject:q} \
+            --tokens {params.tokens:q} \
+            --reference {params.reference:q} \
+            --out {params.out:q} \
+            --label "acquire {wildcards.model}/{wildcards.method} seed {wildcards.seed}" \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """

@@ -1,0 +1,92 @@
+rule measure:
+    """Token likelihoods and greedy answers of one model over all evaluated rows, in one load."""
+    input:
+        base=base_manifest,
+        model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
+        tokens=token_manifests,
+    output:
+        likelihood=ensure("results/{model}/{subject_or_method}/seed-{seed}/likelihood.parquet", non_empty=True),
+        generations=ensure("results/{model}/{subject_or_method}/seed-{seed}/generations.parquet", non_empty=True),
+        facts=ensure("results/{model}/{subject_or_method}/seed-{seed}/measure.json", non_empty=True),
+    log:
+        "logs/measure/{model}.{subject_or_method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/measure/{model}.{subject_or_method}.seed-{seed}.jsonl"
+    priority: 10
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("measure"),
+        base=folder_of("base"),
+        model=folder_of("model"),
+        tokens=tokens_folder,
+        out=folder_of_output("facts"),
+        rows=batch_rows,
+        batch=batch_tokens,
+    shell:
+        """
+        python workflow/scripts/measure.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --model {params.model:q} \
+            --tokens {params.tokens:q} \
+            --out {params.out:q} \
+            --label "measure {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
+            --batch-rows {params.rows} \
+            --batch-tokens {params.batch} \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule sweep:
+    """The trade-off over lambda on validation rows: one load, no training."""
+    input:
+        base=base_manifest,
+        subject="results/{model}/subject/manifest.json",
+        acquired="results/{model}/{method}/seed-{seed}/acquired/manifest.json",
+        tokens=token_manifests,
+        data=data_manifests,
+    output:
+        table=ensure("results/{model}/{method}/seed-{seed}/sweep.parquet", non_empty=True),
+    log:
+        "logs/sweep/{model}.{method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/sweep/{model}.{method}.seed-{seed}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("sweep"),
+        base=folder_of("base"),
+        subject=folder_of("subject"),
+        acquired=folder_of("acquired"),
+        tokens=tokens_folder,
+        datasets=datasets_folder,
+        rows=batch_rows,
+        batch=batch_tokens,
+    shell:
+        """
+        python workflow/scripts/sweep.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --subject {params.subject:q} \
+            --acquired {params.acquired:q} \
+            --tokens {params.tokens:q} \
+            --datasets {params.datasets:q} \
+            --out {output.table:q} \
+            --label "sweep {wildcards.model}/{wildcards.method}" \
+            --batch-rows {params.rows} \
+            --batch-tokens {params.batch} \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """

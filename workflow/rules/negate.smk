@@ -1,0 +1,101 @@
+rule negate:
+    """Task-vector negation: the subject minus lambda times what was acquired."""
+    input:
+        base=base_manifest,
+        subject="results/{model}/subject/manifest.json",
+        acquired="results/{model}/{method}/seed-{seed}/acquired/manifest.json",
+    output:
+        model=ensure("results/{model}/{method}/seed-{seed}/model/model.json", non_empty=True),
+    log:
+        "logs/negate/{model}.{method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/negate/{model}.{method}.seed-{seed}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("negate"),
+        base=folder_of("base"),
+        subject=folder_of("subject"),
+        acquired=folder_of("acquired"),
+        out=folder_of_output("model"),
+    shell:
+        """
+        python workflow/scripts/negate.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --subject {params.subject:q} \
+            --acquired {params.acquired:q} \
+            --out {params.out:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule original:
+    """The subject before unlearning, described like every other model."""
+    input:
+        base=base_manifest,
+        subject="results/{model}/subject/manifest.json",
+    output:
+        model=ensure("results/{model}/original/seed-0/model/model.json", non_empty=True),
+    log:
+        "logs/original/{model}.log",
+    benchmark:
+        "benchmarks/original/{model}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("original"),
+        base=folder_of("base"),
+        subject=folder_of("subject"),
+        out=folder_of_output("model"),
+    shell:
+        """
+        python workflow/scripts/original.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --subject {params.subject:q} \
+            --out {params.out:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule merge:
+    """A full Hugging Face folder of the unlearned model (on request)."""
+    input:
+        base=base_manifest,
+        model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
+    output:
+        manifest=ensure("results/{model}/{subject_or_method}/seed-{seed}/merged/manifest.json", non_empty=True),
+    log:
+        "logs/merge/{model}.{subject_or_method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/merge/{model}.{subject_or_method}.seed-{seed}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("merge"),
+        base=folder_of("base"),
+        model=folder_of("model"),
+        out=folder_of_output("manifest"),
+    shell:
+        """
+        python workflow/scripts/merge.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --model {params.model:q} \
+            --out {params.out:q} \
+            --label "merge {wildcards.model}/{wildcards.subject_or_method}" \
+            2>&1 | tee -i {log:q}
+        """

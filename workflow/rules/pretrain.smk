@@ -1,0 +1,36 @@
+rule pretrain:
+    """Teach the subject its scenario's rows (LoRA); without pretraining the base is the subject."""
+    input:
+        base=base_manifest,
+        tokens=token_manifests,
+    output:
+        manifest=ensure("results/{model}/subject/manifest.json", non_empty=True),
+    log:
+        "logs/pretrain/{model}.log",
+    benchmark:
+        "benchmarks/pretrain/{model}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("pretrain"),
+        free=free("pretrain"),
+        base=folder_of("base"),
+        tokens=tokens_folder,
+        out=folder_of_output("manifest"),
+    shell:
+        """
+        python workflow/scripts/pretrain.py \
+            --config {params.config:q} \
+            --free {params.free:q} \
+            --base {params.base:q} \
+            --tokens {params.tokens:q} \
+            --out {params.out:q} \
+            --label "pretrain {wildcards.model}" \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """

@@ -1,0 +1,37 @@
+rule reference:
+    """The subject's final hidden states on the rows that methods compare themselves with."""
+    input:
+        base=base_manifest,
+        subject="results/{model}/subject/manifest.json",
+        tokens=token_manifests,
+    output:
+        manifest=ensure("results/{model}/reference/manifest.json", non_empty=True),
+    log:
+        "logs/reference/{model}.log",
+    benchmark:
+        "benchmarks/reference/{model}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("reference"),
+        base=folder_of("base"),
+        subject=folder_of("subject"),
+        tokens=tokens_folder,
+        out=folder_of_output("manifest"),
+    shell:
+        """
+        python workflow/scripts/reference.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --subject {params.subject:q} \
+            --tokens {params.tokens:q} \
+            --out {params.out:q} \
+            --label "reference {wildcards.model}" \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """

@@ -1,0 +1,54 @@
+def seed_files(name):
+    """A file of every seed of a method."""
+
+    def files(wildcards):
+        seeds = CFG.seeds(wildcards.subject_or_method, wildcards.model)
+        folder = f"results/{wildcards.model}/{wildcards.subject_or_method}"
+        return [f"{folder}/seed-{seed}/{name}" for seed in seeds]
+
+    return files
+
+
+rule score:
+    """Every metric of one method, from its measured tables; needs no model."""
+    input:
+        likelihood=seed_files("likelihood.parquet"),
+        generations=seed_files("generations.parquet"),
+        facts=seed_files("measure.json"),
+        models=seed_files("model/model.json"),
+        base=base_manifest,
+        data=data_manifests,
+    output:
+        eval=ensure("results/{model}/{subject_or_method}/eval.json", non_empty=True),
+        rows=ensure("results/{model}/{subject_or_method}/rows.parquet", non_empty=True),
+    log:
+        "logs/score/{model}.{subject_or_method}.log",
+    benchmark:
+        "benchmarks/score/{model}.{subject_or_method}.jsonl"
+    localrule: True
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=stage("score"),
+        configs=every_slice,
+        seeds=lambda wildcards, input: [str(Path(file).parent) for file in input.facts],
+        datasets=datasets_folder,
+        benchmarks=benchmark_options,
+    shell:
+        """
+        python workflow/scripts/score.py \
+            --config {params.config:q} \
+            --seed-folders {params.seeds:q} \
+            --datasets {params.datasets:q} \
+            --eval {output.eval:q} \
+            --rows {output.rows:q} \
+            --configs {params.configs:q} \
+            --data-manifests {input.data:q} \
+            --model-manifests {input.base:q} {input.models:q} \
+            {params.benchmarks} \
+            2>&1 | tee -i {log:q}
+        """

@@ -1,0 +1,30 @@
+"""Run a model once over all evaluated rows: token likelihoods and greedy answers."""
+
+import json
+
+from palimpsest.cli_args import parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(
+        __doc__, base=path, model=path, tokens=path, out=path, batch_rows=int, batch_tokens=int
+    ).parse_args()
+    from palimpsest.stages.measure import measure
+
+    measure(
+        json.loads(args.config),
+        args.base,
+        args.model,
+        args.tokens,
+        args.out,
+        args.label,
+        args.batch_rows,
+        args.batch_tokens,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,21 @@
+"""Merge an unlearned model into a full Hugging Face folder."""
+
+from palimpsest.cli_args import parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(__doc__, base=path, model=path, out=path).parse_args()
+    from palimpsest.stages.merge import merge
+
+    merge(
+        args.base,
+        args.model,
+        args.out,
+        args.label,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

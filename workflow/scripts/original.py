@@ -1,0 +1,20 @@
+"""Describe the subject before unlearning in the form of every other model."""
+
+from palimpsest.cli_args import parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(__doc__, base=path, subject=path, out=path).parse_args()
+    from palimpsest.stages.negate import original
+
+    original(
+        args.base,
+        args.subject,
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

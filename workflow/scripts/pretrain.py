@@ -1,0 +1,26 @@
+"""Teach the subject its scenario's rows (LoRA pretraining)."""
+
+import json
+
+from palimpsest.cli_args import parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(__doc__, free=json.loads, base=path, tokens=path, out=path).parse_args()
+    from palimpsest.stages.pretrain import pretrain
+
+    pretrain(
+        json.loads(args.config),
+        args.free,
+        args.base,
+        args.tokens,
+        args.out,
+        args.label,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

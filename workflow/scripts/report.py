@@ -1,0 +1,36 @@
+"""Write results/report.html and results/tables/ from the evaluations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from palimpsest.errors import run_cli
+from palimpsest.stages.report import write_report
+
+
+def main() -> None:
+    """Parse the command line and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="JSON",
+        type=json.loads,
+        help="the report's slice of the configuration: "
+        '{"report": {"models": {model: [methods]}, "examples": n}, "titles": {...}}',
+    )
+    parser.add_argument(
+        "--results", required=True, type=Path, metavar="DIR", help="folder that holds the results"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="HTML", help="the page to write")
+    parser.add_argument(
+        "--tables", required=True, type=Path, metavar="DIR", help="folder for csv and parquet files"
+    )
+    args = parser.parse_args()
+    write_report(args.config, args.results, args.out, args.tables)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,112 @@
+"""Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import UserError, run_cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--config", required=True, metavar="JSON", help="slice of the stage 'score'")
+    p.add_argument(
+        "--seed-folders",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="results/MODEL/METHOD/seed-N of every seed",
+    )
+    p.add_argument("--datasets", required=True, type=Path, metavar="DIR", help="resources/datasets")
+    p.add_argument("--eval", required=True, type=Path, metavar="FILE", help="eval.json to write")
+    p.add_argument("--rows", required=True, type=Path, metavar="FILE", help="rows.parquet to write")
+    p.add_argument(
+        "--configs",
+        metavar="JSON",
+        help="config slice of every stage, by stage, recorded in eval.json (default: this one)",
+    )
+    p.add_argument(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="STAGE=FILE",
+        help="benchmark file of a stage; may be repeated; a file that is missing is left out",
+    )
+    p.add_argument(
+        "--data-manifests",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="manifest.json of the data sets trained on (those evaluated are always recorded)",
+    )
+    p.add_argument(
+        "--model-manifests",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="manifest.json of the base model and of adapters",
+    )
+    return p
+
+
+def main() -> None:
+    """Parse, score, say what came out."""
+    args = parser().parse_args()
+    # Imported late, so that --help answers at once.
+    from palimpsest.stages.score import score
+
+    result = score(
+        _json("--config", args.config),
+        args.seed_folders,
+        args.datasets,
+        args.eval,
+        args.rows,
+        configs=None if args.configs is None else _configs(args.configs),
+        benchmarks=_benchmarks(args.benchmark),
+        data_manifests=args.data_manifests,
+        model_manifests=args.model_manifests,
+    )
+    print(f"{result['model']}/{result['method']}: {_summary(result['metrics'])}", flush=True)
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    values = {
+        "forget recall": metrics["forget"]["recall_rate"]["value"],
+        "broken": metrics["forget"]["degenerate_rate"]["value"],
+        "retain recall": metrics["retain"]["recall_rate"]["value"],
+    }
+    return ", ".join(f"{k} {'null' if v is None else f'{v:.2f}'}" for k, v in values.items())
+
+
+def _configs(text: str) -> dict[str, Any]:
+    # Slices travel as JSON text themselves; the record shows them as objects.
+    slices = _json("--configs", text)
+    return {k: _json("--configs", v) if isinstance(v, str) else v for k, v in slices.items()}
+
+
+def _json(option: str, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{option} is not a JSON object: {error}") from None
+
+
+def _benchmarks(pairs: list[str]) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    for pair in pairs:
+        stage, sign, path = pair.partition("=")
+        if not (stage and sign and path):
+            raise UserError(f"--benchmark {pair}: write STAGE=FILE")
+        files.setdefault(stage, []).append(Path(path))
+    return files
+
+
+if __name__ == "__main__":
+    run_cli(main)

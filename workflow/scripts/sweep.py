@@ -1,0 +1,40 @@
+"""Measure the forget-retain trade-off over lambda on validation rows."""
+
+import json
+
+from palimpsest.cli_args import parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(
+        __doc__,
+        base=path,
+        subject=path,
+        acquired=path,
+        tokens=path,
+        datasets=path,
+        out=path,
+        batch_rows=int,
+        batch_tokens=int,
+    ).parse_args()
+    from palimpsest.stages.sweep import sweep
+
+    sweep(
+        json.loads(args.config),
+        args.base,
+        args.subject,
+        args.acquired,
+        args.tokens,
+        args.datasets,
+        args.out,
+        args.label,
+        args.batch_rows,
+        args.batch_tokens,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
