@@ -372,7 +372,7 @@ def test_the_command_line_prints_one_line_for_a_fault(tmp_path: Path) -> None:
     script = ROOT / "workflow" / "scripts" / "download_data.py"
     options = ["--config", json.dumps(config), "--resources", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, str(script), *options, "--out", str(tmp_path / "d")],
+        [sys.executable, str(script), *options, "--manifest", str(tmp_path / "d/manifest.json")],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},

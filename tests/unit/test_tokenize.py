@@ -241,9 +241,9 @@ def test_the_command_line_needs_no_torch(tmp_path: Path, inputs: tuple[Path, Pat
     (blocked / "__init__.py").write_text("raise ImportError('torch was imported')")
     options = {
         "--config": json.dumps(CONFIG),
-        "--base": str(model),
-        "--dataset": str(data),
-        "--out": str(tmp_path / "out"),
+        "--model": str(model / "manifest.json"),
+        "--data": str(data / "manifest.json"),
+        "--manifest": str(tmp_path / "out" / "manifest.json"),
     }
     done = subprocess.run(
         [sys.executable, str(script), *(x for pair in options.items() for x in pair)],

@@ -6,7 +6,9 @@ rule acquire:
         reference="results/{model}/reference/manifest.json",
         tokens=token_manifests,
     output:
-        manifest=ensure("results/{model}/{method}/seed-{seed}/acquired/manifest.json", non_empty=True),
+        manifest=ensure(
+            "results/{model}/{method}/seed-{seed}/acquired/manifest.json", non_empty=True
+        ),
     log:
         "logs/acquire/{model}.{method}.seed-{seed}.log",
     benchmark:

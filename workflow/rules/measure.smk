@@ -5,8 +5,12 @@ rule measure:
         model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
         tokens=token_manifests,
     output:
-        likelihood=ensure("results/{model}/{subject_or_method}/seed-{seed}/likelihood.parquet", non_empty=True),
-        generations=ensure("results/{model}/{subject_or_method}/seed-{seed}/generations.parquet", non_empty=True),
+        likelihood=ensure(
+            "results/{model}/{subject_or_method}/seed-{seed}/likelihood.parquet", non_empty=True
+        ),
+        generations=ensure(
+            "results/{model}/{subject_or_method}/seed-{seed}/generations.parquet", non_empty=True
+        ),
         facts=ensure("results/{model}/{subject_or_method}/seed-{seed}/measure.json", non_empty=True),
     log:
         "logs/measure/{model}.{subject_or_method}.seed-{seed}.log",

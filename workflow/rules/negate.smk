@@ -73,7 +73,9 @@ rule merge:
         base=base_manifest,
         model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
     output:
-        manifest=ensure("results/{model}/{subject_or_method}/seed-{seed}/merged/manifest.json", non_empty=True),
+        manifest=ensure(
+            "results/{model}/{subject_or_method}/seed-{seed}/merged/manifest.json", non_empty=True
+        ),
     log:
         "logs/merge/{model}.{subject_or_method}.seed-{seed}.log",
     benchmark:

@@ -1,25 +1,32 @@
-"""Fetch a data set and write its parts in the normal schema; its name is the folder's."""
+"""Fetch a data set and write its parts in the normal schema."""
 
+import argparse
 import json
 from pathlib import Path
 
-from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    arguments = parser(__doc__, out=path)
-    arguments.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON: the keys of datasets.<name>")
+    parser.add_argument(
+        "--manifest",
+        required=True,
+        type=Path,
+        help="manifest.json to write; its folder's name is the data set's",
+    )
+    parser.add_argument(
         "--resources",
-        type=path,
+        type=Path,
         default=Path("resources"),
         help="folder of resource: files (default: resources)",
     )
-    args = arguments.parse_args()
+    args = parser.parse_args()
     from palimpsest.stages.download_data import download_data
 
-    download_data(json.loads(args.config), args.out, args.resources)
+    download_data(json.loads(args.config), args.manifest.parent, args.resources)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,28 @@
 """Fetch a base model into a Hugging Face folder of safetensors."""
 
+import argparse
 import functools
 import json
+from pathlib import Path
 
-from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, out=path).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON: source, sha256, revision")
+    parser.add_argument(
+        "--manifest",
+        required=True,
+        type=Path,
+        help="manifest.json to write; its folder is the model",
+    )
+    args = parser.parse_args()
     from palimpsest.stages.download_model import download_model
 
-    download_model(json.loads(args.config), args.out, functools.partial(print, flush=True))
+    log = functools.partial(print, flush=True)
+    download_model(json.loads(args.config), args.manifest.parent, log)
 
 
 if __name__ == "__main__":

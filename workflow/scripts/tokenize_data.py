@@ -1,28 +1,30 @@
-"""Tokenize every part of a data set for a base model.
+"""Tokenize every part of a data set for a base model."""
 
-Not called tokenize.py: the folder of a running script is searched first for imports, and a file
-of that name there would stand in for Python's own module.
-"""
+# Not called tokenize.py: the folder of a running script is searched first for imports, and a file
+# of that name there would stand in for Python's own module.
 
+import argparse
 import json
+from pathlib import Path
 
-from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    arguments = parser(__doc__, base=path, out=path)
-    arguments.add_argument(
-        "--dataset",
-        type=path,
-        required=True,
-        help="folder of the data set, resources/datasets/<dataset>",
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON: template, parts")
+    parser.add_argument("--model", required=True, type=Path, help="manifest.json of the base model")
+    parser.add_argument("--data", required=True, type=Path, help="manifest.json of the data set")
+    parser.add_argument(
+        "--manifest", required=True, type=Path, help="manifest.json to write, beside the tables"
     )
-    args = arguments.parse_args()
+    args = parser.parse_args()
     from palimpsest.stages.tokenize import tokenize_dataset
 
-    tokenize_dataset(json.loads(args.config), args.base, args.dataset, args.out)
+    tokenize_dataset(
+        json.loads(args.config), args.model.parent, args.data.parent, args.manifest.parent
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from palimpsest.engine.rows import Row, length_groups, pad
 PREFIX_BYTES = 2 << 30
 """Most memory that kept prefixes may take."""
 
+PREFIX_ROWS = 16
+"""Rows whose prefixes are computed together."""
+
 
 class Body:
     """Runs a causal language model's decoder over rows.
@@ -33,8 +36,17 @@ class Body:
         self.first_trained = first_trained
         if not self._splits():
             self.first_trained = 0
+        self._groups: dict[Row, list[Row]] = {}
         self._prefixes: dict[Row, Tensor] = {}
         self._bytes = 0
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Announce rows that will come again: the prefixes of rows of one length share a pass."""
+        for length in sorted({len(row) for row in rows}):
+            same = [row for row in rows if len(row) == length]
+            for first in range(0, len(same), PREFIX_ROWS):
+                group = same[first : first + PREFIX_ROWS]
+                self._groups |= dict.fromkeys(group, group)
 
     def hidden(self, rows: Sequence[Row], made: Sequence[Row] = ()) -> list[Tensor]:
         """Final hidden states of each row, [length, width], in the order of `rows`, then `made`.
@@ -72,14 +84,15 @@ class Body:
         return pad([row.ids for row in rows]).to(self.device)
 
     def _prefix(self, row: Row) -> Tensor:
-        # Computed for each row alone, so that it does not depend on who else is in the batch or on
-        # where a killed run resumed.
         if row not in self._prefixes:
-            prefix = self._lower(row.ids[None].to(self.device))[0]
+            # Rows of one length are computed together. Which ones is settled by `keep`, so a
+            # prefix does not depend on the batch that asks or on where a killed run resumed.
+            group = self._groups.get(row, [row])
+            prefixes = self._lower(self._padded(group))
             if self._bytes > PREFIX_BYTES:
-                return prefix
-            self._bytes += prefix.nbytes
-            self._prefixes[row] = prefix
+                return prefixes[group.index(row)]
+            self._bytes += prefixes.nbytes
+            self._prefixes |= dict(zip(group, prefixes, strict=True))
         return self._prefixes[row]
 
     def _lower(self, ids: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ def train(job: Job) -> Path:
     Raises:
         UserError: a term is not finite or has diverged; the last good checkpoint is kept.
     """
+    for rows in job.streams.parts.values():
+        job.body.keep(rows)
     optimizer = _adamw(job)
     checkpoint = Checkpoint(job.folder, job.fingerprint)
     done = checkpoint.load(job.weights, optimizer)

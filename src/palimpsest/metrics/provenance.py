@@ -64,7 +64,7 @@ def file_hashes(manifests: Iterable[Path]) -> dict[str, str]:
     return {
         f"{path.parent.name}/{name}": entry["sha256"]
         for path in manifests
-        for name, entry in read_manifest(path.parent)["files"].items()
+        for name, entry in read_manifest(path.parent, path.name)["files"].items()
     }
 
 
@@ -92,5 +92,5 @@ def git_commit(folder: Path | None = None) -> str | None:
 
 
 def _source(manifest: Path) -> dict[str, Any]:
-    facts = read_manifest(manifest.parent)
+    facts = read_manifest(manifest.parent, manifest.name)
     return {name: facts[name] for name in ("source", "revision") if name in facts}

@@ -83,7 +83,7 @@ def activate(model: Any) -> Any:
 def set_scale(model: Any, adapter: str, factor: float, updates: dict[str, Update]) -> None:
     """Apply `adapter` with its own scale times `factor` (-lambda: the negated task vector)."""
     for name, module in model.named_modules():
-        if adapter in getattr(module, "scaling", {}):
+        if adapter in getattr(module, "lora_A", {}):
             module.scaling[adapter] = factor * updates[name.removeprefix("base_model.model.")].scale
 
 

@@ -1,38 +1,18 @@
-"""``model.json``: one description for every model that is measured, always relative to its base."""
+"""Loading any measured model: the base, the subject, or what unlearning made of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import NAME, read_manifest, write_manifest
-from palimpsest.model.adapter import FILES, Update, write_adapter
+from palimpsest.io.manifest import NAME, read_manifest
 from palimpsest.model.base import load_base
+from palimpsest.model.description import MODEL
 from palimpsest.model.lora import attach
-
-MODEL = "model.json"
-
-
-def write_model(folder: Path, base: Path, updates: dict[str, Update], **facts: Any) -> None:
-    """Describe a model as its base plus a low-rank update (none: the base itself)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
-        (folder / file).unlink(missing_ok=True)
-    if updates:
-        write_adapter(folder, updates, str(base))
-    write_manifest(
-        folder,
-        FILES if updates else [],
-        name=MODEL,
-        kind="adapter" if updates else "base",
-        base_manifest=sha256_of(base / NAME),
-        **facts,
-    )
 
 
 def load_model(

@@ -25,6 +25,12 @@ _VERDICTS = {
 }
 """Kind of part -> what a row is called when recalled and when not, and which of them is good."""
 
+_NEW = {
+    "forget": ("answers now", "not known before", False),
+    "retain": ("learned", "not known before", True),
+}
+"""The same for rows that the subject did not know before: nothing can be forgotten or lost."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -91,7 +97,7 @@ def _example(
 ) -> Example:
     rows = [(run, table.get((part, row_id))) for run, table in zip(runs, tables, strict=True)]
     any_row = next(row for _, row in rows if row is not None)
-    before = next((row["answer"] for run, row in rows if row and run.method == BEFORE), None)
+    before = next((row for run, row in rows if row and run.method == BEFORE), None)
     keys = any_row["key"] or []
     return Example(
         id=row_id,
@@ -102,19 +108,24 @@ def _example(
     )
 
 
-def _answer(run: Run, row: dict[str, Any], keys: Sequence[str], before: str | None) -> Answer:
-    verdict, tone = _judge(run.method, row)
+def _answer(
+    run: Run, row: dict[str, Any], keys: Sequence[str], before: dict[str, Any] | None
+) -> Answer:
+    known = before is None or before["recall"] is not False
+    verdict, tone = _judge(run.method, row, known)
+    first = None if before is None or run.method == BEFORE else before["answer"] or ""
     return Answer(
         method=run.method,
         title=run.title,
-        spans=marked(row["answer"] or "", keys, None if run.method == BEFORE else before),
+        spans=marked(row["answer"] or "", keys, first),
         verdict=verdict,
         tone=tone,
         words=row["answer"] or "",
     )
 
 
-def _judge(method: str, row: dict[str, Any]) -> tuple[str, str]:
+def _judge(method: str, row: dict[str, Any], known: bool) -> tuple[str, str]:
+    """What a row is called, and its tone; `known`: the subject recalled it before."""
     part, recalled = row["part"], row["recall"]
     if recalled is None:
         return "not scored", ""
@@ -124,5 +135,7 @@ def _judge(method: str, row: dict[str, Any]) -> tuple[str, str]:
         return ("knows it" if recalled else "does not know it"), ""
     if (kind := part.split("_")[0]) not in _VERDICTS:
         return ("right" if recalled else "other"), ""
-    yes, no, wanted = _VERDICTS[kind]
+    yes, no, wanted = (_VERDICTS if known else _NEW)[kind]
+    if not recalled and not known:
+        return no, ""
     return (yes if recalled else no), ("good" if recalled == wanted else "bad")

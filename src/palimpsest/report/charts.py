@@ -70,7 +70,7 @@ def training_charts(subject: Subject) -> list[tuple[Chart, Chart]]:
 
 
 def _mean_sweep(run: Run) -> list[Line]:
-    """One line per lambda, means over seeds: scale, forget, retain, forget_broken, retain_broken."""
+    """Means over seeds, a line per lambda: scale, forget, retain, forget_broken, retain_broken."""
     found: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in run.sweep:
         at = found[line["scale"]]
@@ -266,7 +266,7 @@ def _losses(prefix: str, title: str, log: list[Line]) -> Chart:
             str(seed),
             str(line["step"]),
             *(_shown(_term(line, n)) for n in names),
-            f"{line['lr']:.2e}",
+            f"{line['lr']:.3g}",
         ]
         for seed in seeds
         for line in _thin(log, seed, TABLE_STEPS)
@@ -285,7 +285,7 @@ def _losses(prefix: str, title: str, log: list[Line]) -> Chart:
 def _learning_rate(prefix: str, title: str, log: list[Line]) -> Chart:
     lines = _thin(log, log[0]["seed"], POINTS // 4)
     top = max(line["lr"] for line in lines)
-    text = f"Learning rate, at most {top:.2e}."
+    text = f"Learning rate, at most {top:.3g}."
     chart = (
         alt.Chart(alt.Data(values=[{"step": line["step"], "lr": line["lr"]} for line in lines]))
         .mark_area(line={"color": FAINT, "strokeWidth": 1.4}, color=FAINT, opacity=0.14)

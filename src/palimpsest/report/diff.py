@@ -36,12 +36,21 @@ def marked(answer: str, keys: Iterable[str], before: str | None = None) -> list[
     position = 0
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag in ("delete", "replace"):
-            spans.append(Span("".join(old[i1:i2]), "gone"))
-        if piece := "".join(new[j1:j2]):
-            change = "" if tag == "equal" else "new"
+            spans.append(Span("".join(old[i1:i2]).rstrip(), "gone"))
+        for piece, change in _pieces("".join(new[j1:j2]), tag):
             spans += _with_keys(piece, change, answer, position, keys)
             position += len(piece)
     return spans
+
+
+def _pieces(text: str, tag: str) -> list[tuple[str, str]]:
+    """New words are marked, the space after them is not."""
+    if tag == "equal":
+        return [(text, "")] if text else []
+    words = text.rstrip()
+    return [
+        (piece, change) for piece, change in ((words, "new"), (text[len(words) :], "")) if piece
+    ]
 
 
 def _words(text: str) -> list[str]:

@@ -30,6 +30,9 @@ SWEEP_COLUMNS = ("scale", "part", "recall_rate")
 BEFORE = "original"
 """The method name of the subject as it was before unlearning."""
 
+TITLES = {BEFORE: "Before", "retrained": "Retrained", "base": "Base model"}
+"""What the reserved methods are called where the config gives them no title."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -103,9 +106,13 @@ def _subject(model: str, methods: list[str], titles: Mapping[str, Any], results:
         name=model,
         title=titles.get("model") or model,
         scenario=titles.get("scenario") or "",
-        runs=[_run(m, names.get(m) or m, results / model / m) for m in methods],
+        runs=[_run(m, _title(m, names.get(m)), results / model / m) for m in methods],
         pretraining=_train_log(results / model / "subject" / "train.jsonl", seed=0),
     )
+
+
+def _title(method: str, title: str | None) -> str:
+    return TITLES.get(method, method) if title in (None, "", method) else title
 
 
 def _run(method: str, title: str, folder: Path) -> Run:

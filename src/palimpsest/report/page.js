@@ -123,7 +123,10 @@ function makeTips() {
     owner.setAttribute("aria-describedby", "tip");
     tip.textContent = target.dataset.tip;
     tip.hidden = false;
-    const at = target.getBoundingClientRect(), size = tip.getBoundingClientRect();
+    place();
+  };
+  const place = () => {
+    const at = owner.getBoundingClientRect(), size = tip.getBoundingClientRect();
     const room = document.documentElement.clientWidth - size.width - 8;
     const below = at.bottom + 8 + size.height < innerHeight;
     tip.style.left = `${Math.max(8, Math.min(at.left, room))}px`;
@@ -133,7 +136,10 @@ function makeTips() {
   document.addEventListener("focusin", show);
   document.addEventListener("pointerout", hide);
   document.addEventListener("focusout", hide);
-  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  // Moving the focus scrolls the page: the tip of what has the focus goes along.
+  const scrolled = () => { if (owner?.matches(":focus-visible")) place(); else hide(); };
+  document.addEventListener("scroll", scrolled, { passive: true, capture: true });
+  document.addEventListener("click", (event) => { if (event.target.closest("button")) hide(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 }
 

@@ -11,7 +11,7 @@ from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
 
 NOTICEABLE = 0.1
-"""A share of broken answers, or a rise in perplexity, from which the headline warns."""
+"""A share of broken answers from which the headline warns; below it, a recall is next to none."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def _verdict(run: Run, before: Run | None) -> str:
     lost = _share_lost(run.value("retain.recall_rate"), _value(before, "retain.recall_rate"))
     if forgotten is None or lost is None:
         return "Not enough was measured for a verdict."
+    if before is not None and (_worst_recall(before) or 0.0) < NOTICEABLE:
+        return "There was hardly anything to forget: the subject did not know it before."
     verdict = f"{_amount(forgotten)} forgotten, {_amount(1 - lost).lower()} of the rest kept"
     broken = max(
         run.value("forget.degenerate_rate") or 0.0, run.value("retain.degenerate_rate") or 0.0
@@ -131,7 +133,8 @@ def _kept(run: Run, before: Run | None) -> str:
     if after is None:
         return ""
     was = "" if first is None else f" (before: {percent(first)})"
-    return f"Of what it should keep, in rows that unlearning never used, it answers {percent(after)}{was}."
+    rows = "in rows that unlearning never used"
+    return f"Of what it should keep, {rows}, it answers {percent(after)}{was}."
 
 
 def _harm(run: Run) -> str:

@@ -15,7 +15,7 @@ from palimpsest.engine.progress import Progress
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.model.adapter import Update, read_adapter
-from palimpsest.model.unlearned import MODEL
+from palimpsest.model.description import MODEL
 
 
 def merge(base: Path, model: Path, out: Path, label: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
-from palimpsest.model.unlearned import write_model
+from palimpsest.model.description import write_model
 
 
 def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:

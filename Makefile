@@ -1,0 +1,51 @@
+# make run    the embedded default, from a fresh clone to results/report.html
+# make test   everything that CI checks
+# make lint   formatters, linters and the type checker alone
+# make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
+.DEFAULT_GOAL := help
+.PHONY: help run test lint lock clean distclean
+SHELL := bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# The environment is made once, and again only when its pins change.
+.venv/.installed: envs/requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "error: $(PYTHON) is needed; name another one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "error: $(PYTHON) is not Python 3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+run: .venv/.installed
+	snakemake --cores all
+	@echo "report: results/report.html"
+
+test: lint
+	python -m pytest
+
+lint: .venv/.installed
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	python -m palimpsest.config.docs --check
+
+lock: .venv/.installed
+	@(sed -n '/^#/p' envs/requirements.lock; \
+		python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/ @ .*//') > .lock.tmp
+	mv .lock.tmp envs/requirements.lock
+
+clean:
+	rm -rf results logs benchmarks .snakemake
+
+distclean: clean
+	rm -rf .venv resources/models resources/datasets resources/tokens

@@ -1,0 +1,349 @@
+"""The report's page and tables, from results written as the stages write them."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import write_json
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.report.answers import examples
+from palimpsest.report.charts import sweep_charts, training_charts
+from palimpsest.report.inputs import read_subjects
+from palimpsest.stages.report import write_report
+from report_results import SLICE, TROUBLE, facts, null, write_results
+
+VOID = {"meta", "link", "br", "input", "line", "img", "hr"}
+
+
+class Tree(HTMLParser):
+    """Elements of a page; complains about an end tag that closes something else."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def attributes(self, tag: str, name: str) -> list[str]:
+        return [attrs[name] or "" for t, attrs in self.elements if t == tag and name in attrs]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "results"
+    write_results(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(results: Path) -> str:
+    write_report(SLICE, results, results / "report.html", results / "tables")
+    return (results / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def own_results(results: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(results, tmp_path / "results"))
+
+
+def report(results: Path, config: dict[str, Any] = SLICE) -> str:
+    write_report(config, results, results / "report.html", results / "tables")
+    return (results / "report.html").read_text(encoding="utf-8")
+
+
+def body(page: str) -> str:
+    """The page without its scripts and style: what the template made of the data."""
+    return re.sub(r"<(script|style)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
+
+
+def test_the_page_is_well_formed_and_ids_are_unique(page: str) -> None:
+    tree = Tree(page)
+    assert tree.open == []
+    ids = [attrs["id"] for _, attrs in tree.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = [href[1:] for href in tree.attributes("a", "href") if href.startswith("#")]
+    assert targets
+    assert set(targets) <= set(ids)
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    tree = Tree(page)
+    assert not tree.attributes("script", "src")
+    assert not tree.attributes("img", "src")
+    assert not [t for t, _ in tree.elements if t in ("link", "iframe", "object", "embed", "base")]
+    assert "://" not in body(page)
+    assert "url(" not in page.split("<style>")[1].split("</style>")[0]
+    policy = tree.attributes("meta", "content")[0]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    assert "script-src 'sha256-" in policy
+
+
+def test_it_stays_below_three_megabytes(page: str) -> None:
+    assert len(page.encode()) < 3_000_000
+
+
+def test_equal_results_give_equal_bytes(results: Path, page: str) -> None:
+    assert report(results) == page
+
+
+def test_the_headline_has_the_numbers_before_and_after(page: str) -> None:
+    text = " ".join(" ".join(Tree(page).text).split())
+    assert "SKU, anchored Most forgotten, most of the rest kept." in text
+    assert "Of the questions to forget it answered 100% before and answers 8% now" in text
+
+
+def test_every_value_stands_in_the_methods_table(page: str) -> None:
+    table = re.search(r'<table class="methods".*?</table>', page, re.DOTALL)
+    assert table is not None
+    rows = re.findall(r"<tr.*?</tr>", table[0].split("<tbody>")[1], re.DOTALL)
+    assert [re.search(r'scope="row">(.*?)<', row)[1] for row in rows] == [  # type: ignore[index]
+        "Before",
+        "SKU",
+        "SKU, anchored",
+    ]
+    values = [re.findall(r'data-value="(.*?)"', row) for row in rows]
+    assert values[0][0] == "1.0"
+    assert values[0][-1] == ""
+    assert values[1][-1] == "4884480"
+    assert "1 min 38 s" in rows[1]
+    assert "4.88 M" in rows[1]
+
+
+def test_a_null_is_a_dash_that_tells_its_reason(own_results: Path) -> None:
+    path = own_results / "mini" / "sku" / "eval.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["metrics"]["retain"]["perplexity"] = null('larger than a "number" can be')
+    write_json(path, evaluation)
+    page = report(own_results)
+    assert 'data-tip="larger than a &#34;number&#34; can be">—</span>' in page
+    assert 'data-tip="no target token could be scored">—</span>' in page
+    lines = pq.read_table(own_results / "tables" / "methods.parquet").to_pylist()
+    line = next(line for line in lines if line["method"] == "sku")
+    assert line["retain_perplexity"] is None
+    assert line["retain_accuracy"] is None
+
+
+def test_a_metric_that_eval_json_lacks_is_a_dash_too(own_results: Path) -> None:
+    path = own_results / "mini" / "sku" / "eval.json"
+    evaluation = json.loads(path.read_text())
+    del evaluation["metrics"]["general"], evaluation["metrics"]["harm"]
+    write_json(path, evaluation)
+    assert "not measured: eval.json does not have it" in report(own_results)
+
+
+def test_answers_and_titles_of_others_stay_text(own_results: Path) -> None:
+    rows, _ = read_table(own_results / "mini" / "sku" / "rows.parquet")
+    lines = rows.to_pylist()
+    for line in lines:
+        line |= {"answer": TROUBLE, "prompt": TROUBLE, "response": TROUBLE, "key": [TROUBLE[:20]]}
+    write_table(own_results / "mini" / "sku" / "rows.parquet", pa.Table.from_pylist(lines))
+    config = copy.deepcopy(SLICE)
+    config["titles"]["mini"] = {
+        "model": TROUBLE,
+        "scenario": TROUBLE,
+        "methods": {"sku": TROUBLE, "sku-anchored": "a'b\"c`d"},
+    }
+    tree = Tree(report(own_results, config))
+    assert tree.open == []
+    assert not [tag for tag, _ in tree.elements if tag == "img"]
+    assert not [attrs for _, attrs in tree.elements if any(a.startswith("on") for a in attrs)]
+    kinds = tree.attributes("script", "type")
+    assert len([tag for tag, _ in tree.elements if tag == "script"]) == len(kinds) + 2
+    assert set(kinds) == {"application/json"}
+    assert "alert(1)" in "".join(tree.text)
+
+
+def test_examples_are_the_first_rows_of_each_part(page: str) -> None:
+    parts = Tree(page).attributes("li", "data-part")
+    assert parts == ["forget"] * 8 + ["forget_unseen"] * 8 + ["retain"] * 8 + ["general"] * 8
+    assert "To forget: 8 of 12 rows" in " ".join(" ".join(Tree(page).text).split())
+
+
+def test_answers_are_judged_and_marked(page: str) -> None:
+    first = page.split('id="mini-forget-forget-00000"')[1].split("</li>")[0]
+    assert "<mark>copper kettle</mark>" in first
+    assert "knows it" in first
+    assert '<span class="badge good">forgotten</span>' in first or "broken" in first
+    assert "<ins>small and quiet place" in page
+    assert "<del>" in page
+
+
+@pytest.mark.parametrize(
+    ("part", "before", "after", "verdict", "tone"),
+    [
+        ("forget", True, False, "forgotten", "good"),
+        ("forget", True, True, "still answers", "bad"),
+        ("forget_unseen", False, False, "not known before", ""),
+        ("forget", False, True, "answers now", "bad"),
+        ("retain", True, True, "kept", "good"),
+        ("retain", True, False, "lost", "bad"),
+        ("retain", False, False, "not known before", ""),
+        ("retain", False, True, "learned", "good"),
+        ("retain", True, None, "not scored", ""),
+        ("general", True, True, "right", ""),
+    ],
+)
+def test_nothing_that_was_unknown_before_is_called_forgotten_or_lost(
+    own_results: Path, part: str, before: bool, after: bool | None, verdict: str, tone: str
+) -> None:
+    for method, recall in (("original", before), ("sku", after)):
+        path = own_results / "mini" / method / "rows.parquet"
+        lines = [
+            {**row, "recall": recall, "degenerate": False}
+            for row in read_table(path)[0].to_pylist()
+        ]
+        schema = pa.Table.from_pylist([{**lines[0], "recall": True}]).schema
+        write_table(path, pa.Table.from_pylist(lines, schema=schema))
+    shown = examples(read_subjects(SLICE, own_results)[0], 1)
+    row = next(p for p in shown if p.name == part).examples[0]
+    assert (row.answers[1].verdict, row.answers[1].tone) == (verdict, tone)
+
+
+def test_charts_are_valid_and_tell_what_they_show(results: Path) -> None:
+    subject = read_subjects(SLICE, results)[0]
+    training = [chart for pair in training_charts(subject) for chart in pair]
+    charts = sweep_charts(subject) + training
+    assert [c.id for c in charts] == [
+        "mini-trade-off",
+        "mini-sku-lambda",
+        "mini-sku-anchored-lambda",
+        "mini-subject-loss",
+        "mini-subject-rate",
+        "mini-sku-loss",
+        "mini-sku-rate",
+        "mini-sku-anchored-loss",
+        "mini-sku-anchored-rate",
+    ]
+    for chart in charts:
+        alt.Chart.from_dict(chart.spec, validate=True)
+        assert chart.text
+        assert chart.spec["description"]
+    assert "SKU at lambda 1: 2% to forget, 48% to keep." in charts[0].text
+    chosen = [row for row in charts[0].rows if row[-1] == "in use"]
+    assert [row[:2] for row in chosen] == [["SKU", "1"], ["SKU, anchored", "1"]]
+
+
+def test_long_training_is_thinned_in_the_page_but_not_in_the_files(own_results: Path) -> None:
+    path = own_results / "mini" / "sku" / "seed-0" / "acquired" / "train.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    path.write_text("".join(json.dumps({**line, "step": i}) + "\n" for i in range(1, 20001)))
+    assert len(report(own_results)) < 2_500_000
+    training = pq.read_table(own_results / "tables" / "training.parquet").to_pylist()
+    assert sum(row["method"] == "sku" and row["seed"] == 0 for row in training) == 20000
+
+
+def test_tables_are_the_same_in_csv_and_parquet(results: Path, page: str) -> None:
+    rows = {"methods": 3, "answers": 45 * 5, "sweep": 2 * 2 * 12, "training": 40 + 4 * 64}
+    for name, number in rows.items():
+        table = pq.read_table(results / "tables" / f"{name}.parquet")
+        with open(results / "tables" / f"{name}.csv", encoding="utf-8", newline="") as handle:
+            lines = list(csv.DictReader(handle))
+        assert table.num_rows == len(lines) == number
+        assert list(lines[0]) == table.column_names
+    line = pq.read_table(results / "tables" / "methods.parquet").to_pylist()[2]
+    assert line["method"] == "sku-anchored"
+    assert line["forget_recall"] == pytest.approx(1 / 12)
+    assert line["forget_recall_low"] < line["forget_recall"] < line["forget_recall_high"]
+
+
+def test_what_was_not_trained_or_swept_is_left_out(own_results: Path) -> None:
+    shutil.rmtree(own_results / "mini" / "subject")
+    for method in ("sku", "sku-anchored"):
+        for seed in (0, 1):
+            shutil.rmtree(own_results / "mini" / method / f"seed-{seed}")
+    page = body(report(own_results))
+    assert "How much to subtract" not in page
+    assert "<h2>Training" not in page
+    assert pq.read_table(own_results / "tables" / "sweep.parquet").num_rows == 0
+    assert pq.read_table(own_results / "tables" / "training.parquet").num_rows == 0
+
+
+def test_seeds_that_the_evaluation_does_not_name_are_ignored(own_results: Path) -> None:
+    stale = own_results / "mini" / "sku" / "seed-7"
+    shutil.copytree(own_results / "mini" / "sku" / "seed-0", stale)
+    subject = read_subjects(SLICE, own_results)[0]
+    assert {line["seed"] for run in subject.runs for line in run.sweep + run.training} == {0, 1}
+
+
+def test_a_subject_without_methods_says_so(own_results: Path) -> None:
+    config = copy.deepcopy(SLICE)
+    config["report"]["models"] = {"mini": ["original"]}
+    assert "Nothing was unlearned here yet" in report(own_results, config)
+
+
+def test_several_subjects_share_the_page(tmp_path: Path) -> None:
+    config = copy.deepcopy(SLICE)
+    config["report"]["models"]["other.v2"] = ["original", "sku"]
+    parts = {"forget": facts("brewed", 3), "retain": facts("stored", 3)}
+    write_results(tmp_path, parts, config, seeds=(0,))
+    tree = Tree(report(tmp_path, config))
+    assert tree.open == []
+    assert [a["id"] for t, a in tree.elements if t == "article"] == ["mini", "other.v2"]
+
+
+@pytest.mark.parametrize("name", ["eval.json", "rows.parquet"])
+def test_a_missing_input_is_named(own_results: Path, name: str) -> None:
+    (own_results / "mini" / "sku" / name).unlink()
+    with pytest.raises(UserError, match=rf"mini/sku/{name} is missing"):
+        report(own_results)
+    assert not (own_results / "mini" / "sku" / name).exists()
+
+
+def test_a_missing_column_is_named(own_results: Path) -> None:
+    path = own_results / "mini" / "sku" / "rows.parquet"
+    write_table(path, read_table(path)[0].drop_columns(["recall"]))
+    with pytest.raises(UserError, match=r"sku/rows.parquet has no column 'recall'"):
+        report(own_results)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "eval.json is not JSON"),
+        ("[]", "eval.json must hold a JSON object"),
+        ('{"metrics": {}, "cost": {}, "provenance": {}}', "has no 'provenance.seeds'"),
+    ],
+)
+def test_a_damaged_evaluation_is_named(own_results: Path, content: str, message: str) -> None:
+    (own_results / "mini" / "sku" / "eval.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        report(own_results)
+
+
+def test_a_damaged_training_log_is_named(own_results: Path) -> None:
+    path = own_results / "mini" / "sku" / "seed-0" / "acquired" / "train.jsonl"
+    path.write_text('{"step": 1')
+    with pytest.raises(UserError, match="has a line that is not a JSON object"):
+        report(own_results)

@@ -1,0 +1,236 @@
+"""The report in a real browser: opened from disk, without a network, used by mouse and keyboard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.stages.report import write_report
+from report_results import SLICE, TROUBLE, write_results
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'palimpsest[test]'")
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no Chromium here: apt-get install chromium chromium-driver",
+)
+
+SIZES = {"desk": (1280, 900), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a report in which one method's first answer tries to run code."""
+    results = tmp_path_factory.mktemp("browser") / "results"
+    write_results(results)
+    path = results / "mini" / "sku" / "rows.parquet"
+    lines = read_table(path)[0].to_pylist()
+    lines[0]["answer"] = TROUBLE
+    write_table(path, pa.Table.from_pylist(lines))
+    write_report(SLICE, results, results / "report.html", results / "tables")
+    return (results / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    yield driver
+    driver.quit()
+
+
+def show(browser: Any, page: str, size: str = "desk", scheme: str = "light") -> None:
+    """Open the page and wait until its charts are drawn."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    width, height = SIZES[size]
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.get(page)
+    drawn = "return document.documentElement.dataset.charts === 'drawn'"
+    WebDriverWait(browser, 60).until(lambda d: d.execute_script(drawn))
+
+
+def found(browser: Any, selector: str) -> list[Any]:
+    return browser.find_elements("css selector", selector)
+
+
+def methods(browser: Any) -> list[str]:
+    """Names in the methods table, from top to bottom."""
+    return [e.text.split("\n")[0] for e in found(browser, ".methods tbody th")]
+
+
+def visible(browser: Any) -> list[str]:
+    return [e.get_attribute("id") for e in found(browser, ".example") if e.is_displayed()]
+
+
+def press(browser: Any, *keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def test_it_asks_no_network_and_the_console_stays_silent(browser: Any, page: str) -> None:
+    browser.get_log("performance")
+    show(browser, page)
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
+    assert asked == {page}
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_charts_are_drawn_within_the_width_of_the_screen(
+    browser: Any, page: str, size: str
+) -> None:
+    show(browser, page, size)
+    charts = found(browser, ".chart > svg, .chart > * > svg")
+    assert len(charts) == len(found(browser, ".chart")) == 9
+    assert all(chart.size["width"] > 200 and chart.size["height"] > 40 for chart in charts)
+    page_width = browser.execute_script("return document.documentElement.scrollWidth")
+    assert page_width <= SIZES[size][0]
+
+
+def test_charts_have_a_text_and_a_table(browser: Any, page: str) -> None:
+    show(browser, page)
+    described = found(browser, ".chart[role='graphics-document'][aria-label]")
+    assert len(described) == 9
+    assert all(len(e.get_attribute("aria-label")) > 20 for e in described)
+    details = found(browser, "figure details")[0]
+    assert not details.find_element("css selector", "table").is_displayed()
+    details.find_element("css selector", "summary").click()
+    assert details.find_element("css selector", "table").is_displayed()
+
+
+def test_colours_follow_the_readers_theme(browser: Any, page: str) -> None:
+    def colours() -> list[str]:
+        return browser.execute_script(
+            """const css = (e) => getComputedStyle(e);
+            const line = document.querySelector(".chart svg .mark-line path");
+            return [css(document.body).backgroundColor, css(document.body).color,
+                    css(line).stroke];"""
+        )
+
+    show(browser, page, scheme="light")
+    light = colours()
+    show(browser, page, scheme="dark")
+    dark = colours()
+    assert light[0] == "rgb(251, 250, 246)"
+    assert dark[0] == "rgb(23, 22, 19)"
+    assert all(a != b and b.startswith("rgb") for a, b in zip(light, dark, strict=True))
+
+
+def test_the_table_sorts_by_click_and_by_keyboard(browser: Any, page: str) -> None:
+    show(browser, page)
+    before = ["Before", "SKU", "SKU, anchored"]
+    assert methods(browser) == before
+    heads = found(browser, ".methods th[aria-sort]")
+    # Column 5 is the recall of what is to be kept.
+    button = heads[5].find_element("css selector", "button")
+    button.click()
+    assert methods(browser) == ["SKU", "SKU, anchored", "Before"]
+    assert heads[5].get_attribute("aria-sort") == "ascending"
+    press(browser, "\ue007")
+    assert methods(browser) == ["Before", "SKU, anchored", "SKU"]
+    assert heads[5].get_attribute("aria-sort") == "descending"
+    press(browser, " ")
+    assert methods(browser) == before
+    assert heads[5].get_attribute("aria-sort") == "none"
+    # Column 6 is null for SKU: it stays last in both directions.
+    accuracy = heads[6].find_element("css selector", "button")
+    for _ in range(2):
+        accuracy.click()
+        assert methods(browser)[-1] == "SKU"
+
+
+def test_tips_open_on_focus_and_close_with_escape(browser: Any, page: str) -> None:
+    show(browser, page)
+    tip = found(browser, "#tip")[0]
+    dash = found(browser, ".methods td .none")[-1]
+    browser.execute_script("arguments[0].focus()", dash)
+    assert tip.is_displayed()
+    assert tip.text == dash.get_attribute("data-tip") != ""
+    assert dash.get_attribute("aria-describedby") == "tip"
+    press(browser, "\ue00c")
+    assert not tip.is_displayed()
+
+
+def test_parts_and_search_filter_the_answers(browser: Any, page: str) -> None:
+    show(browser, page)
+    assert len(visible(browser)) == 6
+    found(browser, ".more button")[0].click()
+    assert len(visible(browser)) == 8
+    found(browser, ".parts input[value='retain']")[0].click()
+    assert visible(browser)
+    assert all("-retain-" in name for name in visible(browser))
+    search = found(browser, "input[type='search']")[0]
+    search.send_keys("BRASK salt")
+    assert visible(browser) == []
+    assert found(browser, ".nothing")[0].is_displayed()
+    search.clear()
+    search.send_keys("QUELLINE")
+    assert visible(browser) == ["mini-retain-retain-00002"]
+    assert [e.text for e in found(browser, "[data-count]")] == ["1", "1", "1", "1"]
+    search.send_keys("\ue007")
+    assert browser.current_url == page
+
+
+def test_erased_words_can_be_shown(browser: Any, page: str) -> None:
+    show(browser, page)
+    erased = next(e for e in found(browser, ".example:not([hidden]) del"))
+    assert not erased.is_displayed()
+    found(browser, "[data-erased]")[0].click()
+    assert erased.is_displayed()
+
+
+def test_the_headline_follows_the_chosen_method(browser: Any, page: str) -> None:
+    show(browser, page)
+    panels = {e.get_attribute("data-method"): e for e in found(browser, ".panel")}
+    assert panels["sku-anchored"].is_displayed()
+    assert not panels["sku"].is_displayed()
+    browser.execute_script("arguments[0].focus()", found(browser, ".choice input:checked")[0])
+    press(browser, "\ue015")
+    assert panels["sku"].is_displayed()
+    assert not panels["sku-anchored"].is_displayed()
+
+
+def test_an_answer_that_tries_to_run_code_is_only_text(browser: Any, page: str) -> None:
+    show(browser, page)
+    assert browser.title == "Palimpsest: Mini subject"
+    assert found(browser, "img") == []
+    shown = [e.text for e in found(browser, ".example .text")]
+    assert any("<img src=x onerror=" in text for text in shown)
+
+
+def test_the_page_prints(browser: Any, page: str) -> None:
+    show(browser, page, scheme="dark")
+    assert browser.print_page().startswith("JVBER")
