@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 from pathlib import Path
 
@@ -85,4 +84,4 @@ def _checked_seed(args: argparse.Namespace, cfg: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -34,7 +34,7 @@ def parser(description: str | None, **options: Callable[[str], Any]) -> argparse
     """
     result = argparse.ArgumentParser(
         description=description,
-        epilog="Normally run by Snakemake, which passes exactly the settings that change the result.",
+        epilog="Normally run by Snakemake, which passes exactly the settings that matter.",
     )
     result.add_argument(
         "--config", default="{}", help="the stage's slice of the configuration, as JSON"

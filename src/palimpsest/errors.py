@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -25,8 +28,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command-line program: a `UserError` becomes one line on stderr and exit status 1.
 
-    Ctrl-C exits with 130, a broken pipe (``| head``) quietly with 141.
+    Ctrl-C exits with 130, SIGTERM with 143 (after `finally` blocks have cleaned up), a broken pipe
+    (``| head``) quietly with 141.
     """
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except UserError as error:
@@ -38,3 +43,10 @@ def run_cli(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # The default action would end the process without cleaning up.
+    sys.exit(128 + number)

@@ -1,20 +1,29 @@
-def reported(pattern, skip=()):
+def per_method(name):
     """A file of every subject and method in the report."""
     return [
-        pattern.format(model=model, method=method, seed=seed)
+        f"results/{model}/{method}/{name}"
         for model, methods in CFG.report.models.items()
         for method in methods
-        if method not in skip
-        for seed in CFG.seeds(method, model)[:1]
+    ]
+
+
+def per_seed(name):
+    """A file of every seed of the methods that have a task vector."""
+    return [
+        f"results/{model}/{method}/seed-{seed}/{name}"
+        for model, methods in CFG.report.models.items()
+        for method in methods
+        if method != "original"
+        for seed in CFG.seeds(method, model)
     ]
 
 
 rule report:
     """One offline page: methods side by side, answers before and after, trade-off, curves, costs."""
     input:
-        evals=reported("results/{model}/{method}/eval.json"),
-        rows=reported("results/{model}/{method}/rows.parquet"),
-        sweeps=reported("results/{model}/{method}/seed-{seed}/sweep.parquet", skip=["original"]),
+        evals=per_method("eval.json"),
+        rows=per_method("rows.parquet"),
+        sweeps=per_seed("sweep.parquet"),
     output:
         html=report(
             "results/report.html",

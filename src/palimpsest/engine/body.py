@@ -7,10 +7,12 @@ computed once and kept (`prefix`). Training on the upper third of the blocks the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from palimpsest.engine.rows import Row, length_groups, pad
 
@@ -27,25 +29,37 @@ class Body:
     Args:
         model: a `transformers` causal language model, with or without PEFT layers.
         first_trained: index of the first block with trained weights (0: no prefix is kept).
+        recompute: recompute the blocks' activations in the backward pass (less memory).
     """
 
-    def __init__(self, model: nn.Module, first_trained: int = 0) -> None:
+    def __init__(self, model: nn.Module, first_trained: int = 0, recompute: bool = False) -> None:
         self.decoder = model.get_decoder()  # type: ignore[operator]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         self.device = self.head.weight.device
         self.first_trained = first_trained
         if not self._splits():
             self.first_trained = 0
+        if recompute:
+            _recompute_blocks(self.decoder)
         self._groups: dict[Row, list[Row]] = {}
         self._prefixes: dict[Row, Tensor] = {}
         self._bytes = 0
 
     def keep(self, rows: Sequence[Row]) -> None:
-        """Announce rows that will come again: the prefixes of rows of one length share a pass."""
-        for length in sorted({len(row) for row in rows}):
-            same = [row for row in rows if len(row) == length]
+        """Announce rows that will come again: their prefixes are kept while there is room.
+
+        The prefixes of rows of one length share a pass.
+        """
+        by_length: dict[int, list[Row]] = {}
+        for row in rows:
+            by_length.setdefault(len(row), []).append(row)
+        for length, same in sorted(by_length.items()):
             for first in range(0, len(same), PREFIX_ROWS):
                 group = same[first : first + PREFIX_ROWS]
+                weight = self.head.weight
+                self._bytes += len(group) * length * weight.shape[1] * weight.element_size()
+                if self._bytes > PREFIX_BYTES:
+                    return
                 self._groups |= dict.fromkeys(group, group)
 
     def hidden(self, rows: Sequence[Row], made: Sequence[Row] = ()) -> list[Tensor]:
@@ -54,11 +68,11 @@ class Body:
         Rows of similar length share a forward pass; none is padded to a fixed length.
 
         Args:
-            rows: rows that will come again (their prefixes are kept).
+            rows: rows of the data; the prefixes of those announced to `keep` are kept.
             made: rows made for this call alone.
         """
         every = [*rows, *made]
-        entering = self._entering(rows, made) if self.first_trained else None
+        entering = self._entering(every) if self.first_trained else None
         states: list[Tensor] = [torch.empty(0)] * len(every)
         for group in length_groups([len(row) for row in every]):
             if entering is None:
@@ -71,13 +85,15 @@ class Body:
         return states
 
     @torch.no_grad()
-    def _entering(self, rows: Sequence[Row], made: Sequence[Row]) -> list[Tensor]:
+    def _entering(self, rows: Sequence[Row]) -> list[Tensor]:
         # What enters the first trained block, for each row.
-        entering = [self._prefix(row) for row in rows] + [torch.empty(0)] * len(made)
-        for group in length_groups([len(row) for row in made]):
-            prefixes = self._lower(self._padded([made[i] for i in group]))
-            for i, prefix in zip(group, prefixes, strict=True):
-                entering[len(rows) + i] = prefix[: len(made[i])]
+        entering = [self._prefix(r) if r in self._groups else torch.empty(0) for r in rows]
+        new = [i for i, row in enumerate(rows) if row not in self._groups]
+        for group in length_groups([len(rows[i]) for i in new]):
+            members = [new[i] for i in group]
+            prefixes = self._lower(self._padded([rows[i] for i in members]))
+            for i, prefix in zip(members, prefixes, strict=True):
+                entering[i] = prefix[: len(rows[i])]
         return entering
 
     def _padded(self, rows: Sequence[Row]) -> Tensor:
@@ -87,11 +103,8 @@ class Body:
         if row not in self._prefixes:
             # Rows of one length are computed together. Which ones is settled by `keep`, so a
             # prefix does not depend on the batch that asks or on where a killed run resumed.
-            group = self._groups.get(row, [row])
+            group = self._groups[row]
             prefixes = self._lower(self._padded(group))
-            if self._bytes > PREFIX_BYTES:
-                return prefixes[group.index(row)]
-            self._bytes += prefixes.nbytes
             self._prefixes |= dict(zip(group, prefixes, strict=True))
         return self._prefixes[row]
 
@@ -124,8 +137,30 @@ class Body:
             return False
         if not 0 < self.first_trained < len(layers):
             return False
+        # Blocks of several kinds are told apart by their index, which a split would shift; a row
+        # shorter than a sliding window would not show it.
+        if len(set(getattr(self.decoder.config, "layer_types", None) or ())) > 1:
+            return False
         ids = torch.arange(1, 9, device=self.device)[None]
         whole = self._decode(input_ids=ids)
         entering = self._lower(ids)
         with self._blocks(slice(self.first_trained, None)):
             return bool(torch.equal(whole, self._decode(inputs_embeds=entering)))
+
+
+def _recompute_blocks(decoder: nn.Module) -> None:
+    # transformers' own gradient checkpointing works in training mode alone, which would switch
+    # dropout on.
+    for blocks in decoder.children():
+        if isinstance(blocks, nn.ModuleList):
+            for block in blocks:
+                block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run

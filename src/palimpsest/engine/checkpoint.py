@@ -7,7 +7,6 @@ is damaged, training starts clean.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,20 +15,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palimpsest.io.atomic import atomic_folder, sha256_of
+from palimpsest.io.atomic import atomic_path, sha256_of, write_json
 
-STATE = "state.safetensors"
+FACTS = "checkpoint.json"
+"""Names the state file and vouches for it; replacing this small file commits a checkpoint."""
 
 
 class Checkpoint:
     """The last good state of a training run."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Keep the state in ``folder/last`` for the run with this `fingerprint`."""
+        """Keep the state in `folder` for the run with this `fingerprint`."""
         self.folder, self.fingerprint = folder, fingerprint
 
     def save(self, step: int, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Save after `step` optimiser steps; an earlier checkpoint is replaced atomically.
+        """Save after `step` optimiser steps; the earlier checkpoint goes once this one is complete.
 
         Raises:
             UserError: the disk is full or not writable (the earlier checkpoint stays).
@@ -38,28 +38,28 @@ class Checkpoint:
         for name, tensor in weights.items():
             for key, value in optimizer.state[tensor].items():
                 tensors[f"optimizer.{name}.{key}"] = value
-        with atomic_folder(self.folder / "last") as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / STATE)
-            facts = {
-                "fingerprint": self.fingerprint,
-                "step": step,
-                "sha256": sha256_of(temporary / STATE),
-            }
-            (temporary / "checkpoint.json").write_text(json.dumps(facts), encoding="utf-8")
+        state = self.folder / f"step-{step}.safetensors"
+        with atomic_path(state) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        facts = {"fingerprint": self.fingerprint, "step": step, "state": state.name}
+        write_json(self.folder / FACTS, {**facts, "sha256": sha256_of(state)})
+        for earlier in self.folder.glob("step-*.safetensors"):
+            if earlier != state:
+                earlier.unlink()
 
     def load(self, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
         """Restore weights and optimiser; return the number of steps done (0: nothing to resume)."""
-        last = self.folder / "last"
-        if not last.exists():
+        if not (self.folder / FACTS).exists():
             return 0
         try:
-            facts = json.loads((last / "checkpoint.json").read_text(encoding="utf-8"))
+            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
             if facts["fingerprint"] != self.fingerprint:
                 return self._start_clean("settings or inputs changed")
-            if sha256_of(last / STATE) != facts["sha256"]:
+            state = self.folder / facts["state"]
+            if sha256_of(state) != facts["sha256"]:
                 return self._start_clean("the checkpoint is damaged")
-            tensors = load_file(last / STATE)
-        except (OSError, ValueError, KeyError, SafetensorError):
+            tensors = load_file(state)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return self._start_clean("the checkpoint is damaged")
         with torch.no_grad():
             for name, tensor in weights.items():
@@ -75,11 +75,10 @@ class Checkpoint:
         print(f"resumed after step {facts['step']}", file=sys.stderr, flush=True)
         return int(facts["step"])
 
-    def remove(self) -> None:
-        """Delete the side folder (the run is complete)."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _start_clean(self, why: str) -> int:
         print(f"starting from step 0: {why}", file=sys.stderr, flush=True)
-        self.remove()
+        # The folder itself stays: it may be private.
+        (self.folder / FACTS).unlink()
+        for state in self.folder.glob("step-*.safetensors"):
+            state.unlink()
         return 0

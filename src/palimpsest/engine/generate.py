@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ def answer(
         batch_rows: prompts decoded together.
         done: told after each batch how many rows are finished and how many tokens were made.
     """
+    stops = _stop_ids(model, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt_length, i))
     answers: dict[int, Answer] = {}
     for first in range(0, len(order), batch_rows):
@@ -57,10 +59,10 @@ def answer(
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            eos_token_id=sorted(stops) or None,
             pad_token_id=tokenizer.pad_token_id,
         )
         made = output[:, ids.shape[1] :].cpu()
-        stops = _stop_ids(model)
         for i, tokens in zip(batch, made, strict=True):
             answers[i] = _answer(tokens.tolist(), stops, tokenizer)
         done(first + len(batch), sum(answers[i].tokens for i in batch))
@@ -78,9 +80,12 @@ def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _stop_ids(model: nn.Module) -> set[int]:
-    stop = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    return set(stop if isinstance(stop, list) else [stop])  # type: ignore[arg-type]
+def _stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    # The tokenizer's end-of-text token ends the rows that models are trained on; a generation
+    # config may name others.
+    named: Any = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    stops = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return {int(stop) for stop in stops if stop is not None}
 
 
 def _answer(tokens: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Answer:

@@ -73,13 +73,15 @@ def token_table(
     """
     columns = []
     for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
-        log_q = _logits(head, h).log_softmax(-1)
+        logits = _logits(head, h)
+        # log q = logits - total: mean, deviation and order follow from the logits themselves.
+        total = logits.logsumexp(-1)
         columns.append(
             (
-                log_q.gather(-1, y[:, None])[:, 0],
-                log_q.argmax(-1) == y,
-                log_q.mean(-1),
-                log_q.std(-1, correction=0),
+                logits.gather(-1, y[:, None])[:, 0] - total,
+                logits.argmax(-1) == y,
+                logits.mean(-1) - total,
+                logits.std(-1, correction=0),
             )
         )
     logprob, hit, mean, sd = (torch.cat(column) for column in zip(*columns, strict=True))

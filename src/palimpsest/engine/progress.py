@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from palimpsest.io.atomic import explained
+
 BAR = 20
 """Width of the bar in characters."""
 
@@ -28,7 +30,7 @@ class Progress:
         stream: TextIO | None = None,
         done: int = 0,
     ) -> None:
-        """Begin `total` units of work called `label`; `done` of them were done by an earlier run."""
+        """Begin `total` units of work called `label`; an earlier run did the first `done`."""
         self.label, self.total, self.every = label, total, every
         self.stream = stream or sys.stderr
         self._began = time.monotonic()
@@ -64,17 +66,26 @@ class StepLog:
 
     def __init__(self, path: Path, done: int) -> None:
         """Continue the log at `path` after its first `done` lines."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_text(encoding="utf-8").splitlines(True)[:done] if path.exists() else []
+        self._path = path
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line is in the file at once, and closing has nothing left to write.
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file.seek(0)
+            kept = self._file.readall().splitlines(True)[:done]
+            self._file.truncate(sum(map(len, kept)))
         self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
-        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._file.writelines(kept)
-        self._file.flush()
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one step."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Append one step.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with explained(self._path):
+            left = (json.dumps(line) + "\n").encode()
+            while left:
+                left = left[self._file.write(left) :]
 
     def close(self) -> None:
         """Close the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -51,21 +52,32 @@ def random_answers(
 ) -> list[Row]:
     """Each forget prompt with `k` answers of other rows, drawn anew in every step.
 
+    An answer to the same prompt, or one with the same text, is no other answer.
+
     Raises:
         UserError: the pool has fewer than k other rows.
     """
-    if len(pool) <= k:
-        raise UserError(
-            f"random_answers: {k} needs more than {k} rows to draw other answers from, "
-            f"the pool has {len(pool)}"
-        )
     random = generator(seed, "random", step)
     joined = []
     for row in forget:
-        order = torch.randperm(len(pool), generator=random)[: k + 1].tolist()
-        others = [pool[i] for i in order if pool[i].id != row.id][:k]
+        order = torch.randperm(len(pool), generator=random).tolist()
+        candidates = (pool[i] for i in order if _is_other(row, pool[i]))
+        others = list(itertools.islice(candidates, k))
+        if len(others) < k:
+            raise UserError(
+                f"random_answers: {k} answers of other rows are drawn for each row, but for row "
+                f"{row.id} the pool of {len(pool)} has {len(others)}; lower random_answers"
+            )
         joined += [join(row, other) for other in others]
     return joined
+
+
+def _is_other(row: Row, other: Row) -> bool:
+    return (
+        other.id != row.id
+        and not torch.equal(other.prompt, row.prompt)
+        and not torch.equal(other.response, row.response)
+    )
 
 
 class Streams:

@@ -23,12 +23,15 @@ class Stream:
         self.rows = rows
         self.hidden = hidden
         self.head = head
+        self.cost: Tensor | None = None
+        """Nats per token that `nll` last found, None before."""
 
     def nll(self) -> Tensor:
         """Mean negative log-likelihood of each row's response tokens, nats, [rows]."""
         states = torch.cat([h[s] for h, s in self._spans("answer")])
         labels = torch.cat([row.response for row in self.rows]).to(states.device)
         per_token = heads.nll(states, labels, self.head)
+        self.cost = per_token.detach().mean()
         lengths = [len(row.response) for row in self.rows]
         return torch.stack([tokens.mean() for tokens in per_token.split(lengths)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -26,6 +27,12 @@ Loss = Callable[[Mapping[str, Stream]], dict[str, Tensor]]
 
 DIVERGED = 1e4
 """A term beyond this many nats per token is no longer training."""
+
+GUESSING = 2.0
+"""Nor is learning an answer whose tokens cost so many times what blind guessing costs."""
+
+GROWN = 100.0
+"""Nor is a weight tensor beyond this root mean square (that of a language model is below 1)."""
 
 LOG = "train.jsonl"
 
@@ -64,11 +71,17 @@ def train(job: Job) -> Path:
 
     A run that was killed continues after its last checkpoint and ends with the same weights as an
     uninterrupted one (on the CPU, at the same number of threads). SIGTERM and Ctrl-C save a
-    checkpoint first.
+    checkpoint first; a second one ends the run at once.
 
     Raises:
-        UserError: a term is not finite or has diverged; the last good checkpoint is kept.
+        UserError: the warm-up is as long as the training; a term is not finite or has diverged
+            (the last good checkpoint is kept); the disk is full.
     """
+    if job.optimizer.warmup_steps >= job.steps:
+        raise UserError(
+            f"training.optimizer.warmup_steps: {job.optimizer.warmup_steps}, but {job.label} has "
+            f"{job.steps} steps in all; nothing is left for the decay"
+        )
     for rows in job.streams.parts.values():
         job.body.keep(rows)
     optimizer = _adamw(job)
@@ -77,7 +90,7 @@ def train(job: Job) -> Path:
     log = StepLog(job.folder / LOG, done)
     progress = Progress(job.label, job.steps, done=done)
     saved_at = time.monotonic()
-    with _stop_requested() as stop:
+    with _stop_requested() as stop, contextlib.closing(log):
         for step in range(done, job.steps):
             began = time.monotonic()
             rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
@@ -93,13 +106,12 @@ def train(job: Job) -> Path:
                 checkpoint.save(step + 1, job.weights, optimizer)
                 saved_at = time.monotonic()
             if stop:
-                raise KeyboardInterrupt
-    log.close()
+                raise stop.exception()
     return job.folder / LOG
 
 
 def schedule(settings: Optimizer, step: int, steps: int) -> float:
-    """Factor on the learning rate at `step` (counted from 0): warm-up, then decay to 0 at `steps`."""
+    """Factor on the rate at `step` (counted from 0): warm-up, then decay to 0 at `steps`."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
@@ -124,6 +136,7 @@ def _step(
     terms = job.loss(streams)
     values = {name: term.item() for name, term in terms.items()}
     _check(values, step)
+    _check_learning(streams, values, step, math.log(job.body.head.weight.shape[0]))
     torch.stack(list(terms.values())).sum().backward()
     norm = torch.nn.utils.clip_grad_norm_(
         job.weights.values(), job.optimizer.clip_norm or math.inf
@@ -131,17 +144,38 @@ def _step(
     _check({"gradient norm": norm}, step, limit=math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    largest = torch.stack([w.detach().square().mean().sqrt() for w in job.weights.values()]).max()
+    _check({"root mean square of a trained tensor": largest.item()}, step, limit=GROWN)
     return values, norm, sum(map(len, rows))
 
 
 def _check(values: Mapping[str, float], step: int, limit: float = DIVERGED) -> None:
     for name, value in values.items():
         if not math.isfinite(value) or abs(value) > limit:
-            raise UserError(
-                f"step {step + 1}: the term '{name}' is {value:.4g}; training has diverged. "
-                "Lower training.optimizer.learning_rate (or the weight of this term), or raise "
-                "warmup_steps; the last good checkpoint is kept"
+            raise _diverged(step, f"the term '{name}' is {value:.4g}")
+
+
+def _check_learning(
+    streams: Mapping[str, Stream], values: Mapping[str, float], step: int, guess: float
+) -> None:
+    for name, stream in streams.items():
+        # A negative term is to be unlearned: there any cost may be wanted.
+        if stream.cost is None or values.get(name, 0.0) < 0:
+            continue
+        cost = stream.cost.item()
+        if cost > GUESSING * guess:
+            raise _diverged(
+                step,
+                f"the term '{name}' is at {cost:.4g} nats per token (blind guessing: {guess:.4g})",
             )
+
+
+def _diverged(step: int, what: str) -> UserError:
+    return UserError(
+        f"step {step + 1}: {what}; training has diverged. "
+        "Lower training.optimizer.learning_rate (or the weight of this term), or raise "
+        "warmup_steps; the last good checkpoint is kept"
+    )
 
 
 def _adamw(job: Job) -> torch.optim.AdamW:
@@ -160,7 +194,7 @@ class _stop_requested:  # noqa: N801 - reads as a context
     """True once SIGTERM or SIGINT has come; the step in progress is finished first."""
 
     def __enter__(self) -> _stop_requested:
-        self.stop = False
+        self.number = 0
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -169,7 +203,15 @@ class _stop_requested:  # noqa: N801 - reads as a context
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        return self.stop
+        return self.number != 0
+
+    def exception(self) -> BaseException:
+        """How the program then ends: as the signal would have ended it."""
+        if self.number == signal.SIGINT:
+            return KeyboardInterrupt()
+        return SystemExit(128 + self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.stop = True
+        if self.number:
+            raise self.exception()
+        self.number = number

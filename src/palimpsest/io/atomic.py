@@ -7,19 +7,28 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from palimpsest.errors import UserError
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's write errors about `path` into a `UserError` that says what to do."""
+    """Turn the system's write errors about `path` into a `UserError` that says what to do."""
     try:
         yield
+    except SafetensorError as error:
+        # The package wraps the system's error in a text of its own.
+        if number := re.search(r"os error (\d+)", str(error)):
+            code = int(number[1])
+            raise explain_write_error(OSError(code, os.strerror(code)), path) from error
+        raise
     except OSError as error:
         raise explain_write_error(error, path) from error
 
@@ -46,33 +55,62 @@ def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
         UserError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.chmod(temporary, mode)
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with explained(path):
             temporary.mkdir(parents=True)
+            _remove_leftovers(path)
             yield temporary
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _remove_leftovers(path: Path) -> None:
+    # What processes that were killed while they wrote `path` could not remove.
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp")
+    for sibling in path.parent.iterdir():
+        match = pattern.fullmatch(sibling.name)
+        if match and not _alive(int(match[1])):
+            if sibling.is_dir():
+                shutil.rmtree(sibling, ignore_errors=True)
+            else:
+                sibling.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

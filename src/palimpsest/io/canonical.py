@@ -8,7 +8,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """Serialise `value` with sorted keys and no spaces; NaN and infinity are refused (ValueError)."""
+    """Serialise `value` with sorted keys, without spaces; NaN and infinity raise ValueError."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )

@@ -44,8 +44,8 @@ def load_base(
             raise UserError(
                 f"{folder}: the architecture scales its logits ({key}), which is not supported"
             )
-    model.requires_grad_(False)
-    return model.to(device).eval()
+    network: nn.Module = model
+    return network.requires_grad_(False).to(device).eval()
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

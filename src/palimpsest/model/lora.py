@@ -30,12 +30,18 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
 def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.json") -> Any:
     """Attach the adapter in `folder` under `name`, frozen and active beside those there are."""
     read_adapter(folder, manifest)  # verifies the files
-    config = peft.LoraConfig.from_pretrained(folder)
+    config = peft.LoraConfig.from_pretrained(str(folder))
     if isinstance(model, peft.PeftModel):
         model.add_adapter(name, config)
     else:
         model = peft.get_peft_model(model, config, adapter_name=name)
-    peft.set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=name)
+    found: Any = peft.set_peft_model_state_dict(
+        model, load_file(folder / WEIGHTS), adapter_name=name
+    )
+    if found.unexpected_keys:
+        raise UserError(
+            f"{folder / WEIGHTS} does not fit the model: it has no {found.unexpected_keys[0]}"
+        )
     return activate(model)
 
 
@@ -88,16 +94,15 @@ def set_scale(model: Any, adapter: str, factor: float, updates: dict[str, Update
 
 
 def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
-    """PEFT's configuration for `lora`, its targets checked against the model."""
+    """PEFT's configuration for `lora`, its targets checked against the model.
+
+    The head is no target: logits of the reference follow from hidden states through it.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
     linear = {
-        name.split(".")[-1]
+        name.removesuffix(".base_layer").split(".")[-1]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and "lora_" not in name and "base_layer" not in name
-    }
-    linear |= {
-        name.split(".")[-1]
-        for name, module in model.named_modules()
-        if hasattr(module, "base_layer") and hasattr(module, "lora_A")
+        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
     }
     for target in lora.targets:
         if target not in linear:
@@ -108,7 +113,8 @@ def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
     blocks = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     if lora.first_layer >= blocks:
         raise UserError(
-            f"training.lora.first_layer: {lora.first_layer}, but the model has blocks 0 to {blocks - 1}"
+            f"training.lora.first_layer: {lora.first_layer}, "
+            f"but the model has blocks 0 to {blocks - 1}"
         )
     return peft.LoraConfig(
         r=lora.rank,

@@ -16,6 +16,7 @@ from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import read_rows
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import Job, train
+from palimpsest.io.atomic import explained, write_text
 from palimpsest.io.manifest import NAME
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.base import load_base
@@ -66,9 +67,7 @@ def acquire(
     parts = {name: dataset_and_part(config[name]) for name in ("forget", "retain")}
     rows = {name: read_rows(tokens / dataset, part) for name, (dataset, part) in parts.items()}
     rows["retain"] = with_reference(rows["retain"], reference, config["retain"])
-    if training.gradient_checkpointing:
-        model.get_base_model().gradient_checkpointing_enable()
-    body = Body(model.get_base_model(), training.lora.first_layer)
+    body = Body(model.get_base_model(), training.lora.first_layer, training.gradient_checkpointing)
     inputs = [folder / NAME for folder in (base, subject, reference)]
     inputs += [tokens / dataset / NAME for dataset, _ in parts.values()]
     make_private(side_folder(out))
@@ -87,11 +86,12 @@ def acquire(
         )
     )
     make_private(out)
-    (out / "HAZARDOUS.txt").write_text(WARNING + "\n", encoding="utf-8")
+    write_text(out / "HAZARDOUS.txt", WARNING + "\n")
     finish(out, log, updates_of(model, "acquired"), base, hazardous=True, seed=config["seed"])
 
 
 def make_private(folder: Path) -> None:
     """Create `folder` so that only its owner can look inside."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(folder, 0o700)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chmod(folder, 0o700)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from palimpsest.config.schema import Base
+from palimpsest.data import tokens
 from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
@@ -36,13 +37,16 @@ def answers(
     """
     device = set_up()
     tokenizer = load_tokenizer(base, settings.trust_remote_code)
-    ids = tokenizer(settings.template.prompt.replace("{prompt}", prompt)).input_ids
+    asked = tokens.load_tokenizer(base)
+    ids = asked.prompts([settings.template.prompt.replace("{prompt}", prompt)])[0]
+    if asked.context is not None and len(ids) > asked.context - max_new_tokens:
+        raise UserError(
+            f"the prompt has {len(ids)} tokens; at most {asked.context - max_new_tokens} fit the "
+            "context"
+        )
     row = Row("asked", torch.tensor(ids), len(ids))
     found = {}
     for name, folder in folders.items():
         model = load_model(folder, base, settings.dtype, device, settings.trust_remote_code)
-        room = int(model.config.max_position_embeddings) - max_new_tokens  # type: ignore[union-attr,arg-type]
-        if len(ids) > room:
-            raise UserError(f"the prompt has {len(ids)} tokens; at most {room} fit the context")
         found[name] = answer(model, tokenizer, [row], max_new_tokens, 1)[0].text
     return found

@@ -11,7 +11,7 @@ import torch
 
 from palimpsest.engine.body import Body
 from palimpsest.engine.train import LOG
-from palimpsest.io.atomic import sha256_of
+from palimpsest.io.atomic import explained, sha256_of
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import FILES, Update, write_adapter
@@ -24,7 +24,7 @@ def dataset_and_part(ref: str) -> tuple[str, str]:
 
 
 def side_folder(out: Path) -> Path:
-    """Folder for checkpoints: beside the artifact, not declared to Snakemake, so it survives a kill."""
+    """Folder for checkpoints: beside the artifact, unknown to Snakemake, so it survives a kill."""
     return out.with_name(out.name + ".ckpt")
 
 
@@ -46,9 +46,9 @@ def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Bod
 
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:
     """Write a trained adapter with its log and, last, its manifest; drop the checkpoints."""
-    out.mkdir(parents=True, exist_ok=True)
     write_adapter(out, updates, str(base))
-    shutil.copyfile(log, out / LOG)
+    with explained(out / LOG):
+        shutil.copyfile(log, out / LOG)
     trained = sum(update.a.numel() + update.b.numel() for update in updates.values())
     write_manifest(out, [*FILES, LOG], trained_parameters=trained, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

@@ -92,7 +92,7 @@ def read_parts(parts: dict[str, str], tokens: Path) -> dict[str, list[Row]]:
 def likelihood(
     model: nn.Module, rows: dict[str, list[Row]], batch_tokens: int, tokenizer: Any, label: str
 ) -> pa.Table:
-    """One line per target token: log-probability, top-1 hit, mean and deviation over the vocabulary."""
+    """One line per target token: its log-probability, top-1 hit, the vocabulary's mean and sd."""
     body = Body(model)
     flat = [(block, row) for block, part in rows.items() for row in part]
     progress = Progress(f"{label} likelihood", len(flat))

@@ -1,4 +1,4 @@
-"""Merge: a full Hugging Face folder of the unlearned model, for transformers, vLLM and converters."""
+"""Merge: the unlearned model as a Hugging Face folder, for transformers, vLLM, converters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.engine.progress import Progress
+from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.model.adapter import Update, read_adapter
@@ -45,18 +46,23 @@ def merge(base: Path, model: Path, out: Path, label: str) -> None:
             shutil.copyfile(source, out / file)
         progress.update(count)
     if left:
-        raise ValueError(f"updates without a tensor in {base}: {sorted(left)[:3]}")
+        raise UserError(
+            f"{base} has no tensor of {sorted(left)[0]}: its files name tensors otherwise than "
+            "the model does, and cannot be merged"
+        )
     write_manifest(out, files, merged_from=json.loads((model / MODEL).read_text())["base_manifest"])
 
 
 def _merge_shard(source: Path, target: Path, updates: dict[str, Update]) -> set[str]:
     tensors: dict[str, Tensor] = {}
     merged = set()
+    names = {name.partition(".")[2]: name for name in updates} | {name: name for name in updates}
     with safe_open(source, framework="pt") as shard:
         for key in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
             tensors[key] = shard.get_tensor(key)
-            name = key.removesuffix(".weight")
-            if name in updates:
+            # Some repositories leave out the first component ("model.", "transformer.").
+            name = names.get(key.removesuffix(".weight"))
+            if name is not None:
                 tensors[key] = apply(tensors[key], updates[name])
                 merged.add(name)
         metadata = shard.metadata()

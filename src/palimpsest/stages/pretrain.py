@@ -44,7 +44,6 @@ def pretrain(
         label: what progress lines call it.
         threads: CPU threads.
     """
-    out.mkdir(parents=True, exist_ok=True)
     if config["pretrain"] is None:
         write_manifest(out, [], adapter=False)
         return
@@ -53,10 +52,9 @@ def pretrain(
     model = load_base(base, config["dtype"], device, config["trust_remote_code"])
     model, weights = add_trainable(model, settings.training.lora, "subject", settings.seed)
     parts = [dataset_and_part(ref) for ref in settings.data]
-    if settings.training.gradient_checkpointing:
-        model.get_base_model().gradient_checkpointing_enable()
     rows = [row for dataset, part in parts for row in read_rows(tokens / dataset, part)]
-    body = Body(model.get_base_model(), settings.training.lora.first_layer)
+    training = settings.training
+    body = Body(model.get_base_model(), training.lora.first_layer, training.gradient_checkpointing)
     steps = math.ceil(settings.epochs * len(rows) / settings.batch_rows)
     inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
     log = train(

@@ -36,7 +36,7 @@ def reference(
     label: str,
     threads: int | None,
 ) -> None:
-    """Write ``<dataset>.<part>.safetensors`` for each part: row id -> hidden states [length, width].
+    """Write ``<dataset>.<part>.safetensors`` per part: row id -> hidden states [length, width].
 
     Args:
         config: the stage's slice.

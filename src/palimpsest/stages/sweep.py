@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import torch
 
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
@@ -62,26 +63,22 @@ def sweep(
     }
     truth = pd.concat(facts(datasets, ref, block) for block, ref in config["parts"].items())
     progress = Progress(label, len(config["scales"]), every=0)
+    limit = config["generation"]["max_new_tokens"]
     lines = []
     for count, scale in enumerate(config["scales"], 1):
         set_scale(model, "acquired", -scale, task_vector)
         inner = f"{label} lambda {scale:g}"
-        tables = (
-            likelihood(model, rows, batch_tokens, tokenizer, inner),
-            generate(
-                model, tokenizer, rows, config["generation"]["max_new_tokens"], batch_rows, inner
-            ),
-        )
-        summary = summarize(*(table.to_pandas() for table in tables), truth)
+        costs = likelihood(model, rows, batch_tokens, tokenizer, inner)
+        said = generate(model, tokenizer, rows, limit, batch_rows, inner)
+        summary = summarize(costs.to_pandas(), said.to_pandas(), truth)
         lines += [{"scale": scale, "part": part, **values} for part, values in summary.items()]
-        progress.update(count, **{k: v["recall_rate"] for k, v in summary.items()})
+        recall = {part: values["recall_rate"] for part, values in summary.items()}
+        progress.update(count, 0, **{k: v for k, v in recall.items() if v is not None})
     write_table(out, pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False))
 
 
 def sample(rows: list[Any], count: int, name: str) -> list[Any]:
     """At most `count` rows, the same ones for every method."""
-    import torch
-
     order = torch.randperm(len(rows), generator=generator(0, "sweep", name))[:count].tolist()
     return [rows[i] for i in sorted(order)]
 

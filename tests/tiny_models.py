@@ -1,0 +1,180 @@
+"""Small random models of real architectures, and rows and folders that fit them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from palimpsest.config.training import Lora
+from palimpsest.data.tokens import SCHEMA
+from palimpsest.engine.body import Body
+from palimpsest.engine.rows import Row
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.tables import write_table
+from palimpsest.model.lora import add_trainable
+
+VOCABULARY = 100
+WIDTH = 32
+LAYERS = 4
+EOS = 1
+LORA = Lora(rank=4, alpha=8)
+
+
+def llama(dtype: torch.dtype = torch.float64, seed: int = 0, **config: Any) -> Any:
+    """Four blocks, tied embeddings; weights large enough that the logits differ."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "bos_token_id": None,
+        "eos_token_id": EOS,
+        "pad_token_id": None,
+    }
+    return frozen(LlamaForCausalLM(LlamaConfig(**{**settings, **config})), dtype)
+
+
+def opt(dtype: torch.dtype = torch.float64) -> Any:
+    """An architecture with learned positions (and dropout, which must stay off)."""
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        word_embed_proj_dim=WIDTH,
+        ffn_dim=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        init_std=0.2,
+    )
+    return frozen(OPTForCausalLM(config), dtype)
+
+
+def neox(dtype: torch.dtype = torch.float64) -> Any:
+    """An architecture whose modules have other names, and an untied head."""
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    return frozen(GPTNeoXForCausalLM(config), dtype)
+
+
+def gemma(dtype: torch.dtype = torch.float64) -> Any:
+    """An architecture with two kinds of attention: every other block looks back four tokens."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=16,
+        max_position_embeddings=64,
+        final_logit_softcapping=None,
+        initializer_range=0.2,
+    )
+    return frozen(Gemma2ForCausalLM(config), dtype)
+
+
+def frozen(model: Any, dtype: torch.dtype) -> Any:
+    """In evaluation mode, nothing trainable: as `load_base` returns it."""
+    return model.to(dtype).requires_grad_(False).eval()
+
+
+def perturb(weights: dict[str, torch.Tensor], seed: int = 5, size: float = 0.2) -> None:
+    """Give every trained tensor other values (B of a fresh adapter is 0)."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in weights.values():
+            noise = torch.randn(tensor.shape, generator=random, dtype=torch.float64)
+            tensor.copy_((size * noise).to(tensor.dtype))
+
+
+def with_lora(
+    model: Any, lora: Lora = LORA, name: str = "acquired", seed: int = 0, moved: bool = True
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model with a trainable adapter of its own number type, moved away from the start."""
+    dtype = model.get_output_embeddings().weight.dtype
+    model, weights = add_trainable(copy.deepcopy(model), lora, name, seed)
+    for weight in weights.values():
+        weight.data = weight.data.to(dtype)
+    if moved:
+        perturb(weights)
+    return model, weights
+
+
+def rows(lengths: Sequence[tuple[int, int]], seed: int = 0, name: str = "row") -> list[Row]:
+    """Random rows of (prompt, response) lengths; every response ends with the end token."""
+    random = torch.Generator().manual_seed(seed)
+    made = []
+    for i, (prompt, response) in enumerate(lengths):
+        ids = torch.randint(3, VOCABULARY, (prompt + response,), generator=random)
+        ids[-1] = EOS
+        made.append(Row(f"{name}-{i}", ids, prompt))
+    return made
+
+
+def with_states(model: Any, plain: Iterable[Row]) -> list[Row]:
+    """The rows with the model's final hidden states, each row computed alone."""
+    body = Body(model)
+    with torch.no_grad():
+        return [
+            Row(row.id, row.ids, row.prompt_length, body.hidden([row])[0].clone()) for row in plain
+        ]
+
+
+def save_base(folder: Path, model: Any) -> Path:
+    """A base folder as the download stage leaves it: model, tokenizer, manifest."""
+    model.save_pretrained(folder)
+    words = {"<unk>": 0, "</s>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", model_max_length=64
+    ).save_pretrained(folder)
+    write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
+    return folder
+
+
+def save_tokens(folder: Path, parts: dict[str, Sequence[Row]]) -> Path:
+    """A dataset's token folder as the tokenize stage leaves it."""
+    for part, members in parts.items():
+        columns = [
+            [row.id for row in members],
+            [row.ids.tolist() for row in members],
+            [row.prompt_length for row in members],
+        ]
+        write_table(folder / f"{part}.parquet", pa.table(columns, schema=SCHEMA))
+    write_manifest(folder, [f"{part}.parquet" for part in parts])
+    return folder

@@ -1,0 +1,96 @@
+"""Token statistics from hidden states: values, gradients, chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from palimpsest.engine import head as heads
+
+POSITIONS, WIDTH, VOCABULARY = 23, 8, 50
+
+
+@pytest.fixture
+def inputs() -> tuple[Tensor, Tensor, Tensor, nn.Linear]:
+    torch.manual_seed(0)
+    hidden = torch.randn(POSITIONS, WIDTH, dtype=torch.float64)
+    reference = hidden + 0.3 * torch.randn_like(hidden)
+    labels = torch.randint(VOCABULARY, (POSITIONS,))
+    head = nn.Linear(WIDTH, VOCABULARY, bias=False).double().requires_grad_(False)
+    return hidden, reference, labels, head
+
+
+def with_gradient(function: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = hidden.clone().requires_grad_(True)
+    values = function(leaf)
+    (values * torch.arange(1.0, len(values) + 1)).sum().backward()
+    assert leaf.grad is not None
+    return values.detach(), leaf.grad
+
+
+def assert_same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == torch.float64
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 22, 23, 1000])
+def test_chunked_likelihood_equals_the_unchunked_one(inputs: tuple, chunk: int) -> None:
+    hidden, _, labels, head = inputs
+    whole = with_gradient(lambda h: -head(h).log_softmax(-1)[range(POSITIONS), labels], hidden)
+    assert_same(with_gradient(lambda h: heads.nll(h, labels, head, chunk), hidden), whole)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 22, 23, 1000])
+def test_chunked_divergence_equals_the_unchunked_one(inputs: tuple, chunk: int) -> None:
+    hidden, reference, _, head = inputs
+
+    def plain(h: Tensor) -> Tensor:
+        log_p, log_q = head(reference).log_softmax(-1), head(h).log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    chunked = with_gradient(lambda h: heads.kl(h, reference, head, chunk), hidden)
+    assert_same(chunked, with_gradient(plain, hidden))
+
+
+def test_no_gradient_reaches_the_reference(inputs: tuple) -> None:
+    hidden, reference, _, head = inputs
+    reference.requires_grad_(True)
+    heads.kl(hidden.requires_grad_(True), reference, head, 7).sum().backward()
+    assert reference.grad is None
+
+
+def test_divergence_and_its_gradient_are_zero_where_the_models_agree(inputs: tuple) -> None:
+    hidden, _, _, head = inputs
+    values, gradient = with_gradient(lambda h: heads.kl(h, hidden, head, 6), hidden)
+    assert values.abs().max() < 1e-14
+    assert gradient.abs().max() < 1e-12
+
+
+def test_cross_entropy_less_divergence_is_the_entropy_of_the_reference(inputs: tuple) -> None:
+    hidden, reference, _, head = inputs
+    p = head(reference).softmax(-1)
+    cross = -(p * head(hidden).log_softmax(-1)).sum(-1)
+    entropy = -(p * p.log()).sum(-1)
+    torch.testing.assert_close(cross - heads.kl(hidden, reference, head), entropy)
+
+
+def test_reduced_precision_states_give_statistics_in_single_precision(inputs: tuple) -> None:
+    hidden, reference, labels, head = inputs
+    low, head = hidden.bfloat16(), head.bfloat16()
+    assert heads.nll(low, labels, head).dtype == torch.float32
+    assert heads.kl(low, reference.bfloat16(), head).dtype == torch.float32
+
+
+def test_token_table_equals_full_logits(inputs: tuple) -> None:
+    hidden, _, labels, head = inputs
+    log_q = head(hidden).log_softmax(-1)
+    logprob, hit, mean, sd = heads.token_table(hidden, labels, head, 4)
+    torch.testing.assert_close(logprob, -F.cross_entropy(log_q, labels, reduction="none"))
+    assert hit.tolist() == (log_q.argmax(-1) == labels).tolist()
+    torch.testing.assert_close(mean, log_q.mean(-1))
+    torch.testing.assert_close(sd, log_q.std(-1, unbiased=False))

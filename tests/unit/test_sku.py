@@ -1,0 +1,377 @@
+"""SKU, stage 1: the loss against its plain restatement, its parts, and the released defects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import torch
+from reference import plain, released
+from torch import Tensor
+
+from palimpsest.config.training import Lora
+from palimpsest.engine.body import Body
+from palimpsest.engine.rows import Row, join
+from palimpsest.engine.sampler import random_answers
+from palimpsest.engine.stream import Stream
+from palimpsest.objectives import sku
+
+TRAINING = {"optimizer": {"learning_rate": 1e-3}}
+FORGET = [(5, 7), (3, 12), (9, 4)]
+RETAIN = [(4, 6), (6, 9)]
+
+
+def settings(**over: Any) -> sku.Settings:
+    return sku.Settings(**{"algorithm": "sku", "steps": 1, "training": TRAINING, **over})
+
+
+def drawn(reference: Any, k: int = 2) -> dict[str, list[Row]]:
+    """The rows of one step; the retain rows carry the reference's states."""
+    forget = tiny.rows(FORGET, seed=1, name="f")
+    return {
+        "forget": forget,
+        "random": random_answers(forget, forget, k, seed=0, step=0),
+        "retain": tiny.with_states(reference, tiny.rows(RETAIN, seed=2, name="n")),
+    }
+
+
+def streams_of(body: Body, step: dict[str, list[Row]]) -> dict[str, Stream]:
+    """As the training loop does: one forward pass for all terms."""
+    kept = [row for name, part in step.items() if name != "random" for row in part]
+    made = step.get("random", [])
+    states = dict(zip([*kept, *made], body.hidden(kept, made), strict=True))
+    return {n: Stream(part, [states[r] for r in part], body.head) for n, part in step.items()}
+
+
+def ours(body: Body, step: dict[str, list[Row]], s: sku.Settings) -> dict[str, Tensor]:
+    wanted = {name: step[name] for name in sku.streams(s)}
+    return sku.loss(streams_of(body, wanted), s)
+
+
+def gradients(weights: dict[str, Tensor], loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(weights.values())))
+
+
+def assert_close(one: list[Tensor], other: list[Tensor], tolerance: float) -> None:
+    assert len(one) == len(other)
+    largest = max(b.abs().max().item() for b in other)
+    assert largest > 0
+    for a, b in zip(one, other, strict=True):
+        assert (a - b).abs().max().item() <= tolerance * largest
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt])
+@pytest.mark.parametrize(("sign", "positions"), [(1, "all"), (-1, "answer")])
+def test_the_loss_equals_two_models_with_full_logits_padding_and_separate_passes(
+    build: Callable[..., Any], dtype: torch.dtype, tolerance: float, sign: int, positions: str
+) -> None:
+    reference = build(dtype)
+    model, weights = tiny.with_lora(reference)
+    step = drawn(reference)
+    s = settings(
+        weights={"forget": 2.5, "random": 0.7, "preserve": 1.3},
+        random_answers=2,
+        preservation={"sign": sign, "cap": 1e3, "positions": positions},
+    )
+    expected = plain.terms(
+        model,
+        reference,
+        step,
+        weights=(2.5, 0.7, 1.3),
+        sign=sign,
+        cap=1e3,
+        positions=positions,
+    )
+    found = ours(Body(model.get_base_model()), step, s)
+    assert list(found) == list(expected)
+    for name, term in expected.items():
+        assert found[name].dtype == dtype
+        assert found[name].item() == pytest.approx(term.item(), rel=tolerance)
+        assert_close(
+            gradients(
+                weights,
+                plain.terms(
+                    model,
+                    reference,
+                    step,
+                    weights=(2.5, 0.7, 1.3),
+                    sign=sign,
+                    cap=1e3,
+                    positions=positions,
+                )[name],
+            ),
+            gradients(weights, ours(Body(model.get_base_model()), step, s)[name]),
+            10 * tolerance,
+        )
+
+
+def test_kept_prefixes_change_neither_terms_nor_gradients() -> None:
+    reference = tiny.llama()
+    model, weights = tiny.with_lora(reference, Lora(rank=4, alpha=8, first_layer=2))
+    step, s = drawn(reference), settings(preservation={"sign": 1})
+    split = Body(model.get_base_model(), 2)
+    assert split.first_trained == 2
+    for rows in (step["forget"], step["retain"]):
+        split.keep(rows)
+    full = ours(Body(model.get_base_model()), step, s)
+    kept = ours(split, step, s)
+    for name, term in full.items():
+        assert kept[name].item() == pytest.approx(term.item(), rel=1e-12)
+    one, other = (gradients(weights, torch.stack(list(t.values())).sum()) for t in (kept, full))
+    assert_close(one, other, 1e-10)
+
+
+def test_backward_of_each_term_adds_up_to_backward_of_the_sum() -> None:
+    reference = tiny.llama()
+    model, weights = tiny.with_lora(reference)
+    step, s = drawn(reference), settings(preservation={"sign": 1})
+    body = Body(model.get_base_model())
+    names = list(ours(body, step, s))
+    each = [gradients(weights, ours(body, step, s)[name]) for name in names]
+    summed = [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
+    whole = gradients(weights, torch.stack(list(ours(body, step, s).values())).sum())
+    assert_close(summed, whole, 1e-12)
+
+
+def test_the_answer_loss_is_the_mean_over_exactly_the_answer_tokens() -> None:
+    """By hand: states are one-hot, so the logits of each position can be written down."""
+    logits = torch.zeros(6, 8, dtype=torch.float64)
+    logits[2, 3] = 1.0  # position 2 predicts the first answer token, 3
+    logits[3, 4] = 2.0  # position 3 predicts the second, 4
+    logits[4, 1] = 3.0  # position 4 predicts the end token, 1
+    logits[:2], logits[5] = 9.0 * torch.eye(8)[:2], 7.0  # prompt and last position: no matter
+    row = Row("by-hand", torch.tensor([5, 6, 7, 3, 4, 1]), 3)
+    stream = Stream([row], [torch.eye(6, dtype=torch.float64)], lambda states: states @ logits)
+    by_hand = sum(math.log(math.exp(x) + 7) - x for x in (1.0, 2.0, 3.0)) / 3
+    assert stream.nll().item() == pytest.approx(by_hand, rel=1e-14)
+
+
+def test_a_batch_is_the_mean_of_its_rows_however_long_they_are() -> None:
+    model = tiny.llama()
+    rows = tiny.rows([(3, 2), (4, 20)])
+    body = Body(model)
+    together = Stream(rows, body.hidden(rows), body.head).nll()
+    apart = [Stream([r], body.hidden([r]), body.head).nll()[0] for r in rows]
+    torch.testing.assert_close(together, torch.stack(apart), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("answer", [1, -1])
+def test_first_answer_token_and_end_token_are_trained(answer: int) -> None:
+    model, weights = tiny.with_lora(tiny.llama())
+    row = tiny.rows([(4, 3)])[0]
+    assert row.response[-1] == tiny.EOS
+    body = Body(model.get_base_model())
+    position = row.prompt_length - 1 if answer == 1 else len(row) - 2
+    state = body.hidden([row])[0].detach().requires_grad_(True)
+    Stream([row], [state], body.head).nll().sum().backward()
+    assert state.grad is not None
+    assert state.grad[position].abs().max() > 0
+    assert state.grad[: row.prompt_length - 1].abs().max() == 0
+    assert state.grad[-1].abs().max() == 0
+
+
+def test_the_terms_have_the_golden_values() -> None:
+    """Fixed numbers in float64: a change of any of the formulas shows."""
+    torch.manual_seed(0)
+    head = torch.arange(20, dtype=torch.float64).reshape(4, 5).sin()
+    rows = [Row("a", torch.tensor([0, 1, 2, 3]), 2), Row("b", torch.tensor([4, 3, 1]), 1)]
+    states = [
+        torch.arange(16, dtype=torch.float64).reshape(4, 4).cos(),
+        torch.arange(12, dtype=torch.float64).reshape(3, 4).cos() * 0.5,
+    ]
+    known = [
+        Row(r.id, r.ids, r.prompt_length, h + 0.1 * h.roll(1))
+        for r, h in zip(rows, states, strict=True)
+    ]
+    stream = Stream(known, states, lambda h: h @ head)
+    s = settings(weights={"forget": 2.5, "random": 2.5, "preserve": 1}, preservation={"sign": 1})
+    found = sku.loss({"forget": stream, "random": stream, "retain": stream}, s)
+    by_hand_nll, by_hand_kl = _by_hand(known, states, head)
+    assert found["forget"].item() == pytest.approx(2.5 * by_hand_nll, rel=1e-13)
+    assert found["random"].item() == pytest.approx(2.5 * by_hand_nll, rel=1e-13)
+    assert found["preserve"].item() == pytest.approx(by_hand_kl, rel=1e-11)
+    assert (round(by_hand_nll, 12), round(by_hand_kl, 12)) == GOLDEN
+
+
+GOLDEN = (0.0, 0.0)
+
+
+def _by_hand(rows: list[Row], states: list[Tensor], head: Tensor) -> tuple[float, float]:
+    # In plain Python numbers: no tensor operation but the product with the head.
+    def log_probs(vector: Tensor) -> list[float]:
+        logits = (vector @ head).tolist()
+        total = math.log(sum(math.exp(x) for x in logits))
+        return [x - total for x in logits]
+
+    costs, divergences = [], []
+    for row, state in zip(rows, states, strict=True):
+        ids = row.ids.tolist()
+        answer = range(row.prompt_length, len(ids))
+        costs.append(-sum(log_probs(state[t - 1])[ids[t]] for t in answer) / len(answer))
+        assert row.reference is not None
+        for t in range(len(ids) - 1):
+            p, q = log_probs(row.reference[t]), log_probs(state[t])
+            divergences.append(sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)))
+    return sum(costs) / len(costs), sum(divergences) / len(divergences)
+
+
+def test_preservation_and_its_gradient_are_zero_at_the_start() -> None:
+    reference = tiny.llama()
+    model, weights = tiny.with_lora(reference, moved=False)
+    for sign in (-1, 1):
+        s = settings(preservation={"sign": sign})
+        term = ours(Body(model.get_base_model()), drawn(reference), s)["preserve"]
+        assert abs(term.item()) < 1e-12
+        assert max(g.abs().max().item() for g in gradients(weights, term)) < 1e-10
+
+
+def test_preservation_is_positive_once_the_model_has_moved() -> None:
+    reference = tiny.llama()
+    model, _ = tiny.with_lora(reference)
+    body, step = Body(model.get_base_model()), drawn(reference)
+    toward = ours(body, step, settings(preservation={"sign": 1}))["preserve"].item()
+    away = ours(body, step, settings(preservation={"sign": -1, "cap": 1e3}))["preserve"].item()
+    assert toward > 0.01
+    assert away == -toward
+
+
+def test_sign_zero_leaves_the_term_and_its_rows_out() -> None:
+    s = settings(preservation={"sign": 0})
+    assert "retain" not in sku.streams(s)
+    assert "preserve" not in ours(Body(tiny.llama()), drawn(tiny.llama()), s)
+
+
+def test_weight_zero_runs_no_forward_pass_for_its_rows() -> None:
+    s = settings(weights={"forget": 1, "random": 0, "preserve": 0})
+    assert sku.streams(s) == {"forget": 8}
+    assert sku.streams(settings(random_answers=0)) == {"forget": 8, "retain": 8}
+    assert sku.streams(settings(random_answers=3))["random"] == 24
+
+
+def test_pushing_away_stays_finite_and_stops_at_the_cap() -> None:
+    p = sku.Preservation(sign=-1, cap=2.0)
+    for value, expected, slope in [(1.5, -1.5, -1.0), (2.5, -2.0, 0.0), (1e30, -2.0, 0.0)]:
+        kl = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        term = sku.preservation(kl, p)
+        term.backward()
+        assert kl.grad is not None
+        assert (term.item(), kl.grad.item()) == (expected, slope)
+
+
+def test_beyond_the_cap_no_trained_weight_gets_a_gradient() -> None:
+    reference = tiny.llama()
+    model, weights = tiny.with_lora(reference)
+    tiny.perturb(weights, size=30.0)
+    step = drawn(reference)
+    term = ours(Body(model.get_base_model()), step, settings(preservation={"cap": 0.5}))
+    assert term["preserve"].item() == -0.5
+    assert all(g.abs().max() == 0 for g in gradients(weights, term["preserve"]))
+
+
+def test_answer_positions_leave_the_prompt_out() -> None:
+    reference = tiny.llama()
+    model, _ = tiny.with_lora(reference)
+    rows = tiny.with_states(reference, tiny.rows(RETAIN))
+    stream = Stream(rows, Body(model.get_base_model()).hidden(rows), Body(model).head)
+    assert len(stream.kl("all")) == sum(len(row) - 1 for row in rows)
+    assert len(stream.kl("answer")) == sum(len(row.response) for row in rows)
+
+
+def test_rows_without_reference_states_are_refused() -> None:
+    rows = tiny.rows(RETAIN)
+    body = Body(tiny.llama())
+    with pytest.raises(ValueError, match="row row-0 was read without its reference states"):
+        Stream(rows, body.hidden(rows), body.head).kl()
+
+
+# What the released code computes, and that ours does not (docs/differences.md).
+
+
+def test_released_loss_skips_the_first_answer_token_and_ours_does_not() -> None:
+    model = tiny.llama()
+    row = tiny.rows([(5, 6)])[0]
+    row = Row(row.id, torch.cat([row.ids[:-1], torch.tensor([7])]), 5)
+    log_q = model(input_ids=row.ids[None]).logits[0].log_softmax(-1)
+    costs = [-log_q[t - 1, row.ids[t]].item() for t in range(5, 11)]
+    theirs = released.answer_loss(model, row.ids, start=5, pad=0).item()
+    body = Body(model)
+    mine = Stream([row], body.hidden([row]), body.head).nll().item()
+    assert mine == pytest.approx(sum(costs) / 6, rel=1e-10)
+    assert theirs == pytest.approx(sum(costs[1:]) / 6, rel=1e-10)
+
+
+def test_released_loss_is_diluted_by_pads_and_ours_is_not() -> None:
+    model = tiny.llama()
+    row = tiny.rows([(5, 11)])[0]
+    row = Row(row.id, torch.cat([row.ids[:-1], torch.tensor([9])]), 5)
+    ids, _ = plain.padded([row], len(row) + 6, pad=0)
+    alone = released.answer_loss(model, row.ids, start=5, pad=0).item()
+    padded = released.answer_loss(model, ids[0], start=5, pad=0).item()
+    assert padded == pytest.approx(alone * 11 / 17, rel=1e-10)
+    body = Body(model)
+    others = [row, *tiny.rows([(4, 18)])]
+    mine = [Stream([r], [h], body.head) for r, h in zip(others, body.hidden(others), strict=True)]
+    assert mine[0].nll().item() == pytest.approx(
+        plain.answer_loss(model, [row], len(row)).item(), rel=1e-10
+    )
+
+
+def test_released_random_term_trains_the_prompt_and_ours_only_the_answer() -> None:
+    model, weights = tiny.with_lora(tiny.llama())
+    forget = tiny.rows([(8, 3), (7, 3)])
+    joined = join(*forget)
+    body = Body(model.get_base_model())
+    state = body.hidden([joined])[0].detach().requires_grad_(True)
+    Stream([joined], [state], body.head).nll().sum().backward()
+    assert state.grad is not None
+    assert (state.grad.abs().sum(-1) > 0).sum() == len(joined.response)
+    start = released.RANDOM_START
+    trained = sum(1 for t in range(len(joined) - 1) if t >= start)
+    assert trained > len(joined.response)
+    theirs = released.answer_loss(model, joined.ids, start, pad=0)
+    assert theirs.item() != pytest.approx(plain.answer_loss(model, [joined], 40).item(), rel=1e-3)
+
+
+def test_released_preservation_overflows_and_ours_is_bounded() -> None:
+    logits = torch.tensor([[0.0, 300.0]], requires_grad=True)
+    p = torch.tensor([[0.5, 0.5]])
+    theirs = released.preservation_sku(p, logits.softmax(-1))
+    assert theirs.item() == -math.inf
+    theirs.backward()
+    assert logits.grad is not None
+    assert not logits.grad.isfinite().all()
+    mine = torch.tensor([[0.0, 300.0]], requires_grad=True)
+    row = Row("r", torch.tensor([0, 1]), 1, torch.zeros(2, 2))
+    stream = Stream([row], [mine.expand(2, 2)], lambda states: states)
+    term = sku.preservation(stream.kl().mean(), sku.Preservation(sign=-1, cap=2.0))
+    term.backward()
+    assert term.item() == -2.0
+    assert mine.grad is not None
+    assert mine.grad.abs().max() == 0
+
+
+def test_released_divergence_of_llmu_is_an_entropy_at_the_start_and_ours_is_zero() -> None:
+    model = tiny.llama()
+    row = tiny.with_states(model, tiny.rows([(4, 6)]))[0]
+    p = model(input_ids=row.ids[None]).logits.softmax(-1)
+    assert released.normal_llmu(p, p).item() > 1.0
+    assert row.reference is not None
+    stream = Stream([row], [row.reference], Body(model).head)
+    assert abs(stream.kl().mean().item()) < 1e-12
+
+
+def test_released_clamp_kills_the_gradient_of_unlikely_tokens_and_ours_keeps_it() -> None:
+    p = torch.tensor([[0.1, 0.9]], dtype=torch.float64)
+    theirs = torch.tensor([[-60.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    released.normal_llmu(p, theirs.softmax(-1)).backward()
+    assert theirs.grad is not None
+    assert theirs.grad[0, 0].abs() < 1e-10
+    mine = torch.tensor([[-60.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    row = Row("r", torch.tensor([0, 1]), 1, p.log().expand(2, 2))
+    Stream([row], [mine.expand(2, 2)], lambda states: states).kl().mean().backward()
+    assert mine.grad is not None
+    assert mine.grad[0, 0].item() == pytest.approx(-0.1, rel=1e-6)

@@ -1,0 +1,120 @@
+"""What Snakemake plans, and how a mistake in the command or the configuration is answered."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from workbench import MINI, Copy, jobs
+
+SECONDS = 10
+"""A mistake is answered within this time (an idle machine needs 2 seconds)."""
+
+HARMFUL = ("pku-saferlhf", "truthfulqa")
+EVERY_STAGE = {
+    "download_model llama2-13b",
+    *(f"download_data {dataset}" for dataset in HARMFUL),
+    *(f"tokenize llama2-13b {dataset}" for dataset in HARMFUL),
+    "pretrain llama2-13b",
+    "reference llama2-13b",
+    "acquire llama2-13b sku 0",
+    "negate llama2-13b sku 0",
+    "measure llama2-13b sku 0",
+    "score llama2-13b sku",
+}
+TARGET = "results/llama2-13b/sku/eval.json"
+
+
+@pytest.fixture(scope="module")
+def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return checkout(tmp_path_factory.mktemp("plans"))
+
+
+def refused(copy: Copy, *args: str) -> str:
+    """What Snakemake says about a mistake, checked to be quick and free of Python."""
+    began = time.monotonic()
+    done = copy.snakemake(*args)
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0, printed
+    assert "Traceback" not in printed
+    assert time.monotonic() - began < SECONDS
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("results/smollm2-135m/skuu/eval.json", "no method 'skuu'"),
+        ("results/smollm2/sku/eval.json", "no model 'smollm2'"),
+        ("results/smollm2-135m/sku/seed-9/model/model.json", "sku has no seed 9"),
+        ("resources/models/smollm/manifest.json", "no base 'smollm'"),
+        ("resources/datasets/hazard/manifest.json", "no dataset 'hazard'"),
+        ("results/smollm2-135m/sku", "this is a folder"),
+    ],
+)
+def test_a_wrong_target_is_answered_with_what_is_valid(copy, target, said):
+    printed = refused(copy, target, "--cores", "all")
+    assert said in printed
+    assert "did you mean" in printed or "valid: 0" in printed or "ask for a file" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("methods: {sku: {stepps: 3}}", ["methods.sku.stepps", "did you mean 'steps'"]),
+        ("methods: {sku: {steps: many}}", ["methods.sku.steps", "many"]),
+        ("methods: {sku: {scale: -1}}", ["methods.sku.scale", "-1"]),
+        ("models: {mini: {scenario: minni}}", ["models.mini.scenario", "did you mean 'mini'"]),
+        ("scenarios: {mini: {retain: mini-questions/trian}}", ["scenarios.mini.retain", "train"]),
+        ("modles: {}", ["modles", "did you mean 'models'"]),
+    ],
+    ids=["key", "type", "negative number", "reference", "part", "table"],
+)
+def test_a_mistake_in_the_configuration_is_named(copy, text, said):
+    copy.path("mistake.yaml").write_text(text)
+    printed = refused(copy, "-n", *MINI, "mistake.yaml", "--cores", "all")
+    assert all(words in printed for words in said), printed
+
+
+def test_all_mistakes_are_listed_at_once(copy):
+    copy.path("mistake.yaml").write_text("methods: {sku: {stepps: 3, scale: -1}}")
+    printed = refused(copy, "-n", *MINI, "mistake.yaml", "--cores", "all")
+    assert "methods.sku.stepps" in printed
+    assert "methods.sku.scale" in printed
+
+
+def test_a_file_that_is_no_yaml_is_named_with_its_line(copy):
+    copy.path("mistake.yaml").write_text("methods:\n  sku: {steps: 3\nmodels: {}\n")
+    printed = refused(copy, "-n", *MINI, "mistake.yaml", "--cores", "all")
+    assert "mistake.yaml" in printed
+    assert "line" in printed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-n", TARGET],
+        [TARGET, "--cores", "all", "--resources", "gpu=4", "-n"],
+        ["-n", "--cores", "all", "--resources", "gpu=4", "--", TARGET],
+        ["-n", "--resources", "gpu=4", "--cores", "all", TARGET],
+    ],
+    ids=" ".join,
+)
+def test_the_ways_to_write_the_command_plan_the_whole_chain(copy, command):
+    done = copy.snakemake(*command)
+    assert done.returncode == 0, done.stderr
+    assert jobs(done.stdout + done.stderr) == EVERY_STAGE
+
+
+def test_without_a_target_the_report_of_the_embedded_subject_is_planned(copy):
+    done = copy.snakemake("-n", "--cores", "all")
+    planned = jobs(done.stdout + done.stderr)
+    assert {"report", "score smollm2-135m sku", "score smollm2-135m original"} <= planned
+    assert "download_model smollm2-135m" not in planned
+
+
+def test_a_model_on_a_hub_ends_with_what_to_do(copy):
+    printed = refused(copy, "resources/models/llama2-13b/manifest.json", "--cores", "all")
+    assert "hub:meta-llama/Llama-2-13b-hf" in printed
+    assert "write path:" in printed
+    assert not copy.path("resources/models/llama2-13b").exists()
