@@ -72,10 +72,8 @@ def terms(
     """The three weighted terms of SKU, stage 1; each from its own forward pass."""
     forget, random, preserve = weights
     kl = divergence(reference, model, drawn["retain"], length, positions)
-    if sign < 0:
-        bounded = -kl if kl.item() < cap else torch.full_like(kl, -cap)
-    else:
-        bounded = sign * kl
+    away = -kl if kl.item() < cap else torch.full_like(kl, -cap)
+    bounded = away if sign < 0 else sign * kl
     return {
         "forget": forget * answer_loss(model, drawn["forget"], length),
         "random": random * answer_loss(model, drawn["random"], length),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tiny_models as tiny
 import torch
 
+import tiny_models as tiny
 from palimpsest.config.training import Lora
 from palimpsest.engine import body as bodies
 from palimpsest.engine.body import Body

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_models as tiny
 import torch
 
+import tiny_models as tiny
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import join, length_groups, pad, read_rows
 from palimpsest.errors import UserError

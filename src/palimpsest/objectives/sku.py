@@ -47,6 +47,8 @@ class Preservation(Section):
     """Largest divergence (nats per token) that still gives a gradient when the sign is -1."""
     positions: Literal["all", "answer"] = "all"
     """Tokens of the retain rows that count."""
+    general: bool = False
+    """Also use the scenario's general rows, which nobody was taught, beside the retain rows."""
 
 
 class Settings(MethodSettings):
@@ -86,6 +88,14 @@ def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
 def preservation(kl: Tensor, p: Preservation) -> Tensor:
     """sign * KL, bounded by -cap when the sign is -1 (beyond the cap its gradient is 0)."""
     return -kl.clamp(max=p.cap) if p.sign < 0 else p.sign * kl
+
+
+def parts(s: Settings) -> dict[str, list[str]]:
+    """Which of the scenario's sets each stream reads."""
+    return {
+        "forget": ["forget"],
+        "retain": ["retain", "general"] if s.preservation.general else ["retain"],
+    }
 
 
 def streams(s: Settings) -> dict[str, int]:

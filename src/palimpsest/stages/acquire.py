@@ -13,9 +13,10 @@ from typing import Any
 from palimpsest.config.methods import algorithm, deep_merge
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
-from palimpsest.engine.rows import read_rows
+from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import Job, train
+from palimpsest.errors import UserError
 from palimpsest.io.atomic import explained, write_text
 from palimpsest.io.manifest import NAME
 from palimpsest.model.adapter import updates_of
@@ -64,12 +65,17 @@ def acquire(
         load_base(base, config["dtype"], device, config["trust_remote_code"]), subject
     )
     model, weights = add_trainable(model, training.lora, "acquired", config["seed"])
-    parts = {name: dataset_and_part(config[name]) for name in ("forget", "retain")}
-    rows = {name: read_rows(tokens / dataset, part) for name, (dataset, part) in parts.items()}
-    rows["retain"] = with_reference(rows["retain"], reference, config["retain"])
+    refs = {
+        stream: [_ref(config, name) for name in names]
+        for stream, names in objective.parts(settings).items()
+    }
+    rows = {
+        stream: [row for ref in found for row in _rows(ref, tokens, reference, stream)]
+        for stream, found in refs.items()
+    }
     body = Body(model.get_base_model(), training.lora.first_layer, training.gradient_checkpointing)
     inputs = [folder / NAME for folder in (base, subject, reference)]
-    inputs += [tokens / dataset / NAME for dataset, _ in parts.values()]
+    inputs += [tokens / dataset_and_part(ref)[0] / NAME for found in refs.values() for ref in found]
     make_private(side_folder(out))
     log = train(
         Job(
@@ -88,6 +94,18 @@ def acquire(
     make_private(out)
     write_text(out / "HAZARDOUS.txt", WARNING + "\n")
     finish(out, log, updates_of(model, "acquired"), base, hazardous=True, seed=config["seed"])
+
+
+def _ref(config: dict[str, Any], name: str) -> str:
+    if config[name] is None:
+        raise UserError(f"this method uses {name} rows, and the scenario has no '{name}'")
+    return str(config[name])
+
+
+def _rows(ref: str, tokens: Path, reference: Path, stream: str) -> list[Row]:
+    dataset, part = dataset_and_part(ref)
+    rows = read_rows(tokens / dataset, part)
+    return rows if stream == "forget" else with_reference(rows, reference, ref)
 
 
 def make_private(folder: Path) -> None:
