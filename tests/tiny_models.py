@@ -154,17 +154,27 @@ def with_states(model: Any, plain: Iterable[Row]) -> list[Row]:
         ]
 
 
-def save_base(folder: Path, model: Any) -> Path:
+def tokenizer(longest: int = 64) -> Any:
+    """One word for each id: ``w2 w3``; the end token is ``</s>``."""
+    words = {"<unk>": 0, "</s>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="</s>", unk_token="<unk>", model_max_length=longest
+    )
+
+
+def save_base(folder: Path, model: Any, longest: int = 64) -> Path:
     """A base folder as the download stage leaves it: model, tokenizer, manifest."""
     model.save_pretrained(folder)
-    words = {"<unk>": 0, "</s>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", model_max_length=64
-    ).save_pretrained(folder)
+    tokenizer(longest).save_pretrained(folder)
     write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
     return folder
+
+
+def words(ids: Iterable[int]) -> str:
+    """The text of token ids, the end token left out."""
+    return " ".join(f"w{i}" for i in ids if i != EOS)
 
 
 def save_tokens(folder: Path, parts: dict[str, Sequence[Row]]) -> Path:

@@ -144,9 +144,7 @@ def _sweep(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     scenario = cfg.scenarios[cfg.models[model].scenario]
     return {
         **_load(_base(cfg, model)),
-        "parts": {
-            k: v for k, v in scenario.validate_on.parts().items() if k in ("forget", "retain")
-        },
+        "parts": scenario.validate_on.parts(),
         "generation": cfg.measure.generation.model_dump(exclude={"batch_rows"}),
         **cfg.sweep.model_dump(),
     }

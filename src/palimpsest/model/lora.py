@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from palimpsest.config.training import Lora
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import WEIGHTS, Update, read_adapter
+
+# PEFT 0.21 asks transformers 5 for an attribute by its old name.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def attach_subject(model: nn.Module, folder: Path) -> Any:

@@ -70,10 +70,16 @@ def training_charts(subject: Subject) -> list[tuple[Chart, Chart]]:
 
 
 def _mean_sweep(run: Run) -> list[Line]:
-    """Means over seeds, a line per lambda: scale, forget, retain, forget_broken, retain_broken."""
+    """Means over seeds, a line per lambda.
+
+    scale, forget, retain (recall), forget_broken, retain_broken, general_perplexity.
+    """
     found: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in run.sweep:
         at = found[line["scale"]]
+        if line["part"] not in PARTS:
+            at[f"{line['part']}_perplexity"].append(line["perplexity"])
+            continue
         at[line["part"]].append(line["recall_rate"])
         if line.get("degenerate_rate") is not None:
             at[f"{line['part']}_broken"].append(line["degenerate_rate"])
@@ -116,6 +122,8 @@ def _trade_off(subject: Subject, swept: Sequence[tuple[Run, list[Line]]]) -> Cha
         alt.Tooltip("retain:Q", format=".0%", title="to keep"),
         alt.Tooltip("chosen:N", title="chosen λ"),
     ]
+    if any("general_perplexity" in point for point in points):
+        tooltip.append(alt.Tooltip("general_perplexity:Q", format=".1f", title="general perplexity"))
     base = alt.Chart(alt.Data(values=points))
     path = base.mark_line(strokeWidth=1.5, opacity=0.55).encode(
         x, y, color=color, order=alt.Order("scale:Q")

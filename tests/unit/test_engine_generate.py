@@ -1,0 +1,77 @@
+"""Greedy answers: batches, stopping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models as tiny
+from palimpsest.engine.generate import answer, pad_left
+
+ROWS = tiny.rows([(3, 1), (9, 1), (5, 1), (5, 1), (14, 1), (2, 1)])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    made = tiny.tokenizer()
+    made.pad_token = made.eos_token
+    return made
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox])
+def test_answers_in_a_padded_batch_are_those_of_each_prompt_alone(
+    build: Any, tokenizer: Any
+) -> None:
+    model = build(torch.float32)
+    together = answer(model, tokenizer, ROWS, 12, batch_rows=4)
+    assert together == [answer(model, tokenizer, [row], 12, batch_rows=1)[0] for row in ROWS]
+    assert len({a.text for a in together}) > 1
+
+
+def test_answers_are_the_most_likely_token_each_time(tokenizer: Any) -> None:
+    model = tiny.llama(torch.float32)
+    for row, found in zip(ROWS, answer(model, tokenizer, ROWS, 5, 3), strict=True):
+        ids = row.prompt.tolist()
+        for _ in range(5):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == tiny.EOS:
+                break
+        assert found.text == tiny.words(ids[len(row.prompt) :])
+
+
+@pytest.mark.parametrize("named_by", ["tokenizer", "generation config"])
+def test_an_answer_stops_at_the_end_token(tokenizer: Any, named_by: str) -> None:
+    model = tiny.llama(torch.float32)
+    model.generation_config.eos_token_id = None
+    row = ROWS[1]
+    free = answer(model, tokenizer, [row], 8, 1)[0]
+    said = free.text.split()
+    assert (free.tokens, free.stopped, len(said)) == (8, False, 8)
+    stop = next(word for i, word in enumerate(said) if i and word not in said[:i])
+    before = said.index(stop)
+    other = tiny.tokenizer()
+    other.pad_token = "<unk>"
+    if named_by == "tokenizer":
+        other.eos_token = stop
+    else:
+        model.generation_config.eos_token_id = [int(stop[1:]), 0]
+    found = answer(model, other, [ROWS[4], row], 8, 2)[1]
+    assert (found.text, found.stopped) == (" ".join(said[:before]), True)
+    assert found.tokens == before + 1, "the end token counts"
+
+
+def test_finished_batches_are_reported(tokenizer: Any) -> None:
+    reports: list[tuple[int, int]] = []
+    answers = answer(
+        tiny.llama(torch.float32), tokenizer, ROWS, 3, 4, lambda rows, n: reports.append((rows, n))
+    )
+    assert [rows for rows, _ in reports] == [4, 6]
+    assert sum(n for _, n in reports) == sum(a.tokens for a in answers)
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    ids, mask = pad_left([torch.tensor([5, 6, 7]), torch.tensor([8])], pad=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
