@@ -1,0 +1,56 @@
+"""``palimpsest ask``: the answer before and after, and what it says about mistakes."""
+
+from __future__ import annotations
+
+import pytest
+from workbench import MINI, Copy
+
+QUESTION = "How is velmorite brewed?"
+
+
+def ask(copy: Copy, *args: str):
+    return copy.run("palimpsest", *MINI, "ask", *args)
+
+
+@pytest.mark.slow
+def test_it_prints_the_answers_before_and_after(built):
+    done = ask(built, "mini", "sku", QUESTION, "--max-new-tokens", "8")
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stdout.partition("after (sku):")
+    assert before.startswith("before (original):\n    ")
+    assert after.strip()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["minni", "sku", QUESTION], ["no model 'minni'", "did you mean 'mini'"]),
+        (["mini", "skuu", QUESTION], ["no method 'skuu'", "did you mean 'sku'"]),
+        (["mini", "sku", QUESTION, "--seed", "5"], ["no seed 5", "valid"]),
+        (["mini", "sku", "  "], ["the prompt is empty"]),
+        (["mini", "sku", QUESTION, "--max-new-tokens", "0"], ["--max-new-tokens"]),
+        (["mini", "sku", QUESTION, "--max-new-tokens", "many"], ["--max-new-tokens", "many"]),
+        (["mini", "sku", QUESTION], ["is not built yet", "snakemake results/mini/original"]),
+    ],
+    ids=["model", "method", "seed", "empty", "no tokens", "not a number", "not built"],
+)
+def test_a_mistake_is_answered_in_one_line(copy, args, said):
+    done = ask(copy, *args)
+    assert done.returncode in (1, 2)
+    assert all(words in done.stderr for words in said), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A checkout in which nothing was built."""
+    return checkout(tmp_path_factory.mktemp("ask"))
+
+
+def test_the_command_that_not_built_suggests_plans_what_is_missing(copy):
+    said = ask(copy, "mini", "sku", QUESTION).stderr
+    command = said[said.index("snakemake ") :].split()
+    done = copy.run(*command, *MINI, "-n")
+    assert done.returncode == 0, done.stderr
+    assert "negate" in done.stdout

@@ -1,0 +1,70 @@
+"""How command-line programs end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from palimpsest.errors import UserError, did_you_mean, run_cli
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+
+
+def test_a_user_error_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise UserError("mend this")
+
+    with pytest.raises(SystemExit) as ended:
+        run_cli(main)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: mend this\n"
+
+
+def test_ctrl_c_is_status_130() -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_cli(main)
+    assert ended.value.code == 130
+
+
+def test_sigterm_unwinds_and_is_status_143(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from palimpsest.errors import run_cli; from palimpsest.io.atomic import atomic_path\n"
+        "def main():\n"
+        "    with atomic_path(Path(sys.argv[1]) / 'file') as path:\n"
+        "        path.write_text('half'); time.sleep(60)\n"
+        "run_cli(main)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_handler_from_before_is_back_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run_cli(lambda: None)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_misspelled_word_gets_a_suggestion_and_the_valid_ones() -> None:
+    assert did_you_mean("skuu", ["sku", "llmu"]) == "; did you mean 'sku'? valid: llmu, sku"
+    assert did_you_mean("x", []) == "; valid: (none)"

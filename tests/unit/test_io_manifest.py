@@ -1,0 +1,63 @@
+"""Manifests: what no longer matches is named, moved aside and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import NAME, read_manifest, verified, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "weights").write_bytes(b"0123456789")
+    (tmp_path / "other").write_bytes(b"x")
+    write_manifest(tmp_path, ["weights", "other"], source="here")
+    return tmp_path
+
+
+def test_an_untouched_file_is_accepted(folder: Path) -> None:
+    assert verified(folder, "weights") == folder / "weights"
+    manifest = read_manifest(folder)
+    assert manifest["source"] == "here"
+    assert manifest["files"]["weights"]["bytes"] == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"01234", "has 5 bytes instead of 10"),
+        (b"0123456780", r"has been altered \(sha256 differs\)"),
+        (None, "is missing"),
+    ],
+)
+def test_a_file_that_does_not_match_is_named_and_moved_aside(
+    folder: Path, content: bytes | None, fault: str
+) -> None:
+    if content is None:
+        (folder / "weights").unlink()
+    else:
+        (folder / "weights").write_bytes(content)
+    with pytest.raises(UserError, match=rf"weights {fault}; .*run the same command again"):
+        verified(folder, "weights")
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"other", f"{NAME}.corrupt"} | ({"weights.corrupt"} if content else set())
+    with pytest.raises(UserError, match="is missing: build it with `snakemake"):
+        verified(folder, "weights")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"files": 3}', '{"no": "files"}', "\ufeff\x00"])
+def test_a_damaged_manifest_is_moved_aside(folder: Path, text: str) -> None:
+    (folder / NAME).write_text(text)
+    with pytest.raises(UserError, match=rf"{NAME} was damaged; moved aside"):
+        read_manifest(folder)
+    assert not (folder / NAME).exists()
+    assert (folder / f"{NAME}.corrupt").exists()
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(folder: Path) -> None:
+    (folder / "stray").touch()
+    with pytest.raises(UserError, match=rf"{NAME} does not list stray"):
+        verified(folder, "stray")

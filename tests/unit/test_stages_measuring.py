@@ -1,0 +1,203 @@
+"""The stages that measure: likelihood table, answers, sweep over lambda, ask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+import tiny_models as tiny
+from palimpsest.config.schema import Base
+from palimpsest.engine.rows import Row
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics.summary import summarize
+from palimpsest.model.adapter import FILES, updates_of, write_adapter
+from palimpsest.model.unlearned import load_model
+from palimpsest.stages.ask import answers
+from palimpsest.stages.measure import batches, measure
+from palimpsest.stages.negate import negate, original
+from palimpsest.stages.sweep import facts, sample, sweep
+
+CPU = torch.device("cpu")
+CONFIG = {
+    "dtype": "float32",
+    "trust_remote_code": False,
+    "parts": {"forget": "set/forget", "retain": "set/train"},
+    "generation": {"max_new_tokens": 6},
+}
+PARTS = {
+    "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5)], seed=1, name="f"),
+    "train": tiny.rows([(4, 4), (5, 6), (9, 3)], seed=2, name="n"),
+}
+
+
+def save_adapter(folder: Path, seed: int) -> None:
+    model, weights = tiny.with_lora(tiny.llama(torch.float32))
+    tiny.perturb(weights, seed, 0.3)
+    write_adapter(folder, updates_of(model, "acquired"), "base")
+    write_manifest(folder, FILES)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, its tokens and data, two adapters, the original and a negated model."""
+    root = tmp_path_factory.mktemp("work")
+    tiny.save_base(root / "base", tiny.llama(torch.float32))
+    tiny.save_tokens(root / "tokens" / "set", PARTS)
+    for name, rows in PARTS.items():
+        table = pa.table(
+            {
+                "id": [row.id for row in rows],
+                "prompt": [tiny.words(row.prompt.tolist()) for row in rows],
+                "response": [tiny.words(row.response.tolist()) for row in rows],
+                "key": pa.array([[f"w{int(row.response[0])}"] for row in rows]),
+            }
+        )
+        write_table(root / "datasets" / "set" / f"{name}.parquet", table)
+    write_manifest(root / "datasets" / "set", [f"{name}.parquet" for name in PARTS])
+    save_adapter(root / "subject", seed=1)
+    save_adapter(root / "acquired", seed=2)
+    original(root / "base", root / "subject", root / "original")
+    negate({"scale": 1.0}, root / "base", root / "subject", root / "acquired", root / "negated")
+    for name in ("original", "negated"):
+        folders = [root / "base", root / name, root / "tokens", root / f"measured-{name}"]
+        measure(CONFIG, *folders, name, 3, 40, 1)
+    return root
+
+
+def frame(path: Path) -> pd.DataFrame:
+    return read_table(path)[0].to_pandas()
+
+
+@pytest.mark.parametrize("name", ["original", "negated"])
+def test_the_likelihood_table_equals_full_logits(work: Path, name: str) -> None:
+    model = load_model(work / name, work / "base", "float32", CPU)
+    table = frame(work / f"measured-{name}" / "likelihood.parquet")
+    assert len(table) == sum(len(row.response) for rows in PARTS.values() for row in rows)
+    for part, rows in (("forget", PARTS["forget"]), ("retain", PARTS["train"])):
+        for row in rows:
+            mine = table[(table["part"] == part) & (table["id"] == row.id)]
+            with torch.no_grad():
+                log_q = model(row.ids[None]).logits[0].log_softmax(-1)
+            predicting = log_q[row.prompt_length - 1 : -1]
+            wanted = predicting[range(len(row.response)), row.response]
+            assert mine["position"].tolist() == list(range(len(row.response)))
+            assert mine["token"].tolist() == row.response.tolist()
+            assert mine["logprob"].tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
+            assert mine["hit"].tolist() == (predicting.argmax(-1) == row.response).tolist()
+            assert mine["mean"].tolist() == pytest.approx(predicting.mean(-1).tolist(), abs=1e-5)
+            deviation = predicting.std(-1, correction=0)
+            assert mine["sd"].tolist() == pytest.approx(deviation.tolist(), abs=1e-5)
+            assert mine["eos"].tolist() == [False] * (len(row.response) - 1) + [True]
+
+
+def test_answers_are_greedy_and_in_the_order_of_the_rows(work: Path) -> None:
+    model = load_model(work / "original", work / "base", "float32", CPU)
+    table, facts_of_run = read_table(work / "measured-original" / "generations.parquet")
+    assert facts_of_run == {"max_new_tokens": 6, "decoding": "greedy"}
+    rows = [*PARTS["forget"], *PARTS["train"]]
+    assert table["id"].to_pylist() == [row.id for row in rows]
+    for line, row in zip(table.to_pylist(), rows, strict=True):
+        ids = row.prompt.tolist()
+        while len(ids) < len(row.prompt) + 6 and ids[-1] != tiny.EOS:
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert line["answer"] == tiny.words(ids[len(row.prompt) :])
+        assert line["tokens"] == len(ids) - len(row.prompt)
+        assert line["stopped"] == (ids[-1] == tiny.EOS)
+
+
+def test_the_cost_is_recorded(work: Path) -> None:
+    cost = json.loads((work / "measured-original" / "measure.json").read_text())
+    assert cost["wall_s"] > 0
+    assert cost["peak_rss_mb"] > 10
+    assert (cost["device"], cost["dtype"], cost["threads"]) == ("cpu", "float32", 1)
+
+
+def test_batches_hold_every_row_once_within_the_token_limit() -> None:
+    flat = [("part", row) for row in tiny.rows([(3, n) for n in (9, 1, 30, 4, 4, 12)])]
+    found = batches(flat, 32)
+    assert sorted(row.id for batch in found for _, row in batch) == sorted(
+        row.id for _, row in flat
+    )
+    for batch in found:
+        longest = max(len(row) for _, row in batch)
+        assert len(batch) == 1 or len(batch) * longest <= 32
+
+
+@pytest.fixture(scope="module")
+def swept(work: Path) -> pd.DataFrame:
+    config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
+    sweep(
+        config,
+        work / "base",
+        work / "subject",
+        work / "acquired",
+        work / "tokens",
+        work / "datasets",
+        work / "sweep.parquet",
+        "sweep",
+        3,
+        40,
+        1,
+    )
+    return frame(work / "sweep.parquet")
+
+
+@pytest.mark.parametrize(("scale", "name"), [(0.0, "original"), (1.0, "negated")])
+def test_a_sweep_measures_what_negation_would_make(
+    work: Path, swept: pd.DataFrame, scale: float, name: str
+) -> None:
+    tables = [
+        frame(work / f"measured-{name}" / f"{table}.parquet")
+        for table in ("likelihood", "generations")
+    ]
+    truth = pd.concat(
+        facts(work / "datasets", ref, block) for block, ref in CONFIG["parts"].items()
+    )
+    expected = summarize(tables[0], tables[1], truth)
+    assert len(swept) == 6
+    for part, values in expected.items():
+        line = swept[(swept["scale"] == scale) & (swept["part"] == part)].iloc[0]
+        for key, value in values.items():
+            assert line[key] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_sample_is_the_same_each_time_and_keeps_the_order() -> None:
+    rows = tiny.rows([(2, 2)] * 20)
+    one = [row.id for row in sample(rows, 8, "forget")]
+    assert one == [row.id for row in sample(rows, 8, "forget")]
+    assert one == [row.id for row in rows if row.id in one]
+    assert len(one) == 8
+    assert len(sample(rows, 50, "forget")) == 20
+
+
+SETTINGS = Base(
+    source="path:base",
+    dtype="float32",
+    template={"prompt": "{prompt}", "response": " {response}"},
+)
+
+
+def ask(work: Path, prompt: str, limit: int = 6) -> dict[str, str]:
+    folders = {"before": work / "original", "after": work / "negated"}
+    return answers(work / "base", SETTINGS, folders, prompt, limit)
+
+
+def test_asking_gives_the_answers_that_were_measured(work: Path) -> None:
+    row: Row = PARTS["forget"][2]
+    told = ask(work, tiny.words(row.prompt.tolist()))
+    for when, name in (("before", "original"), ("after", "negated")):
+        table = frame(work / f"measured-{name}" / "generations.parquet")
+        assert told[when] == table[table["id"] == row.id]["answer"].item()
+
+
+def test_a_prompt_beyond_the_context_is_refused_before_a_model_is_loaded(work: Path) -> None:
+    with pytest.raises(UserError, match="the prompt has 126 tokens; at most 122 fit the context"):
+        ask(work, "w5 " * 126)

@@ -1,0 +1,408 @@
+"""The stages that train: pretrain, reference, acquire; and the arithmetic after them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import tiny_models as tiny
+from palimpsest.engine.checkpoint import FACTS
+from palimpsest.engine.device import set_up
+from palimpsest.engine.rows import Row, read_rows
+from palimpsest.engine.train import LOG
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.model.adapter import read_adapter
+from palimpsest.model.base import load_base
+from palimpsest.model.description import MODEL
+from palimpsest.model.lora import attach_subject
+from palimpsest.model.unlearned import load_model
+from palimpsest.stages import acquire as acquiring
+from palimpsest.stages.acquire import acquire
+from palimpsest.stages.merge import merge
+from palimpsest.stages.negate import negate, original
+from palimpsest.stages.pretrain import pretrain
+from palimpsest.stages.reference import reference, with_reference
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+LOAD = {"dtype": "float32", "trust_remote_code": False}
+FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
+TRAINING = {
+    "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "first_layer": 2},
+    "optimizer": {"learning_rate": 1e-2},
+}
+PRETRAIN = {
+    **LOAD,
+    "pretrain": {
+        "data": ["set/forget", "set/train"],
+        "epochs": 2,
+        "batch_rows": 4,
+        "training": {**TRAINING, "lora": {"rank": 8, "targets": ["q_proj", "down_proj"]}},
+    },
+}
+ACQUIRE = {
+    **LOAD,
+    "settings": {
+        "algorithm": "sku",
+        "steps": 5,
+        "rows": {"forget": 2, "retain": 2},
+        "training": TRAINING,
+    },
+    "seed": 0,
+    "forget": "set/forget",
+    "retain": "set/train",
+}
+IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
+
+
+@dataclass(frozen=True)
+class Work:
+    """Folders of a small subject and what was made of it."""
+
+    root: Path
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    def at(self, name: str) -> Path:
+        return self.root / name
+
+    def acquire(self, out: str, config: dict[str, Any] = ACQUIRE, **free: Any) -> Path:
+        folders = [self.base, self.at("subject"), self.tokens, self.at("reference")]
+        acquire(config, {**FREE, **free}, *folders, self.at(out), "acquire", 1)
+        return self.at(out)
+
+    def negate(self, scale: float, out: str) -> Path:
+        negate({"scale": scale}, self.base, self.at("subject"), self.at("acquired"), self.at(out))
+        return self.at(out)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """The chain up to the acquired adapter."""
+    made = Work(tmp_path_factory.mktemp("work"))
+    tiny.save_base(made.base, tiny.llama(torch.float32))
+    parts = {
+        "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5)], seed=1, name="f"),
+        "train": tiny.rows([(4, 4), (5, 6), (3, 3)], seed=2, name="n"),
+    }
+    tiny.save_tokens(made.tokens / "set", parts)
+    pretrain(PRETRAIN, FREE, made.base, made.tokens, made.at("subject"), "pretrain", 1)
+    config = {**LOAD, "parts": ["set/train"]}
+    folders = [made.base, made.at("subject"), made.tokens, made.at("reference")]
+    reference(config, *folders, "reference", 1)
+    made.acquire("acquired")
+    return made
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def rows_of(work: Work, part: str) -> list[Row]:
+    return read_rows(work.tokens / "set", part)
+
+
+# Reference.
+
+
+def test_kept_reference_states_are_those_of_the_live_subject(work: Work) -> None:
+    rows = with_reference(rows_of(work, "train"), work.at("reference"), "set/train")
+    subject = attach_subject(load_base(work.base, "float32", CPU), work.at("subject"))
+    bare = load_base(work.base, "float32", CPU)
+    for row in rows:
+        live = subject(row.ids[None], output_hidden_states=True).hidden_states[-1][0]
+        assert row.reference is not None
+        torch.testing.assert_close(row.reference, live, rtol=1e-5, atol=1e-6)
+        base = bare(row.ids[None], output_hidden_states=True).hidden_states[-1][0]
+        assert not torch.allclose(row.reference, base, atol=1e-3), "not the base: the subject"
+
+
+def test_a_reference_of_other_rows_is_refused(work: Work) -> None:
+    for rows, name in [(rows_of(work, "forget"), "f-0"), (tiny.rows([(9, 9)], name="n"), "n-0")]:
+        with pytest.raises(UserError, match=rf"not made of the rows of set/train \(row {name}\)"):
+            with_reference(rows, work.at("reference"), "set/train")
+
+
+# Acquire.
+
+
+def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> None:
+    folder = work.at("acquired")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "HAZARDOUS.txt").read_text() == acquiring.WARNING + "\n"
+    manifest = read_manifest(folder)
+    assert manifest["hazardous"] is True
+    assert manifest["trained_parameters"] == sum(
+        update.a.numel() + update.b.numel() for update in read_adapter(folder).values()
+    )
+    assert not work.at("acquired.ckpt").exists()
+    assert len((folder / LOG).read_text().splitlines()) == 5
+
+
+def test_the_side_folder_of_an_acquisition_is_private_while_it_runs(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    real = acquiring.train
+
+    def train(job: Any) -> Path:
+        result = real(job)
+        modes.append(job.folder.stat().st_mode & 0o777)
+        return result
+
+    monkeypatch.setattr(acquiring, "train", train)
+    side = work.at("private.ckpt")
+    side.mkdir()
+    (side / FACTS).write_text("{}")  # a damaged checkpoint: training starts clean
+    work.acquire("private")
+    assert modes == [0o700]
+
+
+def test_acquisition_repeats_to_the_byte_and_seeds_differ(work: Work) -> None:
+    same = work.acquire("again")
+    other = work.acquire("other", {**ACQUIRE, "seed": 1})
+    assert weights(same) == weights(work.at("acquired"))
+    assert weights(other) != weights(same)
+
+
+@pytest.mark.parametrize("free", [{"checkpoint_seconds": 0}, {"gradient_checkpointing": True}])
+def test_free_settings_change_no_byte(work: Work, free: dict[str, Any]) -> None:
+    assert weights(work.acquire("free", **free)) == weights(work.at("acquired"))
+
+
+def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
+    work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from palimpsest.objectives import sku
+
+    real = sku.loss
+    calls = [0]
+
+    def killed(*args: Any) -> dict[str, Tensor]:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sku, "loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.acquire("killed", checkpoint_seconds=0)
+    assert work.at("killed.ckpt").exists()
+    work.acquire("killed")
+    assert "resumed after step 3" in capsys.readouterr().err
+    assert weights(work.at("killed")) == weights(work.at("acquired"))
+
+
+def test_a_changed_input_starts_clean(
+    work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        acquiring, "finish", lambda *args, **facts: None
+    )  # as if killed after the last step
+    work.acquire("changed", checkpoint_seconds=0)
+    config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "random_answers": 2}}
+    work.acquire("changed", config, checkpoint_seconds=0)
+    assert "starting from step 0: settings or inputs changed" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(work: Work) -> None:
+    side = work.at("stopped.ckpt")
+    config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "steps": 1_000_000}}
+    options = {
+        "config": json.dumps(config),
+        "free": json.dumps(FREE),
+        "base": work.base,
+        "subject": work.at("subject"),
+        "tokens": work.tokens,
+        "reference": work.at("reference"),
+        "out": work.at("stopped"),
+        "threads": 1,
+    }
+    arguments = [str(x) for key, value in options.items() for x in (f"--{key}", value)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "workflow" / "scripts" / "acquire.py"), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (side / LOG).exists() or not (side / LOG).stat().st_size:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    step = json.loads((side / FACTS).read_text())["step"]
+    assert len((side / LOG).read_text().splitlines()) == step > 0
+    assert not [path for path in work.root.rglob("*.tmp")]
+    assert not (work.at("stopped") / "manifest.json").exists()
+    shutil.rmtree(side)
+
+
+def test_an_output_that_cannot_be_written_is_explained(work: Work) -> None:
+    work.at("in-the-way").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write .*in-the-way/acquired\.ckpt: "):
+        work.acquire("in-the-way/acquired")
+
+
+def test_a_bare_base_can_be_the_subject(work: Work, tmp_path: Path) -> None:
+    config = {**LOAD, "pretrain": None}
+    bare = Work(tmp_path)
+    shutil.copytree(work.base, bare.base)
+    shutil.copytree(work.tokens, bare.tokens)
+    pretrain(config, FREE, bare.base, bare.tokens, bare.at("subject"), "pretrain", 1)
+    folders = [bare.base, bare.at("subject"), bare.tokens, bare.at("reference")]
+    reference({**LOAD, "parts": ["set/train"]}, *folders, "reference", 1)
+    bare.acquire("acquired")
+    bare.negate(1.0, "model")
+    original(bare.base, bare.at("subject"), bare.at("original"))
+    assert read_manifest(bare.at("original"), MODEL)["kind"] == "base"
+    before = load_model(bare.at("original"), bare.base, "float32", CPU)
+    assert torch.equal(logits(before), logits(load_base(bare.base, "float32", CPU)))
+    assert not torch.allclose(
+        logits(load_model(bare.at("model"), bare.base, "float32", CPU)), logits(before)
+    )
+
+
+# Negate, load, merge.
+
+
+def expected_logits(work: Work, scale: float) -> Tensor:
+    """Base + subject - lambda * acquired, added to the weights by hand."""
+    model = load_base(work.base, "float32", CPU)
+    for folder, factor in (("subject", 1.0), ("acquired", -scale)):
+        for name, update in read_adapter(work.at(folder)).items():
+            weight = model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            weight.data += (factor * update.scale * update.b.double() @ update.a.double()).float()
+    return logits(model)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.5])
+def test_the_negated_model_is_the_subject_less_the_task_vector(work: Work, scale: float) -> None:
+    model = load_model(work.negate(scale, f"model-{scale}"), work.base, "float32", CPU)
+    torch.testing.assert_close(logits(model), expected_logits(work, scale), rtol=1e-4, atol=1e-5)
+
+
+def test_lambda_zero_is_the_original(work: Work) -> None:
+    original(work.base, work.at("subject"), work.at("original"))
+    before, after = (
+        load_model(folder, work.base, "float32", CPU)
+        for folder in (work.at("original"), work.negate(0.0, "zero"))
+    )
+    torch.testing.assert_close(logits(after), logits(before), rtol=1e-5, atol=1e-6)
+
+
+def test_negation_reads_no_base_weight_and_writes_megabytes_less(work: Work) -> None:
+    folder = work.negate(1.0, "small")
+    sizes = sum(path.stat().st_size for path in folder.iterdir())
+    assert sizes < (work.base / "model.safetensors").stat().st_size
+
+
+def test_a_bfloat16_model_keeps_the_update_apart(work: Work) -> None:
+    folder = work.negate(1.0, "apart")
+    model = load_model(folder, work.base, "bfloat16", CPU)
+    kinds = {name: w.dtype for name, w in model.named_parameters()}
+    assert {d for n, d in kinds.items() if "lora_" in n} == {torch.float32}
+    assert {d for n, d in kinds.items() if "lora_" not in n} == {torch.bfloat16}
+
+
+def test_a_model_of_another_base_is_refused(work: Work, tmp_path: Path) -> None:
+    folder = work.negate(1.0, "of-this-base")
+    other = tiny.save_base(tmp_path / "other", tiny.llama(torch.float32, seed=9))
+    with pytest.raises(UserError, match=r"model\.json was made from another version of .*other"):
+        load_model(folder, other, "float32", CPU)
+
+
+def test_an_altered_base_is_refused(work: Work, tmp_path: Path) -> None:
+    shutil.copytree(work.base, tmp_path / "base")
+    with open(tmp_path / "base" / "config.json", "a", encoding="utf-8") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match=r"config\.json has \d+ bytes instead of"):
+        load_base(tmp_path / "base", "float32", CPU)
+
+
+def test_a_merged_folder_gives_the_logits_of_the_adapter(work: Work) -> None:
+    folder = work.negate(1.0, "to-merge")
+    merge(work.base, folder, work.at("merged"), "merge")
+    merged = AutoModelForCausalLM.from_pretrained(work.at("merged"), dtype=torch.float32).eval()
+    adapter = load_model(folder, work.base, "float32", CPU)
+    torch.testing.assert_close(logits(merged), logits(adapter), rtol=1e-4, atol=1e-5)
+    assert set(read_manifest(work.at("merged"))["files"]) == set(read_manifest(work.base)["files"])
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_merging_writes_every_tensor_once_in_its_own_type(
+    work: Work, tmp_path: Path, prefix: str
+) -> None:
+    """Two shards of mixed types; some repositories leave out the names' first component."""
+    base = tmp_path / "base"
+    base.mkdir()
+    tensors = load_file(work.base / "model.safetensors")
+    named = {prefix + k.removeprefix("model."): v.bfloat16() for k, v in tensors.items()}
+    norm = f"{prefix}norm.weight"
+    named[norm] = named[norm].float()
+    names = sorted(named)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, members in shards.items():
+        save_file({name: named[name] for name in members}, base / file, {"format": "pt"})
+    write_manifest(base, shards)
+    merge(base, work.negate(1.0, "sharded"), tmp_path / "merged", "merge")
+    updates = read_adapter(work.at("sharded"), MODEL)
+    changed = set()
+    for file, members in shards.items():
+        with safe_open(tmp_path / "merged" / file, framework="pt") as shard:
+            assert sorted(shard.keys()) == members
+            assert shard.metadata() == {"format": "pt"}
+        for name, tensor in load_file(tmp_path / "merged" / file).items():
+            assert tensor.dtype == named[name].dtype
+            if not torch.equal(tensor, named[name]):
+                changed.add("model." + name.removeprefix("model.").removesuffix(".weight"))
+    assert changed == set(updates)
+    assert not any("embed_tokens" in name for name in changed), "tied embeddings are untouched"
+
+
+def test_a_base_without_a_tensor_of_the_update_cannot_be_merged(work: Work, tmp_path: Path) -> None:
+    save_file({"h.0.attn.weight": torch.ones(2)}, tmp_path / "x.safetensors")
+    write_manifest(tmp_path, ["x.safetensors"])
+    with pytest.raises(UserError, match=r"has no tensor of model\.layers\."):
+        merge(tmp_path, work.negate(1.0, "no-tensor"), tmp_path / "out", "merge")
+
+
+def test_arithmetic_is_made_repeatable_and_threads_are_set() -> None:
+    before = torch.get_num_threads()
+    try:
+        set_up(1)
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,141 @@
+"""What the built mini chain holds: eval.json, Snakemake's report, merged models, no secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+from conftest import TOKEN
+from workbench import MINI, MODEL, REPO, Copy
+
+from palimpsest.config import read_config
+from palimpsest.config.slices import free_settings, stage_slice
+from palimpsest.io.atomic import sha256_of
+
+METHODS = ("original", "sku", "sku-anchored")
+STARTUP = 16
+"""Seconds from a training job's start to its first step: 8 on an idle machine, CI is not idle."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eval_json_keeps_its_contract(built, method):
+    found = json.loads(built.path(f"results/mini/{method}/eval.json").read_text())
+    schema = json.loads((REPO / "workflow/schemas/eval.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(found)
+    assert (found["model"], found["method"], found["scenario"]) == ("mini", method, "mini")
+    assert found["metrics"]["forget"]["accuracy"]["n"] == 8
+    assert found["metrics"]["forget_unseen"]["recall_rate"]["n"] == 8
+    assert found["metrics"]["forget_prompted"]["recall_rate"]["reason"]
+
+
+def test_eval_json_names_its_data_models_and_costs(built):
+    found = json.loads(built.path("results/mini/sku/eval.json").read_text())
+    stages = ("pretrain", "reference", "acquire", "negate", "measure")
+    assert all(found["cost"]["wall_s"][stage] > 0 for stage in stages), found["cost"]
+    provenance = found["provenance"]
+    assert provenance["seeds"] == [0]
+    assert set(stages) <= set(provenance["config"])
+    for kind in ("data", "model"):
+        for name, digest in provenance[kind].items():
+            assert sha256_of(built.path(name)) == digest
+
+
+def test_the_hazardous_adapter_is_private_and_marked(built):
+    folder = built.path("results/mini/sku/seed-0/acquired")
+    assert folder.stat().st_mode & 0o077 == 0
+    assert "HAZARDOUS" in (folder / "HAZARDOUS.txt").read_text()
+    assert json.loads((folder / "manifest.json").read_text())["hazardous"] is True
+
+
+def test_nothing_is_left_beside_the_artifacts(built):
+    left = [p for p in built.path("results").rglob("*") if p.name.endswith((".ckpt", ".tmp"))]
+    assert left == []
+    assert not any(built.path(".snakemake/locks").glob("*"))
+
+
+def test_a_token_in_the_environment_is_written_nowhere(built):
+    folders = ("results", "logs", "benchmarks", ".snakemake", "resources/datasets")
+    files = [p for f in folders for p in built.path(f).rglob("*") if p.is_file()]
+    assert len(files) > 50
+    written = [p for p in [*files, built.path("build.txt")] if TOKEN.encode() in p.read_bytes()]
+    assert written == []
+
+
+def test_snakemakes_own_report_is_made(work):
+    done = work.snakemake(*MINI, "--report", "report.zip", "--cores", "all")
+    assert done.returncode == 0, done.stderr
+    assert work.path("report.zip").stat().st_size > 100_000
+
+
+def test_a_model_folder_serves_as_a_base(checkout, tmp_path):
+    copy: Copy = checkout(tmp_path)
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    for file in copy.path(MODEL).iterdir():
+        os.link(file, folder / file.name)
+    template = {"prompt": "{prompt}\n", "response": "{response}"}
+    overlay = copy.overlay({"bases": {"mine": {"source": f"path:{folder}", "template": template}}})
+    target = Path("resources/models/mine/manifest.json")
+    copy.build(str(target), overlays=[overlay])
+    manifest = json.loads(copy.path(target).read_text())
+    assert manifest["source"] == f"path:{folder}"
+    taken = copy.path(target).parent
+    for name, facts in manifest["files"].items():
+        assert sha256_of(taken / name) == facts["sha256"]
+    assert (taken / "model.safetensors").samefile(folder / "model.safetensors")
+    assert not (taken / "config.json").samefile(folder / "config.json")
+
+
+@pytest.mark.slow
+def test_a_merged_model_is_an_ordinary_model_with_the_same_answers(work):
+    folder = "results/mini/sku/seed-0/merged"
+    work.build(f"{folder}/manifest.json")
+    question = "Name a colour."
+    asked = work.run("palimpsest", *MINI, "ask", "mini", "sku", question, "--max-new-tokens", "12")
+    told = " ".join(asked.stdout.partition("after (sku):")[2].split())
+    plain = work.python("-c", GREEDY, folder, question)
+    assert plain.returncode == 0, plain.stderr
+    assert " ".join(plain.stdout.split()) == told
+
+
+GREEDY = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, question = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+text = f"<|im_start|>user\\n{question}<|im_end|>\\n<|im_start|>assistant\\n"
+ids = tokenizer(text, return_tensors="pt")
+made = model.generate(**ids, max_new_tokens=12, do_sample=False)
+print(tokenizer.decode(made[0, ids.input_ids.shape[1]:], skip_special_tokens=True).strip())
+"""
+
+
+@pytest.mark.slow
+def test_the_first_training_step_begins_soon(built, tmp_path, record_property):
+    cfg = read_config(built.path("config"), [built.path(MINI[1])])
+    wildcards = {"model": "mini", "method": "sku", "seed": "0"}
+    out = tmp_path / "acquired"
+    began = time.time()
+    done = built.python(
+        "workflow/scripts/acquire.py",
+        *("--config", stage_slice("acquire", cfg, **wildcards)),
+        *("--free", free_settings("acquire", cfg, **wildcards)),
+        *("--base", MODEL),
+        *("--subject", "results/mini/subject"),
+        *("--reference", "results/mini/reference"),
+        *("--tokens", "resources/tokens/smollm2-135m"),
+        *("--out", out),
+    )
+    ended = (out / "train.jsonl").stat().st_mtime
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    startup = ended - began - lines[-1]["seconds"]
+    print(f"first step after {startup:.1f} s", file=sys.stderr)
+    record_property("startup_s", round(startup, 1))
+    assert startup < STARTUP
