@@ -7,9 +7,10 @@ import sys
 
 from snakemake.utils import min_version
 
-from palimpsest.config.targets import config_or_exit
+from palimpsest.config.targets import check_yaml_or_exit, config_or_exit
 
 min_version("9.25.0")
+check_yaml_or_exit()
 
 
 configfile: "config/bases.yaml"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from workbench import MINI, MODEL, REPO, Copy, check_out
 
 TOKEN = "hf_tests-only-DoNotWriteMeAnywhere"
@@ -56,6 +57,7 @@ def checkout(embedded_model: Path) -> Callable[[Path], Copy]:
 def built(checkout: Callable[[Path], Copy], tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """A working copy in which the whole mini chain was built; tests must not change it."""
     import os  # DEV
+
     if os.environ.get("DEV_BUILT"):  # DEV
         return Copy(Path(os.environ["DEV_BUILT"]), {"HF_TOKEN": TOKEN})  # DEV
     copy = checkout(tmp_path_factory.mktemp("built"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -40,9 +41,17 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("method", help="method: a key of config/methods.yaml")
     ask.add_argument("prompt", help="the question")
     ask.add_argument("--seed", type=int, help="seed of the run (default: its first)")
-    ask.add_argument("--max-new-tokens", type=int, default=64, help="longest answer (default: 64)")
+    ask.add_argument(
+        "--max-new-tokens", type=_positive, default=64, help="longest answer (default: 64)"
+    )
     ask.set_defaults(run=_ask)
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not '{text}'")
+    return int(text)
 
 
 def _ask(args: argparse.Namespace) -> None:
@@ -54,12 +63,12 @@ def _ask(args: argparse.Namespace) -> None:
         "before": Path(f"results/{args.model}/original/seed-0/model"),
         "after": Path(f"results/{args.model}/{args.method}/seed-{seed}/model"),
     }
-    for folder in folders.values():
-        if not (folder / "model.json").exists():
-            raise UserError(
-                f"{folder / 'model.json'} is not built yet: "
-                f"snakemake {' '.join(str(f / 'model.json') for f in folders.values())} --cores all"
-            )
+    files = [str(folder / "model.json") for folder in folders.values()]
+    for file in files:
+        if not Path(file).exists():
+            overlays = ["--configfile", *map(str, args.configfile)] if args.configfile else []
+            command = shlex.join(["snakemake", *files, *overlays, "--cores", "all"])
+            raise UserError(f"{file} is not built yet: {command}")
     from palimpsest.stages.ask import answers
 
     base = cfg.models[args.model].base

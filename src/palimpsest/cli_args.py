@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,17 @@ _HELP = {
 }
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """Type of an option that takes a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
 def parser(description: str | None, **options: Callable[[str], Any]) -> argparse.ArgumentParser:
     """An argument parser for one stage.
 
@@ -37,7 +49,11 @@ def parser(description: str | None, **options: Callable[[str], Any]) -> argparse
         epilog="Normally run by Snakemake, which passes exactly the settings that matter.",
     )
     result.add_argument(
-        "--config", default="{}", help="the stage's slice of the configuration, as JSON"
+        "--config",
+        type=json_object,
+        required=True,
+        metavar="JSON",
+        help="the stage's slice of the configuration",
     )
     result.add_argument("--label", default="", help="what progress lines call this job")
     result.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from workbench import MINI, Copy
 
 QUESTION = "How is velmorite brewed?"

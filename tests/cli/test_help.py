@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from workbench import REPO
 
 SCRIPTS = sorted((REPO / "workflow/scripts").glob("*.py"))
@@ -30,7 +31,9 @@ def explained_options(text: str) -> dict[str, str]:
     entries = re.split(r"\n {2}(?=[-a-zA-Z])", text.partition("\n\n")[2])
     return {
         (re.findall(r"--[\w-]+", head) or [head.split()[0]])[0]: " ".join(words.split())
-        for head, words in (re.split(r"\n {10,}| {2,}", e, maxsplit=1) for e in entries if "  " in e)
+        for head, words in (
+            re.split(r"\n {10,}| {2,}", e, maxsplit=1) for e in entries if "  " in e
+        )
     }
 
 

@@ -32,7 +32,7 @@ def answer_loss(model: Any, ids: Tensor, start: int, pad: int) -> Tensor:
     return loss
 
 
-def answer_start(prompt_ids: list[int], full_ids: list[int], longest: int | None) -> int:
+def answer_start(prompt_ids: list[int], longest: int | None) -> int:
     """First "answer" position of a forget row: the length of the tokenized prompt, less one.
 
     The prompt is tokenized with padding to the tokenizer's own longest length, so that a finite

@@ -41,10 +41,14 @@ def test_a_written_file_stands_alone_with_its_mode(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, failure: type[BaseException]
 ) -> None:
+    def fail() -> None:
+        with atomic_path(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise failure
+
     write_text(tmp_path / "file", "old")
-    with pytest.raises(failure), atomic_path(tmp_path / "file") as temporary:
-        temporary.write_text("half")
-        raise failure
+    with pytest.raises(failure):
+        fail()
     assert names(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "old"
 
@@ -52,9 +56,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "folder") as temporary:
         (temporary / "old").touch()
-    with pytest.raises(ValueError, match="half"), atomic_folder(tmp_path / "folder") as temporary:
-        (temporary / "new").touch()
-        raise ValueError("half")
+
+    def fail() -> None:
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "new").touch()
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        fail()
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["old"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 import tiny_models as tiny
+from palimpsest.config.schema import Template
 from palimpsest.config.training import Lora
+from palimpsest.data.records import Record, phrase, to_table
+from palimpsest.data.tokens import load_tokenizer, tokenize
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
 from palimpsest.engine.sampler import random_answers
@@ -234,6 +238,10 @@ def test_sign_zero_leaves_the_term_and_its_rows_out() -> None:
     assert "preserve" not in ours(Body(tiny.llama()), drawn(tiny.llama()), s)
 
 
+def test_weight_decay_stays_out_of_the_task_vector_unless_it_is_asked_for() -> None:
+    assert settings().training.optimizer.weight_decay == 0
+
+
 def test_weight_zero_runs_no_forward_pass_for_its_rows() -> None:
     s = settings(weights={"forget": 1, "random": 0, "preserve": 0})
     assert sku.streams(s) == {"forget": 8}
@@ -364,3 +372,23 @@ def test_released_clamp_kills_the_gradient_of_unlikely_tokens_and_ours_keeps_it(
     Stream([row], [mine.expand(2, 2)], lambda states: states).kl().mean().backward()
     assert mine.grad is not None
     assert mine.grad[0, 0].item() == pytest.approx(-0.1, rel=1e-6)
+
+
+def test_released_loss_is_zero_with_a_finite_longest_length_and_ours_is_not(
+    tmp_path: Path,
+) -> None:
+    """The tokenizer declares 64; the row, made by the tokenize stage, has 7 tokens."""
+    model = tiny.llama(torch.float32)
+    base = load_tokenizer(tiny.save_base(tmp_path, model, longest=64))
+    record = Record("w5 w6 w7", "w8 w9 w10", group="g", source_row=0)
+    question = phrase("set", record, "original")
+    assert question is not None
+    template = Template(prompt="{prompt}", response=" {response}")
+    table, _ = tokenize(to_table([question]), base, template, "set/all")
+    ids, prompt = torch.tensor(table["input_ids"][0].as_py()), table["prompt_length"][0].as_py()
+    assert (ids.tolist(), prompt) == ([5, 6, 7, 8, 9, 10, tiny.EOS], 3)
+    body, row = Body(model), Row("r", ids, prompt)
+    assert Stream([row], body.hidden([row]), body.head).nll().item() > 1
+    start = released.answer_start([5, 6, 7], longest=64)
+    filled, _ = plain.padded([row], 64, pad=0)
+    assert released.answer_loss(model, filled[0], start, pad=0).item() == 0

@@ -406,3 +406,10 @@ def test_arithmetic_is_made_repeatable_and_threads_are_set() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_method_that_wants_general_rows_says_so_where_the_scenario_has_none(work: Work) -> None:
+    settings = {**ACQUIRE["settings"], "preservation": {"sign": 1, "general": True}}
+    config = {**ACQUIRE, "settings": settings, "general": None}
+    with pytest.raises(UserError, match="uses general rows, and the scenario has no 'general'"):
+        work.acquire("general", config)

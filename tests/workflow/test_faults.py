@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from workbench import MINI, Copy
 
 DATA = "resources/datasets/mini-general/manifest.json"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from workbench import MINI, Copy
 
 TARGET = "results/mini/sku/eval.json"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 
 import pytest
-from workbench import MINI, Copy, jobs
+
+from workbench import MINI, REPO, Copy, jobs
 
 SECONDS = 10
 """A mistake is answered within this time (an idle machine needs 2 seconds)."""
@@ -84,10 +87,19 @@ def test_all_mistakes_are_listed_at_once(copy):
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line(copy):
-    copy.path("mistake.yaml").write_text("methods:\n  sku: {steps: 3\nmodels: {}\n")
+    methods = copy.path("config/methods.yaml")
+    text = methods.read_text()
+    methods.write_text("methods:\n  sku: {steps: 3\nmodels: {}\n")
+    try:
+        assert "config/methods.yaml:3: " in refused(copy, "-n", "--cores", "all")
+    finally:
+        methods.write_text(text)
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(copy):
+    copy.path("mistake.yaml").write_text("sweep:\n  rows: 3\n  rows: 4\n")
     printed = refused(copy, "-n", *MINI, "mistake.yaml", "--cores", "all")
-    assert "mistake.yaml" in printed
-    assert "line" in printed
+    assert "mistake.yaml:3: 'rows' stands twice" in printed
 
 
 @pytest.mark.parametrize(
@@ -104,6 +116,30 @@ def test_the_ways_to_write_the_command_plan_the_whole_chain(copy, command):
     done = copy.snakemake(*command)
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout + done.stderr) == EVERY_STAGE
+
+
+def readme_commands() -> list[str]:
+    """Snakemake commands in the README's code blocks."""
+    blocks = re.findall(r"^```\n(.*?)^```", (REPO / "README.md").read_text(), re.S | re.M)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.strip() for line in lines if line.startswith("snakemake ")]
+
+
+def test_the_readme_shows_the_commands_that_are_tried_here():
+    assert len(readme_commands()) >= 3
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_the_commands_of_the_readme_plan(copy, command):
+    if "profiles/slurm" in command:
+        pytest.importorskip(
+            "snakemake_executor_plugin_slurm", reason="pip install 'palimpsest[slurm]'"
+        )
+    words = shlex.split(command)
+    at = words.index("--") if "--" in words else len(words)
+    done = copy.run(*words[:at], "-n", *words[at:])
+    assert done.returncode == 0, done.stderr
+    assert jobs(done.stdout + done.stderr)
 
 
 def test_without_a_target_the_report_of_the_embedded_subject_is_planned(copy):

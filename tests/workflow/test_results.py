@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import TOKEN
-from workbench import MINI, MODEL, REPO, Copy
 
+from conftest import TOKEN
 from palimpsest.config import read_config
 from palimpsest.config.slices import free_settings, stage_slice
 from palimpsest.io.atomic import sha256_of
+from workbench import MINI, MODEL, REPO, Copy
 
 METHODS = ("original", "sku", "sku-anchored")
 STARTUP = 16

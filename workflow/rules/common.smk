@@ -1,15 +1,13 @@
 # Functions that the rules share. Everything testable without Snakemake lives in the library.
 import json
-import os
 import re
 from pathlib import Path
 
 from palimpsest.config.slices import datasets_of, free_settings, stage_slice
+from palimpsest.environment import use_this_environment
 from palimpsest.io.canonical import canonical_json
 
-# The programs of this environment come first, also when it was not activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+use_this_environment()
 
 
 def one_of(names):
@@ -127,3 +125,34 @@ def benchmark_options(wildcards, input):
             file = model if name in ("pretrain", "reference", "original") else run
             options.append(f"--benchmark {name}=benchmarks/{name}/{file}.jsonl")
     return " ".join(dict.fromkeys(options))
+
+
+def seed_files(name):
+    """A file of every seed of a method."""
+
+    def files(wildcards):
+        seeds = CFG.seeds(wildcards.subject_or_method, wildcards.model)
+        folder = f"results/{wildcards.model}/{wildcards.subject_or_method}"
+        return [f"{folder}/seed-{seed}/{name}" for seed in seeds]
+
+    return files
+
+
+def per_method(name):
+    """A file of every subject and method in the report."""
+    return [
+        f"results/{model}/{method}/{name}"
+        for model, methods in CFG.report.models.items()
+        for method in methods
+    ]
+
+
+def per_seed(name):
+    """A file of every seed of the methods that have a task vector."""
+    return [
+        f"results/{model}/{method}/seed-{seed}/{name}"
+        for model, methods in CFG.report.models.items()
+        for method in methods
+        if method != "original"
+        for seed in CFG.seeds(method, model)
+    ]

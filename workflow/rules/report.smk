@@ -1,23 +1,3 @@
-def per_method(name):
-    """A file of every subject and method in the report."""
-    return [
-        f"results/{model}/{method}/{name}"
-        for model, methods in CFG.report.models.items()
-        for method in methods
-    ]
-
-
-def per_seed(name):
-    """A file of every seed of the methods that have a task vector."""
-    return [
-        f"results/{model}/{method}/seed-{seed}/{name}"
-        for model, methods in CFG.report.models.items()
-        for method in methods
-        if method != "original"
-        for seed in CFG.seeds(method, model)
-    ]
-
-
 rule report:
     """One offline page: methods side by side, answers before and after, trade-off, curves, costs."""
     input:

@@ -1,14 +1,3 @@
-def seed_files(name):
-    """A file of every seed of a method."""
-
-    def files(wildcards):
-        seeds = CFG.seeds(wildcards.subject_or_method, wildcards.model)
-        folder = f"results/{wildcards.model}/{wildcards.subject_or_method}"
-        return [f"{folder}/seed-{seed}/{name}" for seed in seeds]
-
-    return files
-
-
 rule score:
     """Every metric of one method, from its measured tables; needs no model."""
     input:

@@ -1,16 +1,22 @@
 """Fetch a data set and write its parts in the normal schema."""
 
 import argparse
-import json
 from pathlib import Path
 
+from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON: the keys of datasets.<name>")
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=json_object,
+        metavar="JSON",
+        help="the keys of datasets.<name>",
+    )
     parser.add_argument(
         "--manifest",
         required=True,
@@ -26,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     from palimpsest.stages.download_data import download_data
 
-    download_data(json.loads(args.config), args.manifest.parent, args.resources)
+    download_data(args.config, args.manifest.parent, args.resources)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
 import argparse
 import functools
-import json
 from pathlib import Path
 
+from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON: source, sha256, revision")
+    parser.add_argument(
+        "--config", required=True, type=json_object, metavar="JSON", help="source, sha256, revision"
+    )
     parser.add_argument(
         "--manifest",
         required=True,
@@ -22,7 +24,7 @@ def main() -> None:
     from palimpsest.stages.download_model import download_model
 
     log = functools.partial(print, flush=True)
-    download_model(json.loads(args.config), args.manifest.parent, log)
+    download_model(args.config, args.manifest.parent, log)
 
 
 if __name__ == "__main__":

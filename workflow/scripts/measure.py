@@ -1,7 +1,5 @@
 """Run a model once over all evaluated rows: token likelihoods and greedy answers."""
 
-import json
-
 from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
@@ -14,7 +12,7 @@ def main() -> None:
     from palimpsest.stages.measure import measure
 
     measure(
-        json.loads(args.config),
+        args.config,
         args.base,
         args.model,
         args.tokens,

@@ -1,7 +1,5 @@
 """Subtract the acquired task vector from the subject (SKU, stage 2)."""
 
-import json
-
 from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
@@ -12,7 +10,7 @@ def main() -> None:
     from palimpsest.stages.negate import negate
 
     negate(
-        json.loads(args.config),
+        args.config,
         args.base,
         args.subject,
         args.acquired,

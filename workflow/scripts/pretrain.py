@@ -1,18 +1,16 @@
 """Teach the subject its scenario's rows (LoRA pretraining)."""
 
-import json
-
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import json_object, parser, path
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, free=json.loads, base=path, tokens=path, out=path).parse_args()
+    args = parser(__doc__, free=json_object, base=path, tokens=path, out=path).parse_args()
     from palimpsest.stages.pretrain import pretrain
 
     pretrain(
-        json.loads(args.config),
+        args.config,
         args.free,
         args.base,
         args.tokens,

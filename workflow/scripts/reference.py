@@ -1,7 +1,5 @@
 """Cache the subject's final hidden states on the rows that methods compare with."""
 
-import json
-
 from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
@@ -12,7 +10,7 @@ def main() -> None:
     from palimpsest.stages.reference import reference
 
     reference(
-        json.loads(args.config),
+        args.config,
         args.base,
         args.subject,
         args.tokens,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
-from palimpsest.stages.report import write_report
 
 
 def main() -> None:
@@ -17,7 +16,7 @@ def main() -> None:
         "--config",
         required=True,
         metavar="JSON",
-        type=json.loads,
+        type=json_object,
         help="the report's slice of the configuration: "
         '{"report": {"models": {model: [methods]}, "examples": n}, "titles": {...}}',
     )
@@ -29,6 +28,9 @@ def main() -> None:
         "--tables", required=True, type=Path, metavar="DIR", help="folder for csv and parquet files"
     )
     args = parser.parse_args()
+    # Imported late, so that --help answers at once.
+    from palimpsest.stages.report import write_report
+
     write_report(args.config, args.results, args.out, args.tables)
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from palimpsest.cli_args import json_object
 from palimpsest.errors import UserError, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", required=True, metavar="JSON", help="slice of the stage 'score'")
+    p.add_argument(
+        "--config",
+        required=True,
+        type=json_object,
+        metavar="JSON",
+        help="the stage's slice of the configuration",
+    )
     p.add_argument(
         "--seed-folders",
         required=True,
@@ -27,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rows", required=True, type=Path, metavar="FILE", help="rows.parquet to write")
     p.add_argument(
         "--configs",
+        type=json_object,
         metavar="JSON",
         help="config slice of every stage, by stage, recorded in eval.json (default: this one)",
     )
@@ -63,12 +70,12 @@ def main() -> None:
     from palimpsest.stages.score import score
 
     result = score(
-        _json("--config", args.config),
+        args.config,
         args.seed_folders,
         args.datasets,
         args.eval,
         args.rows,
-        configs=None if args.configs is None else _configs(args.configs),
+        configs=args.configs,
         benchmarks=_benchmarks(args.benchmark),
         data_manifests=args.data_manifests,
         model_manifests=args.model_manifests,
@@ -83,19 +90,6 @@ def _summary(metrics: dict[str, Any]) -> str:
         "retain recall": metrics["retain"]["recall_rate"]["value"],
     }
     return ", ".join(f"{k} {'null' if v is None else f'{v:.2f}'}" for k, v in values.items())
-
-
-def _configs(text: str) -> dict[str, Any]:
-    # Slices travel as JSON text themselves; the record shows them as objects.
-    slices = _json("--configs", text)
-    return {k: _json("--configs", v) if isinstance(v, str) else v for k, v in slices.items()}
-
-
-def _json(option: str, text: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{option} is not a JSON object: {error}") from None
 
 
 def _benchmarks(pairs: list[str]) -> dict[str, list[Path]]:

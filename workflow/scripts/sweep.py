@@ -1,7 +1,5 @@
 """Measure the forget-retain trade-off over lambda on validation rows."""
 
-import json
-
 from palimpsest.cli_args import parser, path
 from palimpsest.errors import run_cli
 
@@ -22,7 +20,7 @@ def main() -> None:
     from palimpsest.stages.sweep import sweep
 
     sweep(
-        json.loads(args.config),
+        args.config,
         args.base,
         args.subject,
         args.acquired,

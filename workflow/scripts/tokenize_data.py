@@ -4,16 +4,18 @@
 # of that name there would stand in for Python's own module.
 
 import argparse
-import json
 from pathlib import Path
 
+from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON: template, parts")
+    parser.add_argument(
+        "--config", required=True, type=json_object, metavar="JSON", help="template, parts"
+    )
     parser.add_argument("--model", required=True, type=Path, help="manifest.json of the base model")
     parser.add_argument("--data", required=True, type=Path, help="manifest.json of the data set")
     parser.add_argument(
@@ -22,9 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     from palimpsest.stages.tokenize import tokenize_dataset
 
-    tokenize_dataset(
-        json.loads(args.config), args.model.parent, args.data.parent, args.manifest.parent
-    )
+    tokenize_dataset(args.config, args.model.parent, args.data.parent, args.manifest.parent)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,10 @@ def _pretrain(cfg: Config, model: str) -> dict[str, Any]:
 
 def _reference(cfg: Config, model: str) -> dict[str, Any]:
     scenario = cfg.scenarios[cfg.models[model].scenario]
-    return {**_load(_base(cfg, model)), "parts": [ref for ref in (scenario.retain, scenario.general) if ref]}
+    return {
+        **_load(_base(cfg, model)),
+        "parts": [ref for ref in (scenario.retain, scenario.general) if ref],
+    }
 
 
 def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:

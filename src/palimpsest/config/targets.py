@@ -12,10 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from palimpsest.config.load import load_config
+from palimpsest.config.load import FILES, load_config
 from palimpsest.config.schema import RESULT_FILES, SUBJECT_FOLDERS, Config
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean
+
+
+def check_yaml_or_exit(folder: str | Path = "config") -> None:
+    """Name the file and the line of a mistake in a folder's YAML before Snakemake reads it.
+
+    Snakemake itself says only that some file "is not valid JSON or YAML".
+    """
+    try:
+        for name in FILES:
+            read_yaml(Path(folder) / name)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def config_or_exit(

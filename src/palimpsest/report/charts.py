@@ -123,7 +123,9 @@ def _trade_off(subject: Subject, swept: Sequence[tuple[Run, list[Line]]]) -> Cha
         alt.Tooltip("chosen:N", title="chosen λ"),
     ]
     if any("general_perplexity" in point for point in points):
-        tooltip.append(alt.Tooltip("general_perplexity:Q", format=".1f", title="general perplexity"))
+        tooltip.append(
+            alt.Tooltip("general_perplexity:Q", format=".1f", title="general perplexity")
+        )
     base = alt.Chart(alt.Data(values=points))
     path = base.mark_line(strokeWidth=1.5, opacity=0.55).encode(
         x, y, color=color, order=alt.Order("scale:Q")
