@@ -85,3 +85,11 @@ def test_the_shipped_configuration_is_valid():
 @pytest.mark.parametrize("overlay", sorted((REPOSITORY / "config").glob("*/*.yaml")), ids=str)
 def test_the_shipped_overlays_are_valid(overlay):
     assert read_config(REPOSITORY / "config", [overlay]).models
+
+
+def test_released_preset_of_sku_gives_the_published_subjects_the_released_values():
+    released = REPOSITORY / "config/released/sku.yaml"
+    sku = read_config(REPOSITORY / "config", [released]).method("sku", "llama2-7b")
+    assert (sku.random_answers, sku.preservation.sign, sku.preservation.cap) == (5, -1, 1e9)
+    assert (sku.training.optimizer.weight_decay, sku.training.optimizer.clip_norm) == (0.01, 0)
+    assert (sku.weights.forget, sku.weights.random, sku.weights.preserve) == (2.5, 2.5, 1)
