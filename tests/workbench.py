@@ -43,7 +43,7 @@ class Copy:
         here = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         return {**kept, "PATH": here, "PYTHONPATH": str(self.folder / "src"), **self.env}
 
-    def run(self, *command: str | Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, timeout: float = 3600) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy."""
         return subprocess.run(
             list(map(str, command)),
@@ -111,7 +111,7 @@ class Running:
     def printed(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, sign: Callable[[], bool], timeout: float = 180) -> None:
+    def wait_for(self, sign: Callable[[], bool], timeout: float = 1800) -> None:
         """Wait until `sign` is true.
 
         Raises:
@@ -130,7 +130,7 @@ class Running:
 
     def end(self) -> str:
         """Wait for a good end; returns what was printed."""
-        assert self.process.wait(timeout=600) == 0, self.printed
+        assert self.process.wait(timeout=3600) == 0, self.printed
         return self.printed
 
     def stop(self) -> None:

@@ -51,6 +51,7 @@ def nested(place: str, value: Any) -> dict[str, Any]:
     return value
 
 
+LORA = {"optimizer": {"learning_rate": 1e-3}}
 TRAINING = "methods.sku.models.mini.training"
 EDITS: list[tuple[str, Any, set[str]]] = [
     ("scenarios.mini.pretrain.training.optimizer.learning_rate", 3e-3, TAUGHT),
@@ -70,7 +71,7 @@ EDITS: list[tuple[str, Any, set[str]]] = [
         {"download_data mini-questions"} | tokenized("mini-questions") | TAUGHT,
     ),
     ("models.another", {"base": "smollm2-135m", "scenario": "mini"}, set()),
-    ("methods.another", {"algorithm": "sku", "steps": 6}, set()),
+    ("methods.another", {"algorithm": "sku", "steps": 6, "training": LORA}, set()),
     ("methods.sku.seeds", [0, 1], {job.replace("sku 0", "sku 1") for job in made("sku")}),
     # What changes no result runs nothing again.
     (f"{TRAINING}.checkpoint_seconds", 5, set()),

@@ -28,7 +28,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="results/MODEL/METHOD/seed-N of every seed",
     )
-    p.add_argument("--datasets", required=True, type=Path, metavar="DIR", help="resources/datasets")
+    p.add_argument(
+        "--datasets",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the data sets, resources/datasets",
+    )
     p.add_argument("--eval", required=True, type=Path, metavar="FILE", help="eval.json to write")
     p.add_argument("--rows", required=True, type=Path, metavar="FILE", help="rows.parquet to write")
     p.add_argument(
