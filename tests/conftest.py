@@ -56,10 +56,7 @@ def checkout(embedded_model: Path) -> Callable[[Path], Copy]:
 @pytest.fixture(scope="session")
 def built(checkout: Callable[[Path], Copy], tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """A working copy in which the whole mini chain was built; tests must not change it."""
-    import os  # DEV
 
-    if os.environ.get("DEV_BUILT"):  # DEV
-        return Copy(Path(os.environ["DEV_BUILT"]), {"HF_TOKEN": TOKEN})  # DEV
     copy = checkout(tmp_path_factory.mktemp("built"))
     copy.env["HF_TOKEN"] = TOKEN
     done = copy.snakemake(*MINI, "--cores", "all")

@@ -23,10 +23,10 @@ PRETRAINING = "results/mini/subject.ckpt"
 ACQUIRING = "results/mini/sku/seed-0/acquired.ckpt"
 
 KILLS: list[tuple[str, str | None, float]] = [
-    ("pretrain", f"{PRETRAINING}/last", 1.0),
+    ("pretrain", f"{PRETRAINING}/checkpoint.json", 1.0),
     ("reference", None, 5.0),
     ("acquire", None, 5.0),
-    ("acquire", f"{ACQUIRING}/last", 2.0),
+    ("acquire", f"{ACQUIRING}/checkpoint.json", 2.0),
     ("measure", None, 8.0),
 ]
 """Stage that is killed, the file that must be there before, and how long the kill waits at most."""
@@ -78,7 +78,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(work):
     target = "results/mini/sku/seed-0/acquired/manifest.json"
     run = work.start(target, overlays=[overlay])
     try:
-        run.wait_for(running(run, work, "acquire", f"{ACQUIRING}/last"))
+        run.wait_for(running(run, work, "acquire", f"{ACQUIRING}/checkpoint.json"))
         began = time.monotonic()
         assert run.send(signal.SIGINT) != 0
     finally:

@@ -60,7 +60,7 @@ def measure(
     rows = read_parts(config["parts"], tokens)
     limit = config["generation"]["max_new_tokens"]
     write_table(
-        out / "likelihood.parquet", likelihood(network, rows, batch_tokens, tokenizer, label)
+        out / "likelihood.parquet", likelihood(Body(network), rows, batch_tokens, tokenizer, label)
     )
     answers = generate(network, tokenizer, rows, limit, batch_rows, label)
     write_table(out / "generations.parquet", answers, max_new_tokens=limit, decoding="greedy")
@@ -90,10 +90,9 @@ def read_parts(parts: dict[str, str], tokens: Path) -> dict[str, list[Row]]:
 
 @torch.no_grad()
 def likelihood(
-    model: nn.Module, rows: dict[str, list[Row]], batch_tokens: int, tokenizer: Any, label: str
+    body: Body, rows: dict[str, list[Row]], batch_tokens: int, tokenizer: Any, label: str
 ) -> pa.Table:
     """One line per target token: its log-probability, top-1 hit, the vocabulary's mean and sd."""
-    body = Body(model)
     flat = [(block, row) for block, part in rows.items() for row in part]
     progress = Progress(f"{label} likelihood", len(flat))
     columns: dict[str, list[Any]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,21 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.sampler import generator
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.summary import summarize
-from palimpsest.model.adapter import read_adapter
+from palimpsest.model.adapter import Update, read_adapter
 from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.lora import attach, attach_subject, set_scale
 from palimpsest.stages.common import dataset_and_part
 from palimpsest.stages.measure import generate, likelihood, read_parts
+
+ANSWERED = ("forget", "retain")
+"""Parts whose answers are generated; of the others the likelihood is enough."""
 
 
 def sweep(
@@ -62,19 +68,41 @@ def sweep(
         for block, part in read_parts(config["parts"], tokens).items()
     }
     truth = pd.concat(facts(datasets, ref, block) for block, ref in config["parts"].items())
+    # Blocks below the task vector compute the same at every lambda: once is enough.
+    body = Body(model.get_base_model(), first_block(task_vector))
+    for part in rows.values():
+        body.keep(part)
+    asked = {block: part for block, part in rows.items() if block in ANSWERED}
     progress = Progress(label, len(config["scales"]), every=0)
     limit = config["generation"]["max_new_tokens"]
     lines = []
     for count, scale in enumerate(config["scales"], 1):
         set_scale(model, "acquired", -scale, task_vector)
         inner = f"{label} lambda {scale:g}"
-        costs = likelihood(model, rows, batch_tokens, tokenizer, inner)
-        said = generate(model, tokenizer, rows, limit, batch_rows, inner)
-        summary = summarize(costs.to_pandas(), said.to_pandas(), truth)
+        costs = likelihood(body, rows, batch_tokens, tokenizer, inner).to_pandas()
+        said = generate(model, tokenizer, asked, limit, batch_rows, inner)
+        summary = summarize(costs, said.to_pandas(), truth)
+        summary |= {block: unasked(costs, block) for block in rows if block not in ANSWERED}
         lines += [{"scale": scale, "part": part, **values} for part, values in summary.items()]
-        recall = {part: values["recall_rate"] for part, values in summary.items()}
+        recall = {part: summary[part]["recall_rate"] for part in asked}
         progress.update(count, 0, **{k: v for k, v in recall.items() if v is not None})
     write_table(out, pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False))
+
+
+def first_block(updates: dict[str, Update]) -> int:
+    """Index of the lowest transformer block that an update touches (0: unknown)."""
+    found = [re.search(r"\.layers\.(\d+)\.", name) for name in updates]
+    return min((int(match[1]) if match else 0 for match in found), default=0)
+
+
+def unasked(costs: pd.DataFrame, block: str) -> dict[str, Any]:
+    """What a part without answers tells: rows, accuracy, token-weighted perplexity."""
+    tokens = costs[(costs["part"] == block) & ~costs["eos"]]
+    return {
+        "n": int(tokens["id"].nunique()),
+        "accuracy": float(tokens["hit"].mean()),
+        "perplexity": math.exp(-float(tokens["logprob"].mean())),
+    }
 
 
 def sample(rows: list[Any], count: int, name: str) -> list[Any]:
