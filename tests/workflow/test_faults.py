@@ -52,7 +52,10 @@ def test_a_file_where_the_output_folder_belongs_is_named(copy):
     blocked = copy.path("resources/datasets")
     blocked.write_text("not a folder")
     try:
-        assert "resources/datasets" in fails(copy, DATA)
+        # Snakemake makes the folders of outputs itself, so the words are its own.
+        done = copy.snakemake(DATA, *MINI, "--cores", "all")
+        assert done.returncode != 0
+        assert "resources/datasets" in done.stdout + done.stderr
     finally:
         blocked.unlink()
 

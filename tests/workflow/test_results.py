@@ -17,6 +17,7 @@ from palimpsest.config.slices import free_settings, stage_slice
 from palimpsest.io.atomic import sha256_of
 from workbench import MINI, MODEL, REPO, Copy
 
+DATASETS = ("mini-general", "mini-hazards", "mini-questions")
 METHODS = ("original", "sku", "sku-anchored")
 STARTUP = 16
 """Seconds from a training job's start to its first step: 8 on an idle machine, CI is not idle."""
@@ -40,9 +41,15 @@ def test_eval_json_names_its_data_models_and_costs(built):
     provenance = found["provenance"]
     assert provenance["seeds"] == [0]
     assert set(stages) <= set(provenance["config"])
-    for kind in ("data", "model"):
+    folders = {
+        "data": {name: f"resources/datasets/{name}" for name in DATASETS},
+        "model": {"smollm2-135m": MODEL, "seed-0/model": "results/mini/sku/seed-0/model"},
+    }
+    for kind, known in folders.items():
+        assert {name.rpartition("/")[0] for name in provenance[kind]} == set(known)
         for name, digest in provenance[kind].items():
-            assert sha256_of(built.path(name)) == digest
+            folder, _, file = name.rpartition("/")
+            assert sha256_of(built.path(known[folder]) / file) == digest
 
 
 def test_the_hazardous_adapter_is_private_and_marked(built):

@@ -22,3 +22,6 @@ def test_seeds_differ_and_are_summed_up(built, work):
     assert perplexity["sd"] > 0
     assert len(perplexity["per_seed"]) == 2
     assert len(set(perplexity["per_seed"])) == 2
+    adapters = [f"seed-{seed}/model/adapter_model.safetensors" for seed in (0, 1)]
+    hashes = [found["provenance"]["model"][name] for name in adapters]
+    assert len(set(hashes)) == 2

@@ -51,7 +51,7 @@ def provenance(
         "seeds": list(seeds),
         "data": file_hashes(data),
         "model": file_hashes(model),
-        "sources": {path.parent.name: _source(path) for path in [*data, *model]},
+        "sources": {_label(path.parent): _source(path) for path in [*data, *model]},
         "packages": {name: package_version(name) for name in PACKAGES},
         "device": ", ".join(sorted({str(m["device"]) for m in measured if m.get("device")}))
         or None,
@@ -60,12 +60,18 @@ def provenance(
 
 
 def file_hashes(manifests: Iterable[Path]) -> dict[str, str]:
-    """``folder/file`` -> sha256 of every file that the manifests list."""
+    """Path of each file -> sha256 of every file that the manifests list."""
     return {
-        f"{path.parent.name}/{name}": entry["sha256"]
+        f"{_label(path.parent)}/{name}": entry["sha256"]
         for path in manifests
         for name, entry in read_manifest(path.parent, path.name)["files"].items()
     }
+
+
+def _label(folder: Path) -> str:
+    # The models of several seeds are all called "model".
+    seed = folder.parent.name
+    return f"{seed}/{folder.name}" if seed.startswith("seed-") else folder.name
 
 
 def package_version(name: str) -> str | None:
