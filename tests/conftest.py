@@ -56,7 +56,6 @@ def checkout(embedded_model: Path) -> Callable[[Path], Copy]:
 @pytest.fixture(scope="session")
 def built(checkout: Callable[[Path], Copy], tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """A working copy in which the whole mini chain was built; tests must not change it."""
-
     copy = checkout(tmp_path_factory.mktemp("built"))
     copy.env["HF_TOKEN"] = TOKEN
     done = copy.snakemake(*MINI, "--cores", "all")

@@ -60,7 +60,7 @@ def provenance(
 
 
 def file_hashes(manifests: Iterable[Path]) -> dict[str, str]:
-    """Path of each file -> sha256 of every file that the manifests list."""
+    """``folder/file`` -> sha256 of every file that the manifests list."""
     return {
         f"{_label(path.parent)}/{name}": entry["sha256"]
         for path in manifests
