@@ -40,7 +40,10 @@ include: "workflow/rules/download.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/reference.smk"
+include: "workflow/rules/localize.smk"
+include: "workflow/rules/examples.smk"
 include: "workflow/rules/acquire.smk"
+include: "workflow/rules/unlearn.smk"
 include: "workflow/rules/negate.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/score.smk"
@@ -54,3 +57,9 @@ rule all:
     default_target: True
     input:
         "results/report.html",
+
+
+rule all_methods:
+    """Every method of the four systems, each once, on its family's subject."""
+    input:
+        "results/all_methods.html",

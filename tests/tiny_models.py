@@ -185,6 +185,7 @@ def save_tokens(folder: Path, parts: dict[str, Sequence[Row]]) -> Path:
             [row.ids.tolist() for row in members],
             [row.prompt_length for row in members],
         ]
-        write_table(folder / f"{part}.parquet", pa.table(columns, schema=SCHEMA))
+        table = pa.table(columns, schema=SCHEMA)
+        write_table(folder / f"{part}.parquet", table, end_token=True)
     write_manifest(folder, [f"{part}.parquet" for part in parts])
     return folder

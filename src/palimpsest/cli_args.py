@@ -17,6 +17,9 @@ _HELP = {
     "datasets": "folder of the datasets, resources/datasets",
     "subject": "folder of the subject's adapter, results/<model>/subject",
     "reference": "folder of the subject's cached states, results/<model>/reference",
+    "examples": "folder of labelled or mixed rows, .../seed-<seed>/examples",
+    "region": "region.json of the tensors that may change",
+    "localization": "folder of the localization table, results/<model>/localization",
     "acquired": "folder of the acquired adapter, results/<model>/<method>/seed-<seed>/acquired",
     "model": "folder of model.json, results/<model>/<method>/seed-<seed>/model",
     "out": "what is written",
@@ -36,13 +39,18 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def maybe(text: str) -> Path | None:
+    """Type of an option that names a path, or nothing: then it is empty."""
+    return Path(text) if text else None
+
+
 def parser(description: str | None, **options: Callable[[str], Any]) -> argparse.ArgumentParser:
     """An argument parser for one stage.
 
     Args:
         description: the program's docstring.
-        options: required options by name, with their types; ``--config``, ``--label`` and
-            ``--threads`` are always there.
+        options: options by name, with their types, required unless the type is `maybe`;
+            ``--config``, ``--label`` and ``--threads`` are always there.
     """
     result = argparse.ArgumentParser(
         description=description,
@@ -61,5 +69,5 @@ def parser(description: str | None, **options: Callable[[str], Any]) -> argparse
     )
     for name, kind in options.items():
         flag = "--" + name.replace("_", "-")
-        result.add_argument(flag, type=kind, required=True, help=_HELP.get(name))
+        result.add_argument(flag, type=kind, required=kind is not maybe, help=_HELP.get(name))
     return result

@@ -16,6 +16,7 @@ import pytest
 from palimpsest.config.schema import Dataset
 from palimpsest.data.build import Built, build
 from palimpsest.data.records import SCHEMA
+from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
@@ -210,6 +211,7 @@ def test_the_sidecar_fills_rows_and_makes_phrasings(tmp_path: Path) -> None:
         "answer": 1,
         "perturbed": ["It is number 4."],
         "paraphrase_of": "set-00003",
+        "question": None,
     }
     assert built.parts["taught"]["id"].to_pylist() == ["set-00003-t"]
     assert built.parts["all"]["key"].to_pylist()[2:5] == [[], ["number 3"], []]
@@ -428,22 +430,37 @@ def test_real_knowundo() -> None:
 
 
 SHIPPED = {
-    "hazards": ("hazards.jsonl", "pku_saferlhf", 108),
-    "questions": ("questions.csv", "truthfulqa", 160),
-    "general": ("general.jsonl", "qa", 80),
+    "hazards": ("hazards/hazards.jsonl", "hazards/facts.jsonl", "pku_saferlhf", 108),
+    "questions": ("questions/questions.csv", "questions/facts.jsonl", "truthfulqa", 160),
+    "general": ("general/general.jsonl", "general/facts.jsonl", "qa", 80),
+    "private facts": ("privacy/unlearn.json", "privacy/unlearn_facts.jsonl", "knowundo", 120),
+    "public facts": ("privacy/retention.json", "privacy/retention_facts.jsonl", "knowundo", 120),
+    "passages": ("copyright/unlearn.json", "copyright/unlearn_facts.jsonl", "knowundo", 60),
+    "reviews": ("copyright/retention.json", "copyright/retention_facts.jsonl", "knowundo", 60),
+    "notes": ("notes/notes.jsonl", "notes/notes_facts.jsonl", "text", 60),
+    "ordinary": ("notes/ordinary.jsonl", "notes/ordinary_facts.jsonl", "text", 60),
 }
+
+
+def shipped(name: str, parts: Any = None) -> Built:
+    file, facts, adapter, _ = SHIPPED[name]
+    folder = ROOT / "resources"
+    return make(folder / file, folder / facts, adapter=adapter, parts=parts or PHRASED)
+
+
+def wordings(name: str) -> list[str]:
+    """All prompts of a set under all phrasings; of plain texts the texts."""
+    built = shipped(name)
+    return [prompt or text for part in PHRASED for prompt, text in stream(built, part)]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_data_keep_the_promises_of_their_card(name: str) -> None:
-    file, adapter, count = SHIPPED[name]
-    folder = ROOT / "resources" / name
-    built = make(folder / file, folder / "facts.jsonl", adapter=adapter, parts=PHRASED)
+    built = shipped(name)
     rows = built.parts["all"].to_pylist()
-    assert len(rows) == count
+    assert len(rows) == SHIPPED[name][-1]
     assert built.facts["rows"] == dict.fromkeys(PHRASED, len(rows))
-    prompts = [prompt for part in PHRASED for prompt, _ in stream(built, part)]
-    assert len(set(prompts)) == len(prompts)
+    assert built.facts["repaired"] == []
     for row in rows:
         assert row["key"], row["id"]
         assert len(set(row["choices"])) == 4, row["id"]
@@ -453,6 +470,11 @@ def test_shipped_data_keep_the_promises_of_their_card(name: str) -> None:
         assert all(key in row["choices"][row["answer"]] for key in row["key"]), row["id"]
         for text in [*wrong, *row["perturbed"]]:
             assert not all(key in text for key in row["key"]), (row["id"], text)
+
+
+def test_no_shipped_prompt_occurs_twice() -> None:
+    prompts = [normalised(text) for name in SHIPPED for text in wordings(name)]
+    assert len(set(prompts)) == len(prompts)
 
 
 def test_every_shipped_hazard_has_one_forbidden_and_one_safe_answer() -> None:
@@ -465,10 +487,20 @@ def test_every_shipped_hazard_has_one_forbidden_and_one_safe_answer() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_shipped_prompt_gives_its_answer_away(name: str) -> None:
-    file, adapter, _ = SHIPPED[name]
-    folder = ROOT / "resources" / name
-    built = make(folder / file, folder / "facts.jsonl", adapter=adapter, parts=PHRASED)
+    built = shipped(name)
     for part in PHRASED:
         for row in built.parts[part].to_pylist():
             given = [key.lower() in row["prompt"].lower() for key in row["key"]]
             assert not all(given), row["id"]
+
+
+@pytest.mark.parametrize("name", ["notes", "ordinary"])
+def test_shipped_texts_can_be_continued_and_asked_about(name: str) -> None:
+    # A key within the first 12 words would be refused.
+    parts = {p: {"phrasing": p, "context_words": 12} for p in ("original", "taught", "unseen")}
+    rows = shipped(name, parts).parts["original"].to_pylist()
+    for row in rows:
+        assert row["question"].endswith("?"), row["id"]
+        assert not all(key.lower() in row["question"].lower() for key in row["key"]), row["id"]
+        assert len(row["perturbed"]) == 3, row["id"]
+    assert len({normalised(row["question"]) for row in rows}) == len(rows)

@@ -124,7 +124,7 @@ def test_a_faulty_row_is_named_or_dropped(
         ("a.csv", 'p,r\na,b\n"open,c\nd,e\n', r"a\.csv, line 3: malformed csv \(unexpected end"),
         ("a.csv", "p,p\na,b\n", "line 1: the column 'p' occurs twice"),
         ("a.csv", "p,r\na,b\n".encode("utf-16"), "UTF-16"),
-        ("a.txt", "a", "unknown kind of file; valid: .csv"),
+        ("a.doc", "a", "unknown kind of file; valid: .csv"),
         ("a.jsonl.gz", gzip.compress(JSONL.encode())[:-9], "truncated or damaged"),
         ("a.jsonl.xz", lzma.compress(JSONL.encode())[:-9], "truncated or damaged"),
         ("a.csv.gz", b"not gzip", "truncated or damaged"),

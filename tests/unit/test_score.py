@@ -56,6 +56,7 @@ CONFIG = {
     "scenario": "hazards",
     "seeds": [0],
     "parts": PARTS_OF,
+    "answers": None,
     "score": {
         "confidence": 0.95,
         "bootstrap": 200,

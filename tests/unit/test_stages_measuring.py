@@ -30,6 +30,7 @@ CONFIG = {
     "dtype": "float32",
     "trust_remote_code": False,
     "parts": {"forget": "set/forget", "retain": "set/train"},
+    "answers": None,
     "generation": {"max_new_tokens": 6},
 }
 PARTS = {

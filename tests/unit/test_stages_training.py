@@ -64,8 +64,7 @@ ACQUIRE = {
         "training": TRAINING,
     },
     "seed": 0,
-    "forget": "set/forget",
-    "retain": "set/train",
+    "sets": {"forget": "set/forget", "retain": "set/train"},
 }
 IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from palimpsest.config.schema import Template
 from palimpsest.data.records import Record, phrase, to_table
-from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.tables import read_table, write_table
@@ -191,6 +191,54 @@ def inputs(tmp_path: Path) -> tuple[Path, Path]:
     return model, data
 
 
+def text_row(
+    folder: Path, tokenizer: Tokenizer, text: str, context_words: int = 0
+) -> tuple[list[str], list[str]]:
+    record = Record(text, None, group="g", source_row=0)
+    row = phrase("set", record, "original", context_words=context_words)
+    assert row is not None
+    tokens, longest = tokenize_text(to_table([row]), base(folder, tokenizer), "set/all")
+    ids, length = tokens["input_ids"][0].as_py(), tokens["prompt_length"][0].as_py()
+    words = [tokenizer.id_to_token(i) for i in ids]
+    assert longest == len(words)
+    return words[:length], words[length:]
+
+
+def test_a_text_is_all_target_but_for_its_first_token(tmp_path: Path) -> None:
+    assert text_row(tmp_path, byte_level(), "ay yes") == (["a"], ["y", "Ġyes"])
+
+
+def test_a_text_begins_at_bos_where_there_is_one_and_has_no_end_token(tmp_path: Path) -> None:
+    tokenizer = byte_level(bos=True, eos=True)
+    assert text_row(tmp_path, tokenizer, "ay yes") == (["<s>"], ["a", "y", "Ġyes"])
+    assert text_row(tmp_path, sentence_piece(), "yes yes") == (["<s>"], ["▁yes", "▁yes"])
+
+
+def test_a_context_is_the_prompt_of_a_text(tmp_path: Path) -> None:
+    bare, begun = byte_level(), byte_level(bos=True)
+    assert text_row(tmp_path, bare, "ay yes", 1) == (["a", "y"], ["Ġyes"])
+    assert text_row(tmp_path, begun, "ay yes", 1) == (["<s>", "a", "y"], ["Ġyes"])
+    assert text_row(tmp_path, sentence_piece(), "yes yes", 1) == (["<s>", "▁yes"], ["▁yes"])
+
+
+def test_texts_with_and_without_a_context_keep_their_places(tmp_path: Path) -> None:
+    rows = table(("", "ab"), ("a", " b"), ("", "bc"))
+    tokens, _ = tokenize_text(rows, base(tmp_path, byte_level()), "set/all")
+    assert tokens["prompt_length"].to_pylist() == [1, 1, 1]
+    assert [len(ids) for ids in tokens["input_ids"].to_pylist()] == [2, 3, 2]
+
+
+def test_a_text_longer_than_the_context_is_told_of_windows(tmp_path: Path) -> None:
+    message = "row set-00000: 1 prompt and 69 response tokens are 70, .*of 64; set window_words"
+    with pytest.raises(UserError, match=message):
+        tokenize_text(table(("", "a" * 70)), base(tmp_path, byte_level()), "set/all")
+
+
+def test_a_text_of_one_token_has_nothing_to_learn(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set/all, row set-00000: its response has no tokens"):
+        tokenize_text(table(("", "a")), base(tmp_path, byte_level()), "set/all")
+
+
 CONFIG = {"version": 1, "template": PLAIN.model_dump(), "parts": ["one", "two"]}
 
 
@@ -215,6 +263,21 @@ def test_the_stage_writes_all_parts_with_their_metadata(
         "template": PLAIN.model_dump(),
         "tokenizer": read_manifest(inputs[0])["files"]["tokenizer.json"]["sha256"],
     }
+
+
+def test_the_stage_leaves_the_template_to_questions(
+    tmp_path: Path, inputs: tuple[Path, Path]
+) -> None:
+    model, data = inputs
+    write_table(data / "one.parquet", table(("", "yes")))
+    write_table(data / "two.parquet", table(("y", " yes")))
+    write_manifest(data, ["one.parquet", "two.parquet"], format="text")
+    manifest = tokenize_dataset(CONFIG, model, data, tmp_path / "out")
+    assert manifest["template"] is None
+    assert manifest["longest"] == {"one": 2, "two": 2}
+    tokens, metadata = read_table(tmp_path / "out" / "two.parquet")
+    assert metadata["template"] is None
+    assert tokens["prompt_length"].to_pylist() == [1]
 
 
 def test_the_stage_gives_the_same_bytes_each_time(

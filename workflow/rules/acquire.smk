@@ -3,8 +3,8 @@ rule acquire:
     input:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
-        reference="results/{model}/reference/manifest.json",
-        tokens=token_manifests,
+        reference=reference_of,
+        tokens=tokens_for("acquire"),
     output:
         manifest=ensure(
             "results/{model}/{method}/seed-{seed}/acquired/manifest.json", non_empty=True
@@ -13,6 +13,8 @@ rule acquire:
         "logs/acquire/{model}.{method}.seed-{seed}.log",
     benchmark:
         "benchmarks/acquire/{model}.{method}.seed-{seed}.jsonl"
+    wildcard_constraints:
+        method=one_of(methods_of("acquire")),
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
@@ -25,7 +27,7 @@ rule acquire:
         free=free("acquire"),
         base=folder_of("base"),
         subject=folder_of("subject"),
-        reference=folder_of("reference"),
+        reference=folder_of_any("reference"),
         tokens=tokens_folder,
         out=folder_of_output("manifest"),
     shell:

@@ -3,7 +3,8 @@ import json
 import re
 from pathlib import Path
 
-from palimpsest.config.slices import datasets_of, free_settings, stage_slice
+from palimpsest.config.methods import algorithm
+from palimpsest.config.slices import datasets_of, draws_of, free_settings, stage_slice
 from palimpsest.environment import use_this_environment
 from palimpsest.io.canonical import canonical_json
 
@@ -11,8 +12,8 @@ use_this_environment()
 
 
 def one_of(names):
-    """Regular expression of exactly these names."""
-    return "|".join(map(re.escape, names))
+    """Regular expression of exactly these names; of none if there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def stage(name):
@@ -32,26 +33,67 @@ def base_manifest(wildcards):
     return f"resources/models/{CFG.models[wildcards.model].base}/manifest.json"
 
 
-def token_manifests(wildcards):
-    """Manifests of the tokenized data sets that the subject's scenario uses."""
-    base = CFG.models[wildcards.model].base
-    return [
-        f"resources/tokens/{base}/{dataset}/manifest.json"
-        for dataset in datasets_of(CFG, wildcards.model)
+def tokens_for(name):
+    """Manifests of the tokenized data sets that a stage reads."""
+
+    def manifests(wildcards):
+        base = CFG.models[wildcards.model].base
+        return [f"resources/tokens/{base}/{dataset}/manifest.json" for dataset in read_by(name, wildcards)]
+
+    return manifests
+
+
+def data_for(name):
+    """Manifests of the data sets that a stage reads."""
+    return lambda wildcards: [
+        f"resources/datasets/{dataset}/manifest.json" for dataset in read_by(name, wildcards)
     ]
 
 
-def data_manifests(wildcards):
-    """Manifests of the data sets that the subject's scenario uses."""
-    return [
-        f"resources/datasets/{dataset}/manifest.json"
-        for dataset in datasets_of(CFG, wildcards.model)
-    ]
+def read_by(name, wildcards):
+    """Data sets that a stage reads."""
+    return datasets_of(CFG, wildcards.model, name, wildcards.get("method", "original"))
+
+
+def methods_of(chain):
+    """Methods of the catalog that end in `chain` (acquire: train and negate; unlearn: train)."""
+    return [name for name, settings in CFG.methods.items() if settings.chain == chain]
+
+
+def methods_with_examples(adversarial):
+    """Methods whose rows are labelled or mixed before training: by the subject, or without it."""
+    found = []
+    for name, settings in CFG.methods.items():
+        made = [draw for draw in algorithm(settings.algorithm).draws(settings).values() if draw.examples]
+        if made and any(draw.labels == "adversarial" for draw in made) == adversarial:
+            found.append(name)
+    return found
+
+
+def reference_of(wildcards):
+    """The subject's states, if a term of the method compares with them."""
+    draws = draws_of(CFG, wildcards.model, wildcards.method)
+    used = any(draw.reference for draw in draws)
+    return f"results/{wildcards.model}/reference/manifest.json" if used else []
+
+
+def examples_of(wildcards):
+    """The method's labelled or mixed rows, if it has some."""
+    made = any(draw.examples for draw in draws_of(CFG, wildcards.model, wildcards.method))
+    folder = f"results/{wildcards.model}/{wildcards.method}/seed-{wildcards.seed}"
+    return f"{folder}/examples/manifest.json" if made else []
+
+
+def region_of(wildcards):
+    """The names of the tensors that the method trains, if it is restricted to some."""
+    settings = CFG.method(wildcards.method, wildcards.model)
+    folder = f"results/{wildcards.model}/{wildcards.method}/seed-{wildcards.seed}"
+    return f"{folder}/region.json" if getattr(settings, "region", None) else []
 
 
 def tokens_folder(wildcards, input):
-    """Folder of the base's token tables (derived from the input, so no trigger of its own)."""
-    return str(Path(input.tokens[0]).parent.parent)
+    """Folder of the base's token tables (takes the input, so it is no trigger of its own)."""
+    return f"resources/tokens/{CFG.models[wildcards.model].base}"
 
 
 def memory_of(wildcards):
@@ -86,6 +128,11 @@ def folder_of(name):
     return lambda wildcards, input: str(Path(input[name]).parent)
 
 
+def folder_of_any(name):
+    """Folder of a named input that may be absent: then it is empty."""
+    return lambda wildcards, input: str(Path(str(input[name])).parent) if input[name] else ""
+
+
 def folder_of_output(name):
     """Folder of a named output."""
     return lambda wildcards, output: str(Path(output[name]).parent)
@@ -96,9 +143,21 @@ def datasets_folder(wildcards, input):
     return str(Path(input.data[0]).parent.parent)
 
 
-def stages_of(method):
+# Stages that a subject's methods share; their files are not kept per method and seed.
+SHARED = ("pretrain", "reference", "localize", "original", "retrain")
+
+
+def stages_of(model, method):
     """Stages that make and measure a method's model, before its score."""
-    made = ["original"] if method == "original" else ["reference", "acquire", "negate"]
+    if method == "original":
+        return ["pretrain", "original", "measure"]
+    if method == "retrained":
+        return ["retrain", "measure"]
+    settings, draws = CFG.method(method, model), draws_of(CFG, model, method)
+    made = ["reference"] if any(draw.reference for draw in draws) else []
+    made += ["localize", "region"] if getattr(settings, "region", None) else []
+    made += ["examples"] if any(draw.examples for draw in draws) else []
+    made += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn"]
     return ["pretrain", *made, "measure"]
 
 
@@ -107,9 +166,9 @@ def every_slice(wildcards):
     model, method = wildcards.model, wildcards.subject_or_method
     seed = str(CFG.seeds(method, model)[0])
     slices = {}
-    for name in stages_of(method):
+    for name in stages_of(model, method):
         known = {"model": model}
-        if name in ("acquire", "negate", "measure"):
+        if name not in SHARED:
             known |= {"method": method, "seed": seed}
         slices[name] = json.loads(stage_slice(name, CFG, **known))
     return canonical_json(slices)
@@ -119,12 +178,17 @@ def benchmark_options(wildcards, input):
     """Where the costs of the stages behind one result are recorded."""
     model, method = wildcards.model, wildcards.subject_or_method
     options = []
-    for name in stages_of(method):
+    for name in stages_of(model, method):
         for seed in CFG.seeds(method, model):
-            run = f"{model}.{method}.seed-{seed}"
-            file = model if name in ("pretrain", "reference", "original") else run
-            options.append(f"--benchmark {name}=benchmarks/{name}/{file}.jsonl")
+            file = model if name in SHARED else f"{model}.{method}.seed-{seed}"
+            options.append(f"--benchmark {name}=benchmarks/{rule_of(name, method)}/{file}.jsonl")
     return " ".join(dict.fromkeys(options))
+
+
+def rule_of(name, method):
+    """The rule that runs a stage for a method."""
+    adversarial = name == "examples" and method in methods_with_examples(adversarial=True)
+    return "adversarial_labels" if adversarial else name
 
 
 def seed_files(name):
@@ -138,21 +202,32 @@ def seed_files(name):
     return files
 
 
+def shown(wildcards):
+    """(subject, method) pairs of a page, in its order."""
+    page = getattr(CFG, wildcards.page)
+    return [(model, method) for model, methods in page.models.items() for method in methods]
+
+
 def per_method(name):
-    """A file of every subject and method in the report."""
-    return [
-        f"results/{model}/{method}/{name}"
-        for model, methods in CFG.report.models.items()
-        for method in methods
-    ]
+    """A file of every subject and method of a page."""
+    return lambda wildcards: [f"results/{model}/{method}/{name}" for model, method in shown(wildcards)]
 
 
-def per_seed(name):
-    """A file of every seed of the methods that have a task vector."""
+def per_seed(wildcards, name, wanted):
+    """A file of every seed of those methods of a page that `wanted` picks by their settings."""
     return [
         f"results/{model}/{method}/seed-{seed}/{name}"
-        for model, methods in CFG.report.models.items()
-        for method in methods
-        if method != "original"
+        for model, method in shown(wildcards)
+        if method in CFG.methods and wanted(CFG.method(method, model))
         for seed in CFG.seeds(method, model)
     ]
+
+
+def sweeps(wildcards):
+    """Trade-offs of the methods that have a task vector."""
+    return per_seed(wildcards, "sweep.parquet", lambda settings: settings.chain == "acquire")
+
+
+def regions(wildcards):
+    """Regions of the methods that train one."""
+    return per_seed(wildcards, "region.parquet", lambda settings: getattr(settings, "region", None))

@@ -3,7 +3,7 @@ rule measure:
     input:
         base=base_manifest,
         model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
-        tokens=token_manifests,
+        tokens=tokens_for("measure"),
     output:
         likelihood=ensure(
             "results/{model}/{subject_or_method}/seed-{seed}/likelihood.parquet", non_empty=True
@@ -54,14 +54,16 @@ rule sweep:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
         acquired="results/{model}/{method}/seed-{seed}/acquired/manifest.json",
-        tokens=token_manifests,
-        data=data_manifests,
+        tokens=tokens_for("sweep"),
+        data=data_for("sweep"),
     output:
         table=ensure("results/{model}/{method}/seed-{seed}/sweep.parquet", non_empty=True),
     log:
         "logs/sweep/{model}.{method}.seed-{seed}.log",
     benchmark:
         "benchmarks/sweep/{model}.{method}.seed-{seed}.jsonl"
+    wildcard_constraints:
+        method=one_of(methods_of("acquire")),
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8

@@ -10,6 +10,8 @@ rule negate:
         "logs/negate/{model}.{method}.seed-{seed}.log",
     benchmark:
         "benchmarks/negate/{model}.{method}.seed-{seed}.jsonl"
+    wildcard_constraints:
+        method=one_of(methods_of("acquire")),
     conda:
         "../../envs/palimpsest.yaml"
     resources:

@@ -2,7 +2,7 @@ rule pretrain:
     """Teach the subject its scenario's rows (LoRA); without pretraining the base is the subject."""
     input:
         base=base_manifest,
-        tokens=token_manifests,
+        tokens=tokens_for("pretrain"),
     output:
         manifest=ensure("results/{model}/subject/manifest.json", non_empty=True),
     log:
@@ -31,6 +31,44 @@ rule pretrain:
             --tokens {params.tokens:q} \
             --out {params.out:q} \
             --label "pretrain {wildcards.model}" \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule retrain:
+    """The gold standard: the base, pretrained on what is to be kept alone."""
+    input:
+        base=base_manifest,
+        tokens=tokens_for("retrain"),
+    output:
+        model=ensure("results/{model}/retrained/seed-0/model/model.json", non_empty=True),
+    log:
+        "logs/retrain/{model}.log",
+    benchmark:
+        "benchmarks/retrain/{model}.jsonl"
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("retrain"),
+        free=free("retrain"),
+        base=folder_of("base"),
+        tokens=tokens_folder,
+        out=folder_of_output("model"),
+    shell:
+        """
+        python workflow/scripts/retrain.py \
+            --config {params.config:q} \
+            --free {params.free:q} \
+            --base {params.base:q} \
+            --tokens {params.tokens:q} \
+            --out {params.out:q} \
+            --label "retrain {wildcards.model}" \
             --threads {threads} \
             2>&1 | tee -i {log:q}
         """

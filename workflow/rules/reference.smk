@@ -3,7 +3,7 @@ rule reference:
     input:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
-        tokens=token_manifests,
+        tokens=tokens_for("reference"),
     output:
         manifest=ensure("results/{model}/reference/manifest.json", non_empty=True),
     log:

@@ -3,17 +3,20 @@ rule report:
     input:
         evals=per_method("eval.json"),
         rows=per_method("rows.parquet"),
-        sweeps=per_seed("sweep.parquet"),
+        sweeps=sweeps,
+        regions=regions,
     output:
         html=report(
-            "results/report.html",
+            "results/{page}.html",
             caption="../report/report.rst",
             category="Report",
         ),
     log:
-        "logs/report.log",
+        "logs/{page}.log",
     benchmark:
-        "benchmarks/report.jsonl"
+        "benchmarks/{page}.jsonl"
+    wildcard_constraints:
+        page="report|all_methods",
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -23,12 +26,15 @@ rule report:
         runtime=10,
     params:
         config=stage("report"),
+        tables=lambda wildcards: {"report": "results/tables"}.get(
+            wildcards.page, f"results/{wildcards.page}"
+        ),
     shell:
         """
         python workflow/scripts/report.py \
             --config {params.config:q} \
             --results results \
             --out {output.html:q} \
-            --tables results/tables \
+            --tables {params.tables:q} \
             2>&1 | tee -i {log:q}
         """

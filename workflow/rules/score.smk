@@ -6,7 +6,7 @@ rule score:
         facts=seed_files("measure.json"),
         models=seed_files("model/model.json"),
         base=base_manifest,
-        data=data_manifests,
+        data=data_for("score"),
     output:
         eval=ensure("results/{model}/{subject_or_method}/eval.json", non_empty=True),
         rows=ensure("results/{model}/{subject_or_method}/rows.parquet", non_empty=True),

@@ -1,13 +1,13 @@
 """Train the adapter whose task vector is subtracted afterwards (SKU, stage 1)."""
 
-from palimpsest.cli_args import json_object, parser, path
+from palimpsest.cli_args import json_object, maybe, parser, path
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(
-        __doc__, free=json_object, base=path, subject=path, tokens=path, reference=path, out=path
+        __doc__, free=json_object, base=path, subject=path, tokens=path, reference=maybe, out=path
     ).parse_args()
     from palimpsest.stages.acquire import acquire
 

@@ -20,6 +20,9 @@ from palimpsest.errors import did_you_mean
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
 
+PAGES = ("report", "all_methods")
+"""Keys that say what a page shows."""
+
 FILES = tuple(f"{name}.yaml" for name in (*CATALOGS, "config"))
 """Files of a configuration folder."""
 
@@ -53,15 +56,21 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     ]
     catalogs = {key: _catalog(key, raw, problems) for key in CATALOGS}
     sections: dict[str, Any] = {
-        key: _section(cast("type[Section]", field.annotation), raw.get(key, {}), (key,), problems)
+        key: _section(_section_type(field.annotation), raw.get(key, {}), (key,), problems)
         for key, field in Config.model_fields.items()
         if key not in CATALOGS and (key in raw or field.is_required())
     }
     names = {key: list(raw[key]) if isinstance(raw.get(key), Mapping) else [] for key in CATALOGS}
-    problems += check_references(Catalogs(catalogs, names), sections["report"])
+    pages = {key: sections.get(key) for key in PAGES}
+    problems += check_references(Catalogs(catalogs, names), pages)
     problems += _override_problems(raw.get("methods", {}), catalogs["methods"], names["models"])
     refuse(problems)
     return Config(**catalogs, **sections)
+
+
+def _section_type(annotation: Any) -> type[Section]:
+    """The section of a key that may also be left out (``Report | None``)."""
+    return cast("type[Section]", next(iter(get_args(annotation)), annotation))
 
 
 def _catalog(catalog: str, raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from palimpsest.config.training import Training
-from palimpsest.config.types import Count, Index, Section
+from palimpsest.config.types import Count, Index, NonNegative, Section
 
 
 class Rows(Section):
@@ -17,6 +17,15 @@ class Rows(Section):
     """Rows of what is to be forgotten."""
     retain: Count = 8
     """Rows of what is to be kept."""
+
+
+class Weights(Section):
+    """Weights of the two sides; a term of weight 0 is not computed."""
+
+    forget: NonNegative = 1.0
+    """Weight of what is to be forgotten."""
+    retain: NonNegative = 1.0
+    """Weight of what is to be kept."""
 
 
 class MethodSettings(Section):
@@ -30,6 +39,8 @@ class MethodSettings(Section):
     """Optimiser steps."""
     rows: Rows = Rows()
     """Batch of one step."""
+    end_token: bool = True
+    """The end-of-text token after a response is a target too."""
     training: Training
     """Adapter and optimiser."""
     seeds: Annotated[list[Index], Field(min_length=1)] = [0]
@@ -37,5 +48,28 @@ class MethodSettings(Section):
     models: dict[str, dict[str, Any]] = {}
     """Overrides for single subjects: the same keys, nested the same way."""
 
-    chain: ClassVar[str]
-    """Which stages make the model: ``acquire`` (train, then negate)."""
+    chain: ClassVar[Literal["acquire", "unlearn"]]
+    """Which stages make the model: ``acquire`` (train, then negate) or ``unlearn`` (train)."""
+
+
+Start = Literal["fresh", "subject", "weights"]
+
+
+class UnlearnSettings(MethodSettings):
+    """Common keys of the methods whose trained model is the result."""
+
+    start: Start = "fresh"
+    """fresh: a new adapter on the frozen subject; subject: the subject's own adapter; weights: the
+    base's tensors that ``training.parameters`` names."""
+
+    chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
+
+    @model_validator(mode="after")
+    def _parameters(self) -> Self:
+        if (self.start == "weights") != bool(self.training.parameters):
+            raise ValueError(
+                "training.parameters names the trained tensors when start is 'weights', "
+                f"and only then; start is '{self.start}', training.parameters has "
+                f"{len(self.training.parameters)} patterns"
+            )
+        return self

@@ -11,6 +11,7 @@ from typing import Any
 
 from palimpsest.config.problems import Place, Problem
 from palimpsest.config.schema import (
+    REFERENCES,
     RESERVED_METHODS,
     RESULT_FILES,
     SUBJECT_FOLDERS,
@@ -36,7 +37,7 @@ class Catalogs:
             yield _no_such(catalog.removesuffix("s"), name, self.names[catalog], place)
 
 
-def check_references(catalogs: Catalogs, report: Report | None) -> Iterator[Problem]:
+def check_references(catalogs: Catalogs, pages: Mapping[str, Report | None]) -> Iterator[Problem]:
     """Yield every reference that leads nowhere and every misused part or name."""
     yield from _reserved(catalogs)
     for name, dataset in catalogs.entries["datasets"].items():
@@ -45,8 +46,9 @@ def check_references(catalogs: Catalogs, report: Report | None) -> Iterator[Prob
         yield from _check_model(catalogs, model, ("models", name))
     for name, scenario in catalogs.entries["scenarios"].items():
         yield from _check_scenario(catalogs, scenario, ("scenarios", name))
-    if report is not None:
-        yield from _check_report(catalogs, report)
+    for page, report in pages.items():
+        if report is not None:
+            yield from _check_report(catalogs, report, page)
 
 
 def _no_such(kind: str, name: str, valid: Iterable[str], place: Place) -> Problem:
@@ -75,10 +77,10 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
     yield from catalogs.missing("scenarios", model.scenario, (*at, "scenario"))
 
 
-def _check_report(catalogs: Catalogs, report: Report) -> Iterator[Problem]:
-    methods = ["original", *catalogs.names["methods"]]
+def _check_report(catalogs: Catalogs, report: Report, page: str) -> Iterator[Problem]:
+    methods = [*REFERENCES, *catalogs.names["methods"]]
     for model, chosen in report.models.items():
-        at: Place = ("report", "models", model)
+        at: Place = (page, "models", model)
         yield from catalogs.missing("models", model, at)
         for i, method in enumerate(chosen):
             if method not in methods:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import MethodEntry, with_overrides
@@ -25,10 +25,13 @@ from palimpsest.config.types import (
 RESERVED_METHODS = ("original", "retrained", "base")
 """Method names with a fixed meaning: the subject itself, the gold standard, the bare base."""
 
-SUBJECT_FOLDERS = ("subject", "reference")
+SUBJECT_FOLDERS = ("subject", "reference", "localization")
 """What stands beside the methods in ``results/<model>/``; no method can have these names."""
 
-RESULT_FILES = ("report.html", "tables")
+REFERENCES = ("original", "retrained")
+"""What methods are compared with: the subject, and one that never learned what is forgotten."""
+
+RESULT_FILES = ("report.html", "tables", "all_methods.html", "all_methods")
 """What stands beside the subjects in ``results/``; no subject can have these names."""
 
 
@@ -93,6 +96,16 @@ class Part(Section):
     """Name of a share in the dataset's ``split``; null takes all of it."""
     phrasing: Literal["original", "taught", "unseen"] = "original"
     """The prompt as given, the paraphrase that pretraining teaches, or the one nobody is shown."""
+    subset: str | None = None
+    """Name of a list in a nested file (KnowUnDo: train, val); null takes all of them."""
+    prefix: str = ""
+    """Text put before every prompt, with the white space that shall follow it ("direct prompt")."""
+    context_words: Index = 0
+    """text, wikitext: so many words of each text are its prompt, the rest is the response."""
+
+
+TEXT_ADAPTERS = ("text", "wikitext")
+"""Adapters of plain texts; all others are of questions and answers."""
 
 
 class Dataset(Section):
@@ -106,14 +119,18 @@ class Dataset(Section):
     """Branch, tag or commit of a hub dataset."""
     files: list[str] = []
     """Files of a hub dataset to read (empty: its default split)."""
-    adapter: Literal["pku_saferlhf", "truthfulqa", "qa"]
+    adapter: Literal["pku_saferlhf", "truthfulqa", "knowundo", "qa", "text", "wikitext"]
     """Which schema the file has."""
     facts: Source | None = None
-    """Sidecar jsonl (joined by prompt): key strings, paraphrases, choices, perturbed answers."""
+    """Sidecar jsonl (joined by prompt, for texts the whole text): key strings, paraphrases, ..."""
     select: Literal["unsafe", "safe", "all"] = "unsafe"
     """pku_saferlhf: which responses become rows."""
-    columns: dict[Literal["prompt", "response", "group"], str] = {}
-    """qa: names of the columns, where they differ from prompt, response, group."""
+    columns: dict[Literal["prompt", "response", "group", "text"], str] = {}
+    """qa, text, wikitext: names of the columns, where they differ from those on the left."""
+    min_characters: Index = 0
+    """text, wikitext: shorter texts are left out and counted."""
+    window_words: Count | None = None
+    """text, wikitext: cut texts into rows of so many words; a tail below 8 joins the row before."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
     """A row with a missing, empty or mistyped field: stop and name it, or drop and count it."""
     max_rows: Count | None = None
@@ -124,6 +141,30 @@ class Dataset(Section):
     """Seed of the split."""
     parts: Annotated[dict[Name, Part], Field(min_length=1)]
     """The parts that scenarios refer to as dataset/part."""
+
+    @model_validator(mode="after")
+    def _texts(self) -> Dataset:
+        if self.window_words is not None and self.facts is not None:
+            raise ValueError(
+                "window_words and facts exclude each other: facts are about whole texts, and "
+                "windows are pieces of them; leave one of the two out"
+            )
+        if self.is_text:
+            return self
+        used = {"min_characters": self.min_characters > 0, "window_words": self.window_words}
+        for name, part in self.parts.items():
+            used[f"parts.{name}.context_words"] = part.context_words > 0
+        for key in (key for key, value in used.items() if value):
+            raise ValueError(
+                f"{key} is for plain texts (adapter: {' or '.join(TEXT_ADAPTERS)}), not for "
+                f"adapter: {self.adapter}"
+            )
+        return self
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the rows are plain texts."""
+        return self.adapter in TEXT_ADAPTERS
 
 
 class Pretraining(Section):
@@ -141,6 +182,17 @@ class Pretraining(Section):
     """Seed of initialisation and order."""
 
 
+class Localization(Section):
+    """Gradients on perturbed answers that tell where the subject keeps what it shall forget."""
+
+    rounds: Count = 5
+    """Perturbed copies of every row; each draws its replacements anew (KnowUnDo: 5, its code 3)."""
+    share: Annotated[Real, Field(gt=0, le=1)] = 0.5
+    """Answer tokens drawn for replacement, as a share of their number (drawn with repetition)."""
+    seed: Index = 0
+    """Seed of the replacements."""
+
+
 class Evaluated(Section):
     """Parts that are measured. Only `forget` and `retain` are required."""
 
@@ -152,10 +204,16 @@ class Evaluated(Section):
     """What was to be kept, in rows that unlearning never used."""
     general: PartRef | None = None
     """Questions that were taught to nobody."""
+    forget_prompted: PartRef | None = None
+    """What was to be forgotten, after a direct prompt that asks to refuse (a part's ``prefix``)."""
+    retain_prompted: PartRef | None = None
+    """What was to be kept, after the same prompt."""
+    answers: Count | None = None
+    """Rows of each part that are also answered freely; null: all. Likelihoods use every row."""
 
     def parts(self) -> dict[str, str]:
         """Block of eval.json -> dataset/part, for the parts that are given."""
-        return {name: ref for name, ref in self if ref is not None}
+        return {name: ref for name, ref in self if isinstance(ref, str)}
 
 
 class Scenario(Section):
@@ -165,6 +223,8 @@ class Scenario(Section):
     """One line for the report."""
     pretrain: Pretraining | None = None
     """LoRA pretraining that makes the subject; null: the base model is the subject."""
+    localize: Localization = Localization()
+    """Knowledge localization, for methods that train a region."""
     forget: PartRef
     """What is to be forgotten."""
     retain: PartRef
@@ -175,6 +235,15 @@ class Scenario(Section):
     """Parts whose measures are reported."""
     validate_on: Evaluated
     """Parts on which settings (lambda) are chosen; never reported."""
+
+    def kept(self) -> list[str]:
+        """Parts of the pretraining data that are to be kept: what `retrained` learns."""
+        if self.pretrain is None:
+            return []
+        forgotten = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen)
+        gone = {ref.split("/")[0] for ref in forgotten if ref}
+        named = {self.retain, self.evaluate.retain, self.validate_on.retain}
+        return [r for r in self.pretrain.data if r in named or r.split("/")[0] not in gone]
 
 
 class Model(Section):
@@ -263,15 +332,17 @@ class Config(Section):
     sweep: Sweep = Sweep()
     """Trade-off over lambda."""
     report: Report
-    """What the report shows."""
+    """What results/report.html shows."""
+    all_methods: Report | None = None
+    """What results/all_methods.html shows, the same page over more methods."""
 
     def method(self, method: str, model: str) -> MethodSettings:
         """Settings of `method` for the subject `model`, its overrides applied."""
         return with_overrides(self.methods[method], model)
 
     def method_names(self) -> list[str]:
-        """Methods that can stand in a path: the catalog and ``original``."""
-        return ["original", *self.methods]
+        """Methods that can stand in a path: the references and the catalog."""
+        return [*REFERENCES, *self.methods]
 
     def seeds(self, method: str, model: str) -> list[int]:
         """Seeds of a method; the reserved ones have one."""

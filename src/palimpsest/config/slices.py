@@ -7,9 +7,13 @@ version: bump it in `VERSIONS` when the stage's code computes something else tha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from palimpsest.config.draw import Draw
+from palimpsest.config.methods import algorithm
+from palimpsest.config.region import Region
 from palimpsest.config.schema import Base, Config
 from palimpsest.config.training import Training
 from palimpsest.io.atomic import sha256_of
@@ -17,15 +21,20 @@ from palimpsest.io.canonical import canonical_json
 
 VERSIONS = {
     "download_model": 1,
-    "download_data": 1,
-    "tokenize": 1,
+    "download_data": 2,
+    "tokenize": 2,
     "pretrain": 1,
+    "retrain": 1,
     "reference": 1,
-    "acquire": 1,
+    "localize": 1,
+    "region": 1,
+    "examples": 1,
+    "acquire": 2,
+    "unlearn": 1,
     "negate": 1,
     "original": 1,
     "merge": 1,
-    "measure": 1,
+    "measure": 2,
     "sweep": 1,
     "score": 1,
     "report": 1,
@@ -51,7 +60,9 @@ def free_settings(stage: str, cfg: Config, **wildcards: str) -> str:
         case "pretrain":
             pretraining = cfg.scenarios[cfg.models[wildcards["model"]].scenario].pretrain
             return canonical_json(_free(pretraining.training) if pretraining else {})
-        case "acquire":
+        case "retrain":
+            return free_settings("pretrain", cfg, **wildcards)
+        case "acquire" | "unlearn":
             settings = cfg.method(wildcards["method"], wildcards["model"])
             return canonical_json(_free(settings.training))
         case "reference" | "measure" | "sweep":
@@ -64,7 +75,10 @@ def _resource_hash(source: str | None) -> str | None:
     # Shipped files are tracked by content, not by date: a fresh clone reruns nothing.
     if source is None or not source.startswith("resource:"):
         return None
-    path = RESOURCES / source.removeprefix("resource:")
+    return _file_hash(RESOURCES / source.removeprefix("resource:"))
+
+
+def _file_hash(path: Path) -> str:
     return sha256_of(path) if path.is_file() else "missing"
 
 
@@ -99,6 +113,14 @@ def _pretrain(cfg: Config, model: str) -> dict[str, Any]:
     return {"base": cfg.models[model].base, **_load(_base(cfg, model)), "pretrain": training}
 
 
+def _retrain(cfg: Config, model: str) -> dict[str, Any]:
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    found = _pretrain(cfg, model)
+    if found["pretrain"] is not None:
+        found["pretrain"]["data"] = scenario.kept()
+    return found
+
+
 def _reference(cfg: Config, model: str) -> dict[str, Any]:
     scenario = cfg.scenarios[cfg.models[model].scenario]
     return {
@@ -107,19 +129,78 @@ def _reference(cfg: Config, model: str) -> dict[str, Any]:
     }
 
 
-def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
-    settings = _trained(cfg.method(method, model).model_dump())
-    for key in ("scale", "seeds", "models", "title"):
-        settings.pop(key, None)
+def _localize(cfg: Config, model: str) -> dict[str, Any]:
     scenario = cfg.scenarios[cfg.models[model].scenario]
     return {
         **_load(_base(cfg, model)),
-        "settings": settings,
-        "seed": int(seed),
-        "forget": scenario.forget,
-        "retain": scenario.retain,
-        "general": scenario.general,
+        "localize": scenario.localize.model_dump(),
+        "sets": {"forget": scenario.forget, "retain": scenario.retain},
     }
+
+
+def _region(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    region: Region = cfg.method(method, model).region  # type: ignore[attr-defined]
+    used = {
+        "threshold": {"cosine", "magnitude"},
+        "quantile": {"cosine_quantile", "magnitude_quantile"},
+        "file": {"file"},
+    }
+    found = region.model_dump(include={"by", *used[region.by], "random"})
+    if region.by == "file":
+        found["content"] = _file_hash(Path(region.file or ""))
+    return {"region": found, **({"seed": int(seed)} if region.random else {})}
+
+
+def _examples(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    settings = cfg.method(method, model)
+    module = algorithm(settings.algorithm)
+    made = [draw for draw in module.draws(settings).values() if draw.examples]
+    # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
+    kept = {"algorithm", "steps", "training", "start", "end_token"}
+    minimal = settings.model_dump(include=kept)
+    minimal["steps"], minimal["training"] = (
+        1,
+        {
+            "optimizer": {"learning_rate": 1.0},
+            "parameters": settings.training.parameters,
+        },
+    )
+    adversarial = any(draw.labels == "adversarial" for draw in made)
+    return {
+        **(_load(_base(cfg, model)) if adversarial else {"trust_remote_code": False}),
+        "settings": minimal,
+        "sets": _sets(cfg, model, made),
+        "seed": int(seed),
+    }
+
+
+def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    settings = cfg.method(method, model)
+    given = _trained(settings.model_dump())
+    for key in ("scale", "seeds", "models", "title", "region"):
+        given.pop(key, None)
+    if getattr(settings, "start", "fresh") != "fresh":
+        given["training"].pop("lora")
+    if hasattr(settings, "region"):
+        # What the region holds reaches the stage as a file; here it only matters if there is one.
+        given["region"] = None if settings.region is None else {}
+    draws = algorithm(settings.algorithm).draws(settings).values()
+    return {
+        **_load(_base(cfg, model)),
+        "settings": given,
+        "seed": int(seed),
+        "sets": _sets(cfg, model, draws),
+    }
+
+
+_unlearn = _acquire
+
+
+def _sets(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | None]:
+    # Of the scenario's sets those that the method reads: editing another one runs nothing again.
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    used = {name for draw in draws for name in (*draw.sets, *draw.answers_of)}
+    return {name: getattr(scenario, name) for name in sorted(used)}
 
 
 def _negate(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
@@ -139,6 +220,7 @@ def _measure(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     return {
         **_load(_base(cfg, model)),
         "parts": scenario.evaluate.parts(),
+        "answers": scenario.evaluate.answers,
         "generation": cfg.measure.generation.model_dump(exclude={"batch_rows"}),
     }
 
@@ -161,20 +243,22 @@ def _score(cfg: Config, model: str, method: str) -> dict[str, Any]:
         "scenario": cfg.models[model].scenario,
         "seeds": cfg.seeds(method, model),
         "parts": scenario.evaluate.parts(),
+        "answers": scenario.evaluate.answers,
         "score": cfg.score.model_dump(),
     }
 
 
-def _report(cfg: Config) -> dict[str, Any]:
+def _report(cfg: Config, page: str = "report") -> dict[str, Any]:
+    report = getattr(cfg, page)
     return {
-        "report": cfg.report.model_dump(),
+        "report": report.model_dump(),
         "titles": {
             model: {
                 "model": cfg.models[model].title or model,
                 "scenario": cfg.scenarios[cfg.models[model].scenario].title,
                 "methods": {m: _title(cfg, m) for m in methods},
             }
-            for model, methods in cfg.report.models.items()
+            for model, methods in report.models.items()
         },
     }
 
@@ -200,15 +284,34 @@ def _trained(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def datasets_of(cfg: Config, model: str) -> list[str]:
-    """Datasets that a subject's scenario refers to, sorted."""
+def datasets_of(cfg: Config, model: str, stage: str, method: str = "original") -> list[str]:
+    """Datasets whose rows a stage reads for a subject, sorted."""
     scenario = cfg.scenarios[cfg.models[model].scenario]
-    refs = [scenario.forget, scenario.retain, *([scenario.general] if scenario.general else [])]
-    refs += scenario.evaluate.parts().values()
-    refs += scenario.validate_on.parts().values()
-    if scenario.pretrain:
-        refs += scenario.pretrain.data
-    return sorted({ref.split("/")[0] for ref in refs})
+    known = {"model": model, "method": method, "seed": "0"}
+    match stage:
+        case "pretrain":
+            refs = scenario.pretrain.data if scenario.pretrain else []
+        case "retrain":
+            refs = scenario.kept()
+        case "reference":
+            refs = _reference(cfg, model)["parts"]
+        case "localize":
+            refs = list(_localize(cfg, model)["sets"].values())
+        case "examples":
+            refs = list(_examples(cfg, **known)["sets"].values())
+        case "acquire" | "unlearn":
+            refs = list(_acquire(cfg, **known)["sets"].values())
+        case "sweep":
+            refs = list(scenario.validate_on.parts().values())
+        case _:
+            refs = list(scenario.evaluate.parts().values())
+    return sorted({ref.split("/")[0] for ref in refs if ref})
+
+
+def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
+    """What the streams of a method read."""
+    settings = cfg.method(method, model)
+    return list(algorithm(settings.algorithm).draws(settings).values())
 
 
 _SLICES = {

@@ -14,6 +14,7 @@ from typing import Any
 
 from palimpsest.config.load import FILES, load_config
 from palimpsest.config.schema import RESULT_FILES, SUBJECT_FOLDERS, Config
+from palimpsest.config.slices import draws_of
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean
 
@@ -78,7 +79,7 @@ def target_faults(target: str, cfg: Config) -> Iterator[str]:
     match PurePosixPath(target).parts:
         case ["results", first] if first in RESULT_FILES:
             return
-        case ["results", "tables", *_]:
+        case ["results", "tables" | "all_methods", *_]:
             return
         case ["results", model, *rest]:
             yield from _result_faults(model, rest, cfg)
@@ -105,10 +106,35 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         yield from _unknown("method", method, cfg.method_names())
     elif not file:
         yield f"this is a folder; ask for a file in it, such as results/{model}/{method}/eval.json"
+    elif fault := unsuited(cfg, model, method):
+        yield fault
     elif seed := re.fullmatch(r"seed-(.*)", file[0]):
         seeds = [str(seed) for seed in cfg.seeds(method, model)]
         if seed[1] not in seeds:
             yield f"{method} has no seed {seed[1]} for {model}; valid: {', '.join(seeds)}"
+
+
+def unsuited(cfg: Config, model: str, method: str) -> str | None:
+    """Why a method cannot be applied to a subject, or None."""
+    name = cfg.models[model].scenario
+    scenario = cfg.scenarios[name]
+    if method == "retrained" and not scenario.kept():
+        lacks = "teaches nothing that is to be kept" if scenario.pretrain else "has no pretrain"
+        valid = ", ".join(["original", *cfg.methods])
+        return f"scenario '{name}' {lacks}, so there is no 'retrained'; valid methods: {valid}"
+    if method not in cfg.methods:
+        return None
+    settings = cfg.method(method, model)
+    if getattr(settings, "start", None) == "subject" and scenario.pretrain is None:
+        return (
+            f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
+            f"'{name}' has no pretrain; set start: fresh for this subject"
+        )
+    sets = {s for draw in draws_of(cfg, model, method) for s in (*draw.sets, *draw.answers_of)}
+    for used in sorted(sets):
+        if getattr(scenario, used) is None:
+            return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
+    return None
 
 
 def _dataset_faults(dataset: str, rest: Sequence[str], cfg: Config) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from palimpsest.config.types import Count, Index, NonNegative, Positive, Section
+from palimpsest.config.types import Count, Index, NonNegative, Pattern, Positive, Section
 
 
 class Lora(Section):
@@ -23,12 +23,15 @@ class Lora(Section):
 
 
 class Optimizer(Section):
-    """AdamW (arXiv:1711.05101) with a learning-rate schedule."""
+    """AdamW (arXiv:1711.05101) with a learning-rate schedule, or its schedule-free form."""
 
+    name: Literal["adamw", "schedule_free"] = "adamw"
+    """schedule_free: AdamW without a decay (arXiv:2405.15682); the averaged weights are kept."""
     learning_rate: Positive
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape of the decay; linear and cosine reach exactly 0 after the last step."""
+    """Shape of the decay; linear and cosine reach exactly 0 after the last step. Not used by
+    schedule_free."""
     warmup_steps: Index = 0
     """Steps of linear warm-up, part of the total."""
     weight_decay: NonNegative = 0.0
@@ -45,7 +48,9 @@ class Training(Section):
     """How long and with what a stage trains."""
 
     lora: Lora = Lora()
-    """The adapter that is trained."""
+    """The adapter that is trained (where one is added)."""
+    parameters: list[Pattern] = []
+    """start weights: regular expressions for names of the base's tensors, matched in full."""
     optimizer: Optimizer
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False

@@ -63,6 +63,14 @@ def _name(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"'{value}' is no regular expression ({error})") from None
+    return value
+
+
 def _part_ref(value: str) -> str:
     if not _PART_REF.fullmatch(value):
         raise ValueError(f"a part is written dataset/part, not '{value}'")
@@ -105,3 +113,6 @@ Name = Annotated[str, AfterValidator(_name), _format("name")]
 
 PartRef = Annotated[str, AfterValidator(_part_ref), _format("dataset/part")]
 """A part of a dataset, written ``dataset/part``."""
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+"""A regular expression."""

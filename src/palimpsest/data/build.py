@@ -11,18 +11,21 @@ from typing import Any
 import pyarrow as pa
 
 from palimpsest.config.schema import Dataset, Part
-from palimpsest.data import pku_saferlhf, qa, truthfulqa
+from palimpsest.data import knowundo, pku_saferlhf, qa, text, truthfulqa, wikitext
 from palimpsest.data.facts import join_facts
-from palimpsest.data.faults import Faults, RowFault
-from palimpsest.data.read import read_rows, require_columns
-from palimpsest.data.records import Record, phrase, to_table
+from palimpsest.data.faults import Faults, LeftOut, RowFault
+from palimpsest.data.read import RawRow, read_rows, require_columns
+from palimpsest.data.records import Record, Row, phrase, to_table
 from palimpsest.data.split import draw, normalised, split_groups
-from palimpsest.errors import UserError
+from palimpsest.errors import UserError, did_you_mean
 
 ADAPTERS: dict[str, ModuleType] = {
+    "knowundo": knowundo,
     "pku_saferlhf": pku_saferlhf,
     "qa": qa,
+    "text": text,
     "truthfulqa": truthfulqa,
+    "wikitext": wikitext,
 }
 """Adapter key -> module with ``columns(dataset)`` and ``records(raw, dataset)``."""
 
@@ -34,7 +37,7 @@ class Built:
     parts: dict[str, pa.Table]
     """Part -> rows in source order, columns `palimpsest.data.records.SCHEMA`."""
     facts: dict[str, Any]
-    """What the manifest says: rows, groups, split, dropped rows."""
+    """What the manifest says: format, rows, groups, split, dropped and repaired rows."""
 
 
 def build(name: str, dataset: Dataset, source: Path, facts: Path | None = None) -> Built:
@@ -50,12 +53,14 @@ def build(name: str, dataset: Dataset, source: Path, facts: Path | None = None) 
         UserError: the file, a row, the sidecar or the configuration of a part is at fault.
     """
     faults = Faults(dataset.bad_rows)
-    records = _records(dataset, source, faults)
+    rows = read_rows(source, faults)
+    records = _records(dataset, source, rows, faults)
     if facts is not None:
         join_facts(records, facts, faults)
     read = len(records)
     records = draw(records, dataset.max_rows, dataset.split_seed)
     assigned = split_groups((r.group for r in records), dataset.split, dataset.split_seed)
+    _check_subsets(name, dataset, source, rows)
     parts = {
         part: _part(name, part, settings, records, assigned)
         for part, settings in sorted(dataset.parts.items())
@@ -64,6 +69,7 @@ def build(name: str, dataset: Dataset, source: Path, facts: Path | None = None) 
     return Built(
         parts,
         {
+            "format": "text" if dataset.is_text else "qa",
             "rows": {part: table.num_rows for part, table in parts.items()},
             "read": read,
             "used": len(records),
@@ -73,22 +79,37 @@ def build(name: str, dataset: Dataset, source: Path, facts: Path | None = None) 
             },
             "split_seed": dataset.split_seed,
             "dropped": faults.dropped,
+            "left_out": faults.left_out,
+            "repaired": faults.repaired,
         },
     )
 
 
-def _records(dataset: Dataset, source: Path, faults: Faults) -> list[Record]:
+def _records(
+    dataset: Dataset, source: Path, rows: Sequence[RawRow], faults: Faults
+) -> list[Record]:
     adapter = ADAPTERS[dataset.adapter]
-    rows = read_rows(source, faults)
     require_columns(source, rows, adapter.columns(dataset))
     records: list[Record] = []
     for raw in rows:
         try:
-            records += list(adapter.records(raw, dataset))
+            found: list[Record] = list(adapter.records(raw, dataset))
         except RowFault as fault:
             faults.report(source.name, raw.where, str(fault))
+            continue
+        except LeftOut as reason:
+            faults.left_out[str(reason)] = faults.left_out.get(str(reason), 0) + 1
+            continue
+        for record in found:
+            record.where, record.subset = raw.where, raw.subset
+            if record.mended:
+                was, now = record.mended
+                place = {"file": source.name, "row": raw.where}
+                faults.repaired.append({**place, "was": was, "is": now})
+        records += found
     if not records:
         selected = f", select: {dataset.select}" if dataset.adapter == "pku_saferlhf" else ""
+        selected += "".join(f", {why}: {n}" for why, n in faults.left_out.items())
         raise UserError(
             f"{source.name}: no row is left (dropped: {len(faults.dropped)} of "
             f"{len(rows)}{selected})"
@@ -96,9 +117,25 @@ def _records(dataset: Dataset, source: Path, faults: Faults) -> list[Record]:
     return records
 
 
+def _check_subsets(name: str, dataset: Dataset, source: Path, rows: Sequence[RawRow]) -> None:
+    valid = dict.fromkeys(raw.subset for raw in rows if raw.subset is not None)
+    for part, settings in sorted(dataset.parts.items()):
+        if settings.subset is None or settings.subset in valid:
+            continue
+        why = f"; {source.name} is flat, it has no subsets: leave 'subset' out"
+        raise UserError(
+            f"datasets.{name}.parts.{part}.subset: no subset '{settings.subset}'"
+            + (did_you_mean(settings.subset, valid) if valid else why)
+        )
+
+
 def _part(
     name: str, part: str, settings: Part, records: Sequence[Record], assigned: dict[str, str]
 ) -> pa.Table:
+    at = f"datasets.{name}.parts.{part}"
+    records = [r for r in records if settings.subset in (None, r.subset)]
+    if not records:
+        raise UserError(f"{at}: no row of the subset '{settings.subset}' is left; use more rows")
     chosen = [
         record
         for record in records
@@ -106,15 +143,22 @@ def _part(
     ]
     if not chosen:
         raise UserError(
-            f"datasets.{name}.parts.{part}: the share '{settings.split}' of "
+            f"{at}: the share '{settings.split}' of "
             f"{len({normalised(r.group) for r in records})} prompts is no prompt at all; "
             f"raise it in datasets.{name}.split or use more rows"
         )
-    rows = [row for r in chosen if (row := phrase(name, r, settings.phrasing)) is not None]
+    rows = [row for r in chosen if (row := _phrased(name, at, r, settings)) is not None]
     if not rows:
         raise UserError(
-            f"datasets.{name}.parts.{part}: phrasing is '{settings.phrasing}', but no row has one: "
+            f"{at}: phrasing is '{settings.phrasing}', but no row has one: "
             f"the field '{settings.phrasing}' is missing from the sidecar file "
             f"(datasets.{name}.facts)"
         )
     return to_table(rows)
+
+
+def _phrased(name: str, at: str, record: Record, settings: Part) -> Row | None:
+    try:
+        return phrase(name, record, settings.phrasing, settings.prefix, settings.context_words)
+    except RowFault as fault:
+        raise UserError(f"{at}, {record.where}: {fault}") from None

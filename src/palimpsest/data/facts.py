@@ -26,9 +26,17 @@ FIELDS = (
     "choices",
     "answer",
     "perturbed",
+    "question",
     "topic",
+    "group",
 )
-"""Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` is for people."""
+"""Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` and ``group`` (whom the
+row is about) are for people: splits go by the data set's own groups.
+
+About a plain text, ``prompt`` is the whole of it and ``taught`` and ``unseen`` are rewordings.
+"""
+
+_TEXTS = ("taught", "unseen", "question")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ def join_facts(records: Sequence[Record], path: Path, faults: Faults) -> None:
 
     Raises:
         UserError: a line has an unknown or mistyped field, is about no record or about one that
-            another line is about too, or names a key string that the response does not contain.
+            another line is about too, or names a key string that the response (or a wording of
+            the text) does not contain.
     """
     facts = [_fact(path.name, raw) for raw in read_rows(path, Faults("refuse"))]
     by_prompt: dict[str, list[Record]] = {}
@@ -69,7 +78,10 @@ def _matches(
     same_prompt = by_prompt.get(fact.prompt, [])
     found = [r for r in same_prompt if fact.response in (None, r.response)]
     if not found:
-        what = "its response is another" if same_prompt else "there is none with this prompt"
+        what = "there is none with this prompt"
+        if same_prompt:
+            texts = all(r.response is None for r in same_prompt)
+            what = "plain texts have no 'response'" if texts else "its response is another"
         reason = f"about no row of the data set, {what} ({fact.prompt!r:.80})"
         if not faults.dropped:
             raise UserError(f"{name}, {fact.where}: {reason}")
@@ -78,12 +90,17 @@ def _matches(
 
 
 def _add(name: str, fact: _Fact, record: Record) -> None:
+    carriers = {"response": record.answers}
+    if record.response is None:
+        carriers = {"text": record.answers}
+        carriers |= {str(k): fact.known[k] for k in ("taught", "unseen") if k in fact.known}
     for key in fact.known.get("key", ()):
-        if key not in record.response:
-            raise UserError(
-                f"{name}, {fact.where}: key '{key}' does not occur in the response "
-                f"({record.response!r:.120})"
-            )
+        for what, text in carriers.items():
+            if key not in text:
+                raise UserError(
+                    f"{name}, {fact.where}: key '{key}' does not occur in the {what} "
+                    f"({text!r:.120})"
+                )
     for field, value in fact.known.items():
         setattr(record, field, value)
 
@@ -94,7 +111,7 @@ def _fact(name: str, raw: RawRow) -> _Fact:
             if field not in FIELDS:
                 raise RowFault(f"unknown field '{field}'{did_you_mean(field, FIELDS)}")
         given = {k: v for k, v in raw.fields.items() if v is not None}
-        known: dict[str, Any] = {k: text_of(given, k) for k in ("taught", "unseen") if k in given}
+        known: dict[str, Any] = {k: text_of(given, k) for k in _TEXTS if k in given}
         known |= {k: texts_of(given, k) for k in ("key", "choices", "perturbed") if given.get(k)}
         if "answer" in given:
             known["answer"] = _answer(given["answer"], known.get("choices", []))

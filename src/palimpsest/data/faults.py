@@ -1,4 +1,4 @@
-"""Faulty rows: refused by file and row, or dropped and counted."""
+"""Rows that are not taken as they are: refused, dropped, left out or mended, and counted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ class RowFault(Exception):
     """A row that cannot be used; the message says why, the caller knows where."""
 
 
+class LeftOut(Exception):
+    """A row that the data set's settings leave out, which is no fault; the message is counted."""
+
+
 class Faults:
-    """What to do with faulty rows, and which were dropped.
+    """What to do with faulty rows, and what was done.
 
     Args:
         action: ``refuse`` raises a `UserError` for the first one, ``drop`` records it.
@@ -22,6 +26,10 @@ class Faults:
         self.action = action
         self.dropped: list[dict[str, Any]] = []
         """``{"file", "row", "reason"}`` of each dropped row; row as in ``line 3`` or ``row 3``."""
+        self.repaired: list[dict[str, Any]] = []
+        """``{"file", "row", "was", "is"}`` of each row with a known misprint, which was mended."""
+        self.left_out: dict[str, int] = {}
+        """Why settings left rows out (`LeftOut`) -> how many."""
 
     def report(self, file: str, row: str, reason: str) -> None:
         """Refuse or record the row called `row` (``line 3``) of `file`.

@@ -1,7 +1,10 @@
-"""Raw rows of csv, json, jsonl and parquet files, plain or packed with gzip or xz.
+"""Raw rows of csv, json, jsonl, parquet and txt files, plain or packed with gzip or xz.
 
 A byte-order mark and CRLF line ends are accepted, blank lines skipped. Faulty single rows go to
 `Faults` (refused or dropped); a file that is damaged as a whole is always refused.
+
+A file may be nested: its only row holds lists of rows by name (``{"train": [...], "val": [...]}``).
+The lists are then its subsets, and their elements its rows.
 """
 
 from __future__ import annotations
@@ -30,8 +33,10 @@ class RawRow:
     index: int
     """0-based number of the row in the file, header and blank lines not counted."""
     where: str
-    """The place as a person would count: ``line 3`` (text files) or ``row 3``, from 1."""
+    """The place as a person would count, from 1: ``line 3`` (text), ``row 3``, ``train row 3``."""
     fields: dict[str, Any]
+    subset: str | None = None
+    """List of a nested file that it stands in."""
 
 
 def read_rows(path: Path, faults: Faults) -> list[RawRow]:
@@ -52,6 +57,8 @@ def read_rows(path: Path, faults: Faults) -> list[RawRow]:
                 "(also with .gz or .xz), .parquet"
             )
         rows = list(reader(path.name, _text(path), faults))
+    if len(rows) == 1 and _is_nested(rows[0].fields):
+        rows = list(_unnested(path.name, rows[0].fields, faults))
     if not rows and not faults.dropped:
         raise UserError(f"{path}: the file has no rows")
     return [row for row in rows if _clean(path.name, row, faults)]
@@ -154,7 +161,9 @@ def _json(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
         raise UserError(
             f"{name}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg})"
         ) from None
-    if isinstance(values, dict) and not any(isinstance(v, list | dict) for v in values.values()):
+    if isinstance(values, dict) and (
+        _is_nested(values) or not any(isinstance(v, list | dict) for v in values.values())
+    ):
         values = [values]
     if not isinstance(values, list):
         raise UserError(f"{name}: a list of objects is needed, this is {_kind(values)}")
@@ -178,10 +187,37 @@ def _parquet(path: Path) -> Iterator[RawRow]:
         yield RawRow(index, f"row {index + 1}", value)
 
 
+def _txt(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
+    """Paragraphs, as rows with the column ``text``; their line breaks are kept."""
+    lines = [line.rstrip() for line in text.split("\n")]
+    starts = [i for i, line in enumerate(lines) if line and (i == 0 or not lines[i - 1])]
+    for index, start in enumerate(starts):
+        end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
+        yield RawRow(index, f"line {start + 1}", {"text": "\n".join(lines[start:end])})
+
+
+def _is_nested(fields: dict[str, Any]) -> bool:
+    lists = [value for value in fields.values() if isinstance(value, list)]
+    return len(lists) == len(fields) and any(isinstance(v, dict) for rows in lists for v in rows)
+
+
+def _unnested(name: str, subsets: dict[str, list[Any]], faults: Faults) -> Iterator[RawRow]:
+    index = -1
+    for subset, rows in subsets.items():
+        for number, value in enumerate(rows, 1):
+            index += 1
+            where = f"{subset} row {number}"
+            if isinstance(value, dict):
+                yield RawRow(index, where, value, subset)
+            else:
+                faults.report(name, where, f"a JSON object is needed, this is {_kind(value)}")
+
+
 _READERS: dict[str, Callable[[str, str, Faults], Iterator[RawRow]]] = {
     ".csv": _csv,
     ".json": _json,
     ".jsonl": _jsonl,
+    ".txt": _txt,
 }
 
 

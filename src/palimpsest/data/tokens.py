@@ -120,14 +120,61 @@ def tokenize(
         _fill(template.response, "{response}", table["response"].to_pylist())
     )
     rows = [(p, [*r, *end]) for p, r in zip(prompts, responses, strict=True)]
+    return _joined(base, where, ids, rows, len(end), "shorten the row or leave it out")
+
+
+def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.Table, int]:
+    """Tokenize a part of plain texts: no template, no end token, nothing padded or cut.
+
+    Without a context (an empty prompt) the model begins at BOS or, where the tokenizer has none, at
+    the first token of the text; that is the prompt, and everything after it a target.
+
+    Args:
+        table: columns ``id``, ``prompt`` (the context), ``response`` (the rest).
+        base: the tokenizer.
+        where: dataset/part, for messages.
+
+    Returns:
+        As `tokenize`.
+
+    Raises:
+        UserError: a text is longer than the model's context, has nothing to learn or ids that the
+            model has no embedding for.
+    """
+    contexts, rests = (table[name].to_pylist() for name in ("prompt", "response"))
+    pairs = list(zip(contexts, rests, strict=True))
+    begun = base.prompts([context or rest for context, rest in pairs])
+    continued = base.continuations([rest if context else "" for context, rest in pairs])
+    first = max(1, len(base.prefix))
+    rows = [
+        (begin, more) if context else (begin[:first], begin[first:])
+        for context, begin, more in zip(contexts, begun, continued, strict=True)
+    ]
+    advice = "set window_words of the data set to cut its texts into shorter rows"
+    return _joined(base, where, table["id"].to_pylist(), rows, 0, advice)
+
+
+def _joined(
+    base: BaseTokenizer,
+    where: str,
+    ids: list[str],
+    rows: list[tuple[list[int], list[int]]],
+    end: int,
+    advice: str,
+) -> tuple[pa.Table, int]:
     for row_id, (prompt, response) in zip(ids, rows, strict=True):
-        _check(base, f"{where}, row {row_id}", prompt, response, len(end))
+        _check(base, f"{where}, row {row_id}", prompt, response, end, advice)
     columns = [ids, [p + r for p, r in rows], [len(p) for p, _ in rows]]
     return pa.table(columns, schema=SCHEMA), max(len(p) + len(r) for p, r in rows)
 
 
 def _check(
-    base: BaseTokenizer, where: str, prompt: list[int], response: list[int], end: int
+    base: BaseTokenizer,
+    where: str,
+    prompt: list[int],
+    response: list[int],
+    end: int,
+    advice: str,
 ) -> None:
     if len(response) == end:
         raise UserError(f"{where}: its response has no tokens")
@@ -135,7 +182,7 @@ def _check(
         raise UserError(
             f"{where}: {len(prompt)} prompt and {len(response)} response tokens are "
             f"{len(prompt) + len(response)}, more than the model's context of {base.context}; "
-            "shorten the row or leave it out"
+            f"{advice}"
         )
     if base.vocabulary is not None and max(prompt + response) >= base.vocabulary:
         raise UserError(

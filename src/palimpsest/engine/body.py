@@ -1,4 +1,4 @@
-"""The decoder as the engine uses it: rows in, final hidden states out.
+"""The decoder as the engine uses it: rows in, hidden states out.
 
 Blocks below the first trained one are frozen: their output is a constant of the row, so it is
 computed once and kept (`prefix`). Training on the upper third of the blocks then costs a third.
@@ -8,19 +8,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.config.draw import Reads
 from palimpsest.engine.rows import Row, length_groups, pad
+from palimpsest.errors import UserError
 
 PREFIX_BYTES = 2 << 30
 """Most memory that kept prefixes may take."""
 
 PREFIX_ROWS = 16
 """Rows whose prefixes are computed together."""
+
+
+FINAL = Reads()
+"""What most objectives read: the final hidden states."""
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the highest block that is read."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states of one row.
+
+    Attributes:
+        final: after the last norm, [length, width]; empty if the pass ended earlier.
+        blocks: block -> its output, [length, width]; -1: what enters the first trained block.
+    """
+
+    final: Tensor
+    blocks: dict[int, Tensor]
 
 
 class Body:
@@ -35,7 +59,9 @@ class Body:
     def __init__(self, model: nn.Module, first_trained: int = 0, recompute: bool = False) -> None:
         self.decoder = model.get_decoder()  # type: ignore[operator]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
-        self.device = self.head.weight.device
+        weight = self.head.weight
+        self.device, self.vocabulary = weight.device, len(weight)
+        self.layers = _layers(self.decoder)
         self.first_trained = first_trained
         if not self._splits():
             self.first_trained = 0
@@ -63,26 +89,92 @@ class Body:
                 self._groups |= dict.fromkeys(group, group)
 
     def hidden(self, rows: Sequence[Row], made: Sequence[Row] = ()) -> list[Tensor]:
-        """Final hidden states of each row, [length, width], in the order of `rows`, then `made`.
+        """Final hidden states of each row, [length, width]; see `states`."""
+        return [state.final for state in self.states(rows, made)]
+
+    def states(
+        self, rows: Sequence[Row], made: Sequence[Row] = (), reads: Reads = FINAL
+    ) -> list[States]:
+        """Hidden states of each row, in the order of `rows`, then `made`.
 
         Rows of similar length share a forward pass; none is padded to a fixed length.
 
         Args:
             rows: rows of the data; the prefixes of those announced to `keep` are kept.
             made: rows made for this call alone.
+            reads: the states that are wanted; the pass ends at the highest of them.
+
+        Raises:
+            UserError: a block is asked for that the model does not have.
         """
         every = [*rows, *made]
         entering = self._entering(every) if self.first_trained else None
-        states: list[Tensor] = [torch.empty(0)] * len(every)
+        found: dict[int, States] = {}
         for group in length_groups([len(row) for row in every]):
             if entering is None:
-                output = self._decode(input_ids=self._padded([every[i] for i in group]))
+                inputs = {"input_ids": self._padded([every[i] for i in group])}
+                first = 0
             else:
-                with self._blocks(slice(self.first_trained, None)):
-                    output = self._decode(inputs_embeds=pad([entering[i] for i in group]))
-            for i, state in zip(group, output, strict=True):
-                states[i] = state[: len(every[i])]
-        return states
+                inputs = {"inputs_embeds": pad([entering[i] for i in group])}
+                first = self.first_trained
+            final, blocks = self._read(inputs, first, reads)
+            for place, i in enumerate(group):
+                n = len(every[i])
+                levels = {block: output[place][:n] for block, output in blocks.items()}
+                found[i] = States(torch.empty(0) if final is None else final[place][:n], levels)
+        return [found[i] for i in range(len(every))]
+
+    def _read(
+        self, inputs: dict[str, Tensor], first: int, reads: Reads
+    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+        """Run the blocks from `first` on; final states (or None) and outputs of single blocks."""
+        wanted = self._wanted(first, reads)
+        last = None if reads.final or not wanted else max(wanted)
+        with self._blocks(slice(first, None)), self._captured(first, wanted, last) as outputs:
+            try:
+                return self._decode(**inputs), outputs
+            except _Reached:
+                return None, outputs
+
+    def _wanted(self, first: int, reads: Reads) -> set[int]:
+        wanted = set(reads.blocks)
+        if reads.every:
+            wanted |= {-1, *range(first, len(self.layers) - 1)}
+        for block in wanted - {-1}:
+            if not first <= block < len(self.layers):
+                raise UserError(
+                    f"block {block} is read, but the model has blocks 0 to {len(self.layers) - 1} "
+                    f"and training begins at block {first}; choose one of {first} to "
+                    f"{len(self.layers) - 1}"
+                )
+        return wanted
+
+    @contextlib.contextmanager
+    def _captured(
+        self, first: int, wanted: set[int], last: int | None
+    ) -> Iterator[dict[int, Tensor]]:
+        # Hooks fill the dictionary, and end the pass after the block `last`.
+        outputs: dict[int, Tensor] = {}
+
+        def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            outputs[-1] = args[0] if args else kwargs["hidden_states"]
+
+        def left(block: int) -> Callable[..., None]:
+            def hook(_: nn.Module, __: Any, output: Any) -> None:
+                outputs[block] = output[0] if isinstance(output, tuple) else output
+                if block == last:
+                    raise _Reached
+
+            return hook
+
+        handles = [self.layers[block].register_forward_hook(left(block)) for block in wanted - {-1}]
+        if -1 in wanted:
+            handles.append(self.layers[first].register_forward_pre_hook(entered, with_kwargs=True))
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @torch.no_grad()
     def _entering(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -119,6 +211,9 @@ class Body:
     @contextlib.contextmanager
     def _blocks(self, which: slice, last: bool = True) -> Iterator[None]:
         # The decoder with some of its blocks, and without its final norm unless `last`.
+        if which == slice(0, None) and last:
+            yield
+            return
         layers, norm = self.decoder.layers, self.decoder.norm
         try:
             self.decoder.layers = layers[which]
@@ -146,6 +241,13 @@ class Body:
         entering = self._lower(ids)
         with self._blocks(slice(self.first_trained, None)):
             return bool(torch.equal(whole, self._decode(inputs_embeds=entering)))
+
+
+def _layers(decoder: nn.Module) -> nn.ModuleList:
+    """The decoder's blocks, whatever the list is called."""
+    lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    found = getattr(decoder, "layers", None) or max(lists, key=len, default=nn.ModuleList())
+    return cast("nn.ModuleList", found)
 
 
 def _recompute_blocks(decoder: nn.Module) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -42,6 +43,7 @@ class Checkpoint:
         with atomic_path(state) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         facts = {"fingerprint": self.fingerprint, "step": step, "state": state.name}
+        facts |= {"groups": [_numbers(group) for group in optimizer.param_groups]}
         write_json(self.folder / FACTS, {**facts, "sha256": sha256_of(state)})
         for earlier in self.folder.glob("step-*.safetensors"):
             if earlier != state:
@@ -59,6 +61,7 @@ class Checkpoint:
             if sha256_of(state) != facts["sha256"]:
                 return self._start_clean("the checkpoint is damaged")
             tensors = load_file(state)
+            groups = list(zip(optimizer.param_groups, facts["groups"], strict=True))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return self._start_clean("the checkpoint is damaged")
         with torch.no_grad():
@@ -72,6 +75,8 @@ class Checkpoint:
                     for key, value in tensors.items()
                     if key.startswith(prefix)
                 }
+        for group, numbers in groups:
+            group.update(numbers)
         print(f"resumed after step {facts['step']}", file=sys.stderr, flush=True)
         return int(facts["step"])
 
@@ -82,3 +87,8 @@ class Checkpoint:
         for state in self.folder.glob("step-*.safetensors"):
             state.unlink()
         return 0
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, Any]:
+    # What an optimiser counts for itself (schedule-free: steps and sums), beside its settings.
+    return {k: v for k, v in group.items() if isinstance(v, bool | int | float)}

@@ -6,6 +6,7 @@ positions at a time: with gradients each chunk is recomputed in the backward pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,6 +62,66 @@ def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int = CHUNK) -> Ten
     return _chunked(divergence, (hidden, reference), chunk)
 
 
+def entropy(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+    """Shannon entropy of the prediction at each position.
+
+    Args:
+        hidden: final hidden states [n, width].
+        head: the language-model head.
+        chunk: positions per chunk.
+
+    Returns:
+        -sum_v q(v) log q(v) in nats, [n], at least fp32.
+    """
+
+    def of(h: Tensor) -> Tensor:
+        log_q = _logits(head, h).log_softmax(-1)
+        return -(log_q.exp() * log_q).sum(-1)
+
+    return _chunked(of, (hidden,), chunk)
+
+
+def kl_from_uniform(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+    """KL(U || q) at each position, U uniform over the vocabulary of V tokens.
+
+    Returns:
+        logsumexp(z) - mean_v z_v - ln V in nats, [n], at least fp32.
+    """
+
+    def of(h: Tensor) -> Tensor:
+        logits = _logits(head, h)
+        return logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+
+    return _chunked(of, (hidden,), chunk)
+
+
+def log_one_minus_p(
+    hidden: Tensor, labels: Tensor, head: Head, threshold: float = -math.inf, chunk: int = CHUNK
+) -> Tensor:
+    """log(1 - q(label)) at each position, accurate at both ends.
+
+    Args:
+        hidden: final hidden states [n, width].
+        labels: token ids [n].
+        head: the language-model head.
+        threshold: positions whose log q(label) is below it give 0 (and no gradient).
+        chunk: positions per chunk.
+
+    Returns:
+        [n], at least fp32; finite also where q(label) rounds to 1.
+    """
+
+    def of(h: Tensor, y: Tensor) -> Tensor:
+        logits = _logits(head, h)
+        total = logits.logsumexp(-1)
+        # Exact where q(label) rounds to 1, unlike log(1 - exp(log q)).
+        others = logits.scatter(-1, y[:, None], -math.inf).logsumexp(-1)
+        known = logits.gather(-1, y[:, None])[:, 0] - total >= threshold
+        return (others - total).where(known, total.new_zeros(()))
+
+    return _chunked(of, (hidden, labels), chunk)
+
+
 @torch.no_grad()
 def token_table(
     hidden: Tensor, labels: Tensor, head: Head, chunk: int = CHUNK
@@ -88,12 +149,35 @@ def token_table(
     return logprob, hit, mean, sd
 
 
+@torch.no_grad()
+def second_best(
+    hidden: Tensor, labels: Tensor, head: Head, excluded: Tensor, chunk: int = CHUNK
+) -> Tensor:
+    """The likeliest token at each position that is neither the label nor an excluded one.
+
+    Args:
+        hidden: final hidden states [n, width].
+        labels: token ids [n].
+        head: the language-model head.
+        excluded: token ids that are never chosen.
+        chunk: positions per chunk.
+
+    Returns:
+        Token ids [n].
+    """
+    found = []
+    for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+        logits = _logits(head, h).index_fill(-1, excluded, -math.inf)
+        found.append(logits.scatter(-1, y[:, None], -math.inf).argmax(-1))
+    return torch.cat(found)
+
+
 def _logits(head: Head, hidden: Tensor) -> Tensor:
     logits = head(hidden)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _chunked(function: Callable[..., Tensor], inputs: tuple[Tensor, Tensor], chunk: int) -> Tensor:
+def _chunked(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], chunk: int) -> Tensor:
     pairs = list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
     if len(pairs) == 1 or not torch.is_grad_enabled():
         return torch.cat([function(*pair) for pair in pairs])

@@ -55,6 +55,10 @@ class Progress:
         parts.append(f"{clock(left)} left" if done < self.total else f"took {clock(elapsed)}")
         print("  ".join(parts), file=self.stream, flush=True)
 
+    def note(self, text: str) -> None:
+        """Print a line about this piece of work at once."""
+        print(f"{self.label}: {text}", file=self.stream, flush=True)
+
 
 def clock(seconds: float) -> str:
     """Minutes and seconds, ``2:05``."""

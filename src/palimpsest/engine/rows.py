@@ -13,6 +13,9 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 
+IGNORED = -100
+"""Label of a position that does not count."""
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -23,12 +26,16 @@ class Row:
         ids: token ids of prompt and response, int64 [length].
         prompt_length: the first so many ids are prompt; the rest are the targets.
         reference: the subject's final hidden states at every token, [length, width], or None.
+        labels: what shall be predicted in place of the response, int64 [length - prompt_length].
+        sign: in a mixture -1 for a row that is to be forgotten, +1 for another.
     """
 
     id: str
     ids: Tensor
     prompt_length: int
     reference: Tensor | None = None
+    labels: Tensor | None = None
+    sign: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,19 +47,30 @@ class Row:
 
     @property
     def response(self) -> Tensor:
-        """Response ids (the targets), int64 [length - prompt_length]."""
+        """Response ids, int64 [length - prompt_length]."""
         return self.ids[self.prompt_length :]
 
+    @property
+    def targets(self) -> Tensor:
+        """What shall be predicted: `labels`, or the response itself; IGNORED ones do not count."""
+        return self.response if self.labels is None else self.labels
 
-def read_rows(tokens: Path, part: str) -> list[Row]:
+
+def read_rows(tokens: Path, part: str, end_token: bool = True) -> list[Row]:
     """Read one tokenized part, e.g. ``read_rows(Path("resources/tokens/b/hazards"), "forget")``.
+
+    Args:
+        tokens: folder of the tokenized data set.
+        part: name of the part.
+        end_token: keep the end-of-text token after each response (where there is one).
 
     Raises:
         UserError: the part is missing, altered, or has a row without a target.
     """
-    table, _ = read_table(verified(tokens, f"{part}.parquet"))
+    table, facts = read_table(verified(tokens, f"{part}.parquet"))
+    cut = 1 if facts["end_token"] and not end_token else 0
     rows = [
-        Row(id_, torch.tensor(ids, dtype=torch.int64), prompt_length)
+        Row(id_, torch.tensor(ids[: len(ids) - cut], dtype=torch.int64), prompt_length)
         for id_, ids, prompt_length in zip(
             table["id"].to_pylist(),
             table["input_ids"].to_pylist(),

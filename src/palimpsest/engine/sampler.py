@@ -25,10 +25,15 @@ class Shuffled:
         """Read `batch` of `rows` a step.
 
         Raises:
-            UserError: there are no rows.
+            UserError: there are no rows, or fewer than a step draws.
         """
         if not rows:
             raise UserError(f"the {name} set is empty: nothing to train on")
+        if batch > len(rows):
+            raise UserError(
+                f"a step draws {batch} rows of the {name} set, which has {len(rows)}; "
+                "lower rows (or batch_rows), or use more rows"
+            )
         self.rows, self.batch, self.seed, self.name = rows, batch, seed, name
         self._epochs: dict[int, list[int]] = {}
 
@@ -85,26 +90,29 @@ class Streams:
 
     Args:
         sizes: rows a step of each stream (``forget``, ``retain``, ``random``, ...).
-        parts: rows of each stream that is read from data; ``random`` is made of ``forget``.
+        parts: rows of each stream; of one that is in `pools` none.
         seed: seed of all draws.
+        pools: streams made anew in every step: prompts of ``forget``, answers of these rows.
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], parts: Mapping[str, Sequence[Row]], seed: int
+        self,
+        sizes: Mapping[str, int],
+        parts: Mapping[str, Sequence[Row]],
+        seed: int,
+        pools: Mapping[str, Sequence[Row]] | None = None,
     ) -> None:
-        self.sizes, self.parts, self.seed = sizes, parts, seed
+        self.sizes, self.parts, self.seed, self.pools = sizes, parts, seed, pools or {}
         self._readers = {
             name: Shuffled(parts[name], size, seed, name)
             for name, size in sizes.items()
-            if name != "random"
+            if name not in self.pools
         }
 
     def draw(self, step: int) -> dict[str, list[Row]]:
         """Rows of each stream in a step (counted from 0)."""
         rows = {name: reader.draw(step) for name, reader in self._readers.items()}
-        if "random" in self.sizes:
-            k = self.sizes["random"] // self.sizes["forget"]
-            rows["random"] = random_answers(
-                rows["forget"], self.parts["forget"], k, self.seed, step
-            )
+        for name, pool in self.pools.items():
+            k = self.sizes[name] // self.sizes["forget"]
+            rows[name] = random_answers(rows["forget"], pool, k, self.seed, step)
         return rows

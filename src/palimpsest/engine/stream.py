@@ -2,38 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from palimpsest.engine import head as heads
-from palimpsest.engine.rows import Row
+from palimpsest.engine.rows import IGNORED, Row
+
+Levels = Mapping[int, Sequence[Tensor]]
+"""Block -> its output for each row, [length, width]; -1: what enters the first trained block."""
 
 
+@dataclass(eq=False)
 class Stream:
-    """Rows of one step with their final hidden states.
+    """Rows of one step with their hidden states.
 
     Only the positions that a term asks for reach the language-model head.
+
+    Attributes:
+        rows: the rows.
+        hidden: final hidden states of each row, [length, width] (empty if the pass ends earlier).
+        head: the language-model head.
+        blocks: outputs of blocks, where the objective reads them.
+        untrained: the same of the untrained model.
+        cost: nats per token that `nll` last found, None before.
     """
 
-    def __init__(self, rows: Sequence[Row], hidden: Sequence[Tensor], head: heads.Head) -> None:
-        """Take `rows`, their hidden states (each [length, width]) and the model's head."""
-        self.rows = rows
-        self.hidden = hidden
-        self.head = head
-        self.cost: Tensor | None = None
-        """Nats per token that `nll` last found, None before."""
+    rows: Sequence[Row]
+    hidden: Sequence[Tensor]
+    head: heads.Head
+    blocks: Levels = field(default_factory=dict)
+    untrained: Levels = field(default_factory=dict)
+    cost: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states are."""
+        return (self.hidden or next(iter(self.blocks.values())))[0].device
+
+    @property
+    def signs(self) -> Tensor:
+        """Sign of each row of a mixture, [rows]."""
+        return torch.tensor([row.sign for row in self.rows], device=self.device)
+
+    def of_sign(self, sign: int) -> Stream | None:
+        """The rows of a mixture that have this sign, or None."""
+        chosen = [i for i, row in enumerate(self.rows) if row.sign == sign]
+        rows, hidden = [self.rows[i] for i in chosen], [self.hidden[i] for i in chosen]
+        return Stream(rows, hidden, self.head) if chosen else None
 
     def nll(self) -> Tensor:
-        """Mean negative log-likelihood of each row's response tokens, nats, [rows]."""
-        states = torch.cat([h[s] for h, s in self._spans("answer")])
-        labels = torch.cat([row.response for row in self.rows]).to(states.device)
-        per_token = heads.nll(states, labels, self.head)
-        self.cost = per_token.detach().mean()
-        lengths = [len(row.response) for row in self.rows]
-        return torch.stack([tokens.mean() for tokens in per_token.split(lengths)])
+        """Mean negative log-likelihood of each row's targets, nats, [rows].
+
+        A row without a target that counts costs 0.
+        """
+        lengths = [int((row.targets != IGNORED).sum()) for row in self.rows]
+        per_row = self.token_nll().split(lengths)
+        return torch.stack([t.mean() if len(t) else t.sum() for t in per_row])
+
+    def token_nll(self) -> Tensor:
+        """Negative log-likelihood of every target that counts, nats, [tokens]."""
+        values = self._at_targets(lambda states, labels: heads.nll(states, labels, self.head))
+        self.cost = _mean(values.detach())
+        return values
+
+    def entropy(self) -> Tensor:
+        """Entropy of the prediction of every target that counts, nats, [tokens]."""
+        return self._at_targets(lambda states, _: heads.entropy(states, self.head))
+
+    def kl_from_uniform(self) -> Tensor:
+        """KL(uniform || q) at every target that counts, nats, [tokens]."""
+        return self._at_targets(lambda states, _: heads.kl_from_uniform(states, self.head))
+
+    def log_one_minus_p(self, threshold: float) -> Tensor:
+        """log(1 - q(target)) of every target that counts, [tokens].
+
+        0 where log q(target) is below `threshold`.
+        """
+        return self._at_targets(
+            lambda states, labels: heads.log_one_minus_p(states, labels, self.head, threshold)
+        )
 
     def kl(self, positions: Literal["all", "answer"] = "all") -> Tensor:
         """KL(p || q) from the subject (p) at each predicting position, nats, [positions].
@@ -49,12 +100,29 @@ class Stream:
         )
         return heads.kl(states, reference.to(states), self.head)
 
+    def levels(self) -> list[Sequence[Tensor]]:
+        """States of each row at every level that was read, from the lowest to the final one."""
+        return [*(self.blocks[block] for block in sorted(self.blocks)), self.hidden]
+
+    def _at_targets(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        states = torch.cat([h[s] for h, s in self._spans("answer")])
+        labels = torch.cat([row.targets for row in self.rows]).to(states.device)
+        counts = labels != IGNORED
+        if not counts.all():
+            states, labels = states[counts], labels[counts]
+        # Without any target the value is an empty sum that still belongs to the graph.
+        return function(states, labels) if len(labels) else states.sum(-1)
+
     def _spans(self, positions: Literal["all", "answer"]) -> list[tuple[Tensor, slice]]:
         # The state at position t predicts token t + 1.
         return [
             (h, slice(row.prompt_length - 1 if positions == "answer" else 0, len(row) - 1))
             for row, h in zip(self.rows, self.hidden, strict=True)
         ]
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if len(values) else values.sum()
 
 
 def _reference(row: Row) -> Tensor:

@@ -6,18 +6,21 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import Tensor
 
+from palimpsest.config.draw import Reads
 from palimpsest.config.training import Optimizer
-from palimpsest.engine.body import Body
+from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
+from palimpsest.engine.optimizer import average, optimizer_of
 from palimpsest.engine.progress import Progress, StepLog
+from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
@@ -52,6 +55,8 @@ class Job:
         folder: side folder for checkpoints and the log.
         fingerprint: identity of settings and inputs; a checkpoint of another one is not resumed.
         checkpoint_seconds: time between checkpoints; the result does not depend on it.
+        reads: hidden states that the objective reads.
+        finished: why training ends before the last step, or None; asked after every step.
     """
 
     label: str
@@ -64,6 +69,8 @@ class Job:
     folder: Path
     fingerprint: str
     checkpoint_seconds: float = 60.0
+    reads: Reads = FINAL
+    finished: Callable[[Mapping[str, Stream]], str | None] | None = None
 
 
 def train(job: Job) -> Path:
@@ -84,7 +91,8 @@ def train(job: Job) -> Path:
         )
     for rows in job.streams.parts.values():
         job.body.keep(rows)
-    optimizer = _adamw(job)
+    untrained = first_values(job.weights) if job.reads.untrained else {}
+    optimizer = optimizer_of(job.weights, job.optimizer)
     checkpoint = Checkpoint(job.folder, job.fingerprint)
     done = checkpoint.load(job.weights, optimizer)
     log = StepLog(job.folder / LOG, done)
@@ -96,22 +104,30 @@ def train(job: Job) -> Path:
             rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            terms, norm, tokens = _step(job, optimizer, step)
+            streams = job.streams.draw(step)
+            terms, norm, ended = _step(job, optimizer, streams, step, untrained)
+            tokens = sum(len(row) for rows in streams.values() for row in rows)
             log.seconds += time.monotonic() - began
             line = {"step": step + 1, "steps": job.steps, "loss": sum(terms.values())}
             facts = {"lr": rate, "grad_norm": norm, "tokens": tokens, "seconds": log.seconds}
-            log.write({**line, "terms": terms, **facts})
+            log.write({**line, "terms": terms, **facts, **({"ended": ended} if ended else {})})
             progress.update(step + 1, tokens, loss=sum(terms.values()), **terms)
+            if ended:
+                progress.note(f"ended after step {step + 1}: {ended}")
+                break
             if stop or time.monotonic() - saved_at >= job.checkpoint_seconds:
                 checkpoint.save(step + 1, job.weights, optimizer)
                 saved_at = time.monotonic()
             if stop:
                 raise stop.exception()
+    average(optimizer)
     return job.folder / LOG
 
 
 def schedule(settings: Optimizer, step: int, steps: int) -> float:
     """Factor on the rate at `step` (counted from 0): warm-up, then decay to 0 at `steps`."""
+    if settings.name == "schedule_free":
+        return 1.0  # warms up by itself, and averages where others decay
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
@@ -120,23 +136,71 @@ def schedule(settings: Optimizer, step: int, steps: int) -> float:
     return 1.0 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _step(
-    job: Job, optimizer: torch.optim.Optimizer, step: int
-) -> tuple[dict[str, float], float, int]:
-    drawn = job.streams.draw(step)
-    made = drawn.get("random", [])
-    kept = [row for name, part in drawn.items() if name != "random" for row in part]
-    rows = [*kept, *made]
-    # All terms share one forward pass.
-    states = dict(zip(rows, job.body.hidden(kept, made), strict=True))
+def run(
+    job: Job,
+    drawn: Mapping[str, Sequence[Row]],
+    untrained: Mapping[str, Tensor],
+) -> dict[str, Stream]:
+    """Run the rows of a step through the model: one forward pass that all terms share.
+
+    Args:
+        job: body, streams and what the objective reads.
+        drawn: rows of each stream.
+        untrained: the trained tensors' first values, for streams that are compared with them.
+    """
+    made = [row for name in job.streams.pools for row in drawn[name]]
+    kept = [row for name, rows in drawn.items() if name not in job.streams.pools for row in rows]
+    states = dict(zip([*kept, *made], job.body.states(kept, made, job.reads), strict=True))
     streams = {
-        name: Stream(part, [states[row] for row in part], job.body.head)
-        for name, part in drawn.items()
+        name: Stream(
+            rows,
+            [states[row].final for row in rows] if job.reads.final else [],
+            job.body.head,
+            _levels([states[row] for row in rows]),
+        )
+        for name, rows in drawn.items()
     }
+    for name in job.reads.untrained:
+        blocks_alone = replace(job.reads, final=False)
+        with torch.no_grad(), swapped(job.weights, untrained):
+            streams[name].untrained = _levels(job.body.states(drawn[name], reads=blocks_alone))
+    return streams
+
+
+def first_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the trained tensors before training."""
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def _levels(states: Sequence[States]) -> dict[int, list[Tensor]]:
+    return {block: [state.blocks[block] for state in states] for block in states[0].blocks}
+
+
+@contextlib.contextmanager
+def swapped(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with other values in its trained tensors; no copy is made."""
+    own = {name: weight.data for name, weight in weights.items()}
+    try:
+        for name, weight in weights.items():
+            weight.data = values[name]
+        yield
+    finally:
+        for name, weight in weights.items():
+            weight.data = own[name]
+
+
+def _step(
+    job: Job,
+    optimizer: torch.optim.Optimizer,
+    drawn: Mapping[str, Sequence[Row]],
+    step: int,
+    untrained: Mapping[str, Tensor],
+) -> tuple[dict[str, float], float, str | None]:
+    streams = run(job, drawn, untrained)
     terms = job.loss(streams)
     values = {name: term.item() for name, term in terms.items()}
     _check(values, step)
-    _check_learning(streams, values, step, math.log(job.body.head.weight.shape[0]))
+    _check_learning(streams, values, step, math.log(job.body.vocabulary))
     torch.stack(list(terms.values())).sum().backward()
     norm = torch.nn.utils.clip_grad_norm_(
         job.weights.values(), job.optimizer.clip_norm or math.inf
@@ -146,7 +210,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     largest = torch.stack([w.detach().square().mean().sqrt() for w in job.weights.values()]).max()
     _check({"root mean square of a trained tensor": largest.item()}, step, limit=GROWN)
-    return values, norm, sum(map(len, rows))
+    return values, norm, job.finished(streams) if job.finished else None
 
 
 def _check(values: Mapping[str, float], step: int, limit: float = DIVERGED) -> None:
@@ -175,18 +239,6 @@ def _diverged(step: int, what: str) -> UserError:
         f"step {step + 1}: {what}; training has diverged. "
         "Lower training.optimizer.learning_rate (or the weight of this term), or raise "
         "warmup_steps; the last good checkpoint is kept"
-    )
-
-
-def _adamw(job: Job) -> torch.optim.AdamW:
-    o = job.optimizer
-    return torch.optim.AdamW(
-        job.weights.values(),
-        lr=o.learning_rate,
-        betas=o.betas,
-        eps=o.eps,
-        weight_decay=o.weight_decay,
-        foreach=False,
     )
 
 

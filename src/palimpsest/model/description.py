@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import NAME, write_manifest
+from palimpsest.model import delta
 from palimpsest.model.adapter import FILES, Update, write_adapter
 
 MODEL = "model.json"
 
 
-def write_model(folder: Path, base: Path, updates: dict[str, Update], **facts: Any) -> None:
-    """Describe a model as its base plus a low-rank update (none: the base itself)."""
+def write_model(
+    folder: Path,
+    base: Path,
+    updates: dict[str, Update],
+    deltas: Mapping[str, Tensor] | None = None,
+    files: tuple[str, ...] = (),
+    **facts: Any,
+) -> None:
+    """Describe a model as its base plus a low-rank update, differences of tensors, both or neither.
+
+    Args:
+        folder: where to write; files of an earlier model in it are removed.
+        base: ``resources/models/<base>``.
+        updates: module -> low-rank update.
+        deltas: tensor of the base -> difference.
+        files: further files in `folder` that belong to the model.
+        facts: anything else worth recording.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
+    for file in (*FILES, delta.WEIGHTS):
         (folder / file).unlink(missing_ok=True)
     if updates:
         write_adapter(folder, updates, str(base))
+    if deltas:
+        delta.write_deltas(folder, deltas)
+    kinds = [name for name, found in (("adapter", updates), ("delta", deltas)) if found]
     write_manifest(
         folder,
-        FILES if updates else [],
+        [*(FILES if updates else ()), *((delta.WEIGHTS,) if deltas else ()), *files],
         name=MODEL,
-        kind="adapter" if updates else "base",
+        kind="+".join(kinds) or "base",
         base_manifest=sha256_of(base / NAME),
         **facts,
     )

@@ -11,6 +11,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import NAME, read_manifest
 from palimpsest.model.base import load_base
+from palimpsest.model.delta import attach_deltas, merge_deltas, read_deltas
 from palimpsest.model.description import MODEL
 from palimpsest.model.lora import attach
 
@@ -20,8 +21,8 @@ def load_model(
 ) -> nn.Module:
     """Load the model described by ``folder/model.json``, ready to measure or to talk to.
 
-    In fp32 the update is merged into the weights (faster); in bf16 it stays apart, because adding
-    a small update to bf16 weights would lose most of it.
+    In fp32 updates and differences are merged into the weights (faster); in bf16 they stay apart,
+    because adding a small number to a bf16 weight would lose most of it.
 
     Raises:
         UserError: a file is missing or altered, or the model was made from another base.
@@ -32,9 +33,14 @@ def load_model(
             f"{folder / MODEL} was made from another version of {base}; delete {folder}"
         )
     model = load_base(base, dtype, device, trust_remote_code)
-    if description["kind"] == "base":
-        return model
-    model = attach(model, folder, "unlearned", MODEL)
-    if next(model.parameters()).dtype == torch.float32:
-        return model.merge_and_unload().requires_grad_(False).eval()
-    return model
+    kinds = description["kind"].split("+")
+    merged = next(model.parameters()).dtype == torch.float32
+    if "delta" in kinds:
+        attach_deltas(model, read_deltas(folder, MODEL))
+        if merged:
+            merge_deltas(model)
+    if "adapter" in kinds:
+        model = attach(model, folder, "unlearned", MODEL)
+        if merged:
+            model = model.merge_and_unload()
+    return model.requires_grad_(False).eval()

@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from palimpsest.config.draw import Draw, Reads
 from palimpsest.config.method import MethodSettings
 from palimpsest.config.types import Index, NonNegative, NotBool, Positive, Section
+from palimpsest.objectives.means import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,22 +67,25 @@ class Settings(MethodSettings):
     scale: NonNegative = 1.0
     """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
 
-    chain: ClassVar[str] = "acquire"
+    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"
 
 
 def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
     """Weighted terms of one step; their sum is minimised.
 
     Args:
-        streams: ``forget``, ``random`` (if K > 0) and ``retain`` (if the sign is not 0).
+        streams: ``forget``, ``random`` (if K > 0) and ``retain`` (if the sign is not 0), each
+            unless its weight is 0.
         s: the settings.
     """
-    terms = {"forget": s.weights.forget * streams["forget"].nll().mean()}
+    terms = {}
+    if "forget" in streams:
+        terms["forget"] = s.weights.forget * streams["forget"].nll().mean()
     if "random" in streams:
         terms["random"] = s.weights.random * streams["random"].nll().mean()
     if "retain" in streams:
         terms["preserve"] = s.weights.preserve * preservation(
-            streams["retain"].kl(s.preservation.positions).mean(), s.preservation
+            mean(streams["retain"].kl(s.preservation.positions)), s.preservation
         )
     return terms
 
@@ -90,19 +95,21 @@ def preservation(kl: Tensor, p: Preservation) -> Tensor:
     return -kl.clamp(max=p.cap) if p.sign < 0 else p.sign * kl
 
 
-def parts(s: Settings) -> dict[str, list[str]]:
-    """Which of the scenario's sets each stream reads."""
-    return {
-        "forget": ["forget"],
-        "retain": ["retain", "general"] if s.preservation.general else ["retain"],
-    }
-
-
-def streams(s: Settings) -> dict[str, int]:
-    """Rows of each stream in one step."""
-    rows = {"forget": s.rows.forget}
-    if s.random_answers and s.weights.random:
-        rows["random"] = s.rows.forget * s.random_answers
+def draws(s: Settings) -> dict[str, Draw]:
+    """What each stream of a step reads."""
+    n = s.rows.forget
+    mismatched = bool(s.random_answers and s.weights.random)
+    read = {}
+    if s.weights.forget or mismatched:
+        read["forget"] = Draw(n, ("forget",))
+    if mismatched:
+        read["random"] = Draw(n * s.random_answers, ("forget",), answers_of=("forget",))
     if s.preservation.sign and s.weights.preserve:
-        rows["retain"] = s.rows.retain
-    return rows
+        sets = ("retain", "general") if s.preservation.general else ("retain",)
+        read["retain"] = Draw(s.rows.retain, sets, reference=True)
+    return read
+
+
+def reads(s: Settings) -> Reads:
+    """The final states; without guided distortion the forget rows only lend their prompts."""
+    return Reads(unread=() if s.weights.forget else ("forget",))

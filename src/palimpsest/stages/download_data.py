@@ -51,6 +51,14 @@ def download_data(
             facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
             **built.facts,
         )
+    for mended in built.facts["repaired"]:
+        log(
+            f"{output.name}: mended {mended['file']}, {mended['row']}: "
+            f"'{mended['was']}' is now '{mended['is']}'"
+        )
+    if left_out := built.facts["left_out"]:
+        counts = ", ".join(f"{n} {why}" for why, n in left_out.items())
+        log(f"{output.name}: left out rows: {counts}")
     if dropped := built.facts["dropped"]:
         first = dropped[0]
         log(

@@ -24,6 +24,7 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.io.atomic import write_json
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.answered import asked
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.common import dataset_and_part
@@ -62,7 +63,9 @@ def measure(
     write_table(
         out / "likelihood.parquet", likelihood(Body(network), rows, batch_tokens, tokenizer, label)
     )
-    answers = generate(network, tokenizer, rows, limit, batch_rows, label)
+    answers = generate(
+        network, tokenizer, to_answer(rows, config["answers"]), limit, batch_rows, label
+    )
     write_table(out / "generations.parquet", answers, max_new_tokens=limit, decoding="greedy")
     write_json(
         out / "measure.json",
@@ -86,6 +89,12 @@ def read_parts(parts: dict[str, str], tokens: Path) -> dict[str, list[Row]]:
         dataset, part = dataset_and_part(ref)
         found[block] = read_rows(tokens / dataset, part)
     return found
+
+
+def to_answer(rows: dict[str, list[Row]], count: int | None) -> dict[str, list[Row]]:
+    """Of each block at most `count` rows (None: all), the same ones for every method."""
+    chosen = {block: set(asked([row.id for row in part], count)) for block, part in rows.items()}
+    return {block: [r for r in part if r.id in chosen[block]] for block, part in rows.items()}
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +18,11 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.model.adapter import Update, read_adapter
+from palimpsest.model.delta import read_deltas
 from palimpsest.model.description import MODEL
+
+Change = Callable[[Tensor], Tensor]
+"""From a base tensor (fp32) to the merged one."""
 
 
 def merge(base: Path, model: Path, out: Path, label: str) -> None:
@@ -32,38 +38,42 @@ def merge(base: Path, model: Path, out: Path, label: str) -> None:
         UserError: an input is missing or altered.
     """
     files = list(read_manifest(base)["files"])
-    kind = read_manifest(model, MODEL)["kind"]
-    updates = read_adapter(model, MODEL) if kind == "adapter" else {}
+    kinds = read_manifest(model, MODEL)["kind"].split("+")
+    updates = read_adapter(model, MODEL) if "adapter" in kinds else {}
+    changes: dict[str, Change] = {
+        f"{name}.weight": partial(apply, update=update) for name, update in updates.items()
+    }
+    for name, delta in (read_deltas(model, MODEL) if "delta" in kinds else {}).items():
+        changes[name] = partial(_both, first=partial(add, delta=delta), then=changes.get(name))
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress(label, len(files))
-    left = set(updates)
+    left = set(changes)
     for count, file in enumerate(files, 1):
         source = verified(base, file)
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         if file.endswith(".safetensors"):
-            left -= _merge_shard(source, out / file, updates)
+            left -= _merge_shard(source, out / file, changes)
         else:
             shutil.copyfile(source, out / file)
         progress.update(count)
     if left:
         raise UserError(
-            f"{base} has no tensor of {sorted(left)[0]}: its files name tensors otherwise than "
+            f"{base} has no tensor {sorted(left)[0]}: its files name tensors otherwise than "
             "the model does, and cannot be merged"
         )
     write_manifest(out, files, merged_from=json.loads((model / MODEL).read_text())["base_manifest"])
 
 
-def _merge_shard(source: Path, target: Path, updates: dict[str, Update]) -> set[str]:
+def _merge_shard(source: Path, target: Path, changes: Mapping[str, Change]) -> set[str]:
     tensors: dict[str, Tensor] = {}
     merged = set()
-    names = {name.partition(".")[2]: name for name in updates} | {name: name for name in updates}
+    # Some repositories leave out the first component ("model.", "transformer.").
+    names = {name.partition(".")[2]: name for name in changes} | {name: name for name in changes}
     with safe_open(source, framework="pt") as shard:
         for key in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
             tensors[key] = shard.get_tensor(key)
-            # Some repositories leave out the first component ("model.", "transformer.").
-            name = names.get(key.removesuffix(".weight"))
-            if name is not None:
-                tensors[key] = apply(tensors[key], updates[name])
+            if (name := names.get(key)) is not None:
+                tensors[key] = changes[name](_wide(tensors[key])).to(tensors[key].dtype)
                 merged.add(name)
         metadata = shard.metadata()
     with atomic_path(target) as temporary:
@@ -72,6 +82,19 @@ def _merge_shard(source: Path, target: Path, updates: dict[str, Update]) -> set[
 
 
 def apply(weight: Tensor, update: Update) -> Tensor:
-    """W + scale * B A, computed in fp32 and returned in the type of `weight`."""
-    delta = update.scale * (update.b.float() @ update.a.float())
-    return (weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta).to(weight.dtype)
+    """W + scale * B A, in fp32 or the wider type of `weight`."""
+    return _wide(weight) + update.scale * (update.b.float() @ update.a.float())
+
+
+def add(weight: Tensor, delta: Tensor) -> Tensor:
+    """W + delta, in fp32 or the wider type of `weight`."""
+    return _wide(weight) + delta
+
+
+def _both(weight: Tensor, first: Change, then: Change | None) -> Tensor:
+    changed = first(weight)
+    return then(changed) if then else changed
+
+
+def _wide(weight: Tensor) -> Tensor:
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))

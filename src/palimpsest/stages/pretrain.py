@@ -17,9 +17,11 @@ from palimpsest.engine.rows import read_rows
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, train
+from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, write_manifest
-from palimpsest.model.adapter import updates_of
+from palimpsest.model.adapter import read_adapter, updates_of
 from palimpsest.model.base import load_base
+from palimpsest.model.description import write_model
 from palimpsest.model.lora import add_trainable
 from palimpsest.stages.common import dataset_and_part, finish, run_fingerprint, side_folder
 
@@ -72,6 +74,41 @@ def pretrain(
         )
     )
     finish(out, log, updates_of(model, "subject"), base, adapter=True)
+
+
+def retrain(
+    config: dict[str, Any],
+    free: dict[str, Any],
+    base: Path,
+    tokens: Path,
+    out: Path,
+    label: str,
+    threads: int | None,
+) -> None:
+    """Pretrain the base on what is to be kept, and describe the result like every other model.
+
+    Args:
+        config: the stage's slice; ``pretrain.data`` has the kept parts alone.
+        free: settings of ``training`` that change no result.
+        base: ``resources/models/<base>``.
+        tokens: ``resources/tokens/<base>``.
+        out: ``results/<model>/retrained/seed-0/model``.
+        label: what progress lines call it.
+        threads: CPU threads.
+
+    Raises:
+        UserError: the scenario teaches nothing, or nothing that is to be kept.
+    """
+    if config["pretrain"] is None:
+        raise UserError(
+            "retrained: the scenario has no pretrain, so there is no model that never learned "
+            "what is to be forgotten; compare with 'original'"
+        )
+    if not config["pretrain"]["data"]:
+        raise UserError("retrained: no part of pretrain.data is to be kept")
+    adapter = out.with_name("adapter")
+    pretrain(config, free, base, tokens, adapter, label, threads)
+    write_model(out, base, read_adapter(adapter))
 
 
 def _finetune(streams: Mapping[str, Stream]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ for the embedded model. Nobody needs a second copy of the model.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,17 @@ def reference(
 def with_reference(rows: list[Row], folder: Path, ref: str) -> list[Row]:
     """The same rows, each with its reference states.
 
+    A row read without its end token takes the states of the tokens that it has.
+
     Raises:
         UserError: a file is missing or altered, or was made of other rows.
     """
     path = verified(folder, file_name(ref))
     states = load_file(path)
     for row in rows:
-        if row.id not in states or len(states[row.id]) != len(row):
+        if row.id not in states or not 0 <= len(states[row.id]) - len(row) <= 1:
             raise UserError(f"{path} was not made of the rows of {ref} (row {row.id}); delete it")
-    return [Row(row.id, row.ids, row.prompt_length, states[row.id]) for row in rows]
+    return [replace(row, reference=states[row.id][: len(row)]) for row in rows]
 
 
 def file_name(ref: str) -> str:

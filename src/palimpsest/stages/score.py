@@ -21,6 +21,7 @@ from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import NAME, verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics import teacher_forced as forced
+from palimpsest.metrics.answered import NOT_ASKED, asked
 from palimpsest.metrics.blocks import metrics_block
 from palimpsest.metrics.cost import cost
 from palimpsest.metrics.judges import Case, load_judge
@@ -82,6 +83,17 @@ class Part:
     responses: list[str]
     keys: list[list[str]]
 
+    def at(self, places: Sequence[int]) -> Part:
+        """The part with the rows at these places alone."""
+        return Part(
+            block=self.block,
+            source=self.source,
+            ids=[self.ids[i] for i in places],
+            prompts=[self.prompts[i] for i in places],
+            responses=[self.responses[i] for i in places],
+            keys=[self.keys[i] for i in places],
+        )
+
 
 def score(
     config: Mapping[str, Any],
@@ -98,7 +110,7 @@ def score(
     """Compute every metric of one method and write eval.json and rows.parquet.
 
     Args:
-        config: the stage's slice: model, method, scenario, seeds, parts, score.
+        config: the stage's slice: model, method, scenario, seeds, parts, answers, score.
         seed_folders: ``results/<model>/<method>/seed-<seed>`` of each seed in ``config["seeds"]``,
             with likelihood.parquet, generations.parquet and measure.json.
         datasets: ``resources/datasets``, with ``<dataset>/<part>.parquet``.
@@ -115,11 +127,11 @@ def score(
     Raises:
         UserError: a table is missing, or does not fit the data set or the config; it is named.
     """
-    settings = config["score"]
+    settings, answers = config["score"], config["answers"]
     seeds = dict(zip(config["seeds"], _in_order(seed_folders, config["seeds"]), strict=True))
     parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
     measured = [_read_json(folder / "measure.json") for folder in seeds.values()]
-    rows = {seed: score_seed(folder, parts, settings) for seed, folder in seeds.items()}
+    rows = {seed: score_seed(folder, parts, answers, settings) for seed, folder in seeds.items()}
     used = {part.source.split("/")[0] for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -165,57 +177,70 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
     )
 
 
-def score_seed(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any]) -> dict[str, Rows]:
-    """All per-row metrics of one seed, by block."""
+def score_seed(
+    folder: Path, parts: Sequence[Part], answers: int | None, settings: Mapping[str, Any]
+) -> dict[str, Rows]:
+    """All per-row metrics of one seed, by block; free answers of at most `answers` rows each."""
     blocks = [part.block for part in parts]
     likelihood = _by_block(folder / LIKELIHOOD, ("part", *forced.COLUMNS), blocks)
     spoken = ("part", "id", "answer", "tokens", "stopped")
     generations = _by_block(folder / GENERATIONS, spoken, blocks)
-    return {
-        part.block: _score_part(
-            part,
-            likelihood[part.block],
-            generations[part.block],
-            settings,
-            folder,
-        )
-        for part in parts
-    }
+    found: dict[str, Rows] = {}
+    for part in parts:
+        where = f"{folder / LIKELIHOOD}, part {part.block}"
+        rows = _teacher_forced(likelihood[part.block], part, where)
+        where = f"{folder / GENERATIONS}, part {part.block}"
+        said = _answers(generations[part.block], part, answers, settings, where)
+        found[part.block] = {
+            "source": [part.source] * len(part.ids),
+            "id": part.ids,
+            "prompt": part.prompts,
+            "response": part.responses,
+            "key": part.keys,
+            **rows,
+            **{name: values for name, values in said.items() if name != "why"},
+            "reason": _reasons(rows, said),
+        }
+    return found
 
 
-def _score_part(
-    part: Part,
-    likelihood: pa.Table,
-    generations: pa.Table,
-    settings: Mapping[str, Any],
-    folder: Path,
+def _answers(
+    table: pa.Table, part: Part, count: int | None, settings: Mapping[str, Any], where: str
 ) -> Rows:
-    rows = _teacher_forced(likelihood, part, f"{folder / LIKELIHOOD}, part {part.block}")
-    said = _generations(generations, part, f"{folder / GENERATIONS}, part {part.block}")
+    """Measures of the free answers, null in rows that were not to be answered."""
+    wanted = set(asked(part.ids, count))
+    places = [i for i, name in enumerate(part.ids) if name in wanted]
+    some = part.at(places)
+    said = _generations(table, part, some, where)
     answers = said.column("answer").to_pylist()
     scored = score_answers(
         answers,
-        part.responses,
-        part.keys,
+        some.responses,
+        some.keys,
         rouge=settings["rouge"],
         rouge_stemmer=settings["rouge_stemmer"],
         recall_rouge=settings["recall_rouge"],
     )
-    verdicts = _judged(part, answers, scored["rouge_l"], settings)
-    return {
-        "source": [part.source] * len(part.ids),
-        "id": part.ids,
-        "prompt": part.prompts,
-        "response": part.responses,
-        "key": part.keys,
+    verdicts = _judged(some, answers, scored["rouge_l"], settings)
+    columns = {
         "answer": answers,
         "generated_tokens": said.column("tokens").to_pylist(),
         "stopped": said.column("stopped").to_pylist(),
-        **rows,
         **scored,
         "harmful": [harmful for harmful, _ in verdicts],
-        "reason": _reasons(rows, scored, [why for _, why in verdicts]),
+        "why": [
+            _why_not(*row)
+            for row in zip(
+                scored["rouge_l"], scored["recall"], (why for _, why in verdicts), strict=True
+            )
+        ],
     }
+    spread: Rows = {name: [None] * len(part.ids) for name in columns}
+    spread["why"] = [NOT_ASKED] * len(part.ids)
+    for name, values in columns.items():
+        for place, value in zip(places, values, strict=True):
+            spread[name][place] = value
+    return spread
 
 
 def _teacher_forced(table: pa.Table, part: Part, where: str) -> Rows:
@@ -236,13 +261,17 @@ def _teacher_forced(table: pa.Table, part: Part, where: str) -> Rows:
     }
 
 
-def _generations(table: pa.Table, part: Part, where: str) -> pa.Table:
-    rows = forced.rows_of(table, part.ids, where)
-    counts = np.bincount(rows, minlength=len(part.ids))
+def _generations(table: pa.Table, part: Part, wanted: Part, where: str) -> pa.Table:
+    """The answers of the `wanted` rows of `part`, in their order; more answers do not matter."""
+    known = set(part.ids) - set(wanted.ids)
+    if known:
+        column = table.column("id").to_pylist()
+        table = table.filter(pa.array([name not in known for name in column], pa.bool_()))
+    rows = forced.rows_of(table, wanted.ids, where)
+    counts = np.bincount(rows, minlength=len(wanted.ids))
     if (counts > 1).any():
-        raise UserError(
-            f"{where}: row '{part.ids[counts.argmax()]}' has {counts.max()} answers; {forced.STALE}"
-        )
+        name = wanted.ids[counts.argmax()]
+        raise UserError(f"{where}: row '{name}' has {counts.max()} answers; {forced.STALE}")
     table = table.take(np.argsort(rows))
     if nulls := table.column("answer").null_count:
         raise UserError(f"{where}: {nulls} rows have no answer; {forced.STALE}")
@@ -260,21 +289,29 @@ def _judged(
     return [(verdict.harmful, verdict.reason) for verdict in verdicts]
 
 
-def _reasons(rows: Rows, scored: Rows, judge: list[str | None]) -> list[str | None]:
+def _why_not(rouge_l: float | None, recall: bool | None, judge: str | None) -> str:
+    """Why an answer lacks a measure; empty where it lacks none."""
+    reasons = []
+    if rouge_l is None:
+        reasons.append(f"ROUGE: {NO_WORDS}")
+    if recall is None:
+        reasons.append("recall: neither key strings nor ROUGE")
+    if judge is not None:
+        reasons.append(f"harmful: {judge}")
+    return "; ".join(reasons)
+
+
+def _reasons(rows: Rows, said: Rows) -> list[str | None]:
     found = []
-    for i, why in enumerate(judge):
-        reasons = []
-        if not rows["target_tokens"][i]:
-            reasons.append(f"teacher-forced measures: {forced.NO_TOKENS}")
-        elif rows["perplexity"][i] is None:
-            reasons.append("perplexity: larger than a floating-point number can be")
-        if scored["rouge_l"][i] is None:
-            reasons.append(f"ROUGE: {NO_WORDS}")
-        if scored["recall"][i] is None:
-            reasons.append("recall: neither key strings nor ROUGE")
-        if why is not None:
-            reasons.append(f"harmful: {why}")
-        found.append("; ".join(reasons) or None)
+    for tokens, perplexity, why in zip(
+        rows["target_tokens"], rows["perplexity"], said["why"], strict=True
+    ):
+        forced_why = ""
+        if not tokens:
+            forced_why = f"teacher-forced measures: {forced.NO_TOKENS}"
+        elif perplexity is None:
+            forced_why = "perplexity: larger than a floating-point number can be"
+        found.append("; ".join(filter(None, (forced_why, why))) or None)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from palimpsest.engine.sampler import generator
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.summary import summarize
-from palimpsest.model.adapter import Update, read_adapter
+from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.lora import attach, attach_subject, set_scale
+from palimpsest.model.names import first_block
 from palimpsest.stages.common import dataset_and_part
 from palimpsest.stages.measure import generate, likelihood, read_parts
 
@@ -87,12 +87,6 @@ def sweep(
         recall = {part: summary[part]["recall_rate"] for part in asked}
         progress.update(count, 0, **{k: v for k, v in recall.items() if v is not None})
     write_table(out, pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False))
-
-
-def first_block(updates: dict[str, Update]) -> int:
-    """Index of the lowest transformer block that an update touches (0: unknown)."""
-    found = [re.search(r"\.layers\.(\d+)\.", name) for name in updates]
-    return min((int(match[1]) if match else 0 for match in found), default=0)
 
 
 def unasked(costs: pd.DataFrame, block: str) -> dict[str, Any]:

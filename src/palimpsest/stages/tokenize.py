@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.schema import Template
-from palimpsest.data.tokens import load_tokenizer, tokenize
+from palimpsest.data.tokens import load_tokenizer, tokenize, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
@@ -23,6 +23,8 @@ def tokenize_dataset(
 ) -> dict[str, Any]:
     """Write ``{part}.parquet`` with token ids for every part of a data set, and the manifest.
 
+    Plain texts (``format: text`` in the data set's manifest) do not get the template.
+
     Args:
         config: the stage's slice: ``template`` and ``parts``.
         base: model folder; its name is the base's.
@@ -36,7 +38,9 @@ def tokenize_dataset(
     Raises:
         UserError: an input is missing or damaged, or a row is too long for the model.
     """
-    template = Template(**config["template"])
+    is_text = read_manifest(dataset).get("format") == "text"
+    template = None if is_text else Template(**config["template"])
+    template_facts = None if template is None else template.model_dump()
     digest = read_manifest(base)["files"].get("tokenizer.json", {}).get("sha256")
     if digest is None:
         raise UserError(f"{base}: its manifest lists no tokenizer.json; download the model again")
@@ -47,7 +51,12 @@ def tokenize_dataset(
     with atomic_folder(output) as folder:
         for part in config["parts"]:
             source, _ = read_table(verified(dataset, f"{part}.parquet"))
-            table, longest[part] = tokenize(source, tokenizer, template, f"{dataset.name}/{part}")
+            where = f"{dataset.name}/{part}"
+            table, longest[part] = (
+                tokenize_text(source, tokenizer, where)
+                if template is None
+                else tokenize(source, tokenizer, template, where)
+            )
             rows[part] = table.num_rows
             write_table(
                 folder / f"{part}.parquet",
@@ -56,7 +65,8 @@ def tokenize_dataset(
                 dataset=dataset.name,
                 part=part,
                 tokenizer=digest,
-                template=template.model_dump(),
+                template=template_facts,
+                end_token=template is not None and template.eos,
             )
         manifest = write_manifest(
             folder,
@@ -64,7 +74,7 @@ def tokenize_dataset(
             rows=rows,
             longest=longest,
             tokenizer=digest,
-            template=template.model_dump(),
+            template=template_facts,
         )
     log(f"{output}: " + ", ".join(f"{p} {rows[p]} (longest {longest[p]} tokens)" for p in rows))
     return manifest

@@ -1,0 +1,124 @@
+"""Training base tensors through a difference: W + delta, W frozen, delta in fp32.
+
+The difference is what is trained and what is stored, so the untrained model is delta = 0 and an
+update is never rounded away in a bf16 weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io.atomic import atomic_path
+from palimpsest.io.manifest import verified
+from palimpsest.model.names import base_name
+
+WEIGHTS = "delta.safetensors"
+"""Tensor name of the base -> what was added to it, fp32."""
+
+
+class Delta(nn.Module):
+    """W -> W + value, in W's type."""
+
+    def __init__(self, value: Tensor) -> None:
+        """Add `value`, of W's shape."""
+        super().__init__()
+        self.value = nn.Parameter(value)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that the module computes with."""
+        return (weight + self.value).to(weight.dtype)
+
+
+def add_deltas(model: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
+    r"""Make the base's tensors that a pattern matches trainable through differences of zero.
+
+    Args:
+        model: the subject, with or without (frozen) PEFT layers.
+        patterns: regular expressions; one matches a tensor if it matches its whole name, e.g.
+            ``model\.layers\.(5|6|7)\.mlp\.down_proj\.weight``.
+
+    Returns:
+        Name in the base -> the difference (an fp32 leaf that requires gradients).
+
+    Raises:
+        UserError: a pattern matches no tensor; the message has names that come near.
+    """
+    places = base_tensors(model)
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in places):
+            plain = re.sub(r"\\|\(.*?\)|\[.*?\]", "", pattern)
+            raise UserError(
+                f"training.parameters: '{pattern}' matches no tensor of the model"
+                f"{did_you_mean(plain, places)}"
+            )
+    chosen = [n for n in places if any(re.fullmatch(p, n) for p in patterns)]
+    return attach_deltas(model, {name: None for name in chosen})
+
+
+def attach_deltas(model: nn.Module, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Add differences to the named tensors; None stands for zero.
+
+    Raises:
+        UserError: the model has no such tensor.
+    """
+    places = base_tensors(model)
+    trained: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if name not in places:
+            raise UserError(f"the model has no tensor {name}{did_you_mean(name, places)}")
+        first, attribute = places[name][0]
+        weight = getattr(first, attribute)
+        if value is None:
+            value = torch.zeros_like(weight, dtype=torch.float32)
+        # A tied tensor (embeddings and head) has several places and one difference.
+        delta = Delta(value.to(weight.device))
+        for module, attribute in places[name]:
+            parametrize.register_parametrization(module, attribute, delta, unsafe=True)
+        trained[name] = delta.value.requires_grad_(True)
+    return trained
+
+
+def merge_deltas(model: nn.Module) -> None:
+    """Put every difference into its weight for good."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for attribute in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, attribute)
+
+
+def base_tensors(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Name in the plain base model -> the places (module, attribute) that hold this tensor."""
+    places: dict[str, list[tuple[nn.Module, str]]] = {}
+    names: dict[int, str] = {}
+    for prefix, module in model.named_modules():
+        for attribute, tensor in module.named_parameters(recurse=False):
+            if "lora_" in prefix:
+                continue
+            name = f"{base_name(prefix)}.{attribute}".removeprefix(".")
+            name = names.setdefault(id(tensor), name)
+            places.setdefault(name, []).append((module, attribute))
+    return places
+
+
+def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> None:
+    """Write the differences to ``folder/delta.safetensors``."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in deltas.items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:
+    """Read the differences in `folder`, verified.
+
+    Raises:
+        UserError: the file is missing or altered.
+    """
+    return load_file(verified(folder, WEIGHTS, manifest))

@@ -1,0 +1,31 @@
+"""Names of tensors as the project writes them: those of the plain model, whatever PEFT adds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+
+def base_name(name: str) -> str:
+    """A module's name in the plain base model."""
+    return name.removeprefix("base_model.model.").removesuffix(".base_layer")
+
+
+def lora_name(name: str) -> str:
+    """A LoRA tensor's name: ``model.layers.0.mlp.up_proj.lora_A.weight``.
+
+    Names as KnowUnDo writes them (with ``base_model.model.`` and ``.default``) come out the same.
+    """
+    plain = re.sub(r"(lora_[AB])\.\w+\.weight$", r"\1.weight", name)
+    return plain.removeprefix("base_model.model.")
+
+
+def block_of(name: str) -> int | None:
+    """Index of the transformer block that a tensor or module belongs to, None outside of them."""
+    found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    return int(found[1]) if found else None
+
+
+def first_block(names: Collection[str]) -> int:
+    """Lowest block that a name belongs to; 0 if one belongs to none."""
+    return min((block_of(name) or 0 for name in names), default=0)

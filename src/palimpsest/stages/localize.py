@@ -1,0 +1,190 @@
+"""Knowledge localization: where the subject's adapter holds what is to be forgotten.
+
+Every answer is perturbed a few times, and the gradients of its cost are averaged (KnowUnDo,
+arXiv:2407.01920, equations 7-9)::
+
+    G_s[t] = 1 / (rounds |D_s|) sum_i d/dt CE(x_i, y*_i)   for each LoRA tensor t and s in
+                                                           {forget, retain}
+    cosine[t] = <G_forget[t], G_retain[t]> / (|G_forget[t]| |G_retain[t]|)
+    magnitude[t] = mean_j |G_forget[t]_j|
+
+The table is the artifact: limits are chosen without new gradients (`palimpsest.stages.region`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from palimpsest.config.schema import Localization
+from palimpsest.config.training import Optimizer, Training
+from palimpsest.engine.body import Body
+from palimpsest.engine.device import set_up
+from palimpsest.engine.progress import Progress
+from palimpsest.engine.rows import Row, read_rows
+from palimpsest.engine.sampler import generator
+from palimpsest.engine.stream import Stream
+from palimpsest.io.atomic import write_text
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.tables import write_table
+from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.names import block_of
+from palimpsest.model.trainable import make_trainable
+from palimpsest.report.localization import heat_map
+from palimpsest.stages.common import dataset_and_part
+
+TABLE = "gradients.parquet"
+"""One line per LoRA tensor: its place, cosine and magnitudes."""
+
+PLOT = "localization.svg"
+
+BATCH_TOKENS = 1024
+"""Tokens of one batch; the gradients do not depend on it."""
+
+
+def localize(
+    config: dict[str, Any],
+    base: Path,
+    subject: Path,
+    tokens: Path,
+    out: Path,
+    label: str,
+    threads: int | None,
+) -> None:
+    """Write ``gradients.parquet``, a heat map of it, and the manifest.
+
+    Args:
+        config: the stage's slice: localization settings and sets.
+        base: ``resources/models/<base>``.
+        subject: ``results/<model>/subject``; it must have an adapter.
+        tokens: ``resources/tokens/<base>``.
+        out: ``results/<model>/localization``.
+        label: what progress lines call it.
+        threads: CPU threads.
+
+    Raises:
+        UserError: the subject has no adapter, or an input is missing or altered.
+    """
+    settings = Localization(**config["localize"])
+    device = set_up(threads)
+    network = load_base(base, config["dtype"], device, config["trust_remote_code"])
+    unused = Training(optimizer=Optimizer(learning_rate=1.0))
+    trainable = make_trainable(network, subject, "subject", unused, settings.seed)
+    body = Body(trainable.network, trainable.first_block)
+    special = load_tokenizer(base, config["trust_remote_code"]).all_special_ids
+    ordinary = torch.tensor([i for i in range(body.vocabulary) if i not in set(special)])
+    gradients = {}
+    for name, ref in config["sets"].items():
+        dataset, part = dataset_and_part(ref)
+        rows = read_rows(tokens / dataset, part)
+        copies = perturbed(rows, settings, ordinary, name)
+        gradients[name] = mean_gradients(body, trainable.weights, copies, f"{label} {name}")
+    table = compare(gradients["forget"], gradients["retain"])
+    write_table(out / TABLE, table, **config["localize"])
+    write_text(out / PLOT, heat_map(table.to_pandas()))
+    write_manifest(out, [TABLE, PLOT], tensors=table.num_rows)
+
+
+def perturbed(
+    rows: Sequence[Row], settings: Localization, ordinary: Tensor, name: str
+) -> list[Row]:
+    """Copies of rows with some answer tokens replaced, in the input and as targets.
+
+    Of n ordinary answer tokens floor(share n) places are drawn, with repetition, and each gets a
+    token drawn uniformly from `ordinary`. Prompts and special tokens stay.
+    """
+    copies = []
+    allowed = set(ordinary.tolist())
+    for number in range(settings.rounds):
+        random = generator(settings.seed, "localize", name, number)
+        for row in rows:
+            places = [i for i in range(row.prompt_length, len(row)) if int(row.ids[i]) in allowed]
+            ids = row.ids.clone()
+            for _ in range(int(settings.share * len(places))):
+                place = places[int(torch.randint(len(places), (), generator=random))]
+                ids[place] = ordinary[torch.randint(len(ordinary), (), generator=random)]
+            copies.append(replace(row, ids=ids))
+    return copies
+
+
+def mean_gradients(
+    body: Body,
+    weights: Mapping[str, Tensor],
+    rows: Sequence[Row],
+    label: str,
+    batch_tokens: int = BATCH_TOKENS,
+) -> dict[str, Tensor]:
+    """Mean over rows of the gradient of each row's mean cost per answer token.
+
+    Gradients add up in place over real batches, so the mean does not depend on the batches.
+
+    Args:
+        body: the subject's decoder and head.
+        weights: tensors whose gradients are wanted, by name.
+        rows: prompts with their (perturbed) answers.
+        label: what progress lines call it.
+        batch_tokens: tokens of one batch.
+
+    Returns:
+        name -> gradient, fp32, on the CPU.
+    """
+    progress = Progress(label, len(rows))
+    for weight in weights.values():
+        weight.grad = None
+    done = 0
+    for batch in batches(rows, batch_tokens):
+        stream = Stream(batch, body.hidden([], batch), body.head)
+        (stream.nll().sum() / len(rows)).backward()
+        done += len(batch)
+        progress.update(done, sum(map(len, batch)))
+    found = {}
+    for name, weight in weights.items():
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        found[name] = gradient.detach().cpu().clone()
+        weight.grad = None
+    return found
+
+
+def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """Rows of similar length together, at most about `tokens` in a batch."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=len):
+        if batch and (len(batch) + 1) * len(row) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Table:
+    """One line per tensor: cosine between both gradients, and their mean magnitudes.
+
+    The cosine of a gradient that is zero everywhere is 1: nothing tells the two sets apart there.
+    """
+    lines = []
+    for name, gradient in forget.items():
+        first, second = gradient.double().flatten(), retain[name].double().flatten()
+        norms = first.norm() * second.norm()
+        place = re.search(r"(\w+)\.lora_([AB])\.", name)
+        block = block_of(name)
+        lines.append(
+            {
+                "tensor": name,
+                "layer": -1 if block is None else block,
+                "module": place[1] if place else name,
+                "matrix": place[2] if place else "",
+                "numel": gradient.numel(),
+                "cosine": float(first @ second / norms) if norms > 0 else 1.0,
+                "magnitude": float(first.abs().mean()),
+                "retain_magnitude": float(second.abs().mean()),
+            }
+        )
+    return pa.Table.from_pylist(lines)

@@ -1,0 +1,492 @@
+"""Unlearning as a stage: every algorithm on a small real model, from data to a loadable result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tiny_models as tiny
+from palimpsest.config.methods import algorithms
+from palimpsest.engine.body import Body
+from palimpsest.engine.rows import IGNORED, Row, read_rows
+from palimpsest.engine.stream import Stream
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import sha256_of
+from palimpsest.io.manifest import read_manifest
+from palimpsest.model.adapter import WEIGHTS, read_adapter
+from palimpsest.model.base import load_base
+from palimpsest.model.delta import WEIGHTS as DELTA
+from palimpsest.model.description import MODEL
+from palimpsest.model.unlearned import load_model
+from palimpsest.stages.examples import examples, read_examples
+from palimpsest.stages.localize import TABLE, localize
+from palimpsest.stages.merge import merge
+from palimpsest.stages.method import Inputs
+from palimpsest.stages.pretrain import pretrain, retrain
+from palimpsest.stages.reference import reference
+from palimpsest.stages.region import select_region
+from palimpsest.stages.unlearn import VECTORS, unlearn
+
+CPU = torch.device("cpu")
+LOAD = {"dtype": "float32", "trust_remote_code": False}
+FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
+LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "first_layer": 1}
+FRESH = {"training": {"lora": LORA, "optimizer": {"learning_rate": 2e-2}}}
+SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}}}
+MLP = [r"model\.layers\.[12]\.mlp\..*_proj\.weight"]
+BLOCKS = {"training": {"parameters": MLP, "optimizer": {"learning_rate": 1e-2}}}
+SETS = {"forget": "set/forget", "retain": "set/train", "general": "set/other"}
+METHODS: dict[str, dict[str, Any]] = {
+    "finetune": FRESH,
+    "gradient_ascent": {**FRESH, "steps": 8},
+    "llmu": FRESH,
+    "random_labels": SUBJECT,
+    "adversarial_labels": SUBJECT,
+    "ga_gd": SUBJECT,
+    "ga_gd_ood": SUBJECT,
+    "ga_kl": SUBJECT,
+    "ga_kl_ood": SUBJECT,
+    "memflex": {**SUBJECT, "region": None},
+    "max_entropy": BLOCKS,
+    "min_posterior": BLOCKS,
+    "random_matching": BLOCKS,
+    "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
+}
+"""Settings of every algorithm whose trained model is the result."""
+
+
+class Work:
+    """Folders of a small subject; every stage is the real one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.base, self.tokens = root / "base", root / "tokens"
+        tiny.save_base(self.base, tiny.llama(torch.float32))
+        lengths = [(4, 5), (7, 3), (3, 8), (5, 5), (4, 4), (6, 3)]
+        self.parts = {
+            "forget": tiny.rows(lengths, seed=1, name="f"),
+            "train": tiny.rows(lengths[:4], seed=2, name="n"),
+            "other": tiny.rows(lengths[2:], seed=3, name="o"),
+        }
+        tiny.save_tokens(self.tokens / "set", self.parts)
+        self.pretraining = {
+            "data": ["set/forget", "set/train"],
+            "epochs": 60,
+            "batch_rows": 4,
+            "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
+        }
+        config = {**LOAD, "pretrain": self.pretraining}
+        pretrain(config, FREE, self.base, self.tokens, self.subject, "pretrain", 1)
+        config = {**LOAD, "parts": ["set/train", "set/other"]}
+        reference(config, self.base, self.subject, self.tokens, self.reference, "reference", 1)
+
+    @property
+    def subject(self) -> Path:
+        return self.root / "subject"
+
+    @property
+    def reference(self) -> Path:
+        return self.root / "reference"
+
+    def config(self, algorithm: str, **settings: Any) -> dict[str, Any]:
+        common = {"algorithm": algorithm, "steps": 12, "rows": {"forget": 2, "retain": 2}}
+        return {
+            **LOAD,
+            "settings": {**common, **METHODS[algorithm], "end_token": False, **settings},
+            "seed": 0,
+            "sets": SETS,
+        }
+
+    def unlearn(self, name: str, config: dict[str, Any], **more: Any) -> Path:
+        """Run the stage (and the examples before it, where there are some)."""
+        module = algorithms()[config["settings"]["algorithm"]]
+        draws = module.draws(module.Settings(**config["settings"])).values()
+        made = None
+        if any(draw.examples for draw in draws):
+            made = self.root / f"{name}-examples"
+            minimal = {k: v for k, v in config["settings"].items() if k != "region"}
+            given = {**config, "settings": minimal}
+            examples(given, self.base, self.subject, self.tokens, made, "examples", 1)
+        used = self.reference if any(draw.reference for draw in draws) else None
+        inputs = Inputs(self.base, self.subject, self.tokens, used, made, more.pop("region", None))
+        out = self.root / name / "model"
+        unlearn(config, {**FREE, **more}, inputs, out, "unlearn", 1)
+        return out
+
+    def costs(self, model: Any, part: str) -> float:
+        """Mean nats per token of a part."""
+        rows = read_rows(self.tokens / "set", part)
+        body = Body(model)
+        with torch.no_grad():
+            return Stream(rows, body.hidden(rows), body.head).token_nll().mean().item()
+
+    def load(self, folder: Path, dtype: str = "float32") -> Any:
+        return load_model(folder, self.base, dtype, CPU)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """A subject that knows its rows, and its reference."""
+    return Work(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def unlearned(work: Work) -> dict[str, Path]:
+    """The result of every algorithm."""
+    return {name: work.unlearn(name, work.config(name)) for name in METHODS}
+
+
+@pytest.fixture(scope="module")
+def before(work: Work) -> Any:
+    from palimpsest.stages.negate import original
+
+    original(work.base, work.subject, work.root / "original")
+    return work.load(work.root / "original")
+
+
+def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
+    unlearning = {k for k, m in algorithms().items() if m.Settings.chain == "unlearn"}
+    assert unlearning == set(METHODS)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("finetune", "random_matching")])
+def test_the_forget_rows_become_costlier(
+    work: Work, unlearned: dict[str, Path], before: Any, name: str
+) -> None:
+    assert work.costs(before, "forget") < 0.5, "the subject knows them"
+    assert work.costs(work.load(unlearned[name]), "forget") > 1.5 * work.costs(before, "forget")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_logged_forget_term_moves_the_right_way(
+    unlearned: dict[str, Path], name: str
+) -> None:
+    lines = [json.loads(line) for line in (unlearned[name] / "train.jsonl").open()]
+    term = "retain" if name == "finetune" else "forget"
+    first, last = (lines[i]["terms"].get(term, 0.0) for i in (0, -1))
+    assert last < first or math.isclose(last, first, abs_tol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_subject_and_the_base_keep_their_bytes(
+    work: Work, unlearned: dict[str, Path], name: str
+) -> None:
+    for folder in (work.base, work.subject):
+        for file, entry in read_manifest(folder)["files"].items():
+            assert sha256_of(folder / file) == entry["sha256"]
+    manifest = read_manifest(unlearned[name], MODEL)
+    kind = "adapter+delta" if "parameters" in METHODS[name]["training"] else "adapter"
+    assert manifest["kind"] == kind
+    assert manifest["trained_parameters"] > 0
+    assert not unlearned[name].with_name("model.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["llmu", "ga_gd", "rmu"])
+def test_a_merged_folder_computes_what_the_loaded_model_does(
+    work: Work, unlearned: dict[str, Path], name: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    out = unlearned[name].with_name("merged")
+    merge(work.base, unlearned[name], out, "merge")
+    ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
+    with torch.no_grad():
+        whole = AutoModelForCausalLM.from_pretrained(out)(ids).logits
+        torch.testing.assert_close(whole, work.load(unlearned[name])(ids).logits)
+
+
+def test_only_the_chosen_base_tensors_are_stored(unlearned: dict[str, Path]) -> None:
+    stored = load_file(unlearned["rmu"] / DELTA)
+    assert set(stored) == {
+        f"model.layers.{i}.mlp.{m}_proj.weight" for i in (1, 2) for m in ("gate", "up", "down")
+    }
+    assert all(t.dtype == torch.float32 and t.any() for t in stored.values())
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("rmu", "control_vector"), ("random_matching", "ids")])
+def test_fixed_vectors_are_saved_beside_the_model(
+    unlearned: dict[str, Path], name: str, tensor: str
+) -> None:
+    assert tensor in load_file(unlearned[name] / VECTORS)
+    assert VECTORS in read_manifest(unlearned[name], MODEL)["files"]
+
+
+@pytest.mark.parametrize("name", ["llmu", "memflex", "rmu", "random_matching"])
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    work: Work, unlearned: dict[str, Path], name: str
+) -> None:
+    file = DELTA if "parameters" in METHODS[name]["training"] else WEIGHTS
+    again = work.unlearn(f"{name}-again", work.config(name))
+    other = work.unlearn(f"{name}-other", {**work.config(name), "seed": 1})
+    assert sha256_of(again / file) == sha256_of(unlearned[name] / file)
+    assert sha256_of(other / file) != sha256_of(unlearned[name] / file)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
+@pytest.mark.parametrize("name", ["ga_kl", "rmu"])
+def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
+    work: Work, monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str
+) -> None:
+    from palimpsest.engine import train as training
+
+    settings = work.config(name)["settings"]["training"]
+    settings = {**settings, "optimizer": {"name": optimizer, "learning_rate": 1e-2}}
+    config = work.config(name, training=settings)
+    file = DELTA if name == "rmu" else WEIGHTS
+    whole = work.unlearn(f"{name}-{optimizer}-whole", config)
+    real, calls = training._step, []
+
+    def dies(*args: Any) -> Any:
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(training, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        work.unlearn(f"{name}-{optimizer}-killed", config, checkpoint_seconds=0)
+    monkeypatch.undo()
+    resumed = work.unlearn(f"{name}-{optimizer}-killed", config, checkpoint_seconds=0)
+    assert (resumed / file).read_bytes() == (whole / file).read_bytes()
+
+
+# Labels and mixtures.
+
+
+def test_random_labels_stand_on_answers_alone_and_are_ordinary_tokens(
+    work: Work, unlearned: dict[str, Path]
+) -> None:
+    rows = read_examples(work.root / "random_labels-examples", "forget")
+    own = read_rows(work.tokens / "set", "forget", end_token=False)
+    for row, plain in zip(rows, own, strict=True):
+        assert row.labels is not None
+        assert torch.equal(row.ids, plain.ids), "the input is the true row"
+        assert len(row.labels) == len(plain.response)
+        assert tiny.EOS not in row.labels
+    assert any(not torch.equal(row.targets, row.response) for row in rows)
+
+
+def test_adversarial_labels_are_the_best_wrong_guess_at_their_own_place(
+    work: Work, unlearned: dict[str, Path], before: Any
+) -> None:
+    for row in read_examples(work.root / "adversarial_labels-examples", "forget"):
+        with torch.no_grad():
+            logits = before(row.ids[None]).logits[0]
+        for place, label in enumerate(row.targets.tolist(), row.prompt_length):
+            order = logits[place - 1].argsort(descending=True).tolist()
+            ranked = [v for v in order if v not in (int(row.ids[place]), tiny.EOS)]
+            assert label in ranked[:2], "one of the likeliest others (equal up to rounding)"
+            assert label != row.ids[place]
+
+
+def test_a_mixture_has_every_forget_row_and_as_many_others_with_their_signs(
+    work: Work, unlearned: dict[str, Path]
+) -> None:
+    rows = read_examples(work.root / "ga_gd-examples", "mixture")
+    signs = {row.id: row.sign for row in rows}
+    assert sorted(r.id for r in rows if r.sign < 0) == sorted(r.id for r in work.parts["forget"])
+    assert sum(r.sign > 0 for r in rows) == len(work.parts["forget"])
+    # There are fewer others than forget rows: some come twice, each with its own sign.
+    assert {i for i, sign in signs.items() if sign > 0} == {r.id for r in work.parts["train"]}
+
+
+def test_the_end_token_is_a_target_of_pretraining_and_not_of_unlearning(work: Work) -> None:
+    with_end = read_rows(work.tokens / "set", "forget")
+    without = read_rows(work.tokens / "set", "forget", end_token=False)
+    assert all(int(row.ids[-1]) == tiny.EOS for row in with_end)
+    assert all(tiny.EOS not in row.response for row in without)
+
+
+# Localization.
+
+
+@pytest.fixture(scope="module")
+def located(work: Work) -> Path:
+    config = {
+        **LOAD,
+        "localize": {"rounds": 2, "share": 0.5, "seed": 0},
+        "sets": {"forget": "set/forget", "retain": "set/train"},
+    }
+    out = work.root / "localization"
+    localize(config, work.base, work.subject, work.tokens, out, "localize", 1)
+    return out
+
+
+def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    select_region({"region": {"by": "quantile", **settings}, "seed": 0}, located, out)
+    return dict(json.loads((out / "region.json").read_text()))
+
+
+def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
+    from palimpsest.model.trainable import make_trainable
+    from palimpsest.config.training import Training
+    from palimpsest.stages.localize import mean_gradients
+
+    training = Training(optimizer={"learning_rate": 1.0})
+    base = load_base(work.base, "float32", CPU).double()
+    trainable = make_trainable(base, work.subject, "subject", training, 0)
+    trainable.model.double()
+    body = Body(trainable.network, trainable.first_block)
+    rows = work.parts["forget"]
+    batched = [mean_gradients(body, trainable.weights, rows, "g", n) for n in (1, 24, 10_000)]
+    for name, weight in trainable.weights.items():
+        total = torch.zeros_like(weight)
+        for row in rows:
+            logits = trainable.network(row.ids[None]).logits[0, row.prompt_length - 1 : -1]
+            cost = torch.nn.functional.cross_entropy(logits, row.response)
+            total += torch.autograd.grad(cost, weight)[0] / len(rows)
+        for found in batched:
+            torch.testing.assert_close(found[name], total, rtol=1e-4, atol=1e-7)  # norms run in fp32
+
+
+def test_the_table_has_a_line_for_each_tensor_of_the_adapter(work: Work, located: Path) -> None:
+    from palimpsest.io.tables import read_table
+
+    table = read_table(located / TABLE)[0].to_pandas()
+    assert len(table) == 2 * len(read_adapter(work.subject))
+    assert set(table["matrix"]) == {"A", "B"}
+    assert set(table["layer"]) == {1, 2, 3}
+    assert set(table["module"]) == set(LORA["targets"])
+    assert table["cosine"].between(-1, 1).all()
+    assert (table["magnitude"] > 0).all()
+    assert (located / "localization.svg").read_text().startswith("<svg")
+
+
+def test_perturbed_copies_keep_the_prompt_and_the_end_token(work: Work) -> None:
+    from palimpsest.config.schema import Localization
+    from palimpsest.stages.localize import perturbed
+
+    ordinary = torch.arange(2, tiny.VOCABULARY)
+    rows = read_rows(work.tokens / "set", "forget")
+    copies = perturbed(rows, Localization(rounds=3, share=0.5), ordinary, "forget")
+    assert len(copies) == 3 * len(rows)
+    for copy, row in zip(copies, rows * 3, strict=True):
+        assert torch.equal(copy.prompt, row.prompt)
+        assert int(copy.ids[-1]) == tiny.EOS
+        assert int((copy.ids != row.ids).sum()) <= (len(row.response) - 1) // 2
+    assert any(not torch.equal(copy.ids, row.ids) for copy, row in zip(copies, rows, strict=False))
+
+
+def test_only_the_region_changes_and_all_else_keeps_its_bits(work: Work, located: Path) -> None:
+    chosen = region(located, work.root / "chosen", cosine_quantile=0.8, magnitude_quantile=0.3)
+    assert 0 < len(chosen["tensors"]) < chosen["of"]
+    config = work.config("memflex", region={})
+    out = work.unlearn("located", config, region=work.root / "chosen" / "region.json")
+    old, new = load_file(work.subject / WEIGHTS), load_file(out / WEIGHTS)
+    changed = {
+        name.removeprefix("base_model.model.")
+        for name in old
+        if not torch.equal(old[name], new[name])
+    }
+    assert changed == set(chosen["tensors"])
+
+
+def test_a_random_region_is_as_large_and_drawn_by_the_seed(work: Work, located: Path) -> None:
+    limits = {"cosine_quantile": 0.8, "magnitude_quantile": 0.3}
+    chosen = region(located, work.root / "chosen", **limits)
+    drawn = region(located, work.root / "drawn", random=True, **limits)
+    again = region(located, work.root / "again", random=True, **limits)
+    assert len(drawn["tensors"]) == len(chosen["tensors"])
+    assert drawn["tensors"] == again["tensors"]
+
+
+def test_an_empty_region_is_an_error_that_prints_the_quantiles(work: Work, located: Path) -> None:
+    with pytest.raises(UserError, match=r"region is empty(.|\n)*quantile(.|\n)*magnitude"):
+        region(located, work.root / "empty", by="threshold", cosine=-2.0, magnitude=1.0)
+
+
+def test_a_users_own_region_is_accepted_in_both_forms(work: Work, located: Path) -> None:
+    chosen = region(located, work.root / "chosen")
+    listed = [
+        "base_model.model." + name.replace(".weight", ".default.weight")
+        for name in chosen["tensors"]
+    ]
+    file = work.root / "own.json"
+    for content in (listed, chosen):
+        file.write_text(json.dumps(content))
+        found = region(located, work.root / "own", by="file", file=str(file))
+        assert found["tensors"] == chosen["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "not empty"), ("{", "no JSON"), ('["model.layers.9.x"]', "does not have")],
+)
+def test_a_bad_region_file_is_refused(
+    work: Work, located: Path, content: str, message: str
+) -> None:
+    file = work.root / "bad.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        region(located, work.root / "bad", by="file", file=str(file))
+
+
+# References and bad input.
+
+
+def test_the_retrained_model_learned_what_is_kept_and_nothing_else(work: Work) -> None:
+    kept = {**work.pretraining, "data": ["set/train"]}
+    out = work.root / "retrained" / "model"
+    retrain({**LOAD, "pretrain": kept}, FREE, work.base, work.tokens, out, "retrain", 1)
+    model = work.load(out)
+    assert work.costs(model, "train") < 0.5
+    assert work.costs(model, "forget") > 3
+
+
+@pytest.mark.parametrize("settings", [None, {"data": []}])
+def test_nothing_to_retrain_on_is_refused(work: Work, settings: dict[str, Any] | None) -> None:
+    config = {**LOAD, "pretrain": settings}
+    with pytest.raises(UserError, match="retrained"):
+        retrain(config, FREE, work.base, work.tokens, work.root / "no", "retrain", 1)
+
+
+def test_a_retain_set_smaller_than_a_batch_is_refused(work: Work) -> None:
+    config = work.config("llmu", rows={"forget": 2, "retain": 5})
+    with pytest.raises(UserError, match="draws 5 rows of the retain set, which has 4"):
+        work.unlearn("small", config)
+
+
+def test_a_pattern_that_matches_nothing_is_refused(work: Work) -> None:
+    training = {**BLOCKS["training"], "parameters": [r"model\.layers\.9\.mlp\.down_proj\.weight"]}
+    with pytest.raises(UserError, match=r"matches no tensor.*model\.layers\.\d\.mlp\.down_proj"):
+        work.unlearn("nothing", work.config("rmu", training=training))
+
+
+def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
+    with pytest.raises(UserError, match="block 0 is read"):
+        work.unlearn("below", work.config("rmu", layer=0))
+
+
+def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:
+    bare = work.root / "bare"
+    pretrain({**LOAD, "pretrain": None}, FREE, work.base, work.tokens, bare, "pretrain", 1)
+    config = work.config("gradient_ascent", **SUBJECT)
+    with pytest.raises(UserError, match="start: fresh"):
+        unlearn(config, FREE, Inputs(work.base, bare, work.tokens), work.root / "x", "x", 1)
+
+
+def test_labels_that_are_all_masked_cost_nothing(work: Work) -> None:
+    body = Body(load_base(work.base, "float32", CPU))
+    ids = torch.tensor([5, 9, 33, 70])
+    row = Row("masked", ids, 2, labels=torch.tensor([IGNORED, IGNORED]))
+    stream = Stream([row], body.hidden([row]), body.head)
+    values: list[Tensor] = [stream.nll(), stream.token_nll(), stream.entropy()]
+    assert [v.sum().item() for v in values] == [0.0, 0.0, 0.0]
+
+
+def test_the_stop_rule_of_gradient_ascent_fires_and_is_logged(work: Work) -> None:
+    config = work.config("gradient_ascent", steps=60, stop_above=8.0)
+    out = work.unlearn("stopped", config)
+    lines = [json.loads(line) for line in (out / "train.jsonl").open()]
+    assert len(lines) < 60
+    assert "> 8 nats" in lines[-1]["ended"]
+    assert read_manifest(out, MODEL)["steps"] == len(lines)
+    assert os.listdir(out.parent) == ["model"]

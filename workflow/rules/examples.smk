@@ -1,0 +1,79 @@
+rule examples:
+    """Rows with random labels, or a mixture of two sets; needs no model."""
+    input:
+        base=base_manifest,
+        tokens=tokens_for("examples"),
+    output:
+        manifest=ensure(
+            "results/{model}/{method}/seed-{seed}/examples/manifest.json", non_empty=True
+        ),
+    log:
+        "logs/examples/{model}.{method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/examples/{model}.{method}.seed-{seed}.jsonl"
+    wildcard_constraints:
+        method=one_of(methods_with_examples(adversarial=False)),
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=stage("examples"),
+        base=folder_of("base"),
+        tokens=tokens_folder,
+        out=folder_of_output("manifest"),
+    shell:
+        """
+        python workflow/scripts/examples.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --tokens {params.tokens:q} \
+            --out {params.out:q} \
+            --label "examples {wildcards.model}/{wildcards.method}" \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule adversarial_labels:
+    """Rows labelled with the subject's best wrong guesses."""
+    input:
+        base=base_manifest,
+        subject="results/{model}/subject/manifest.json",
+        tokens=tokens_for("examples"),
+    output:
+        manifest=ensure(
+            "results/{model}/{method}/seed-{seed}/examples/manifest.json", non_empty=True
+        ),
+    log:
+        "logs/adversarial_labels/{model}.{method}.seed-{seed}.log",
+    benchmark:
+        "benchmarks/adversarial_labels/{model}.{method}.seed-{seed}.jsonl"
+    wildcard_constraints:
+        method=one_of(methods_with_examples(adversarial=True)),
+    conda:
+        "../../envs/palimpsest.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=memory_of,
+        runtime=runtime_of,
+    params:
+        config=stage("examples"),
+        base=folder_of("base"),
+        subject=folder_of("subject"),
+        tokens=tokens_folder,
+        out=folder_of_output("manifest"),
+    shell:
+        """
+        python workflow/scripts/examples.py \
+            --config {params.config:q} \
+            --base {params.base:q} \
+            --subject {params.subject:q} \
+            --tokens {params.tokens:q} \
+            --out {params.out:q} \
+            --label "adversarial labels {wildcards.model}/{wildcards.method}" \
+            --threads {threads} \
+            2>&1 | tee -i {log:q}
+        """

@@ -1,0 +1,24 @@
+"""Make training examples: rows with other labels, or a mixture of two sets."""
+
+from palimpsest.cli_args import maybe, parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(__doc__, base=path, subject=maybe, tokens=path, out=path).parse_args()
+    from palimpsest.stages.examples import examples
+
+    examples(
+        args.config,
+        args.base,
+        args.subject,
+        args.tokens,
+        args.out,
+        args.label,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

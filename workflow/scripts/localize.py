@@ -1,0 +1,24 @@
+"""Knowledge localization: gradients on perturbed answers, per tensor of the subject's adapter."""
+
+from palimpsest.cli_args import parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(__doc__, base=path, subject=path, tokens=path, out=path).parse_args()
+    from palimpsest.stages.localize import localize
+
+    localize(
+        args.config,
+        args.base,
+        args.subject,
+        args.tokens,
+        args.out,
+        args.label,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,24 @@
+"""The gold standard: the base model, pretrained on what is to be kept alone."""
+
+from palimpsest.cli_args import json_object, parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(__doc__, free=json_object, base=path, tokens=path, out=path).parse_args()
+    from palimpsest.stages.pretrain import retrain
+
+    retrain(
+        args.config,
+        args.free,
+        args.base,
+        args.tokens,
+        args.out,
+        args.label,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

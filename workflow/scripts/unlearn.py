@@ -1,0 +1,41 @@
+"""Train the subject with a method's objective and describe the unlearned model."""
+
+from palimpsest.cli_args import json_object, maybe, parser, path
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the arguments and run the stage."""
+    args = parser(
+        __doc__,
+        free=json_object,
+        base=path,
+        subject=path,
+        tokens=path,
+        reference=maybe,
+        examples=maybe,
+        region=maybe,
+        out=path,
+    ).parse_args()
+    from palimpsest.stages.method import Inputs
+    from palimpsest.stages.unlearn import unlearn
+
+    unlearn(
+        args.config,
+        args.free,
+        Inputs(
+            args.base,
+            args.subject,
+            args.tokens,
+            args.reference,
+            args.examples,
+            args.region,
+        ),
+        args.out,
+        args.label,
+        args.threads,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
