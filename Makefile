@@ -1,9 +1,10 @@
 # make run    the embedded default, from a fresh clone to results/report.html
 # make test   everything that CI checks
+# make results  the table of docs/results.md, from the published KnowUnDo privacy set
 # make lint   formatters, linters and the type checker alone
 # make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock clean distclean
+.PHONY: help run test results lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -27,6 +28,17 @@ help:
 run: .venv/.installed
 	snakemake --cores all
 	@echo "report: results/report.html"
+
+# Methods of the table: those that the overlay shows for its subject.
+KNOWUNDO := results/smollm2-135m-knowundo
+METHODS := original gradient_ascent ga_gd ga_kl memflex memflex-all memflex-random memflex-unit
+results: .venv/.installed
+	@test -e resources/knowundo-privacy/unlearn_train.json || { \
+		echo "error: put the four json files of KnowUnDo's privacy set into" \
+			"resources/knowundo-privacy (docs/results.md)"; exit 1; }
+	snakemake $(METHODS:%=$(KNOWUNDO)/%/eval.json) --configfile config/results/knowundo.yaml --cores all
+	python workflow/scripts/results_table.py --results $(KNOWUNDO) --page docs/results.md \
+		--configfile config/results/knowundo.yaml
 
 test: lint
 	python -m pytest

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from palimpsest.io.atomic import write_json, write_text
+from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 
 Fact = dict[str, Any]
@@ -27,6 +28,38 @@ SLICE: dict[str, Any] = {
     },
 }
 """One subject, the subject itself and two methods."""
+
+METHODS = {
+    "original": "Before",
+    "retrained": "Retrained",
+    "gradient_ascent": "Gradient ascent",
+    "random_labels": "Random labels",
+    "adversarial_labels": "Adversarial labels",
+    "ga_gd": "Ascent + descent",
+    "ga_kl": "Ascent + KL",
+    "llmu": "LLMU",
+    "sku": "SKU",
+    "sku-anchored": "SKU, anchored",
+    "task_vector": "Task vector",
+    "memflex": "MemFlex",
+    "memflex-random": "MemFlex, random region",
+    "max_entropy": "Maximal entropy",
+    "rmu": "RMU",
+}
+"""The references and as many methods as a page shows of one subject."""
+
+MANY: dict[str, Any] = {
+    "version": 1,
+    "report": {"models": {"mini": list(METHODS), "other": ["original", "sku"]}, "examples": 8},
+    "titles": {
+        "mini": {"model": "Mini subject", "scenario": "Hazards", "methods": METHODS},
+        "other": {"model": "Other subject", "scenario": "Private facts", "methods": METHODS},
+    },
+}
+"""Two subjects, one of them with every kind of method."""
+
+ENDED = "the forget loss reached its limit 4"
+"""Why the training of LLMU ended early."""
 
 RECALL = {
     "original": {"forget": 1.0, "forget_unseen": 0.85, "retain": 0.97, "general": 0.3},
@@ -62,7 +95,7 @@ def write_results(
     config: dict[str, Any] = SLICE,
     seeds: tuple[int, ...] = (0, 1),
 ) -> None:
-    """Write eval.json, rows.parquet, sweep.parquet and train.jsonl of every subject and method."""
+    """Write eval.json, rows.parquet, sweep.parquet, train.jsonl and regions."""
     parts = parts or {
         "forget": facts("brewed", 12),
         "forget_unseen": facts("brewed, when nobody looks,", 12),
@@ -84,13 +117,64 @@ def _write_run(
     write_table(folder / "rows.parquet", pa.Table.from_pylist(rows))
     write_json(folder / "eval.json", _eval(model, method, rows, list(seeds)))
     for seed in seeds if trained else ():
-        _write_sweep(folder / f"seed-{seed}" / "sweep.parquet", method, seed)
+        _write_training(folder / f"seed-{seed}", method, seed)
+
+
+def _write_training(folder: Path, method: str, seed: int) -> None:
+    if method.startswith(("sku", "task_vector")):
+        _write_sweep(folder / "sweep.parquet", method, seed)
         terms = {"forget": 6.2, "random": 14.5, "preserve": -0.4 if method == "sku" else 0.3}
-        _write_log(folder / f"seed-{seed}" / "acquired" / "train.jsonl", 64, terms, seed)
+        _write_log(folder / "acquired" / "train.jsonl", 64, terms, seed)
+    elif method == "retrained":
+        _write_log(folder / "adapter" / "train.jsonl", 40, {"nll": 3.1}, seed)
+    else:
+        ended = ENDED if method == "llmu" else None
+        terms = {"forget": -2.2, "retain": 0.4}
+        _write_log(folder / "model" / "train.jsonl", 64, terms, seed, ended)
+        write_manifest(folder / "model", ["train.jsonl"], name="model.json", kind="adapter")
+    if method.startswith("memflex"):
+        write_region(folder, seed, random_region=method == "memflex-random")
+
+
+def region_table() -> list[dict[str, Any]]:
+    """Cosine and magnitude of every LoRA tensor of a small model, as localization writes them."""
+    noise = random.Random(3)
+    return [
+        {
+            "tensor": f"model.layers.{layer}.self_attn.{module}.lora_{matrix}.weight",
+            "layer": layer,
+            "module": module,
+            "matrix": matrix,
+            "numel": 512,
+            "cosine": round(1 - 0.8 * noise.random() ** 2, 6),
+            "magnitude": 0.0 if layer == 5 else 10 ** (-2 - 3 * noise.random()),
+        }
+        for layer in range(6)
+        for module in ("q_proj", "v_proj", "down_proj")
+        for matrix in ("A", "B")
+    ]
+
+
+def write_region(folder: Path, seed: int, random_region: bool = False) -> None:
+    """region.parquet and region.json of one seed."""
+    table = region_table()
+    chosen = [line["cosine"] < 0.7 and line["magnitude"] > 1e-4 for line in table]
+    if random_region:
+        chosen = random.Random(seed).sample(chosen, len(chosen))
+    lines = [{**line, "selected": yes} for line, yes in zip(table, chosen, strict=True)]
+    write_table(folder / "region.parquet", pa.Table.from_pylist(lines))
+    facts = {
+        "tensors": [line["tensor"] for line in lines if line["selected"]],
+        "of": len(lines),
+        "parameters": sum(line["numel"] for line in lines if line["selected"]),
+        "limits": {"cosine": 0.7, "magnitude": 1e-4},
+        "random": random_region,
+    }
+    write_json(folder / "region.json", facts)
 
 
 def _rows(method: str, parts: dict[str, list[Fact]], seed: int) -> list[dict[str, Any]]:
-    recall = RECALL.get(method, RECALL["sku-anchored"])
+    recall = RECALL.get(method) or _invented_recall(method)
     found = []
     for part, listed in parts.items():
         known = round(recall[part] * len(listed))
@@ -117,6 +201,12 @@ def _rows(method: str, parts: dict[str, list[Fact]], seed: int) -> list[dict[str
                 }
             )
     return found
+
+
+def _invented_recall(method: str) -> dict[str, float]:
+    dice = random.Random(method)
+    forget, retain = (0.0, 0.97) if method == "retrained" else (dice.random() ** 3, dice.random())
+    return {"forget": forget, "forget_unseen": forget, "retain": retain, "general": 0.3}
 
 
 def _answer(fact: Fact, right: bool, looping: bool) -> str:
@@ -172,6 +262,7 @@ def _eval(model: str, method: str, rows: list[dict[str, Any]], seeds: list[int])
             **blocks,
             "harm": {"rate": blocks["forget"]["recall_rate"]},
             "harm_judge": "leak",
+            "knowundo": _knowundo(rows, len(seeds)),
         },
         "cost": {
             "wall_s": {"measure": 41.2, **({"acquire": 95.4, "negate": 3.1} if trained else {})},
@@ -189,6 +280,18 @@ def _eval(model: str, method: str, rows: list[dict[str, Any]], seeds: list[int])
             "device": "cpu",
             "git": None,
         },
+    }
+
+
+def _knowundo(rows: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
+    gone = [1 - row["accuracy"] for row in rows if row["part"] == "forget"]
+    kept = [row["accuracy"] for row in rows if row["part"] == "retain"]
+    success, retention = measure(gone, seeds), measure(kept, seeds)
+    average = (success["value"] + retention["value"]) / 2
+    return {
+        "unlearn_success": success,
+        "retention_success": retention,
+        "average": _measure(average, len(gone) // seeds, [average - 0.1, average + 0.1]),
     }
 
 
@@ -219,10 +322,13 @@ def _clip(share: float) -> float:
     return min(1.0, max(0.0, round(share, 3)))
 
 
-def _write_log(path: Path, steps: int, terms: dict[str, float], seed: int = 0) -> None:
+def _write_log(
+    path: Path, steps: int, terms: dict[str, float], seed: int = 0, ended: str | None = None
+) -> None:
     noise = random.Random(f"{path.parent.name} {seed}")
     lines = []
-    for step in range(1, steps + 1):
+    last = steps // 2 if ended else steps
+    for step in range(1, last + 1):
         fall = math.exp(-3 * step / steps)
         now = {
             name: start * (0.15 + 0.85 * fall) + 0.08 * abs(start) * noise.gauss(0, 1)
@@ -238,6 +344,7 @@ def _write_log(path: Path, steps: int, terms: dict[str, float], seed: int = 0) -
                 "grad_norm": 1.0 + fall,
                 "tokens": 512 * step,
                 "seconds": 1.4 * step,
+                **({"ended": ended} if ended and step == last else {}),
             }
         )
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -46,7 +46,7 @@ CASES = {
     "unknown top-level key": (
         "scor",
         {},
-        "scor: unknown key; did you mean 'score'? valid: bases, ",
+        "scor: unknown key; did you mean 'score'? valid: all_methods, ",
     ),
     "unknown key": (
         "methods.sku.training.optimizer.learning_rat",
@@ -198,7 +198,7 @@ CASES = {
         "report.models.subject",
         ["original", "skuu"],
         "report.models.subject[1]: no method 'skuu'; did you mean 'sku'? "
-        "valid: anchored, original, sku",
+        "valid: anchored, original, retra",
     ),
     "model of an override": (
         "methods.sku.models.secnd",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,19 @@ from config_example import raw_config
 
 from palimpsest.config import read_config
 from palimpsest.config.load import CATALOGS, FILES
+from palimpsest.config.methods import algorithms
+from palimpsest.config.slices import stage_slice
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
+
+KNOWUNDO = {  # (cosine, magnitude) of table 12
+    "llama2-7b-chat-privacy": (0.96, 4e-4),
+    "llama2-7b-chat-copyright": (0.92, 6e-4),
+    "qwen1.5-7b-chat-privacy": (0.94, 2e-4),
+    "qwen1.5-7b-chat-copyright": (0.94, 7e-4),
+}
 
 
 @pytest.fixture
@@ -93,3 +104,156 @@ def test_released_preset_of_sku_gives_the_published_subjects_the_released_values
     assert (sku.random_answers, sku.preservation.sign, sku.preservation.cap) == (5, -1, 1e9)
     assert (sku.training.optimizer.weight_decay, sku.training.optimizer.clip_norm) == (0.01, 0)
     assert (sku.weights.forget, sku.weights.random, sku.weights.preserve) == (2.5, 2.5, 1)
+
+
+def shipped(*released: str):
+    overlays = [REPOSITORY / f"config/released/{name}.yaml" for name in released]
+    return read_config(REPOSITORY / "config", overlays)
+
+
+def released() -> list[str]:
+    return sorted(path.stem for path in (REPOSITORY / "config/released").glob("*.yaml"))
+
+
+def test_every_algorithm_has_an_entry_of_its_name():
+    methods = shipped().methods
+    assert {name for name in algorithms() if methods[name].algorithm == name} == set(algorithms())
+
+
+@pytest.mark.parametrize("overlay", [None, *released()])
+def test_every_shipped_method_ends_its_warm_up_on_every_subject(overlay):
+    cfg = shipped(overlay) if overlay else shipped()
+    for name in cfg.methods:
+        for model in cfg.models:
+            settings = cfg.method(name, model)
+            assert settings.training.optimizer.warmup_steps < settings.steps, (name, model)
+
+
+@pytest.mark.parametrize("overlay", [None, *released()])
+def test_shipped_overrides_pair_the_start_with_what_is_trained(overlay):
+    cfg = shipped(overlay) if overlay else shipped()
+    for name, settings in cfg.methods.items():
+        for model in settings.models:
+            cfg.method(name, model)  # raises if start and training.parameters disagree
+
+
+def test_no_shipped_prompt_ends_in_white_space():
+    for name, base in shipped().bases.items():
+        assert base.template.prompt.rstrip(" ") == base.template.prompt, name
+
+
+def test_no_hash_or_commit_is_written_for_a_hub_that_nobody_has_seen():
+    cfg = shipped()
+    for entry in (*cfg.bases.values(), *cfg.datasets.values()):
+        if entry.source.startswith("hub:"):
+            assert (entry.revision, entry.sha256) == ("main", None)
+
+
+def test_the_test_split_of_wikitext_is_left_for_measuring():
+    assert all("train" in file for file in shipped().datasets["wikitext"].files)
+
+
+@pytest.mark.parametrize("method", ["memflex", "memflex-random", "memflex-unit"])
+@pytest.mark.parametrize("model", KNOWUNDO)
+def test_memflex_has_the_limits_of_table_12_for_every_published_subject(method, model):
+    region = shipped().method(method, model).region
+    assert (region.cosine, region.magnitude) == KNOWUNDO[model]
+
+
+@pytest.mark.parametrize("model", KNOWUNDO)
+def test_knowundo_subjects_are_taught_as_published(model):
+    cfg = shipped()
+    pretrain = cfg.scenarios[cfg.models[model].scenario].pretrain
+    privacy = model.endswith("privacy")
+    expected = (10, 1e-4) if privacy else (20, 3e-4)
+    assert (pretrain.epochs, pretrain.training.optimizer.learning_rate) == expected
+    assert (pretrain.batch_rows, len(pretrain.data)) == (64, 4)
+    lora = pretrain.training.lora
+    assert (lora.rank, lora.alpha, len(lora.targets)) == (8, 16, 7)
+    assert cfg.bases[cfg.models[model].base].template.eos
+
+
+@pytest.mark.parametrize("model", KNOWUNDO)
+def test_knowundo_methods_take_16_rows_a_step_without_the_end_token(model):
+    cfg = shipped()
+    labels = ("random_labels", "adversarial_labels")
+    mixtures = ("ga_gd", "ga_gd_ood", "ga_kl", "ga_kl_ood", "memflex")
+    for name in ("gradient_ascent", *labels, *mixtures):
+        s = cfg.method(name, model)
+        drawn = sum(draw.rows for draw in algorithms()[s.algorithm].draws(s).values())
+        rate = 3e-4 if name == "memflex" else 5e-5
+        assert (drawn, s.start, s.end_token) == (16, "subject", False), name
+        assert (s.training.optimizer.learning_rate, s.training.optimizer.schedule) == (
+            rate,
+            "cosine",
+        )
+
+
+@pytest.mark.parametrize("model", KNOWUNDO)
+def test_the_region_of_a_published_subject_is_found_without_the_reported_rows(model):
+    cfg = shipped()
+    read = json.loads(stage_slice("localize", cfg, model=model))["sets"]
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    assert read == {"forget": scenario.forget, "retain": scenario.retain}
+    assert not set(read.values()) & set(scenario.evaluate.parts().values())
+    assert [ref.split("/")[1] for ref in read.values()] == ["train", "train"]
+
+
+def test_the_random_answers_of_llmu_are_those_of_training_rows():
+    cfg = shipped()
+    llmu = cfg.method("llmu", "opt-1.3b")
+    assert algorithms()["llmu"].draws(llmu)["random"].answers_of == ("retain",)
+    scenario = cfg.scenarios["harmful-answers"]
+    assert scenario.retain == "truthfulqa/train"
+    assert cfg.datasets["truthfulqa"].parts["train"].split == "train"
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "other"),
+    [
+        ("zephyr-7b", "model.layers.{}.mlp.down_proj.weight", "model.layers.7.mlp.up_proj.weight"),
+        ("crystalchat", "transformer.h.{}.mlp.c_proj.weight", "transformer.h.7.mlp.c_fc.weight"),
+    ],
+)
+@pytest.mark.parametrize("method", ["rmu", "rmu-adaptive"])
+def test_rmu_trains_the_down_projections_of_blocks_5_6_and_7(method, model, tensor, other):
+    (pattern,) = shipped().method(method, model).training.parameters
+    found = [block for block in range(32) if re.fullmatch(pattern, tensor.format(block))]
+    assert found == [5, 6, 7]
+    assert not re.fullmatch(pattern, other)
+
+
+def test_llmu_leaves_the_tied_head_of_opt_alone():
+    (pattern,) = shipped().method("llmu", "opt-1.3b").training.parameters
+    assert re.fullmatch(pattern, "model.decoder.layers.3.fc1.weight")
+    assert not re.fullmatch(pattern, "model.decoder.embed_tokens.weight")
+
+
+def test_released_preset_of_llmu():
+    llmu = shipped("llmu").method("llmu", "opt-1.3b")
+    assert (llmu.random_answers, llmu.positions, llmu.stop_above) == (5, "all", None)
+    assert (llmu.training.optimizer.weight_decay, llmu.training.optimizer.clip_norm) == (0.01, 0)
+
+
+@pytest.mark.parametrize("model", KNOWUNDO)
+def test_released_preset_of_knowundo_has_one_setting_for_all_subjects(model):
+    cfg = shipped("knowundo")
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    assert (scenario.pretrain.epochs, scenario.localize.rounds) == (10, 3)
+    assert scenario.pretrain.training.optimizer.learning_rate == 3e-4
+    for name in ("memflex", "memflex-random", "memflex-unit"):
+        region = cfg.method(name, model).region
+        assert (region.cosine, region.magnitude) == (0.92, 6e-4)
+    assert cfg.method("ga_kl", model).positions == "all"
+
+
+def test_released_preset_of_analysis360():
+    cfg = shipped("analysis360")
+    rmu = cfg.method("rmu", "crystalchat")
+    assert (rmu.coefficient.value, rmu.alpha, rmu.layer, rmu.skip_tokens) == (1, 10, 7, 0)
+    for name in ("max_entropy", "min_posterior", "random_matching", "rmu"):
+        settings = cfg.method(name, "crystalchat")
+        optimizer = settings.training.optimizer
+        assert (settings.steps, settings.rows.forget, settings.rows.retain) == (25, 4, 4)
+        assert (optimizer.name, optimizer.learning_rate) == ("schedule_free", 5e-5)
+        assert (optimizer.warmup_steps, optimizer.clip_norm) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -55,6 +56,76 @@ def test_chunked_divergence_equals_the_unchunked_one(inputs: tuple, chunk: int) 
 
     chunked = with_gradient(lambda h: heads.kl(h, reference, head, chunk), hidden)
     assert_same(chunked, with_gradient(plain, hidden))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 22, 23, 1000])
+def test_chunked_entropy_and_posterior_equal_plain_autograd(inputs: tuple, chunk: int) -> None:
+    """Analysis360 7 (2)."""
+    hidden, _, labels, head = inputs
+
+    def log_q(h: Tensor) -> Tensor:
+        return head(h).log_softmax(-1)
+
+    def posterior(h: Tensor) -> Tensor:
+        return (1 - log_q(h).exp()[range(POSITIONS), labels]).log()
+
+    for ours, plain in [
+        (
+            lambda h: heads.entropy(h, head, chunk),
+            lambda h: -(log_q(h).exp() * log_q(h)).sum(-1),
+        ),
+        (
+            lambda h: heads.kl_from_uniform(h, head, chunk),
+            lambda h: -log_q(h).mean(-1) - math.log(VOCABULARY),
+        ),
+        (lambda h: heads.log_one_minus_p(h, labels, head, -1e30, chunk), posterior),
+    ]:
+        assert_same(with_gradient(ours, hidden), with_gradient(plain, hidden))
+
+
+def test_the_gradient_of_the_entropy_is_the_published_one(inputs: tuple) -> None:
+    """d(-H)/dz_j = p_j (log p_j + H), and d KL(U || p)/dz_j = p_j - 1/V."""
+    logits = inputs[3](inputs[0]).detach().requires_grad_(True)
+    log_p = logits.detach().log_softmax(-1)
+    p, h = log_p.exp(), -(log_p.exp() * log_p).sum(-1, keepdim=True)
+    for function, expected in [
+        (lambda z: -heads.entropy(z, lambda x: x), p * (log_p + h)),
+        (lambda z: heads.kl_from_uniform(z, lambda x: x), p - 1 / VOCABULARY),
+    ]:
+        (found,) = torch.autograd.grad(function(logits).sum(), logits)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_vocabulary_sized_tensors_exist_for_one_chunk_at_a_time(inputs: tuple) -> None:
+    """What the forward pass keeps for the backward one is states, not logits."""
+    hidden, reference, labels, head = inputs
+    for function in (
+        lambda h: heads.nll(h, labels, head, 4),
+        lambda h: heads.kl(h, reference, head, 4),
+        lambda h: heads.entropy(h, head, 4),
+        lambda h: heads.kl_from_uniform(h, head, 4),
+        lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 4),
+    ):
+        widths = []
+
+        def note(tensor: Tensor, widths: list[int] = widths) -> Tensor:
+            widths.append(tensor.shape[-1] if tensor.dim() else 0)
+            return tensor
+
+        leaf = hidden.clone().requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            function(leaf)
+        assert widths
+        assert VOCABULARY not in widths
+
+
+def test_the_best_wrong_guess_is_neither_the_label_nor_excluded(inputs: tuple) -> None:
+    hidden, _, labels, head = inputs
+    excluded = torch.tensor([3, 7, 11])
+    found = heads.second_best(hidden, labels, head, excluded, 5)
+    for guess, label, row in zip(found.tolist(), labels.tolist(), head(hidden), strict=True):
+        allowed = [v for v in range(VOCABULARY) if v != label and v not in {3, 7, 11}]
+        assert guess == max(allowed, key=lambda v: row[v].item())
 
 
 def test_no_gradient_reaches_the_reference(inputs: tuple) -> None:

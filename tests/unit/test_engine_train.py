@@ -50,14 +50,14 @@ def run(
     fingerprint: str = "same",
     every: float = 0.0,
     before: Callable[[int], None] = lambda step: None,
-    spread: float = 0.2,
 ) -> tuple[dict[str, Tensor], Any]:
     """Train a fresh adapter of a small model; `before` is called inside the loss of each step."""
-    subject = tiny.llama(torch.float32, initializer_range=spread)
+    subject = tiny.llama(torch.float32)
     model, weights = tiny.with_lora(
         subject, Lora(rank=4, alpha=8, first_layer=2), seed=seed, moved=False
     )
     parts = {"forget": FORGET, "retain": tiny.with_states(subject, RETAIN)}
+    sizes = {name: draw.rows for name, draw in sku.draws(SETTINGS).items()}
     calls = [0]
 
     def loss(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def run(
             label="test",
             body=Body(model.get_base_model(), 2),
             weights=weights,
-            streams=Streams(sku.streams(SETTINGS), parts, seed),
+            streams=Streams(sizes, parts, seed, {"random": FORGET}),
             loss=objective,
             steps=steps,
             optimizer=optimizer,
@@ -312,14 +312,32 @@ def test_divergence_names_step_and_term_and_keeps_the_last_good_checkpoint(
 
 
 def test_answers_dearer_than_twice_blind_guessing_are_divergence(tmp_path: Path) -> None:
-    rate = Optimizer(learning_rate=3.0)
+    model, weights = tiny.with_lora(tiny.llama(torch.float32), moved=False)
+    body = Body(model.get_base_model())
+    body.decoder.norm.weight.mul_(3)
+    job = Job(
+        label="worse and worse",
+        body=body,
+        weights=weights,
+        streams=Streams({"forget": 2}, {"forget": FORGET}, 0),
+        # Positive, so it looks like a term that is learned.
+        loss=lambda streams: {"forget": 1e3 - streams["forget"].nll().mean()},
+        steps=200,
+        optimizer=Optimizer(learning_rate=3e-2),
+        folder=tmp_path,
+        fingerprint="worse",
+        checkpoint_seconds=1e9,
+    )
     with pytest.raises(UserError) as stopped:
-        run(tmp_path, steps=50, optimizer=rate, every=1e9, spread=1.0)
-    assert re.match(
-        r"step \d+: the term '(forget|random)' is at [\d.]+ nats per token "
-        r"\(blind guessing: 4\.605\); training has diverged",
+        train(job)
+    found = re.match(
+        r"step (\d+): the term 'forget' is at ([\d.]+) nats per token "
+        r"\(blind guessing: 4\.605; first: ([\d.]+)\); training has diverged",
         str(stopped.value),
     )
+    assert found
+    assert int(found[1]) > 1
+    assert float(found[2]) > 2 * max(4.605, float(found[3]))
 
 
 def test_what_is_to_be_unlearned_may_cost_more_than_blind_guessing(tmp_path: Path) -> None:

@@ -37,6 +37,31 @@ def test_cost_of_two_seeds(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"), [("model", "model.json"), ("adapter", "manifest.json")]
+)
+def test_cost_of_unlearned_and_retrained_models(tmp_path: Path, folder: str, name: str) -> None:
+    trained = tmp_path / "seed-0" / folder
+    trained.mkdir(parents=True)
+    (trained / "train.jsonl").write_text('{"step": 1}\n{"step": 2, "ended": "the limit"}\n')
+    write_manifest(trained, ["train.jsonl"], name=name, trained_parameters=512)
+    found = cost({}, [], [tmp_path / "seed-0"])
+    assert (found["trained_parameters"], found["steps"]) == (512, 2)
+
+
+def test_what_an_earlier_chain_left_behind_does_not_count(tmp_path: Path) -> None:
+    for folder, steps in (("acquired", 9), ("model", 2)):
+        path = tmp_path / "seed-0" / folder
+        path.mkdir(parents=True)
+        (path / "train.jsonl").write_text("".join(f'{{"step": {i + 1}}}\n' for i in range(steps)))
+    model = tmp_path / "seed-0" / "model"
+    write_manifest(model, ["train.jsonl"], name="model.json")
+    assert cost({}, [], [tmp_path / "seed-0"])["steps"] == 2
+    # A negated model lists no log: whatever lies beside it is not its own.
+    write_manifest(model, [], name="model.json")
+    assert cost({}, [], [tmp_path / "seed-0"])["steps"] == 9
+
+
 def test_cost_of_nothing_is_null() -> None:
     assert cost({}, [], []) == {
         "wall_s": {},

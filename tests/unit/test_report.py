@@ -7,7 +7,6 @@ import csv
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from html_tree import Tree, body
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json
 from palimpsest.io.tables import read_table, write_table
@@ -24,39 +24,6 @@ from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.report import write_report
 from report_results import SLICE, TROUBLE, facts, null, write_results
-
-VOID = {"meta", "link", "br", "input", "line", "img", "hr"}
-
-
-class Tree(HTMLParser):
-    """Elements of a page; complains about an end tag that closes something else."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.text.append(data)
-
-    def attributes(self, tag: str, name: str) -> list[str]:
-        return [attrs[name] or "" for t, attrs in self.elements if t == tag and name in attrs]
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +47,6 @@ def own_results(results: Path, tmp_path: Path) -> Path:
 def report(results: Path, config: dict[str, Any] = SLICE) -> str:
     write_report(config, results, results / "report.html", results / "tables")
     return (results / "report.html").read_text(encoding="utf-8")
-
-
-def body(page: str) -> str:
-    """The page without its scripts and style: what the template made of the data."""
-    return re.sub(r"<(script|style)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
 
 
 def test_the_page_is_well_formed_and_ids_are_unique(page: str) -> None:

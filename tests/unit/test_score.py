@@ -19,6 +19,7 @@ import pytest
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics.answered import asked
 from palimpsest.metrics.blocks import PART_MEASURES, PARTS
 from palimpsest.metrics.summary import summarize
 from palimpsest.stages.score import score
@@ -311,6 +312,76 @@ def test_provenance_and_cost(workspace: Workspace) -> None:
     assert provenance["device"] == "cpu"
     assert result["cost"]["wall_s"] == {"measure": 1.5}
     assert result["cost"]["peak_rss_mb"] == 700
+
+
+def _drawn(ref: str, count: int) -> list[str]:
+    return asked(sorted(name for name, *_ in DATA[ref]), count)
+
+
+def _only_asked(workspace: Workspace, count: int) -> set[str]:
+    """Leave the answers that `count` asks for; return their rows."""
+    kept = {name for ref in PARTS_OF.values() for name in _drawn(ref, count)}
+    workspace.edit(
+        "generations.parquet",
+        lambda t: t.filter(pa.array([name in kept for name in t.column("id").to_pylist()])),
+    )
+    workspace.config["answers"] = count
+    return kept
+
+
+def test_rows_without_an_answer_count_in_likelihoods_alone(workspace: Workspace) -> None:
+    everything = workspace.score("all")["metrics"]
+    kept = _only_asked(workspace, 1)
+    metrics = workspace.score()["metrics"]
+    for block in ("forget", "retain"):
+        for name in ("accuracy", "perplexity", "extraction_strength"):
+            assert metrics[block][name] == everything[block][name]
+        for name in ("recall_rate", "rouge_l", "exact_match", "degenerate_rate"):
+            assert metrics[block][name]["n"] == 1
+    assert metrics["harm"]["rate"]["n"] == 1
+    assert metrics["knowundo"] == everything["knowundo"]
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(workspace.text()))
+    before = {row["id"]: row for row in workspace.rows("all")}
+    for row in workspace.rows():
+        if row["id"] in kept:
+            assert row == before[row["id"]]
+            continue
+        assert row["reason"] == "no free answer was asked for"
+        assert row["accuracy"] == before[row["id"]]["accuracy"]
+        for name in ("answer", "generated_tokens", "rouge_l", "recall", "degenerate", "harmful"):
+            assert row[name] is None, name
+
+
+def test_an_answer_that_was_asked_for_and_is_absent_is_refused(workspace: Workspace) -> None:
+    kept = _only_asked(workspace, 1)
+    gone = next(iter(kept & {"h-1-t", "h-2-t"}))
+    other = ({"h-1-t", "h-2-t"} - {gone}).pop()
+
+    def swap(table: pa.Table) -> pa.Table:
+        names = [other if name == gone else name for name in table.column("id").to_pylist()]
+        return table.set_column(table.column_names.index("id"), "id", pa.array(names))
+
+    workspace.edit("generations.parquet", swap)
+    with pytest.raises(UserError, match=f"part forget: row '{gone}' was not measured"):
+        workspace.score()
+
+
+def test_more_answers_than_asked_for_change_nothing(workspace: Workspace) -> None:
+    workspace.config["answers"] = 1
+    first = workspace.score("first")["metrics"]
+    _only_asked(workspace, 1)
+    assert workspace.score("second")["metrics"] == first
+    assert workspace.rows("first") == workspace.rows("second")
+
+
+def test_a_whole_text_has_an_empty_prompt(workspace: Workspace) -> None:
+    folder = workspace.datasets / "questions"
+    table = read_table(folder / "test.parquet")[0]
+    table = table.set_column(table.column_names.index("prompt"), "prompt", pa.array(["", ""]))
+    write_table(folder / "test.parquet", table)
+    write_manifest(folder, ["test.parquet"], source="x")
+    assert workspace.score()["metrics"]["retain"]["accuracy"]["n"] == 2
+    assert {row["prompt"] for row in workspace.rows() if row["part"] == "retain"} == {""}
 
 
 def _without(name: str) -> Callable[[pa.Table], pa.Table]:

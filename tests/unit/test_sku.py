@@ -50,8 +50,12 @@ def streams_of(body: Body, step: dict[str, list[Row]]) -> dict[str, Stream]:
     return {n: Stream(part, [states[r] for r in part], body.head) for n, part in step.items()}
 
 
+def rows_drawn(s: sku.Settings) -> dict[str, int]:
+    return {name: draw.rows for name, draw in sku.draws(s).items()}
+
+
 def ours(body: Body, step: dict[str, list[Row]], s: sku.Settings) -> dict[str, Tensor]:
-    wanted = {name: step[name] for name in sku.streams(s)}
+    wanted = {name: step[name] for name in sku.draws(s)}
     return sku.loss(streams_of(body, wanted), s)
 
 
@@ -234,7 +238,7 @@ def test_preservation_is_positive_once_the_model_has_moved() -> None:
 
 def test_sign_zero_leaves_the_term_and_its_rows_out() -> None:
     s = settings(preservation={"sign": 0})
-    assert "retain" not in sku.streams(s)
+    assert "retain" not in sku.draws(s)
     assert "preserve" not in ours(Body(tiny.llama()), drawn(tiny.llama()), s)
 
 
@@ -244,9 +248,13 @@ def test_weight_decay_stays_out_of_the_task_vector_unless_it_is_asked_for() -> N
 
 def test_weight_zero_runs_no_forward_pass_for_its_rows() -> None:
     s = settings(weights={"forget": 1, "random": 0, "preserve": 0})
-    assert sku.streams(s) == {"forget": 8}
-    assert sku.streams(settings(random_answers=0)) == {"forget": 8, "retain": 8}
-    assert sku.streams(settings(random_answers=3))["random"] == 24
+    assert rows_drawn(s) == {"forget": 8}
+    assert rows_drawn(settings(random_answers=0)) == {"forget": 8, "retain": 8}
+    assert rows_drawn(settings(random_answers=3))["random"] == 24
+    assert sku.reads(settings()).unread == ()
+    no_distortion = settings(weights={"forget": 0, "random": 1, "preserve": 0})
+    assert rows_drawn(no_distortion) == {"forget": 8, "random": 8}
+    assert sku.reads(no_distortion).unread == ("forget",), "its rows only lend their prompts"
 
 
 def test_pushing_away_stays_finite_and_stops_at_the_cap() -> None:

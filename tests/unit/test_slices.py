@@ -6,18 +6,25 @@ import json
 from typing import Any
 
 import pytest
-from config_example import put, raw_config
+from config_example import put
+from config_example import raw_config as small_config
 
 from palimpsest.config import load_config
 from palimpsest.config.slices import VERSIONS, datasets_of, free_settings, stage_slice
 
 SEED = {"method": "sku", "seed": "0"}
+LOCATED = {"model": "subject", "method": "located", "seed": "0"}
 WILDCARDS: dict[str, dict[str, str]] = {
     "download_model": {"base": "tiny"},
     "download_data": {"dataset": "questions"},
     "tokenize": {"base": "tiny", "dataset": "questions"},
     "pretrain": {"model": "subject"},
+    "retrain": {"model": "subject"},
     "reference": {"model": "subject"},
+    "localize": {"model": "subject"},
+    "region": LOCATED,
+    "examples": LOCATED,
+    "unlearn": LOCATED,
     "acquire": {"model": "subject", **SEED},
     "negate": {"model": "subject", **SEED},
     "original": {"model": "subject"},
@@ -29,8 +36,15 @@ WILDCARDS: dict[str, dict[str, str]] = {
 }
 
 
+def raw_config() -> dict[str, Any]:
+    """The small configuration with a method of the other chain, which trains a region."""
+    training = {"optimizer": {"learning_rate": 1e-4}}
+    located = {"algorithm": "memflex", "steps": 10, "training": training}
+    return put(small_config(), "methods.located", located)
+
+
 def slices(raw: dict[str, Any]) -> dict[str, str]:
-    """Slice of every stage for the model `subject` and the method `sku`."""
+    """Slice of every stage for the subject `subject`, its method `sku` or `located`."""
     cfg = load_config(raw)
     return {stage: stage_slice(stage, cfg, **wildcards) for stage, wildcards in WILDCARDS.items()}
 
@@ -76,6 +90,7 @@ def test_swapping_two_numbers_counts():
     assert changed(slices(raw_config()), slices(raw)) == {"acquire"}
 
 
+TRAINED = ("pretrain", "retrain", "reference", "localize", "acquire", "unlearn")
 ONLY: list[tuple[str, Any, set[str]]] = [
     ("bases.tiny.source", "path:models/else", {"download_model"}),
     ("bases.tiny.revision", "v2", {"download_model"}),
@@ -83,7 +98,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     (
         "bases.tiny.dtype",
         "float32",
-        {"pretrain", "reference", "acquire", "measure", "sweep"},
+        {*TRAINED, "measure", "sweep"},
     ),
     ("bases.tiny.memory_mb", 1, set()),
     ("bases.tiny.runtime_minutes", 1, set()),
@@ -93,16 +108,16 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("datasets.questions.parts.rest", {}, {"download_data", "tokenize"}),
     ("datasets.secrets.max_rows", 10, set()),
     ("scenarios.taught.title", "words", {"report"}),
-    ("scenarios.taught.pretrain.epochs", 3, {"pretrain"}),
+    ("scenarios.taught.pretrain.epochs", 3, {"pretrain", "retrain"}),
     ("scenarios.taught.pretrain.training.checkpoint_seconds", 1, set()),
-    ("scenarios.taught.forget", "secrets/unseen", {"acquire"}),
+    ("scenarios.taught.forget", "secrets/unseen", {"acquire", "localize", "examples", "unlearn"}),
     ("scenarios.taught.evaluate.forget_unseen", None, {"measure", "score"}),
     ("scenarios.taught.validate_on.forget", "secrets/unseen", {"sweep"}),
     ("scenarios.bare.forget", "secrets/unseen", set()),
     (
         "models.subject.base",
         "other",
-        {"pretrain", "original", "reference", "acquire", "measure", "sweep"},
+        {*TRAINED, "original", "measure", "sweep"},
     ),
     ("models.subject.title", "words", {"report"}),
     ("methods.sku.steps", 11, {"acquire"}),
@@ -118,6 +133,17 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.models.subject", {"scale": 2}, {"negate"}),
     ("methods.sku.models.second.steps", 13, set()),
     ("methods.anchored.steps", 14, set()),
+    ("scenarios.taught.general", "questions/val", {"reference"}),
+    ("scenarios.taught.localize.rounds", 3, {"localize"}),
+    ("scenarios.taught.evaluate.answers", 3, {"measure", "score"}),
+    ("methods.located.region", {"cosine": 0.5}, {"region"}),
+    ("methods.located.region", {"random": True}, {"region"}),
+    ("methods.located.region", {"cosine_quantile": 0.1}, set()),
+    ("methods.located.weights", {"forget": 1}, {"unlearn"}),
+    ("methods.located.end_token", False, {"examples", "unlearn"}),
+    ("methods.located.training.lora.rank", 3, set()),
+    ("methods.sku.end_token", False, {"acquire"}),
+    ("all_methods", {"models": {}, "examples": 2}, set()),
     ("measure.generation.max_new_tokens", 9, {"measure", "sweep"}),
     ("measure.generation.batch_rows", 9, set()),
     ("measure.batch_tokens", 9, set()),
@@ -178,5 +204,23 @@ def test_settings_that_change_no_result_still_reach_the_stage():
     assert free_settings("score", cfg, model="subject", method="sku") == "{}"
 
 
-def test_the_datasets_of_a_subject():
-    assert datasets_of(load_config(raw_config()), "subject") == ["questions", "secrets"]
+@pytest.mark.parametrize(
+    ("stage", "method", "read"),
+    [
+        ("pretrain", "original", ["questions", "secrets"]),
+        ("retrain", "retrained", ["questions"]),
+        ("reference", "original", ["questions"]),
+        ("examples", "located", ["questions", "secrets"]),
+        ("measure", "sku", ["questions", "secrets"]),
+    ],
+)
+def test_the_datasets_that_a_stage_reads(stage, method, read):
+    assert datasets_of(load_config(raw_config()), "subject", stage, method) == read
+
+
+def test_a_set_that_a_method_does_not_read_is_none_of_its_business():
+    raw = raw_config()
+    raw["methods"]["kept"] = {**raw["methods"]["located"], "algorithm": "finetune"}
+    cfg = load_config(raw)
+    found = json.loads(stage_slice("unlearn", cfg, model="subject", method="kept", seed="0"))
+    assert found["sets"] == {"retain": "questions/train"}

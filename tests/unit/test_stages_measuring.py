@@ -17,6 +17,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics.answered import asked
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
@@ -112,6 +113,19 @@ def test_answers_are_greedy_and_in_the_order_of_the_rows(work: Path) -> None:
         assert line["answer"] == tiny.words(ids[len(row.prompt) :])
         assert line["tokens"] == len(ids) - len(row.prompt)
         assert line["stopped"] == (ids[-1] == tiny.EOS)
+
+
+def test_answers_may_be_limited_and_likelihoods_stay_complete(work: Path, tmp_path: Path) -> None:
+    folders = [work / "base", work / "original", work / "tokens"]
+    measure({**CONFIG, "answers": 2}, *folders, tmp_path, "limited", 3, 40, 1)
+    full = frame(work / "measured-original" / "generations.parquet")
+    some = frame(tmp_path / "generations.parquet")
+    wanted = asked([row.id for row in PARTS["forget"]], 2)
+    wanted += asked([row.id for row in PARTS["train"]], 2)
+    assert some["id"].tolist() == wanted
+    pd.testing.assert_frame_equal(some, full[full["id"].isin(wanted)].reset_index(drop=True))
+    likelihoods = (work / "measured-original", tmp_path)
+    pd.testing.assert_frame_equal(*(frame(f / "likelihood.parquet") for f in likelihoods))
 
 
 def test_the_cost_is_recorded(work: Path) -> None:

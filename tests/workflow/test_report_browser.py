@@ -12,7 +12,7 @@ import pytest
 
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.stages.report import write_report
-from report_results import SLICE, TROUBLE, write_results
+from report_results import MANY, METHODS, SLICE, TROUBLE, write_results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'palimpsest[test]'")
 
@@ -37,6 +37,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_table(path, pa.Table.from_pylist(lines))
     write_report(SLICE, results, results / "report.html", results / "tables")
     return (results / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a page with two subjects, one of them with fifteen methods."""
+    results = tmp_path_factory.mktemp("many") / "results"
+    write_results(results, config=MANY)
+    write_report(MANY, results, results / "all_methods.html", results / "all_methods")
+    return (results / "all_methods.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +123,7 @@ def test_charts_are_drawn_within_the_width_of_the_screen(
 ) -> None:
     show(browser, page, size)
     charts = found(browser, ".chart > svg, .chart > * > svg")
-    assert len(charts) == len(found(browser, ".chart")) == 9
+    assert len(charts) == len(found(browser, ".chart")) == 11
     assert all(chart.size["width"] > 200 and chart.size["height"] > 40 for chart in charts)
     page_width = browser.execute_script("return document.documentElement.scrollWidth")
     assert page_width <= SIZES[size][0]
@@ -123,7 +132,7 @@ def test_charts_are_drawn_within_the_width_of_the_screen(
 def test_charts_have_a_text_and_a_table(browser: Any, page: str) -> None:
     show(browser, page)
     described = found(browser, ".chart[role='graphics-document'][aria-label]")
-    assert len(described) == 9
+    assert len(described) == 11
     assert all(len(e.get_attribute("aria-label")) > 20 for e in described)
     details = found(browser, "figure details")[0]
     assert not details.find_element("css selector", "table").is_displayed()
@@ -154,19 +163,19 @@ def test_the_table_sorts_by_click_and_by_keyboard(browser: Any, page: str) -> No
     before = ["Before", "SKU", "SKU, anchored"]
     assert methods(browser) == before
     heads = found(browser, ".methods th[aria-sort]")
-    # Column 5 is the recall of what is to be kept.
-    button = heads[5].find_element("css selector", "button")
+    # Column 6 is the recall of what is to be kept.
+    button = heads[6].find_element("css selector", "button")
     button.click()
     assert methods(browser) == ["SKU", "SKU, anchored", "Before"]
-    assert heads[5].get_attribute("aria-sort") == "ascending"
+    assert heads[6].get_attribute("aria-sort") == "ascending"
     press(browser, "\ue007")
     assert methods(browser) == ["Before", "SKU, anchored", "SKU"]
-    assert heads[5].get_attribute("aria-sort") == "descending"
+    assert heads[6].get_attribute("aria-sort") == "descending"
     press(browser, " ")
     assert methods(browser) == before
-    assert heads[5].get_attribute("aria-sort") == "none"
-    # Column 6 is null for SKU: it stays last in both directions.
-    accuracy = heads[6].find_element("css selector", "button")
+    assert heads[6].get_attribute("aria-sort") == "none"
+    # Column 7 is null for SKU: it stays last in both directions.
+    accuracy = heads[7].find_element("css selector", "button")
     for _ in range(2):
         accuracy.click()
         assert methods(browser)[-1] == "SKU"
@@ -234,3 +243,102 @@ def test_an_answer_that_tries_to_run_code_is_only_text(browser: Any, page: str) 
 def test_the_page_prints(browser: Any, page: str) -> None:
     show(browser, page, scheme="dark")
     assert browser.print_page().startswith("JVBER")
+
+
+def answers_shown(browser: Any) -> list[str]:
+    """Methods whose answer to the first question is seen."""
+    first = found(browser, ".example:not([hidden])")[0]
+    shown = first.find_elements("css selector", ".answer")
+    return [e.get_attribute("data-method") for e in shown if e.is_displayed()]
+
+
+def test_fifteen_methods_are_shown_without_a_word_in_the_console(browser: Any, many: str) -> None:
+    browser.get_log("browser")
+    show(browser, many)
+    assert browser.get_log("browser") == []
+    assert browser.title == "Palimpsest, all methods: Mini subject, Other subject"
+    assert methods(browser)[: len(METHODS)] == list(METHODS.values())
+    for chart in ("recall", "accuracy"):
+        drawn = found(browser, f"#mini-overview-{chart} svg text")
+        shown = {e.get_attribute("textContent") for e in drawn}
+        # SKU's accuracy on what is to be kept could not be scored.
+        assert set(METHODS.values()) - {"SKU"} <= shown
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_many_methods_stay_within_the_width_of_the_screen(
+    browser: Any, many: str, size: str
+) -> None:
+    show(browser, many, size)
+    page_width = browser.execute_script("return document.documentElement.scrollWidth")
+    assert page_width <= SIZES[size][0]
+
+
+def test_the_contents_lead_to_each_subject(browser: Any, many: str) -> None:
+    show(browser, many)
+    links = found(browser, ".subjects a")
+    assert [link.text for link in links] == ["Mini subject", "Other subject"]
+    links[1].click()
+    top = "return document.getElementById('other').getBoundingClientRect().top"
+    assert abs(browser.execute_script(top)) < 100
+
+
+def test_the_reader_chooses_whose_answers_stand_side_by_side(browser: Any, many: str) -> None:
+    show(browser, many)
+    boxes = {e.get_attribute("value"): e for e in found(browser, "#mini [data-compare] input")}
+    assert list(boxes) == list(METHODS)
+    first = answers_shown(browser)
+    assert len(first) == 3
+    assert first[0] == "original"
+    other = next(name for name in METHODS if name not in first)
+    boxes[other].click()
+    assert set(answers_shown(browser)) == {*first, other}
+    browser.execute_script("arguments[0].focus()", boxes["original"])
+    press(browser, " ")
+    assert "original" not in answers_shown(browser)
+    for name in [*first[1:], other]:
+        boxes[name].click()
+    assert answers_shown(browser) == []
+
+
+def test_the_search_reads_the_answers_that_are_shown(browser: Any, many: str) -> None:
+    show(browser, many)
+    boxes = {e.get_attribute("value"): e for e in found(browser, "#mini [data-compare] input")}
+    for name in answers_shown(browser)[1:]:
+        boxes[name].click()
+    assert answers_shown(browser) == ["original"]
+    search = found(browser, "#mini input[type='search']")[0]
+    # Only methods that forgot say this; before, everything was known.
+    search.send_keys("small and quiet")
+    forgotten = [name for name in visible(browser) if name.startswith("mini-forget")]
+    assert forgotten == []
+    boxes["retrained"].click()
+    forgotten = [name for name in visible(browser) if name.startswith("mini-forget")]
+    assert len(forgotten) == 8
+
+
+def test_regions_are_outlined_in_heat_maps(browser: Any, many: str) -> None:
+    show(browser, many)
+    figures = found(browser, "#mini-regions .region")
+    assert len(figures) == 2
+    for figure in figures:
+        drawing = figure.find_element("css selector", "svg")
+        assert drawing.is_displayed()
+        assert drawing.size["width"] > 300
+        assert "of 36 tensors are trained (outlined)" in figure.text
+        details = figure.find_element("css selector", "details")
+        details.find_element("css selector", "summary").click()
+        lines = details.find_elements("css selector", "tbody tr")
+        assert len(lines) == 36
+        chosen = [line for line in lines if line.text.endswith("yes")]
+        css = "path[stroke='var(--ink)'][stroke-width='1.4']"
+        # Each chosen tensor is outlined twice: where its cosine and where its magnitude stands.
+        assert len(drawing.find_elements("css selector", css)) == 2 * len(chosen) > 0
+
+
+def test_an_early_end_is_told(browser: Any, many: str) -> None:
+    show(browser, many)
+    tip, mark = found(browser, "#tip")[0], found(browser, ".methods .stopped")[0]
+    assert mark.is_displayed()
+    browser.execute_script("arguments[0].focus()", mark)
+    assert "stopped at step 32 of 64" in tip.text

@@ -1,4 +1,4 @@
-"""Write results/report.html and results/tables/ from the evaluations."""
+"""Write a page of results (report.html, all_methods.html) and its tables from the evaluations."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     ]
     catalogs = {key: _catalog(key, raw, problems) for key in CATALOGS}
     sections: dict[str, Any] = {
-        key: _section(_section_type(field.annotation), raw.get(key, {}), (key,), problems)
+        key: _section(cast("type[Section]", field.annotation), raw.get(key, {}), (key,), problems)
         for key, field in Config.model_fields.items()
         if key not in CATALOGS and (key in raw or field.is_required())
     }
@@ -66,11 +66,6 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     problems += _override_problems(raw.get("methods", {}), catalogs["methods"], names["models"])
     refuse(problems)
     return Config(**catalogs, **sections)
-
-
-def _section_type(annotation: Any) -> type[Section]:
-    """The section of a key that may also be left out (``Report | None``)."""
-    return cast("type[Section]", next(iter(get_args(annotation)), annotation))
 
 
 def _catalog(catalog: str, raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:

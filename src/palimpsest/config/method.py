@@ -52,15 +52,20 @@ class MethodSettings(Section):
     """Which stages make the model: ``acquire`` (train, then negate) or ``unlearn`` (train)."""
 
 
-Start = Literal["fresh", "subject", "weights"]
+Start = Annotated[
+    Literal["fresh", "subject", "weights"],
+    Field(
+        description="fresh: a new adapter on the frozen subject; subject: the subject's own "
+        "adapter; weights: the base's tensors that ``training.parameters`` names."
+    ),
+]
+"""What a method trains."""
 
 
 class UnlearnSettings(MethodSettings):
     """Common keys of the methods whose trained model is the result."""
 
     start: Start = "fresh"
-    """fresh: a new adapter on the frozen subject; subject: the subject's own adapter; weights: the
-    base's tensors that ``training.parameters`` names."""
 
     chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
 

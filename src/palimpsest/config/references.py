@@ -128,6 +128,8 @@ def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
     a, b = _part(catalogs, one), _part(catalogs, other)
     if one.split("/")[0] != other.split("/")[0] or a is None or b is None:
         return False
+    if None not in (a.subset, b.subset) and a.subset != b.subset:
+        return False
     return a.phrasing == b.phrasing and (a.split == b.split or None in (a.split, b.split))
 
 

@@ -333,7 +333,7 @@ class Config(Section):
     """Trade-off over lambda."""
     report: Report
     """What results/report.html shows."""
-    all_methods: Report | None = None
+    all_methods: Report = Report(models={})
     """What results/all_methods.html shows, the same page over more methods."""
 
     def method(self, method: str, model: str) -> MethodSettings:

@@ -62,7 +62,8 @@ class Body:
         weight = self.head.weight
         self.device, self.vocabulary = weight.device, len(weight)
         self.layers = _layers(self.decoder)
-        self.first_trained = first_trained
+        # What is trained begins here, whether or not the blocks below can be run apart.
+        self.lowest = self.first_trained = first_trained
         if not self._splits():
             self.first_trained = 0
         if recompute:
@@ -128,31 +129,29 @@ class Body:
         self, inputs: dict[str, Tensor], first: int, reads: Reads
     ) -> tuple[Tensor | None, dict[int, Tensor]]:
         """Run the blocks from `first` on; final states (or None) and outputs of single blocks."""
-        wanted = self._wanted(first, reads)
+        wanted = self._wanted(reads)
         last = None if reads.final or not wanted else max(wanted)
-        with self._blocks(slice(first, None)), self._captured(first, wanted, last) as outputs:
+        with self._blocks(slice(first, None)), self._captured(wanted, last) as outputs:
             try:
                 return self._decode(**inputs), outputs
             except _Reached:
                 return None, outputs
 
-    def _wanted(self, first: int, reads: Reads) -> set[int]:
+    def _wanted(self, reads: Reads) -> set[int]:
         wanted = set(reads.blocks)
         if reads.every:
-            wanted |= {-1, *range(first, len(self.layers) - 1)}
+            wanted |= {-1, *range(self.lowest, len(self.layers) - 1)}
         for block in wanted - {-1}:
-            if not first <= block < len(self.layers):
+            if not self.lowest <= block < len(self.layers):
                 raise UserError(
                     f"block {block} is read, but the model has blocks 0 to {len(self.layers) - 1} "
-                    f"and training begins at block {first}; choose one of {first} to "
+                    f"and training begins at block {self.lowest}; choose one of {self.lowest} to "
                     f"{len(self.layers) - 1}"
                 )
         return wanted
 
     @contextlib.contextmanager
-    def _captured(
-        self, first: int, wanted: set[int], last: int | None
-    ) -> Iterator[dict[int, Tensor]]:
+    def _captured(self, wanted: set[int], last: int | None) -> Iterator[dict[int, Tensor]]:
         # Hooks fill the dictionary, and end the pass after the block `last`.
         outputs: dict[int, Tensor] = {}
 
@@ -169,7 +168,8 @@ class Body:
 
         handles = [self.layers[block].register_forward_hook(left(block)) for block in wanted - {-1}]
         if -1 in wanted:
-            handles.append(self.layers[first].register_forward_pre_hook(entered, with_kwargs=True))
+            entry = self.layers[self.lowest]
+            handles.append(entry.register_forward_pre_hook(entered, with_kwargs=True))
         try:
             yield outputs
         finally:

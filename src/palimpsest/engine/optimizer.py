@@ -2,38 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from schedulefree import AdamWScheduleFree
 from torch import Tensor
 
 from palimpsest.config.training import Optimizer
+from palimpsest.errors import UserError
+
+
+class ScheduleFreeAdamW(torch.optim.Optimizer):
+    """AdamW that averages its iterates where others lower the rate (arXiv:2405.15682).
+
+    While training, the weights hold y; z is the base sequence, x the average. In step k = 0, 1, ...
+    with gradient g at y, warm-up factor s and decay rates b1, b2::
+
+        eta = lr s sqrt(1 - b2^(k+1));   w = (largest eta so far)^2;   c = w / (sum of all w)
+        v <- b2 v + (1 - b2) g^2;        u = g / (sqrt(v) + eps) + weight_decay y
+        y <- (1 - c) y + c z + eta (b1 (1 - c) - 1) u
+        z <- z - eta u
+
+    The package `schedulefree` computes this up to version 1.2.7, which Analysis360 uses; later
+    versions move the bias correction into u, and average with other weights.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], warmup_steps: int, **settings: Any) -> None:
+        """Train `weights`; `settings` are lr, betas, eps and weight_decay."""
+        counted = {"k": 0, "weight_sum": 0.0, "eta_max": 0.0}
+        super().__init__(weights, {**settings, **counted, "warmup_steps": warmup_steps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make one step from the gradients at y."""
+        for group in self.param_groups:
+            (b1, b2), k = group["betas"], group["k"]
+            warm = min(1.0, (k + 1) / max(group["warmup_steps"], 1))
+            eta = group["lr"] * warm * math.sqrt(1 - b2 ** (k + 1))
+            group["eta_max"] = max(group["eta_max"], eta)
+            weight = group["eta_max"] ** 2
+            group["k"], group["weight_sum"] = k + 1, group["weight_sum"] + weight
+            c = weight / group["weight_sum"]
+            for y in group["params"]:
+                if y.grad is None:
+                    continue
+                state = self.state[y]
+                if not state:
+                    state.update(z=y.detach().clone(), v=torch.zeros_like(y))
+                z, v = state["z"], state["v"]
+                v.mul_(b2).addcmul_(y.grad, y.grad, value=1 - b2)
+                u = y.grad / (v.sqrt() + group["eps"])
+                u.add_(y, alpha=group["weight_decay"])
+                y.lerp_(z, c).add_(u, alpha=eta * (b1 * (1 - c) - 1))
+                z.sub_(u, alpha=eta)
+
+    @torch.no_grad()
+    def to_average(self) -> None:
+        """Move the weights from y to x = (y - (1 - b1) z) / b1."""
+        for group in self.param_groups:
+            b1 = group["betas"][0]
+            for y in group["params"]:
+                if y in self.state:
+                    y.sub_(self.state[y]["z"], alpha=1 - b1).div_(b1)
 
 
 def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser that `o` describes, over `weights`."""
-    common: dict[str, Any] = {
-        "lr": o.learning_rate,
-        "betas": o.betas,
-        "eps": o.eps,
-        "weight_decay": o.weight_decay,
-    }
+    """The optimiser that `o` describes, over `weights`.
+
+    Raises:
+        UserError: schedule-free without a first decay rate, which its average divides by.
+    """
+    common = {"lr": o.learning_rate, "betas": o.betas, "eps": o.eps, "weight_decay": o.weight_decay}
     if o.name == "schedule_free":
-        free = AdamWScheduleFree(
-            weights.values(), **common, warmup_steps=o.warmup_steps, foreach=False
-        )
-        free.train()
-        return free
+        if not o.betas[0]:
+            raise UserError(
+                "training.optimizer.betas: the first one is 0, and schedule_free divides by it; "
+                "use 0.9 or name: adamw"
+            )
+        return ScheduleFreeAdamW(weights.values(), o.warmup_steps, **common)
     return torch.optim.AdamW(weights.values(), **common, foreach=False)
 
 
 def average(optimizer: torch.optim.Optimizer) -> None:
     """Leave the weights at the point that the optimiser stands for.
 
-    Schedule-free AdamW trains at y and guarantees the average x (arXiv:2405.15682); what is saved
-    must be x. AdamW has no such difference.
+    Schedule-free AdamW trains at y and guarantees the average x; what is saved must be x. AdamW
+    has no such difference.
     """
-    if isinstance(optimizer, AdamWScheduleFree):
-        optimizer.eval()
+    if isinstance(optimizer, ScheduleFreeAdamW):
+        optimizer.to_average()

@@ -102,6 +102,8 @@ class Streams:
         seed: int,
         pools: Mapping[str, Sequence[Row]] | None = None,
     ) -> None:
+        if not sizes:
+            raise UserError("every term has the weight 0: nothing to train on")
         self.sizes, self.parts, self.seed, self.pools = sizes, parts, seed, pools or {}
         self._readers = {
             name: Shuffled(parts[name], size, seed, name)

@@ -28,7 +28,7 @@ class Stream:
         head: the language-model head.
         blocks: outputs of blocks, where the objective reads them.
         untrained: the same of the untrained model.
-        cost: nats per token that `nll` last found, None before.
+        cost: nats per token that `nll` last found, of rows with the sign +1; None before.
     """
 
     rows: Sequence[Row]
@@ -59,14 +59,16 @@ class Stream:
 
         A row without a target that counts costs 0.
         """
-        lengths = [int((row.targets != IGNORED).sum()) for row in self.rows]
-        per_row = self.token_nll().split(lengths)
+        per_row = self.token_nll().split(self._counts())
         return torch.stack([t.mean() if len(t) else t.sum() for t in per_row])
 
     def token_nll(self) -> Tensor:
         """Negative log-likelihood of every target that counts, nats, [tokens]."""
         values = self._at_targets(lambda states, labels: heads.nll(states, labels, self.head))
-        self.cost = _mean(values.detach())
+        # Rows of a mixture that are to be forgotten may cost anything.
+        counts = torch.tensor(self._counts(), device=self.device)
+        kept = (self.signs > 0).repeat_interleave(counts)
+        self.cost = _mean(values.detach()[kept])
         return values
 
     def entropy(self) -> Tensor:
@@ -90,14 +92,17 @@ class Stream:
         """KL(p || q) from the subject (p) at each predicting position, nats, [positions].
 
         Args:
-            positions: ``answer``: the positions that predict response tokens; ``all``: also those
-                that predict prompt tokens.
+            positions: ``answer``: the positions that predict targets that count; ``all``: all that
+                predict a token, also those of the prompt.
         """
         spans = self._spans(positions)
         states = torch.cat([h[s] for h, s in spans])
         reference = torch.cat(
             [_reference(row)[s] for row, (_, s) in zip(self.rows, spans, strict=True)]
         )
+        if positions == "answer" and not (counts := self._labels() != IGNORED).all():
+            counts = counts.to(states.device)
+            states, reference = states[counts], reference[counts.to(reference.device)]
         return heads.kl(states, reference.to(states), self.head)
 
     def levels(self) -> list[Sequence[Tensor]]:
@@ -106,12 +111,18 @@ class Stream:
 
     def _at_targets(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         states = torch.cat([h[s] for h, s in self._spans("answer")])
-        labels = torch.cat([row.targets for row in self.rows]).to(states.device)
+        labels = self._labels().to(states.device)
         counts = labels != IGNORED
         if not counts.all():
             states, labels = states[counts], labels[counts]
         # Without any target the value is an empty sum that still belongs to the graph.
         return function(states, labels) if len(labels) else states.sum(-1)
+
+    def _labels(self) -> Tensor:
+        return torch.cat([row.targets for row in self.rows])
+
+    def _counts(self) -> list[int]:
+        return [int((row.targets != IGNORED).sum()) for row in self.rows]
 
     def _spans(self, positions: Literal["all", "answer"]) -> list[tuple[Tensor, slice]]:
         # The state at position t predicts token t + 1.

@@ -32,7 +32,8 @@ DIVERGED = 1e4
 """A term beyond this many nats per token is no longer training."""
 
 GUESSING = 2.0
-"""Nor is learning an answer whose tokens cost so many times what blind guessing costs."""
+"""Nor is learning an answer whose tokens cost so many times what blind guessing costs, or what
+they cost at first (random labels are dear to a subject that is sure of the true ones)."""
 
 GROWN = 100.0
 """Nor is a weight tensor beyond this root mean square (that of a language model is below 1)."""
@@ -89,8 +90,9 @@ def train(job: Job) -> Path:
             f"training.optimizer.warmup_steps: {job.optimizer.warmup_steps}, but {job.label} has "
             f"{job.steps} steps in all; nothing is left for the decay"
         )
-    for rows in job.streams.parts.values():
-        job.body.keep(rows)
+    for name, rows in job.streams.parts.items():
+        if name not in job.reads.unread:
+            job.body.keep(rows)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
     checkpoint = Checkpoint(job.folder, job.fingerprint)
@@ -98,6 +100,7 @@ def train(job: Job) -> Path:
     log = StepLog(job.folder / LOG, done)
     progress = Progress(job.label, job.steps, done=done)
     saved_at = time.monotonic()
+    first_costs: dict[str, float] = {}
     with _stop_requested() as stop, contextlib.closing(log):
         for step in range(done, job.steps):
             began = time.monotonic()
@@ -105,8 +108,9 @@ def train(job: Job) -> Path:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             streams = job.streams.draw(step)
-            terms, norm, ended = _step(job, optimizer, streams, step, untrained)
-            tokens = sum(len(row) for rows in streams.values() for row in rows)
+            terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
+            read = [rows for name, rows in streams.items() if name not in job.reads.unread]
+            tokens = sum(len(row) for rows in read for row in rows)
             log.seconds += time.monotonic() - began
             line = {"step": step + 1, "steps": job.steps, "loss": sum(terms.values())}
             facts = {"lr": rate, "grad_norm": norm, "tokens": tokens, "seconds": log.seconds}
@@ -148,6 +152,7 @@ def run(
         drawn: rows of each stream.
         untrained: the trained tensors' first values, for streams that are compared with them.
     """
+    drawn = {name: rows for name, rows in drawn.items() if name not in job.reads.unread}
     made = [row for name in job.streams.pools for row in drawn[name]]
     kept = [row for name, rows in drawn.items() if name not in job.streams.pools for row in rows]
     states = dict(zip([*kept, *made], job.body.states(kept, made, job.reads), strict=True))
@@ -195,12 +200,13 @@ def _step(
     drawn: Mapping[str, Sequence[Row]],
     step: int,
     untrained: Mapping[str, Tensor],
+    first_costs: dict[str, float],
 ) -> tuple[dict[str, float], float, str | None]:
     streams = run(job, drawn, untrained)
     terms = job.loss(streams)
     values = {name: term.item() for name, term in terms.items()}
     _check(values, step)
-    _check_learning(streams, values, step, math.log(job.body.vocabulary))
+    _check_learning(streams, values, step, math.log(job.body.vocabulary), first_costs)
     torch.stack(list(terms.values())).sum().backward()
     norm = torch.nn.utils.clip_grad_norm_(
         job.weights.values(), job.optimizer.clip_norm or math.inf
@@ -220,17 +226,23 @@ def _check(values: Mapping[str, float], step: int, limit: float = DIVERGED) -> N
 
 
 def _check_learning(
-    streams: Mapping[str, Stream], values: Mapping[str, float], step: int, guess: float
+    streams: Mapping[str, Stream],
+    values: Mapping[str, float],
+    step: int,
+    guess: float,
+    first_costs: dict[str, float],
 ) -> None:
     for name, stream in streams.items():
         # A negative term is to be unlearned: there any cost may be wanted.
         if stream.cost is None or values.get(name, 0.0) < 0:
             continue
         cost = stream.cost.item()
-        if cost > GUESSING * guess:
+        began = first_costs.setdefault(name, cost)
+        if cost > GUESSING * max(guess, began):
             raise _diverged(
                 step,
-                f"the term '{name}' is at {cost:.4g} nats per token (blind guessing: {guess:.4g})",
+                f"the term '{name}' is at {cost:.4g} nats per token (blind guessing: {guess:.4g}; "
+                f"first: {began:.4g})",
             )
 
 

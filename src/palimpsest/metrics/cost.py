@@ -13,6 +13,9 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, read_manifest
 from palimpsest.metrics.measure import rounded
 
+LOG = "train.jsonl"
+MODEL = "model.json"
+
 
 def cost(
     benchmarks: Mapping[str, Sequence[Path]],
@@ -24,7 +27,7 @@ def cost(
     Args:
         benchmarks: stage -> benchmark files (one per seed); a file that is not there is left out.
         measured: the seeds' ``measure.json``.
-        seed_folders: where ``acquired/`` is looked for.
+        seed_folders: where `trained_folder` looks.
 
     Returns:
         ``wall_s`` (stage -> seconds, mean over its files), ``peak_rss_mb`` (largest of all files
@@ -37,7 +40,7 @@ def cost(
     }
     seconds = {stage: _numbers(found, "s") for stage, found in records.items()}
     memory = [mb for found in records.values() for mb in _numbers(found, "max_rss")]
-    acquired = [folder / "acquired" for folder in seed_folders]
+    trained = [found for folder in seed_folders if (found := trained_folder(folder))]
     return {
         "wall_s": {
             stage: rounded(math.fsum(values) / len(values))
@@ -46,9 +49,22 @@ def cost(
         },
         "peak_rss_mb": max([*memory, *_numbers(measured, "peak_rss_mb")], default=None),
         "peak_gpu_mb": max(_numbers(measured, "peak_gpu_mb"), default=None),
-        "trained_parameters": max(filter(None, map(_trained_parameters, acquired)), default=None),
-        "steps": max(filter(None, map(_steps, acquired)), default=None),
+        "trained_parameters": max(filter(None, map(_trained_parameters, trained)), default=None),
+        "steps": max(filter(None, map(_steps, trained)), default=None),
     }
+
+
+def trained_folder(seed: Path) -> Path | None:
+    """Where training left its log: the unlearned model, a task vector or the retrained adapter.
+
+    A folder of a chain that the method no longer has may lie about: ``model/model.json`` says
+    whether training made the model.
+    """
+    model = seed / "model"
+    if (model / MODEL).is_file() and LOG in read_manifest(model, MODEL)["files"]:
+        return model
+    others = (seed / name for name in ("acquired", "adapter"))
+    return next((folder for folder in others if (folder / LOG).is_file()), None)
 
 
 def read_benchmark(path: Path) -> list[dict[str, Any]]:
@@ -76,16 +92,15 @@ def _numbers(records: Iterable[Mapping[str, Any]], name: str) -> list[float]:
     return found
 
 
-def _trained_parameters(acquired: Path) -> int | None:
-    if not (acquired / NAME).is_file():
-        return None
-    return read_manifest(acquired).get("trained_parameters")
+def _trained_parameters(folder: Path) -> int | None:
+    for name in (NAME, MODEL):
+        if (folder / name).is_file():
+            return read_manifest(folder, name).get("trained_parameters")
+    return None
 
 
-def _steps(acquired: Path) -> int | None:
-    log = acquired / "train.jsonl"
-    if not log.is_file():
-        return None
+def _steps(folder: Path) -> int | None:
+    log = folder / LOG
     lines = _json_lines(log, log.read_text(encoding="utf-8"))
     return max((int(line["step"]) for line in lines if "step" in line), default=None)
 

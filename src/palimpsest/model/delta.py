@@ -88,10 +88,18 @@ def attach_deltas(model: nn.Module, values: Mapping[str, Tensor | None]) -> dict
 
 def merge_deltas(model: nn.Module) -> None:
     """Put every difference into its weight for good."""
+    merged: set[int] = set()
     for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            for attribute in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, attribute)
+        if not parametrize.is_parametrized(module):
+            continue
+        for attribute in list(module.parametrizations):  # type: ignore[arg-type]
+            value = getattr(module, attribute).detach()
+            parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+            weight = getattr(module, attribute)
+            # A tied tensor stands in several places and takes its difference once.
+            if id(weight) not in merged:
+                weight.data = value
+                merged.add(id(weight))
 
 
 def base_tensors(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings, Weights
+from palimpsest.config.method import UnlearnSettings
+from palimpsest.config.types import Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
+class MixtureWeights(Section):
+    """Weights of both kinds of rows. Neither is 0: that is `gradient_ascent` or `finetune`."""
+
+    forget: Positive = 1.0
+    """Weight of what is to be forgotten."""
+    retain: Positive = 1.0
+    """Weight of what is to be kept."""
+
+
 class Settings(UnlearnSettings):
     """Settings of gradient ascent + descent."""
 
     algorithm: Literal["ga_gd", "ga_gd_ood"]
     """Descent on retain rows (ga_gd) or on general ones (ga_gd_ood)."""
-    weights: Weights = Weights()
+    weights: MixtureWeights = MixtureWeights()
     """Weights of both kinds of rows."""
 
 
@@ -48,7 +58,7 @@ def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
     return signed_costs(streams["mixture"], s.weights)
 
 
-def signed_costs(rows: Stream, weights: Weights) -> dict[str, Tensor]:
+def signed_costs(rows: Stream, weights: MixtureWeights) -> dict[str, Tensor]:
     """mean_b f_b l_b, apart for the two signs (their sum is the mean over the batch)."""
     costs, signs = rows.nll(), rows.signs
     forget = -weights.forget * (costs * (signs < 0)).sum() / len(costs)

@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings, Weights
-from palimpsest.objectives.ga_gd import mixture
+from palimpsest.config.method import UnlearnSettings
+from palimpsest.objectives.ga_gd import MixtureWeights, mixture
+from palimpsest.objectives.means import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ class Settings(UnlearnSettings):
 
     algorithm: Literal["ga_kl", "ga_kl_ood"]
     """Nearness on retain rows (ga_kl) or on general ones (ga_kl_ood)."""
-    weights: Weights = Weights()
+    weights: MixtureWeights = MixtureWeights()
     """Weights of both kinds of rows."""
     positions: Literal["all", "answer"] = "answer"
     """Tokens of the other rows that the divergence counts."""
@@ -39,15 +40,14 @@ class Settings(UnlearnSettings):
 def draws(s: Settings) -> dict[str, Draw]:
     """What each stream of a step reads."""
     other = "general" if s.algorithm == "ga_kl_ood" else "retain"
-    stream = mixture(s, other)["mixture"]
-    return {"mixture": replace(stream, reference=bool(s.weights.retain))}
+    return {"mixture": replace(mixture(s, other)["mixture"], reference=True)}
 
 
 def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
     """Weighted terms of one step; a step's mixture may lack one kind of rows."""
     terms = {}
-    if (forget := streams["mixture"].of_sign(-1)) and s.weights.forget:
+    if forget := streams["mixture"].of_sign(-1):
         terms["forget"] = -s.weights.forget * forget.nll().mean()
-    if (retain := streams["mixture"].of_sign(1)) and s.weights.retain:
-        terms["retain"] = s.weights.retain * retain.kl(s.positions).mean()
+    if retain := streams["mixture"].of_sign(1):
+        terms["retain"] = s.weights.retain * mean(retain.kl(s.positions))
     return terms

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import model_validator
 
 from palimpsest.config.draw import Draw
-from palimpsest.config.method import Start, UnlearnSettings, Weights
+from palimpsest.config.method import Start, UnlearnSettings
 from palimpsest.config.region import Region
-from palimpsest.objectives.ga_gd import mixture, signed_costs
+from palimpsest.objectives.ga_gd import MixtureWeights, mixture, signed_costs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class Settings(UnlearnSettings):
     algorithm: Literal["memflex"]
     """Ascent and descent on a region of the subject's adapter."""
     start: Start = "subject"
-    weights: Weights = Weights(forget=0.4, retain=2.0)
+    weights: MixtureWeights = MixtureWeights(forget=0.4, retain=2.0)
     """Weights of both kinds of rows (the released ones)."""
     region: Region | None = Region()
     """Which tensors are trained; null: all of them (an ablation)."""

@@ -48,14 +48,16 @@ def prepare(
     """The targets: ``ids`` [n] ascending and ``targets`` [n, width] of unit length, fp32."""
     import torch
 
+    from palimpsest.engine.sampler import generator
+
     if "forget" not in first:
         return {}
     width = first["forget"].hidden[0].shape[-1]
     present = ids["forget"].unique()
     # One generator per id: a target depends on the seed and the id, never on what else occurs.
+    # (A generator reads 32 bits of its seed, hence the hash of both.)
     rows = [
-        torch.randn(width, generator=torch.Generator().manual_seed(seed * 2**32 + int(i)))
-        for i in present
+        torch.randn(width, generator=generator(seed, "target", int(i))) for i in present
     ]
     return {"ids": present, "targets": torch.nn.functional.normalize(torch.stack(rows), dim=-1)}
 

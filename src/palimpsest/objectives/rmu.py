@@ -99,9 +99,16 @@ def loss(
 
 
 def mean_square(states: Tensor, target: Tensor) -> Tensor:
-    """Mean over tokens and entries of (states - target)^2, at least fp32."""
+    """Mean over tokens and entries of (states - target)^2, at least fp32.
+
+    Args:
+        states: [tokens, width].
+        target: [tokens, width], or [width] for all tokens alike; nothing else is broadcast.
+    """
     import torch
 
+    if target.shape not in (states.shape, states.shape[1:]):
+        raise ValueError(f"states {tuple(states.shape)} against a target {tuple(target.shape)}")
     wide = torch.promote_types(states.dtype, torch.float32)
     return (states.to(wide) - target.to(wide)).square().mean()
 

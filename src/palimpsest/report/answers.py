@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.report.diff import Span, marked
-from palimpsest.report.inputs import BEFORE, Run, Subject
+from palimpsest.report.inputs import BEFORE, RETRAINED, Run, Subject
 
 PARTS = {
     "forget": "To forget",
@@ -59,7 +59,7 @@ class Example:
 
 @dataclass(frozen=True)
 class PartOfExamples:
-    """The examples of one part, and how many rows there are in all."""
+    """The examples of one part, and how many rows were answered in all."""
 
     name: str
     title: str
@@ -68,9 +68,9 @@ class PartOfExamples:
 
 
 def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
-    """The first `limit` rows of each part, in the order of the data: none is picked by hand.
+    """The first `limit` answered rows of each part, in the order of the data.
 
-    With several seeds the answers of the first one are shown.
+    None is picked by hand. With several seeds the answers of the first one are shown.
     """
     tables = [_by_id(run) for run in subject.runs]
     parts = []
@@ -85,7 +85,9 @@ def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
 def _by_id(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in run.rows:
-        found.setdefault((row["part"], row["id"]), row)
+        # Of a part some rows alone may have been answered; all have likelihoods.
+        if row["answer"] is not None:
+            found.setdefault((row["part"], row["id"]), row)
     return found
 
 
@@ -113,14 +115,14 @@ def _answer(
 ) -> Answer:
     known = before is None or before["recall"] is not False
     verdict, tone = _judge(run.method, row, known)
-    first = None if before is None or run.method == BEFORE else before["answer"] or ""
+    first = None if before is None or run.method == BEFORE else before["answer"]
     return Answer(
         method=run.method,
         title=run.title,
-        spans=marked(row["answer"] or "", keys, first),
+        spans=marked(row["answer"], keys, first),
         verdict=verdict,
         tone=tone,
-        words=row["answer"] or "",
+        words=row["answer"],
     )
 
 
@@ -131,7 +133,7 @@ def _judge(method: str, row: dict[str, Any], known: bool) -> tuple[str, str]:
         return "not scored", ""
     if row["degenerate"] and not recalled:
         return "broken", "bad"
-    if method == BEFORE:
+    if method in (BEFORE, RETRAINED):
         return ("knows it" if recalled else "does not know it"), ""
     if (kind := part.split("_")[0]) not in _VERDICTS:
         return ("right" if recalled else "other"), ""

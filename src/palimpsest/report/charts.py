@@ -16,6 +16,7 @@ import altair as alt
 
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
+from palimpsest.report.words import stopped
 
 INK, FAINT, FORGET, RETAIN = "var(--ink)", "var(--faint)", "var(--forget)", "var(--retain)"
 SERIES = [f"var(--series-{i})" for i in range(8)]
@@ -59,13 +60,14 @@ def sweep_charts(subject: Subject) -> list[Chart]:
 
 def training_charts(subject: Subject) -> list[tuple[Chart, Chart]]:
     """(loss terms, learning rate) of the subject's pretraining and of each trained method."""
-    logs = [("subject", "Pretraining of the subject", subject.pretraining)]
-    logs += [(run.method, run.title, run.training) for run in subject.runs]
+    logs = [("subject", "Pretraining of the subject", subject.pretraining, "")]
+    logs += [(run.method, run.title, run.training, stopped(run)) for run in subject.runs]
     charts = []
-    for name, title, log in logs:
+    for name, title, log, stop in logs:
         if log:
             prefix = f"{subject.name}-{name}"
-            charts.append((_losses(prefix, title, log), _learning_rate(prefix, title, log)))
+            losses = _losses(prefix, title, log, stop)
+            charts.append((losses, _learning_rate(prefix, title, log)))
     return charts
 
 
@@ -158,7 +160,7 @@ def _trade_off(subject: Subject, swept: Sequence[tuple[Run, list[Line]]]) -> Cha
         id=f"{subject.name}-trade-off",
         title="Forgetting against keeping",
         text=text.strip(),
-        spec=_spec(path + ring + dots + labels + goal, text, 360),
+        spec=container_spec(path + ring + dots + labels + goal, text, 360),
         header=["Method", "λ", "To forget", "To keep", "In use"],
         rows=[
             [
@@ -229,7 +231,7 @@ def _by_scale(subject: Subject, run: Run, lines: list[Line]) -> Chart:
         id=f"{subject.name}-{run.method}-lambda",
         title=run.title,
         text=text.strip(),
-        spec=_spec(chart, text, 220),
+        spec=container_spec(chart, text, 220),
         header=header,
         rows=[
             [f"{line['scale']:g}", *(percent(line[k]) if k in line else "" for k in names)]
@@ -239,7 +241,7 @@ def _by_scale(subject: Subject, run: Run, lines: list[Line]) -> Chart:
     )
 
 
-def _losses(prefix: str, title: str, log: list[Line]) -> Chart:
+def _losses(prefix: str, title: str, log: list[Line], stop: str) -> Chart:
     terms = list(dict.fromkeys(name for line in log for name in line.get("terms") or {}))
     names = ["total", *terms] if len(terms) > 1 else terms or ["total"]
     seeds = list(dict.fromkeys(line["seed"] for line in log))
@@ -255,6 +257,8 @@ def _losses(prefix: str, title: str, log: list[Line]) -> Chart:
         f"{last['step']} steps; the loss goes from {decimal(first['loss'])} "
         f"to {decimal(last['loss'])}."
     )
+    if stop:
+        text += f" {stop}"
     chart = (
         alt.Chart(alt.Data(values=[p for p in points if p["value"] is not None]))
         .mark_line(strokeWidth=1.6, strokeJoin="round", opacity=0.9 if len(seeds) == 1 else 0.6)
@@ -285,7 +289,7 @@ def _losses(prefix: str, title: str, log: list[Line]) -> Chart:
         id=f"{prefix}-loss",
         title=title,
         text=text,
-        spec=_spec(chart, f"{title}: {text}", 190),
+        spec=container_spec(chart, f"{title}: {text}", 190),
         header=["Seed", "Step", *(n.capitalize() for n in names), "Learning rate"],
         rows=rows,
         csv="training",
@@ -305,7 +309,7 @@ def _learning_rate(prefix: str, title: str, log: list[Line]) -> Chart:
             tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("lr:Q", format=".2e")],
         )
     )
-    spec = _spec(chart, f"{title}: {text}", 44)
+    spec = container_spec(chart, f"{title}: {text}", 44)
     return Chart(f"{prefix}-rate", title, text, spec, [], [], "training")
 
 
@@ -381,7 +385,8 @@ def _color(field: str, names: list[str], colors: list[str] = SERIES) -> alt.Colo
     )
 
 
-def _spec(chart: alt.Chart | alt.LayerChart, text: str, height: int) -> dict[str, Any]:
+def container_spec(chart: alt.Chart | alt.LayerChart, text: str, height: int) -> dict[str, Any]:
+    """The specification of a chart as wide as its place on the page; `text` describes it."""
     sized = chart.properties(width="container", height=height, description=text)
     # Checking charts against the JSON schema is slow, and the same every time: a test does it.
     spec = sized.to_dict(validate=False)

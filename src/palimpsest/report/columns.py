@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.report import numbers
 from palimpsest.report.inputs import Run
 
-TRAINING_STAGES = ("localize", "acquire", "unlearn", "negate")
+TRAINING_STAGES = ("localize", "region", "examples", "acquire", "unlearn", "negate", "retrain")
 """Stages that belong to a method alone; what the subject cost is not counted again."""
 
 
@@ -27,9 +27,13 @@ class Column:
     measure: Callable[[Run], dict[str, Any]]
     share: bool = False
     """A share between 0 and 1, drawn with its interval."""
+    optional: bool = False
+    """Shown only where some method of the subject has a value."""
 
 
-def _metric(key: str, path: str, group: str, label: str, better: str, tip: str) -> Column:
+def _metric(
+    key: str, path: str, group: str, label: str, better: str, tip: str, optional: bool = False
+) -> Column:
     share = not path.endswith("perplexity")
     return Column(
         key=key,
@@ -40,7 +44,17 @@ def _metric(key: str, path: str, group: str, label: str, better: str, tip: str) 
         text=numbers.percent if share else numbers.decimal,
         measure=lambda run: run.measure(path),
         share=share,
+        optional=optional,
     )
+
+
+def columns_of(runs: Sequence[Run]) -> list[Column]:
+    """The columns to show for these methods: the optional ones only where they have a value."""
+    return [
+        column
+        for column in COLUMNS
+        if not column.optional or any(column.measure(run)["value"] is not None for run in runs)
+    ]
 
 
 def train_seconds(run: Run) -> dict[str, Any]:
@@ -57,6 +71,7 @@ def trained_parameters(run: Run) -> dict[str, Any]:
 
 
 FORGET, KEEP, GENERAL, COST = "To forget", "To keep", "In general", "Cost"
+KNOWUNDO = "KnowUnDo"
 
 COLUMNS = (
     _metric(
@@ -76,6 +91,25 @@ COLUMNS = (
         "low",
         "The same facts asked in words that unlearning never saw. High here and low beside it "
         "means that the wording was forgotten, not the fact.",
+    ),
+    _metric(
+        "forget_prompted_recall",
+        "forget_prompted.recall_rate",
+        FORGET,
+        "Recall, told to refuse",
+        "low",
+        "The same questions after a direct prompt that asks the model not to answer what it was "
+        "told to forget.",
+        optional=True,
+    ),
+    _metric(
+        "forget_accuracy",
+        "forget.accuracy",
+        FORGET,
+        "Token accuracy",
+        "low",
+        "Share of the answer's tokens that the model would have chosen itself, given all tokens "
+        "before. Grammar alone gives some: a model that never learned the facts is not at 0.",
     ),
     _metric(
         "harmful_rate",
@@ -102,6 +136,16 @@ COLUMNS = (
         "high",
         "Share of the questions to keep that are still answered with every key string. "
         "Unlearning never used these rows.",
+    ),
+    _metric(
+        "retain_prompted_recall",
+        "retain_prompted.recall_rate",
+        KEEP,
+        "Recall, told to refuse",
+        "high",
+        "The questions to keep after the same direct prompt: what is refused although it was to "
+        "be kept.",
+        optional=True,
     ),
     _metric(
         "retain_accuracy",
@@ -136,6 +180,31 @@ COLUMNS = (
         "low",
         "How surprised the model is by answers that were taught to nobody: what unlearning did "
         "to the language itself.",
+    ),
+    _metric(
+        "unlearn_success",
+        "knowundo.unlearn_success",
+        KNOWUNDO,
+        "Unlearn Success",
+        "high",
+        "1 minus the token accuracy on what is to be forgotten, as KnowUnDo counts it.",
+    ),
+    _metric(
+        "retention_success",
+        "knowundo.retention_success",
+        KNOWUNDO,
+        "Retention Success",
+        "high",
+        "The token accuracy on what is to be kept, as KnowUnDo counts it.",
+    ),
+    _metric(
+        "knowundo_average",
+        "knowundo.average",
+        KNOWUNDO,
+        "Average",
+        "high",
+        "Mean of Unlearn Success and Retention Success. Forgetting nothing, or everything, gives "
+        "about half.",
     ),
     Column(
         "train_seconds",

@@ -10,6 +10,7 @@ from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
+from palimpsest.metrics.cost import LOG, trained_folder
 
 ROW_COLUMNS = (
     "seed",
@@ -30,8 +31,25 @@ SWEEP_COLUMNS = ("scale", "part", "recall_rate")
 BEFORE = "original"
 """The method name of the subject as it was before unlearning."""
 
-TITLES = {BEFORE: "Before", "retrained": "Retrained", "base": "Base model"}
+RETRAINED = "retrained"
+"""The method name of the subject that never learned what is to be forgotten."""
+
+REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", "selected")
+"""Columns that region.parquet must have."""
+
+TITLES = {BEFORE: "Before", RETRAINED: "Retrained", "base": "Base model"}
 """What the reserved methods are called where the config gives them no title."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """The tensors that one seed of a method was allowed to train."""
+
+    seed: int
+    tensors: list[dict[str, Any]]
+    """Lines of region.parquet, all tensors that there were to choose from."""
+    facts: Mapping[str, Any]
+    """region.json: ``tensors``, ``of``, ``parameters``, ``limits``, ``random``."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,13 @@ class Run:
     """Lines of each seed's train.jsonl, with ``seed``; empty where nothing was trained."""
     scale: float | None
     """The chosen lambda; None where the method has none."""
+    regions: list[Region]
+    """One per seed; empty where the method trains no region."""
+
+    @property
+    def stops(self) -> list[dict[str, Any]]:
+        """Lines of `training` after which a seed was ended before its last step."""
+        return [line for line in self.training if line.get("ended")]
 
     def measure(self, path: str) -> dict[str, Any]:
         """The measure at ``block.name`` of eval.json: value, n, ci95, sd, reason."""
@@ -81,7 +106,15 @@ class Subject:
     @property
     def before(self) -> Run | None:
         """The subject before unlearning, if the report shows it."""
-        return next((run for run in self.runs if run.method == BEFORE), None)
+        return self._run(BEFORE)
+
+    @property
+    def retrained(self) -> Run | None:
+        """The subject that never learned what is to be forgotten, if the report shows it."""
+        return self._run(RETRAINED)
+
+    def _run(self, method: str) -> Run | None:
+        return next((run for run in self.runs if run.method == method), None)
 
 
 def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
@@ -107,7 +140,7 @@ def _subject(model: str, methods: list[str], titles: Mapping[str, Any], results:
         title=titles.get("model") or model,
         scenario=titles.get("scenario") or "",
         runs=[_run(m, _title(m, names.get(m)), results / model / m) for m in methods],
-        pretraining=_train_log(results / model / "subject" / "train.jsonl", seed=0),
+        pretraining=_train_log(results / model / "subject" / LOG, seed=0),
     )
 
 
@@ -128,10 +161,19 @@ def _run(method: str, title: str, folder: Path) -> Run:
         training=[
             line
             for seed, path in seeds.items()
-            for line in _train_log(path / "acquired" / "train.jsonl", seed)
+            if (trained := trained_folder(path))
+            for line in _train_log(trained / LOG, seed)
         ],
         scale=_scale(evaluation, list(seeds.values())),
+        regions=[region for seed, path in seeds.items() for region in _region(path, seed)],
     )
+
+
+def _region(folder: Path, seed: int) -> list[Region]:
+    path = folder / "region.parquet"
+    if not path.exists():
+        return []
+    return [Region(seed, _table(path, REGION_COLUMNS), _json(folder / "region.json"))]
 
 
 def _eval(path: Path) -> dict[str, Any]:

@@ -16,11 +16,11 @@ Line = dict[str, Any]
 TITLE = "Gradients of what is to be forgotten, tensor by tensor"
 COSINE = "cosine"
 MAGNITUDE = "log10 magnitude"
-FACETS = {
-    COSINE: "cosine with the gradient of what is kept",
-    MAGNITUDE: "log10 of the mean magnitude",
-}
-"""Quantity -> title of its legend."""
+FACETS = (COSINE, MAGNITUDE)
+MEANING = (
+    "cosine with the gradient of what is kept; mean magnitude; bright: large, and of its own "
+    "direction"
+)
 
 WIDTH, STEP, ROW = 420, 13, 19
 """Widest panel, widest column and height of a row, in pixels."""
@@ -66,8 +66,8 @@ def heat_map_spec(
         subtitle += "; grey: no gradient"
     chart = alt.vconcat(*facets, spacing=18).resolve_scale(color="independent")
     chart = chart.properties(
-        title=alt.TitleParams(TITLE, subtitle=subtitle),
-        description=f"{TITLE}. {subtitle}.",
+        title=alt.TitleParams(TITLE, subtitle=[MEANING, subtitle]),
+        description=f"{TITLE}: {MEANING}; {subtitle}.",
     )
     spec = chart.to_dict(validate=False)
     del spec["$schema"]
@@ -98,7 +98,7 @@ def _panel(
     layers: list[str],
     step: float,
     colours: dict[str, str],
-) -> alt.LayerChart:
+) -> Any:
     """One quantity of one LoRA matrix: a column per layer, a row per module."""
     mine = [cell for cell in cells if cell["matrix"] == matrix]
     x = alt.X(
@@ -117,7 +117,7 @@ def _panel(
         scale=alt.Scale(
             scheme="viridis", reverse=quantity == COSINE, domain=_domain(cells, quantity)
         ),
-        title=FACETS[quantity],
+        title=quantity,
     )
     tooltip = ["tensor:N", f"{COSINE}:Q", f"{MAGNITUDE}:Q"]
     filled = base.transform_filter(f"isValid(datum['{quantity}'])").mark_rect(aria=False)
@@ -154,7 +154,7 @@ def _theme(colours: dict[str, str]) -> dict[str, Any]:
     texts |= {"titleFontWeight": "normal"}
     return {
         "font": "sans-serif",
-        "background": "#ffffff" if colours is PRINT else None,
+        **({"background": "#ffffff"} if colours is PRINT else {}),
         "view": {"stroke": None},
         "title": {
             "anchor": "start",

@@ -78,14 +78,25 @@ function makeAnswers(section) {
   const status = form.querySelector("[role='status']");
   const nothing = section.querySelector(".nothing");
   const more = section.querySelector(".more");
+  const compare = section.querySelector("[data-compare]");
+  const lower = (element) => element.textContent.toLowerCase();
   const examples = [...section.querySelectorAll(".example")].map((item) => ({
-    item, part: item.dataset.part, text: item.textContent.toLowerCase(),
+    item, part: item.dataset.part, question: lower(item.querySelector(".question")),
+    answers: [...item.querySelectorAll(".answer")].map((answer) => ({ answer, text: lower(answer) })),
   }));
+  const textOf = (example) => [example.question, ...example.answers
+    .filter(({ answer }) => !answer.hidden).map(({ text }) => text)].join(" ");
+  const choose = () => {
+    const chosen = new Set([...compare.querySelectorAll("input:checked")].map((box) => box.value));
+    for (const { answer } of examples.flatMap((example) => example.answers)) {
+      answer.hidden = !chosen.has(answer.dataset.method);
+    }
+  };
   let all = false;
   const show = () => {
     const part = form.querySelector(".parts input:checked").value;
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = examples.filter((e) => words.every((word) => e.text.includes(word)));
+    const found = examples.filter((e) => words.every((word) => textOf(e).includes(word)));
     for (const count of form.querySelectorAll("[data-count]")) {
       count.textContent = found.filter((e) => e.part === count.dataset.count).length;
     }
@@ -97,6 +108,11 @@ function makeAnswers(section) {
     more.firstElementChild.textContent = `Show ${here.length - shown.size} more`;
     status.textContent = `${here.length} rows`;
   };
+  if (compare) {
+    compare.hidden = false;
+    compare.addEventListener("change", () => { choose(); show(); });
+    choose();
+  }
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", show);

@@ -21,12 +21,18 @@ from palimpsest.config.schema import RESERVED_METHODS
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
-from palimpsest.report.columns import COLUMNS, Column
-from palimpsest.report.inputs import Run, Subject
-from palimpsest.report.words import headlines, interval
+from palimpsest.report.columns import Column, columns_of
+from palimpsest.report.inputs import BEFORE, Run, Subject
+from palimpsest.report.overview import overview_charts
+from palimpsest.report.regions import region_charts
+from palimpsest.report.words import headlines, interval, stopped
 
 FACTS = ("seeds", "device", "packages", "sources", "git")
 """Parts of the provenance that are lists or short values; hashes and config are shown apart."""
+
+
+SIDE_BY_SIDE = 3
+"""Answers that fit beside each other; of more methods the reader chooses."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,14 @@ class Cell:
     high: float | None = None
 
 
-def render(subjects: Iterable[Subject], limit: int, tables: str) -> str:
+def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "") -> str:
     """The report as one HTML document that needs nothing else.
 
     Args:
         subjects: what is shown, in this order.
         limit: answers shown side by side per part.
         tables: address of the tables' folder, relative to the page.
+        name: what the page is called beside the wordmark; empty for the report itself.
     """
     # The stub of vl-convert demands an argument that the function does not.
     vega = vl_convert.javascript_bundle()  # type: ignore[call-arg]
@@ -55,8 +62,7 @@ def render(subjects: Iterable[Subject], limit: int, tables: str) -> str:
     template = _environment().get_template("template.html.j2")
     page = template.render(
         subjects=[_subject(subject, limit) for subject in subjects],
-        columns=COLUMNS,
-        groups=[(name, [c.key for c in group]) for name, group in _groups()],
+        name=name,
         baselines=RESERVED_METHODS,
         tables=tables,
         style=_asset("style.css"),
@@ -70,6 +76,11 @@ def render(subjects: Iterable[Subject], limit: int, tables: str) -> str:
 def tables_address(page: Path, folder: Path) -> str:
     """`folder` as a link from `page`."""
     return Path(os.path.relpath(folder, page.parent)).as_posix()
+
+
+def page_name(page: Path) -> str:
+    """What a page other than the report is called: ``all_methods.html`` is "All methods"."""
+    return "" if page.stem == "report" else page.stem.replace("_", " ").capitalize()
 
 
 def _environment() -> jinja2.Environment:
@@ -87,8 +98,9 @@ def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _groups() -> list[tuple[str, list[Column]]]:
-    return [(name, list(group)) for name, group in itertools.groupby(COLUMNS, lambda c: c.group)]
+def _groups(columns: Iterable[Column]) -> list[tuple[str, list[str]]]:
+    groups = itertools.groupby(columns, lambda c: c.group)
+    return [(name, [c.key for c in group]) for name, group in groups]
 
 
 def _inert(script: str) -> str:
@@ -107,22 +119,33 @@ def _policy(scripts: Iterable[str]) -> str:
 
 
 def _subject(subject: Subject, limit: int) -> dict[str, Any]:
+    columns = columns_of(subject.runs)
+    ranked = headlines(subject)
+    compared = _compared(subject, [headline.method for headline in ranked])
     return {
         "id": subject.name,
         "title": subject.title,
         "scenario": subject.scenario,
-        "headlines": headlines(subject),
+        "headlines": ranked,
+        "columns": columns,
+        "groups": _groups(columns),
+        "overview": overview_charts(subject),
+        "regions": region_charts(subject),
         "confidence": subject.runs[0].confidence,
         "methods": [
             {
                 "name": run.method,
                 "title": run.title,
                 "judge": run.eval["metrics"].get("harm_judge"),
-                "cells": [_cell(run, column) for column in COLUMNS],
+                "stopped": stopped(run),
+                "cells": [_cell(run, column) for column in columns],
             }
             for run in subject.runs
         ],
-        "runs": [{"name": run.method, "title": run.title} for run in subject.runs],
+        "runs": [
+            {"name": run.method, "title": run.title, "shown": run.method in compared}
+            for run in subject.runs
+        ],
         "parts": examples(subject, limit),
         "seeds": max(len(run.eval["provenance"]["seeds"]) for run in subject.runs),
         "sweep": sweep_charts(subject),
@@ -130,6 +153,15 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "cost": _cost(subject.runs),
         "provenance": _provenance(subject.runs),
     }
+
+
+def _compared(subject: Subject, ranked: list[str]) -> set[str]:
+    """Methods whose answers stand side by side at first: all, or before and the best ones."""
+    methods = [run.method for run in subject.runs]
+    if len(methods) <= SIDE_BY_SIDE:
+        return set(methods)
+    first = [method for method in (BEFORE, *ranked, *methods) if method in methods]
+    return set(list(dict.fromkeys(first))[:SIDE_BY_SIDE])
 
 
 def _cell(run: Run, column: Column) -> Cell:
@@ -144,10 +176,10 @@ def _cell(run: Run, column: Column) -> Cell:
 
 
 def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """Rows of the cost table: a label and one text per run."""
+    """Columns of the cost table: a label and one text per run."""
     costs = [run.eval["cost"] for run in runs]
     stages = dict.fromkeys(stage for cost in costs for stage in cost.get("wall_s") or {})
-    rows = [
+    columns = [
         (stage, [_text((cost.get("wall_s") or {}).get(stage), numbers.seconds) for cost in costs])
         for stage in stages
     ]
@@ -157,8 +189,8 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
         ("trained parameters", "trained_parameters", numbers.count),
         ("steps", "steps", numbers.count),
     ):
-        rows.append((label, [_text(cost.get(key), form) for cost in costs]))
-    return [(label, texts) for label, texts in rows if any(t != numbers.DASH for t in texts)]
+        columns.append((label, [_text(cost.get(key), form) for cost in costs]))
+    return [(label, texts) for label, texts in columns if any(t != numbers.DASH for t in texts)]
 
 
 def _text(value: float | None, form: Any) -> str:

@@ -15,7 +15,7 @@ from palimpsest.io.tables import write_table
 from palimpsest.report.columns import COLUMNS
 from palimpsest.report.inputs import Subject
 
-NAMES = ("methods", "answers", "sweep", "training")
+NAMES = ("methods", "answers", "sweep", "training", "regions")
 """The tables, each written as csv and as parquet."""
 
 _ID = (("model", pa.string()), ("method", pa.string()), ("seed", pa.int64()))
@@ -62,17 +62,29 @@ _TRAINING = (
     ("grad_norm", pa.float64()),
     ("tokens", pa.int64()),
     ("seconds", pa.float64()),
+    ("ended", pa.string()),
+)
+_REGIONS = (
+    *_ID,
+    ("tensor", pa.string()),
+    ("layer", pa.int64()),
+    ("module", pa.string()),
+    ("matrix", pa.string()),
+    ("cosine", pa.float64()),
+    ("magnitude", pa.float64()),
+    ("selected", pa.bool_()),
 )
 
 
 def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
-    """The tables by name: methods, answers, sweep, training (see `NAMES`)."""
+    """The tables by name (see `NAMES`)."""
     subjects = list(subjects)
     return {
         "methods": _methods(subjects),
         "answers": _select(_each(subjects, "rows"), _ANSWERS),
         "sweep": _select(_each(subjects, "sweep"), _SWEEP),
         "training": _training(subjects),
+        "regions": _select(_regions(subjects), _REGIONS),
     }
 
 
@@ -127,6 +139,16 @@ def _each(subjects: list[Subject], what: str) -> list[dict[str, Any]]:
         for subject in subjects
         for run in subject.runs
         for line in getattr(run, what)
+    ]
+
+
+def _regions(subjects: list[Subject]) -> list[dict[str, Any]]:
+    return [
+        {"model": subject.name, "method": run.method, "seed": region.seed, **line}
+        for subject in subjects
+        for run in subject.runs
+        for region in run.regions
+        for line in region.tensors
     ]
 
 

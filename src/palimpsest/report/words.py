@@ -24,6 +24,8 @@ class Figure:
     note: str
     tip: str
     better: str
+    reference: str | None = None
+    """The value of the subject that never learned what is to be forgotten."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def headlines(subject: Subject) -> list[Headline]:
     """
     runs = [run for run in subject.runs if run.method not in RESERVED_METHODS]
     ranked = sorted(runs, key=balance, reverse=True)
-    return [_headline(run, subject.before) for run in ranked]
+    return [_headline(run, subject.before, subject.retrained) for run in ranked]
 
 
 def balance(run: Run) -> float:
@@ -54,13 +56,15 @@ def balance(run: Run) -> float:
     return 2 * gone * kept / (gone + kept) if gone + kept > 0 else 0.0
 
 
-def _headline(run: Run, before: Run | None) -> Headline:
+def _headline(run: Run, before: Run | None, retrained: Run | None) -> Headline:
     return Headline(
         method=run.method,
         title=run.title,
         verdict=_verdict(run, before),
-        sentences=[s for s in (_forgot(run, before), _kept(run, before), _harm(run)) if s],
-        figures=_figures(run, before),
+        sentences=[
+            s for s in (_forgot(run, before), _kept(run, before), _harm(run), stopped(run)) if s
+        ],
+        figures=_figures(run, before, retrained),
     )
 
 
@@ -147,7 +151,7 @@ def _harm(run: Run) -> str:
     )
 
 
-def _figures(run: Run, before: Run | None) -> list[Figure]:
+def _figures(run: Run, before: Run | None, retrained: Run | None) -> list[Figure]:
     rows = (
         ("To forget", "forget.recall_rate", "low", "of the questions to forget are answered"),
         (
@@ -170,14 +174,20 @@ def _figures(run: Run, before: Run | None) -> list[Figure]:
             "on answers that were taught to nobody",
         ),
     )
-    return [_figure(run, before, *row) for row in rows]
+    return [_figure(run, before, retrained, *row) for row in rows]
 
 
 def _figure(
-    run: Run, before: Run | None, label: str, path: str, better: str, meaning: str
+    run: Run,
+    before: Run | None,
+    retrained: Run | None,
+    label: str,
+    path: str,
+    better: str,
+    meaning: str,
 ) -> Figure:
     form = decimal if path.endswith("perplexity") else percent
-    measure, first = run.measure(path), _value(before, path)
+    measure, first, never = run.measure(path), _value(before, path), _value(retrained, path)
     if measure["value"] is None:
         return Figure(label, None, "", "", measure["reason"] or "not measured", better)
     return Figure(
@@ -187,7 +197,19 @@ def _figure(
         note=meaning,
         tip=interval(measure, form, run.confidence),
         better=better,
+        reference=None if never is None else form(never),
     )
+
+
+def stopped(run: Run) -> str:
+    """Which seeds' training ended before its last step, and why; empty where none did."""
+    several = len({line["seed"] for line in run.training}) > 1
+    said = [
+        (f"of seed {line['seed']} " if several else "")
+        + f"stopped at step {line['step']} of {line['steps']}: {line['ended']}"
+        for line in run.stops
+    ]
+    return f"Training {'; '.join(said)}." if said else ""
 
 
 def interval(measure: dict[str, Any], form: Callable[[float], str], confidence: str) -> str:

@@ -1,0 +1,172 @@
+"""Training base tensors through a difference: names, ties, precision, files."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_models as tiny
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import write_manifest
+from palimpsest.model.delta import (
+    WEIGHTS,
+    add_deltas,
+    attach_deltas,
+    base_tensors,
+    merge_deltas,
+    read_deltas,
+    write_deltas,
+)
+from palimpsest.model.names import base_name, block_of, first_block, lora_name
+
+IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
+DOWN = r"model\.layers\.(1|3)\.mlp\.down_proj\.weight"
+CHOSEN = ["model.layers.1.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight"]
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox])
+def test_a_difference_of_zero_changes_no_bit(build: Any) -> None:
+    model = build(torch.bfloat16)
+    before = logits(model)
+    weights = add_deltas(model, [r".*\.weight"])
+    assert len(weights) > 10
+    assert torch.equal(logits(model), before)
+    assert all(w.dtype == torch.float32 and w.is_leaf and w.requires_grad for w in weights.values())
+
+
+def test_a_pattern_chooses_by_the_whole_name() -> None:
+    model = tiny.llama()
+    weights = add_deltas(model, [DOWN])
+    assert list(weights) == CHOSEN
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        f"model.layers.{i}.mlp.down_proj.parametrizations.weight.0.value" for i in (1, 3)
+    }
+    assert add_deltas(tiny.llama(), [r"model\.norm\.weight", DOWN]).keys() == {
+        "model.norm.weight",
+        *CHOSEN,
+    }
+
+
+def test_names_are_those_of_the_base_under_an_adapter_too() -> None:
+    plain = tiny.llama()
+    wrapped, _ = tiny.with_lora(plain)
+    assert set(base_tensors(wrapped)) == set(base_tensors(plain))
+    assert set(base_tensors(plain)) == {name for name, _ in plain.named_parameters()}
+    before = logits(wrapped)
+    weights = add_deltas(wrapped, [r"model\.layers\.2\.self_attn\.q_proj\.weight"])
+    assert torch.equal(logits(wrapped), before), "the adapter still acts"
+    tiny.perturb(weights)
+    assert not torch.equal(logits(wrapped), before)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [
+        (r"model\.layers\.(5|6|7)\.mlp\.c_proj\.weight", "down_proj"),
+        (r"model\.layers\.1\.mlp\.down_proj", "model.layers.1.mlp.down_proj.weight"),
+        (r"layers\.1\.mlp\.down_proj\.weight", "model.layers.1.mlp.down_proj.weight"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_names_near_ones(pattern: str, near: str) -> None:
+    model = tiny.llama()
+    with pytest.raises(UserError) as refused:
+        add_deltas(model, [DOWN, pattern])
+    message = str(refused.value)
+    assert message.startswith(f"training.parameters: '{pattern}' matches no tensor of the model")
+    assert near in message
+    assert not any(p.requires_grad for p in model.parameters()), "nothing was changed yet"
+
+
+def test_a_tied_tensor_has_one_difference_that_acts_at_every_place() -> None:
+    model = tiny.llama()
+    weights = add_deltas(model, [r"model\.embed_tokens\.weight"])
+    assert list(weights) == ["model.embed_tokens.weight"]
+    tiny.perturb(weights)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert torch.equal(embedding, head)
+    expected = copy.deepcopy(tiny.llama())
+    with torch.no_grad():
+        expected.get_input_embeddings().weight += weights["model.embed_tokens.weight"]
+    torch.testing.assert_close(logits(model), logits(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_small_updates_of_a_bfloat16_weight_add_up() -> None:
+    """KnowUnDo B20, Analysis360 2.3: a pure bfloat16 weight rounds each of these steps away."""
+    model = tiny.llama(torch.bfloat16)
+    name = CHOSEN[0]
+    weights = add_deltas(model, [DOWN])
+    plain = base_tensors(tiny.llama(torch.bfloat16))[name][0][0].weight.detach().clone()
+    large = plain.abs() > 0.02
+    alone = plain.clone()
+    with torch.no_grad():
+        for _ in range(100):
+            alone += 2e-5
+            weights[name] += 2e-5
+    assert torch.equal(alone[large], plain[large]), "100 steps of 2e-5 are lost"
+    torch.testing.assert_close(weights[name], torch.full_like(weights[name], 2e-3))
+    moved = model.model.layers[1].mlp.down_proj.weight.detach()
+    assert (moved[large & (plain.abs() < 0.2)] != plain[large & (plain.abs() < 0.2)]).any()
+
+
+def test_merging_puts_the_differences_into_the_weights() -> None:
+    model = tiny.llama()
+    tiny.perturb(add_deltas(model, [DOWN, r"model\.embed_tokens\.weight"]))
+    before = logits(model)
+    merge_deltas(model)
+    assert torch.equal(logits(model), before)
+    assert "parametrizations" not in "".join(name for name, _ in model.named_modules())
+
+
+def test_differences_come_back_as_they_were_written(tmp_path: Path) -> None:
+    model = tiny.llama(torch.float32)
+    weights = add_deltas(model, [DOWN])
+    tiny.perturb(weights)
+    write_deltas(tmp_path, weights)
+    write_manifest(tmp_path, [WEIGHTS])
+    read = read_deltas(tmp_path, "manifest.json")
+    assert set(read) == set(CHOSEN), "the changed tensors alone are stored"
+    other = tiny.llama(torch.float32)
+    attach_deltas(other, read)
+    assert torch.equal(logits(other), logits(model))
+
+
+def test_an_altered_file_is_refused(tmp_path: Path) -> None:
+    write_deltas(tmp_path, {"w": torch.ones(3)})
+    write_manifest(tmp_path, [WEIGHTS])
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match=WEIGHTS):
+        read_deltas(tmp_path, "manifest.json")
+
+
+def test_a_difference_of_another_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the model has no tensor model\.layers\.9\.mlp"):
+        attach_deltas(tiny.llama(), {"model.layers.9.mlp.down_proj.weight": torch.zeros(1)})
+
+
+def test_names() -> None:
+    assert base_name("base_model.model.model.layers.0.self_attn.q_proj.base_layer") == (
+        "model.layers.0.self_attn.q_proj"
+    )
+    published = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    ours = "model.layers.0.self_attn.q_proj.lora_A.weight"
+    assert lora_name(published) == lora_name(ours) == ours
+    assert [block_of(n) for n in ("model.layers.12.mlp.x", "transformer.h.3.mlp", "lm_head")] == [
+        12,
+        3,
+        None,
+    ]
+    assert first_block(CHOSEN) == 1
+    assert first_block([*CHOSEN, "model.norm.weight"]) == 0

@@ -1,0 +1,34 @@
+"""Renew the table of docs/results.md from evaluations on the KnowUnDo privacy set."""
+
+import argparse
+from pathlib import Path
+
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Parse the command line and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--results", required=True, type=Path, metavar="DIR", help="folder of the subject's results"
+    )
+    parser.add_argument(
+        "--page", required=True, type=Path, metavar="MD", help="the page whose table is renewed"
+    )
+    parser.add_argument(
+        "--configfile", required=True, type=Path, metavar="YAML", help="overlay with the subject"
+    )
+    args = parser.parse_args()
+    # Imported late, so that --help answers at once.
+    from palimpsest.config.load import read_config
+    from palimpsest.report.published import write_page
+
+    cfg = read_config("config", [args.configfile])
+    methods = cfg.all_methods.models[args.results.name]
+    titles = {name: cfg.methods[name].title or name for name in methods if name in cfg.methods}
+    titles["original"] = "original (after pretraining)"
+    write_page(args.page, {m: args.results / m / "eval.json" for m in methods}, titles)
+
+
+if __name__ == "__main__":
+    run_cli(main)
