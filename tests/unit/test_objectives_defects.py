@@ -83,7 +83,8 @@ def test_dropout_is_off_in_model_and_reference() -> None:
     noisy, again = (Body(model).hidden([row])[0] for _ in range(2))
     assert not torch.allclose(noisy, again)
     for key in methods.ALGORITHMS:
-        assert not any(module.training for module in methods.bench(key).model.modules()), key
+        modules = dict(methods.bench(key).model.named_modules()).items()
+        assert not any(m.training for name, m in modules if "parametrizations" not in name), key
 
 
 def test_the_divergence_counts_neither_pads_nor_the_question() -> None:
@@ -101,7 +102,7 @@ def test_the_divergence_counts_neither_pads_nor_the_question() -> None:
         ids, mask = plain.padded([row], length)
         p, q = (plain.log_probs(m, ids, mask).exp() for m in (reference, model))
         theirs.append(knowundo.divergence(p, q).item())
-    assert abs(theirs[1] - theirs[0]) > 0.05 * theirs[0]
+    assert abs(theirs[1] - theirs[0]) > 0.02 * theirs[0]
     assert theirs[0] > ours + 0.5, "the entropy of the reference is in it"
 
 
@@ -167,14 +168,20 @@ def test_a_batch_has_the_gradient_of_its_mean() -> None:
         torch.testing.assert_close(4 * c, b, rtol=1e-6, atol=1e-9)
 
 
-def test_posteriors_are_finite_in_half_precision() -> None:
-    """#17: a label's logit of -1e10 is -inf there, and times 0 not a number."""
+def test_posteriors_in_half_precision_need_no_lowest_number() -> None:
+    """#17: the released label logit of -1e10 is -inf there; ours is computed in single precision,
+    without a mask over the vocabulary."""
     states = torch.tensor([[0.0, 9, 2], [3, 1, 0], [0, 0, 0]], dtype=torch.float16)
     row = Row("half", torch.tensor([0, 1, 0]), 1)
     found = Stream([row], [states], lambda h: h).log_one_minus_p(-15.0)
+    exact = Stream([row], [states.double()], lambda h: h).log_one_minus_p(-15.0)
     assert found.dtype == torch.float32
-    assert found.isfinite().all()
-    assert not analysis360.min_posterior(states, torch.tensor([IGNORED, 1, 0])).isfinite()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
+    labels = torch.tensor([IGNORED, 1, 0])
+    assert torch.tensor(analysis360.LOWEST).half() == -torch.inf
+    theirs = analysis360.min_posterior(states, labels)
+    assert theirs.dtype == torch.float16
+    assert abs(theirs.item() + exact.mean().item()) > 1e-4
 
 
 def test_an_all_ignored_batch_is_zero_and_small_values_are_not_rounded_away() -> None:
@@ -308,7 +315,12 @@ def test_one_seed_gives_one_delta_file_and_another_seed_another(
     outs = [unlearned(inputs, tmp_path / str(i), key, seed) for i, seed in enumerate((3, 3, 4))]
     hashes = [sha256_of(out / "delta.safetensors") for out in outs]
     assert hashes[0] == hashes[1] != hashes[2]
-    files = {"delta.safetensors", MODEL, LOG, *([VECTORS] if key[:2] == "ra" or key == "rmu" else [])}
+    files = {
+        "delta.safetensors",
+        MODEL,
+        LOG,
+        *([VECTORS] if key[:2] == "ra" or key == "rmu" else []),
+    }
     assert {p.name for p in outs[0].iterdir()} == files
     description = json.loads((outs[0] / MODEL).read_text())
     assert description["kind"] == "delta"

@@ -86,8 +86,7 @@ POSTERIOR = methods.settings("min_posterior", **ALONE)
         ),
         pytest.param(
             lambda z: (
-                max_entropy.loss({"forget": unshifted(z)}, ENTROPY)["forget"]
-                + math.log(VOCABULARY)
+                max_entropy.loss({"forget": unshifted(z)}, ENTROPY)["forget"] + math.log(VOCABULARY)
             ),
             (0.8849231641156472, -0.006008026241099778, -0.002298170730952924),
             id="KL(p to U)",

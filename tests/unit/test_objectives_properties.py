@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_step_forwards_each_row_once_and_nothing_else(key: str) -> None:
         ("llmu", {"weights": {"forget": 0, "random": 0, "retain": 1}}, {"retain"}),
         ("sku", {"weights": {"forget": 1, "random": 0, "preserve": 0}}, {"forget"}),
         ("sku", {"weights": {"forget": 0, "random": 1, "preserve": 0}}, {"random"}),
-        ("sku", {"weights": {"forget": 1, "random": 1}, "preservation": {"sign": 0}}, {"forget", "random"}),
+        ("sku", {"preservation": {"sign": 0}}, {"forget", "random"}),
         ("max_entropy", {"weights": {"forget": 1, "retain": 0}}, {"forget"}),
         ("max_entropy", {"weights": {"forget": 0, "retain": 1}}, {"retain"}),
         ("min_posterior", {"weights": {"forget": 1, "retain": 0}}, {"forget"}),
@@ -216,9 +217,7 @@ def test_backward_of_each_term_adds_up_to_backward_of_the_sum(key: str) -> None:
     weights = list(made.job.weights.values())
 
     def gradients(loss: Tensor) -> list[Tensor]:
-        return list(
-            torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        )
+        return list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
 
     each = [gradients(made.terms()[name]) for name in made.terms()]
     summed = [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
@@ -402,9 +401,7 @@ def test_untrained_states_are_those_of_a_separate_frozen_model() -> None:
     frozen = Body(tiny.llama(torch.float32), 1)
     stream = made.streams()["retain"]
     separate = frozen.states(stream.rows, reads=Reads(final=False, blocks=(2,)))
-    for mine, theirs, moved in zip(
-        stream.untrained[2], separate, stream.blocks[2], strict=True
-    ):
+    for mine, theirs, moved in zip(stream.untrained[2], separate, stream.blocks[2], strict=True):
         assert torch.equal(mine, theirs.blocks[2])
         assert not torch.equal(mine, moved)
         assert not mine.requires_grad
@@ -413,9 +410,11 @@ def test_untrained_states_are_those_of_a_separate_frozen_model() -> None:
 def test_looking_at_the_untrained_model_leaves_the_trained_one_as_it_is() -> None:
     made = bench("rmu")
     before = {name: weight.clone() for name, weight in made.job.weights.items()}
-    with pytest.raises(RuntimeError, match="inside"), swapped(made.job.weights, made.untrained):
-        assert all(weight.abs().max() == 0 for weight in made.job.weights.values())
-        raise RuntimeError("inside")
+    inside = None
+    with contextlib.suppress(KeyError), swapped(made.job.weights, made.untrained):
+        inside = [weight.abs().max().item() for weight in made.job.weights.values()]
+        raise KeyError
+    assert inside == [0, 0]
     assert all(torch.equal(before[name], w) for name, w in made.job.weights.items())
 
 
@@ -429,9 +428,7 @@ def trained(key: str, folder: Path, seed: int, **over: Any) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("key", ALGORITHMS)
-def test_one_seed_gives_the_same_weights_and_another_gives_others(
-    key: str, tmp_path: Path
-) -> None:
+def test_one_seed_gives_the_same_weights_and_another_gives_others(key: str, tmp_path: Path) -> None:
     """Analysis360 7 (10)."""
     runs = [trained(key, tmp_path / str(i), seed) for i, seed in enumerate((5, 5, 6))]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
@@ -442,8 +439,6 @@ def test_llmu_stops_once_the_forget_rows_cost_more_than_the_limit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The released rule compares the negated cost, and only between passes: it never fires."""
-    import json
-
     over: dict[str, Any] = {
         "steps": 60,
         "weights": {"forget": 1, "random": 0, "retain": 0},
@@ -452,7 +447,12 @@ def test_llmu_stops_once_the_forget_rows_cost_more_than_the_limit(
     logs = {}
     for limit in (9.0, None):
         made = bench(
-            "llmu", tmp_path / str(limit), dtype=torch.float32, moved=False, stop_above=limit, **over
+            "llmu",
+            tmp_path / str(limit),
+            dtype=torch.float32,
+            moved=False,
+            stop_above=limit,
+            **over,
         )
         log = train(made.job)
         logs[limit] = [json.loads(x) for x in log.read_text().splitlines()]

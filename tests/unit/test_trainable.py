@@ -166,5 +166,5 @@ def test_a_trained_head_and_a_comparison_with_the_subject_exclude_each_other(
     if not refused:
         _refuse_trained_head(trainable, body, objective.draws(kl))
         return
-    with pytest.raises(UserError, match="matches the language-model head .* retain_term: ce"):
+    with pytest.raises(UserError, match=r"matches the language-model head .* retain_term: ce"):
         _refuse_trained_head(trainable, body, objective.draws(kl))

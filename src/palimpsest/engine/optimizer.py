@@ -73,7 +73,12 @@ def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Opt
     Raises:
         UserError: schedule-free without a first decay rate, which its average divides by.
     """
-    common = {"lr": o.learning_rate, "betas": o.betas, "eps": o.eps, "weight_decay": o.weight_decay}
+    common: dict[str, Any] = {
+        "lr": o.learning_rate,
+        "betas": o.betas,
+        "eps": o.eps,
+        "weight_decay": o.weight_decay,
+    }
     if o.name == "schedule_free":
         if not o.betas[0]:
             raise UserError(

@@ -56,9 +56,7 @@ def prepare(
     present = ids["forget"].unique()
     # One generator per id: a target depends on the seed and the id, never on what else occurs.
     # (A generator reads 32 bits of its seed, hence the hash of both.)
-    rows = [
-        torch.randn(width, generator=generator(seed, "target", int(i))) for i in present
-    ]
+    rows = [torch.randn(width, generator=generator(seed, "target", int(i))) for i in present]
     return {"ids": present, "targets": torch.nn.functional.normalize(torch.stack(rows), dim=-1)}
 
 
