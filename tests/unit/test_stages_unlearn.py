@@ -22,7 +22,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import WEIGHTS, read_adapter
-from palimpsest.model.base import load_base
+from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.delta import WEIGHTS as DELTA
 from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
@@ -360,6 +360,14 @@ def test_the_table_has_a_line_for_each_tensor_of_the_adapter(work: Work, located
     assert (located / "localization.svg").read_text().startswith("<svg")
 
 
+def test_ordinary_tokens_are_those_of_the_tokenizer_that_are_not_special(work: Work) -> None:
+    tokenizer = load_tokenizer(work.base)
+    special = set(tokenizer.all_special_ids)
+    assert special
+    expected = [i for i in range(tokenizer.vocab_size) if i not in special]
+    assert ordinary_tokens(tokenizer).tolist() == expected
+
+
 def test_perturbed_copies_keep_the_prompt_and_the_end_token(work: Work) -> None:
     from palimpsest.config.schema import Localization
     from palimpsest.stages.localize import perturbed
@@ -371,7 +379,9 @@ def test_perturbed_copies_keep_the_prompt_and_the_end_token(work: Work) -> None:
     for copy, row in zip(copies, rows * 3, strict=True):
         assert torch.equal(copy.prompt, row.prompt)
         assert int(copy.ids[-1]) == tiny.EOS
-        assert int((copy.ids != row.ids).sum()) <= (len(row.response) - 1) // 2
+        changed = copy.ids != row.ids
+        assert int(changed.sum()) <= (len(row.response) - 1) // 2
+        assert torch.isin(copy.ids[changed], ordinary).all(), "no special token is put in"
     assert any(not torch.equal(copy.ids, row.ids) for copy, row in zip(copies, rows, strict=False))
 
 

@@ -57,3 +57,12 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Ids of the tokenizer's tokens that are not special, ascending int64 [n].
+
+    A head may have rows for more ids than the tokenizer has tokens; those are left out.
+    """
+    special = set(tokenizer.all_special_ids)
+    return torch.tensor([i for i in range(tokenizer.vocab_size) if i not in special])

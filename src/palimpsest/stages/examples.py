@@ -24,7 +24,7 @@ from palimpsest.engine.sampler import generator
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.lora import attach_subject
 from palimpsest.stages.common import dataset_and_part
 
@@ -76,7 +76,8 @@ def examples(
         if draw.signs:
             rows = mixture(sets, draw.signs, config["seed"])
         elif draw.labels == "random":
-            rows = random_labels(sets[0], ordinary_tokens(base, config), config["seed"])
+            tokenizer = load_tokenizer(base, config["trust_remote_code"])
+            rows = random_labels(sets[0], ordinary_tokens(tokenizer), config["seed"])
         else:
             assert subject is not None
             rows = adversarial_labels(config, base, subject, sets[0], label, threads)
@@ -163,13 +164,6 @@ def adversarial_labels(
             labelled.append(_example(row, labels=found.cpu()))
         progress.update(begin + len(batch), sum(map(len, batch)))
     return labelled
-
-
-def ordinary_tokens(base: Path, config: dict[str, Any]) -> Tensor:
-    """Ids of the tokenizer's tokens that are not special, int64 [n]."""
-    tokenizer = load_tokenizer(base, config["trust_remote_code"])
-    special = set(tokenizer.all_special_ids)
-    return torch.tensor([i for i in range(tokenizer.vocab_size) if i not in special])
 
 
 def _read(config: dict[str, Any], name: str, tokens: Path) -> list[Row]:

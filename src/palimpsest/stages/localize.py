@@ -34,7 +34,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.io.atomic import write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
-from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.names import block_of
 from palimpsest.model.trainable import make_trainable
 from palimpsest.report.localization import heat_map
@@ -78,8 +78,7 @@ def localize(
     unused = Training(optimizer=Optimizer(learning_rate=1.0))
     trainable = make_trainable(network, subject, "subject", unused, settings.seed)
     body = Body(trainable.network, trainable.first_block)
-    special = load_tokenizer(base, config["trust_remote_code"]).all_special_ids
-    ordinary = torch.tensor([i for i in range(body.vocabulary) if i not in set(special)])
+    ordinary = ordinary_tokens(load_tokenizer(base, config["trust_remote_code"]))
     gradients = {}
     for name, ref in config["sets"].items():
         dataset, part = dataset_and_part(ref)
