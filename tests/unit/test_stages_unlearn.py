@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +165,7 @@ def test_the_forget_rows_become_costlier(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_logged_forget_term_moves_the_right_way(
-    unlearned: dict[str, Path], name: str
-) -> None:
+def test_the_logged_forget_term_moves_the_right_way(unlearned: dict[str, Path], name: str) -> None:
     lines = [json.loads(line) for line in (unlearned[name] / "train.jsonl").open()]
     term = "retain" if name == "finetune" else "forget"
     first, last = (lines[i]["terms"].get(term, 0.0) for i in (0, -1))
@@ -211,7 +208,9 @@ def test_only_the_chosen_base_tensors_are_stored(unlearned: dict[str, Path]) -> 
     assert all(t.dtype == torch.float32 and t.any() for t in stored.values())
 
 
-@pytest.mark.parametrize(("name", "tensor"), [("rmu", "control_vector"), ("random_matching", "ids")])
+@pytest.mark.parametrize(
+    ("name", "tensor"), [("rmu", "control_vector"), ("random_matching", "ids")]
+)
 def test_fixed_vectors_are_saved_beside_the_model(
     unlearned: dict[str, Path], name: str, tensor: str
 ) -> None:
@@ -326,8 +325,8 @@ def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
-    from palimpsest.model.trainable import make_trainable
     from palimpsest.config.training import Training
+    from palimpsest.model.trainable import make_trainable
     from palimpsest.stages.localize import mean_gradients
 
     training = Training(optimizer={"learning_rate": 1.0})
@@ -344,7 +343,9 @@ def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(wor
             cost = torch.nn.functional.cross_entropy(logits, row.response)
             total += torch.autograd.grad(cost, weight)[0] / len(rows)
         for found in batched:
-            torch.testing.assert_close(found[name], total, rtol=1e-4, atol=1e-7)  # norms run in fp32
+            torch.testing.assert_close(
+                found[name], total, rtol=1e-4, atol=1e-7
+            )  # norms run in fp32
 
 
 def test_the_table_has_a_line_for_each_tensor_of_the_adapter(work: Work, located: Path) -> None:
@@ -499,4 +500,4 @@ def test_the_stop_rule_of_gradient_ascent_fires_and_is_logged(work: Work) -> Non
     assert len(lines) < 60
     assert "> 8 nats" in lines[-1]["ended"]
     assert read_manifest(out, MODEL)["steps"] == len(lines)
-    assert os.listdir(out.parent) == ["model"]
+    assert [path.name for path in out.parent.iterdir()] == ["model"]

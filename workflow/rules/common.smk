@@ -38,7 +38,10 @@ def tokens_for(name):
 
     def manifests(wildcards):
         base = CFG.models[wildcards.model].base
-        return [f"resources/tokens/{base}/{dataset}/manifest.json" for dataset in read_by(name, wildcards)]
+        return [
+            f"resources/tokens/{base}/{dataset}/manifest.json"
+            for dataset in read_by(name, wildcards)
+        ]
 
     return manifests
 
@@ -64,7 +67,9 @@ def methods_with_examples(adversarial):
     """Methods whose rows are labelled or mixed before training: by the subject, or without it."""
     found = []
     for name, settings in CFG.methods.items():
-        made = [draw for draw in algorithm(settings.algorithm).draws(settings).values() if draw.examples]
+        made = [
+            draw for draw in algorithm(settings.algorithm).draws(settings).values() if draw.examples
+        ]
         if made and any(draw.labels == "adversarial" for draw in made) == adversarial:
             found.append(name)
     return found
@@ -210,7 +215,9 @@ def shown(wildcards):
 
 def per_method(name):
     """A file of every subject and method of a page."""
-    return lambda wildcards: [f"results/{model}/{method}/{name}" for model, method in shown(wildcards)]
+    return lambda wildcards: [
+        f"results/{model}/{method}/{name}" for model, method in shown(wildcards)
+    ]
 
 
 def per_seed(wildcards, name, wanted):

@@ -72,6 +72,7 @@ def _measures(path: Path) -> dict[str, Any]:
 def _percent(measure: Mapping[str, Any]) -> str:
     if measure["value"] is None:
         return f"none ({measure['reason']})"
-    low, high = measure["ci95"] or (None, None)
-    interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    return f"{100 * measure['value']:.1f}{interval}"
+    if not measure["ci95"]:
+        return f"{100 * measure['value']:.1f}"
+    low, high = measure["ci95"]
+    return f"{100 * measure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
