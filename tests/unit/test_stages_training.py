@@ -32,6 +32,7 @@ from palimpsest.model.description import MODEL
 from palimpsest.model.lora import attach_subject
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages import acquire as acquiring
+from palimpsest.stages import method
 from palimpsest.stages.acquire import acquire
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate, original
@@ -168,14 +169,14 @@ def test_the_side_folder_of_an_acquisition_is_private_while_it_runs(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = []
-    real = acquiring.train
+    real = method.train
 
     def train(job: Any) -> Path:
         result = real(job)
         modes.append(job.folder.stat().st_mode & 0o777)
         return result
 
-    monkeypatch.setattr(acquiring, "train", train)
+    monkeypatch.setattr(method, "train", train)
     side = work.at("private.ckpt")
     side.mkdir()
     (side / FACTS).write_text("{}")  # a damaged checkpoint: training starts clean
@@ -393,7 +394,7 @@ def test_merging_writes_every_tensor_once_in_its_own_type(
 def test_a_base_without_a_tensor_of_the_update_cannot_be_merged(work: Work, tmp_path: Path) -> None:
     save_file({"h.0.attn.weight": torch.ones(2)}, tmp_path / "x.safetensors")
     write_manifest(tmp_path, ["x.safetensors"])
-    with pytest.raises(UserError, match=r"has no tensor of model\.layers\."):
+    with pytest.raises(UserError, match=r"has no tensor model\.layers\."):
         merge(tmp_path, work.negate(1.0, "no-tensor"), tmp_path / "out", "merge")
 
 
@@ -409,6 +410,6 @@ def test_arithmetic_is_made_repeatable_and_threads_are_set() -> None:
 
 def test_a_method_that_wants_general_rows_says_so_where_the_scenario_has_none(work: Work) -> None:
     settings = {**ACQUIRE["settings"], "preservation": {"sign": 1, "general": True}}
-    config = {**ACQUIRE, "settings": settings, "general": None}
+    config = {**ACQUIRE, "settings": settings, "sets": {**ACQUIRE["sets"], "general": None}}
     with pytest.raises(UserError, match="uses general rows, and the scenario has no 'general'"):
         work.acquire("general", config)

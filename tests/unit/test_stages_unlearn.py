@@ -17,6 +17,7 @@ from palimpsest.config.methods import algorithms
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
+from palimpsest.engine.train import DIVERGED
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
@@ -501,3 +502,9 @@ def test_the_stop_rule_of_gradient_ascent_fires_and_is_logged(work: Work) -> Non
     assert "> 8 nats" in lines[-1]["ended"]
     assert read_manifest(out, MODEL)["steps"] == len(lines)
     assert [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+def test_squares_of_large_states_are_not_taken_for_divergence(work: Work) -> None:
+    config = work.config("rmu", coefficient={"value": 3e3})
+    lines = [json.loads(line) for line in (work.unlearn("far", config) / "train.jsonl").open()]
+    assert lines[0]["terms"]["forget"] > DIVERGED

@@ -261,6 +261,7 @@ def test_the_stage_writes_all_parts_with_their_metadata(
         "dataset": "set",
         "part": "two",
         "template": PLAIN.model_dump(),
+        "end_token": True,
         "tokenizer": read_manifest(inputs[0])["files"]["tokenizer.json"]["sha256"],
     }
 

@@ -136,11 +136,11 @@ def test_all_methods_builds_every_algorithm_on_its_familys_subject(built):
     [
         ("results/llama2-13b/retrained/eval.json", "has no pretrain, so there is no 'retrained'"),
         ("results/llama2-13b/memflex/eval.json", "start: subject"),
-        ("results/llama2-13b/ga_gd_ood/eval.json", "has no 'general'"),
+        ("results/mini/ga_gd_ood/eval.json", "has no 'general'"),
     ],
 )
 def test_a_method_that_does_not_suit_a_subject_is_refused_at_once(built, target, said):
-    done = built.snakemake(target, "-n", "--cores", "all")
+    done = built.snakemake(target, *MINI, "-n", "--cores", "all")
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

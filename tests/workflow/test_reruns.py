@@ -25,7 +25,7 @@ def negated(method: str) -> set[str]:
 
 
 def measured(method: str) -> set[str]:
-    return {f"measure mini {method} 0", f"score mini {method}", "report"}
+    return {f"measure mini {method} 0", f"score mini {method}", "report report"}
 
 
 def tokenized(*datasets: str) -> set[str]:
@@ -33,7 +33,7 @@ def tokenized(*datasets: str) -> set[str]:
 
 
 BOTH = made("sku") | made("sku-anchored")
-ALL_SCORED = {f"score mini {method}" for method in ("original", *METHODS)} | {"report"}
+ALL_SCORED = {f"score mini {method}" for method in ("original", *METHODS)} | {"report report"}
 ALL_MEASURED = {f"measure mini {method} 0" for method in ("original", *METHODS)} | ALL_SCORED
 TAUGHT = {"pretrain mini", "reference mini", "original mini"} | BOTH | ALL_MEASURED
 SWEPT = {f"sweep mini {method} 0" for method in METHODS}
@@ -61,9 +61,9 @@ EDITS: list[tuple[str, Any, set[str]]] = [
     ("methods.sku-anchored.models.mini.scale", 0.5, negated("sku-anchored")),
     ("score.bootstrap", 500, ALL_SCORED),
     ("measure.generation.max_new_tokens", 9, ALL_MEASURED | SWEPT),
-    ("sweep.scales", [0.0, 1.0], SWEPT | {"report"}),
-    ("report.examples", 5, {"report"}),
-    ("methods.sku.title", "Another name", {"report"}),
+    ("sweep.scales", [0.0, 1.0], SWEPT | {"report report"}),
+    ("report.examples", 5, {"report report"}),
+    ("methods.sku.title", "Another name", {"report report"}),
     ("bases.smollm2-135m.template.response", " {response}", tokenized(*DATASETS) | TAUGHT),
     (
         "datasets.mini-questions.split_seed",
@@ -135,7 +135,7 @@ def test_new_words_in_a_library_file_do_not_count_but_a_new_version_does(plan):
         slices.write_text(text + "\n# a comment\n")
         assert plan.dry() == set()
         slices.write_text(re.sub(r'"acquire": \d+', '"acquire": 99', text))
-        assert plan.dry() == BOTH | {"report"}
+        assert plan.dry() == BOTH | {"report report"}
     finally:
         slices.write_text(text)
 

@@ -205,7 +205,8 @@ def _step(
     streams = run(job, drawn, untrained)
     terms = job.loss(streams)
     values = {name: term.item() for name, term in terms.items()}
-    _check(values, step)
+    # Objectives of inner states count squares, in no common unit: those need only be finite.
+    _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
     _check_learning(streams, values, step, math.log(job.body.vocabulary), first_costs)
     torch.stack(list(terms.values())).sum().backward()
     norm = torch.nn.utils.clip_grad_norm_(
@@ -219,7 +220,7 @@ def _step(
     return values, norm, job.finished(streams) if job.finished else None
 
 
-def _check(values: Mapping[str, float], step: int, limit: float = DIVERGED) -> None:
+def _check(values: Mapping[str, float], step: int, limit: float) -> None:
     for name, value in values.items():
         if not math.isfinite(value) or abs(value) > limit:
             raise _diverged(step, f"the term '{name}' is {value:.4g}")
