@@ -285,3 +285,11 @@ def test_a_text_without_a_question_is_shown_as_such(own_results: Path) -> None:
         lines = [{**line, "prompt": ""} for line in table.to_pylist()]
         write_table(path, pa.Table.from_pylist(lines, schema=table.schema))
     assert "(no question: the whole text)" in report(own_results)
+
+
+def test_a_page_without_trade_offs_reads_none_that_lies_about(results: Path) -> None:
+    def swept(slice_: dict[str, Any]) -> list[str]:
+        return [run.method for run in read_subjects(slice_, results)[0].runs if run.sweep]
+
+    assert swept(MANY)
+    assert swept({**MANY, "sweeps": False}) == []

@@ -4,7 +4,13 @@ import re
 from pathlib import Path
 
 from palimpsest.config.methods import algorithm
-from palimpsest.config.slices import datasets_of, draws_of, free_settings, stage_slice
+from palimpsest.config.slices import (
+    datasets_of,
+    draws_of,
+    free_settings,
+    shows_sweeps,
+    stage_slice,
+)
 from palimpsest.environment import use_this_environment
 from palimpsest.io.canonical import canonical_json
 
@@ -231,7 +237,9 @@ def per_seed(wildcards, name, wanted):
 
 
 def sweeps(wildcards):
-    """Trade-offs of the methods that have a task vector."""
+    """Trade-offs of the methods that have a task vector, if the page shows them."""
+    if not shows_sweeps(wildcards.page):
+        return []
     return per_seed(wildcards, "sweep.parquet", lambda settings: settings.chain == "acquire")
 
 

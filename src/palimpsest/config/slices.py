@@ -248,10 +248,16 @@ def _score(cfg: Config, model: str, method: str) -> dict[str, Any]:
     }
 
 
+def shows_sweeps(page: str) -> bool:
+    """Whether a page has trade-offs over lambda: that of all methods does without their cost."""
+    return page == "report"
+
+
 def _report(cfg: Config, page: str = "report") -> dict[str, Any]:
     report = getattr(cfg, page)
     return {
         "report": report.model_dump(),
+        "sweeps": shows_sweeps(page),
         "titles": {
             model: {
                 "model": cfg.models[model].title or model,

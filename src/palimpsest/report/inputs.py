@@ -121,25 +121,29 @@ def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
     """Read the results of every subject and method that the config slice asks for.
 
     Args:
-        slice_: ``{"report": {"models": {model: [methods]}}, "titles": {model: {...}}}``.
+        slice_: ``{"report": {"models": {model: [methods]}}, "titles": {model: {...}}}``, and
+            ``"sweeps": False`` where trade-offs over lambda are not shown.
         results: the folder ``results/``.
 
     Raises:
         UserError: an eval.json or rows.parquet is missing or lacks a key or column.
     """
+    sweeps = slice_.get("sweeps", True)
     return [
-        _subject(model, methods, slice_.get("titles", {}).get(model, {}), results)
+        _subject(model, methods, slice_.get("titles", {}).get(model, {}), results, sweeps)
         for model, methods in slice_["report"]["models"].items()
     ]
 
 
-def _subject(model: str, methods: list[str], titles: Mapping[str, Any], results: Path) -> Subject:
+def _subject(
+    model: str, methods: list[str], titles: Mapping[str, Any], results: Path, sweeps: bool
+) -> Subject:
     names = titles.get("methods", {})
     return Subject(
         name=model,
         title=titles.get("model") or model,
         scenario=titles.get("scenario") or "",
-        runs=[_run(m, _title(m, names.get(m)), results / model / m) for m in methods],
+        runs=[_run(m, _title(m, names.get(m)), results / model / m, sweeps) for m in methods],
         pretraining=_train_log(results / model / "subject" / LOG, seed=0),
     )
 
@@ -148,7 +152,7 @@ def _title(method: str, title: str | None) -> str:
     return TITLES.get(method, method) if title in (None, "", method) else title
 
 
-def _run(method: str, title: str, folder: Path) -> Run:
+def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
     evaluation = _eval(folder / "eval.json")
     # Folders of seeds that the config no longer names may lie about: eval.json says which count.
     seeds = {seed: folder / f"seed-{seed}" for seed in evaluation["provenance"]["seeds"]}
@@ -157,7 +161,7 @@ def _run(method: str, title: str, folder: Path) -> Run:
         title=title,
         eval=evaluation,
         rows=_table(folder / "rows.parquet", ROW_COLUMNS),
-        sweep=[line for seed, path in seeds.items() for line in _sweep(path, seed)],
+        sweep=[line for s, path in seeds.items() if sweeps for line in _sweep(path, s)],
         training=[
             line
             for seed, path in seeds.items()
