@@ -158,13 +158,13 @@ def _examples(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]
     # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
     kept = {"algorithm", "steps", "training", "start", "end_token"}
     minimal = settings.model_dump(include=kept)
-    minimal["steps"], minimal["training"] = (
-        1,
-        {
+    minimal |= {
+        "steps": 1,
+        "training": {
             "optimizer": {"learning_rate": 1.0},
             "parameters": settings.training.parameters,
         },
-    )
+    }
     adversarial = any(draw.labels == "adversarial" for draw in made)
     return {
         **(_load(_base(cfg, model)) if adversarial else {"trust_remote_code": False}),
