@@ -66,3 +66,9 @@ rule all_methods:
     """Every method of the four systems, each once, on its family's subject."""
     input:
         "results/all_methods.html",
+
+
+rule catalog:
+    """Every method on every subject that it suits: the whole catalog."""
+    input:
+        every_result(),

@@ -10,7 +10,7 @@ import pytest
 from config_example import drop, put, raw_config
 
 from palimpsest.config import load_config
-from palimpsest.config.schema import Dataset, Score
+from palimpsest.config.schema import Config, Dataset, Score
 from palimpsest.errors import UserError
 
 RATE = "methods.sku.training.optimizer.learning_rate"
@@ -537,3 +537,9 @@ def test_what_a_judge_cannot_use_is_named_and_no_key_is_shown(name, changes, sai
     assert f"judges.{name}." in printed
     assert said in printed
     assert SECRET not in printed
+
+
+def test_code_of_a_repository_is_trusted_by_bases_alone():
+    sections = Config.model_json_schema()["$defs"]
+    trusting = [name for name, fields in sections.items() if "trust_remote_code" in str(fields)]
+    assert trusting == ["Base"]

@@ -73,6 +73,15 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert "script-src 'sha256-" in policy
 
 
+def test_foreign_code_that_was_run_is_said(page: str, own_results: Path) -> None:
+    assert "trust_remote_code" not in page
+    path = next(own_results.glob("*/sku/eval.json"))
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    evaluation["provenance"]["config"]["measure"] = {"trust_remote_code": True}
+    write_json(path, evaluation)
+    assert body(report(own_results)).count("trust_remote_code: true") == 1
+
+
 def test_it_stays_below_three_megabytes(page: str) -> None:
     assert len(page.encode()) < 3_000_000
 

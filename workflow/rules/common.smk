@@ -11,6 +11,7 @@ from palimpsest.config.slices import (
     shows_sweeps,
     stage_slice,
 )
+from palimpsest.config.targets import unsuited
 from palimpsest.environment import use_this_environment
 from palimpsest.io.canonical import canonical_json
 
@@ -232,6 +233,16 @@ def untaught_of(wildcards):
     if scenario.evaluate.holdout is None:
         return []
     return f"results/{wildcards.model}/base/seed-0/likelihood.parquet"
+
+
+def every_result():
+    """eval.json of every subject and method of the catalog."""
+    return [
+        f"results/{model}/{method}/eval.json"
+        for model in CFG.models
+        for method in CFG.method_names()
+        if unsuited(CFG, model, method) is None
+    ]
 
 
 def retrained_of(wildcards):

@@ -146,6 +146,7 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "training": training_charts(subject),
         "cost": _cost(subject.runs),
         "provenance": _provenance(subject.runs),
+        "foreign_code": _foreign_code(subject.runs),
     }
 
 
@@ -247,6 +248,12 @@ def _provenance(runs: list[Run]) -> dict[str, Any]:
             for run, one in zip(runs, each, strict=True)
         ],
     }
+
+
+def _foreign_code(runs: list[Run]) -> bool:
+    """Whether a stage ran Python code that the base model's repository carries."""
+    slices = (c for run in runs for c in (run.eval["provenance"].get("config") or {}).values())
+    return any(isinstance(c, Mapping) and c.get("trust_remote_code") for c in slices)
 
 
 def _provenance_block(one: Mapping[str, Any]) -> dict[str, Any]:
