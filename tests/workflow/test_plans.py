@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
-import time
 
 import pytest
 
 from workbench import MINI, REPO, Copy, jobs
 
-SECONDS = 10
-"""A mistake is answered within this time (an idle machine needs 2 seconds)."""
+SECONDS = 6
+"""A mistake is answered within this time of the processor (2 to 3 are needed)."""
 
 HARMFUL = ("pku-saferlhf", "truthfulqa")
 EVERY_STAGE = {
@@ -36,14 +36,20 @@ def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return checkout(tmp_path_factory.mktemp("plans"))
 
 
+def used() -> float:
+    """Seconds of the processor that ended programs took; other tests beside do not count."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 def refused(copy: Copy, *args: str) -> str:
     """What Snakemake says about a mistake, checked to be quick and free of Python."""
-    began = time.monotonic()
+    began = used()
     done = copy.snakemake(*args)
     printed = done.stdout + done.stderr
     assert done.returncode != 0, printed
     assert "Traceback" not in printed
-    assert time.monotonic() - began < SECONDS
+    assert used() - began < SECONDS
     return printed
 
 

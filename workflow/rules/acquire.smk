@@ -25,21 +25,17 @@ rule acquire:
     params:
         config=stage("acquire"),
         free=free("acquire"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
-        reference=folder_of_any("reference"),
         tokens=tokens_folder,
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/acquire.py \
             --config {params.config:q} \
             --free {params.free:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --reference "{params.reference}" \
-            --out {params.out:q} \
+            --reference "{input.reference}" \
+            --out {output.manifest:q} \
             --label "acquire {wildcards.model}/{wildcards.method} seed {wildcards.seed}" \
             --threads {threads} \
             --gpus {resources.gpu} \

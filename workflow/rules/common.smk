@@ -143,26 +143,6 @@ def batch_tokens(wildcards, input):
     return CFG.measure.batch_tokens
 
 
-def folder_of(name):
-    """Folder of a named input."""
-    return lambda wildcards, input: str(Path(input[name]).parent)
-
-
-def folder_of_any(name):
-    """Folder of a named input that may be absent: then it is empty."""
-    return lambda wildcards, input: str(Path(str(input[name])).parent) if input[name] else ""
-
-
-def folder_of_output(name):
-    """Folder of a named output."""
-    return lambda wildcards, output: str(Path(output[name]).parent)
-
-
-def datasets_folder(wildcards, input):
-    """Folder of the data sets."""
-    return str(Path(input.data[0]).parent.parent)
-
-
 # Stages that a subject's methods share; their files are not kept per method and seed.
 SHARED = ("pretrain", "reference", "localize", "original", "untaught", "retrain")
 

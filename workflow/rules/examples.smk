@@ -21,16 +21,14 @@ rule examples:
         runtime=30,
     params:
         config=stage("examples"),
-        base=folder_of("base"),
         tokens=tokens_folder,
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/examples.py \
             --config {params.config:q} \
-            --base {params.base:q} \
+            --base {input.base:q} \
             --tokens {params.tokens:q} \
-            --out {params.out:q} \
+            --out {output.manifest:q} \
             --label "examples {wildcards.model}/{wildcards.method}" \
             2>&1 | tee -i {log:q}
         """
@@ -61,18 +59,15 @@ rule adversarial_labels:
         runtime=runtime_of,
     params:
         config=stage("examples"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
         tokens=tokens_folder,
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/examples.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --out {params.out:q} \
+            --out {output.manifest:q} \
             --label "adversarial labels {wildcards.model}/{wildcards.method}" \
             --threads {threads} \
             --gpus {resources.gpu} \

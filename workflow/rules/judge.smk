@@ -25,14 +25,13 @@ rule judge:
     params:
         config=stage("judge"),
         free=free("judge"),
-        datasets=datasets_folder,
     shell:
         """
         python workflow/scripts/judge.py \
             --config {params.config:q} \
             --free {params.free:q} \
             --generations {input.generations:q} \
-            --datasets {params.datasets:q} \
+            --datasets resources/datasets \
             --out {output.judged:q} \
             --label "judge {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
             --threads {threads} \

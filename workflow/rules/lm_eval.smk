@@ -27,20 +27,16 @@ rule lm_eval:
         runtime=runtime_of,
     params:
         config=stage("lm_eval"),
-        base=folder_of("base"),
-        model=folder_of("model"),
-        datasets="resources/datasets",
-        out=folder_of_output("scores"),
         rows=batch_rows,
         batch=batch_tokens,
     shell:
         """
         python workflow/scripts/run_lm_eval.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --model {params.model:q} \
-            --datasets {params.datasets:q} \
-            --out {params.out:q} \
+            --base {input.base:q} \
+            --model {input.model:q} \
+            --datasets resources/datasets \
+            --out {output.scores:q} \
             --label "lm_eval {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
             --batch-rows {params.rows} \
             --batch-tokens {params.batch} \

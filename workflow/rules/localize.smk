@@ -19,18 +19,15 @@ rule localize:
         runtime=runtime_of,
     params:
         config=stage("localize"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
         tokens=tokens_folder,
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/localize.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --out {params.out:q} \
+            --out {output.manifest:q} \
             --label "localize {wildcards.model}" \
             --threads {threads} \
             --gpus {resources.gpu} \
@@ -58,13 +55,11 @@ rule region:
         runtime=10,
     params:
         config=stage("region"),
-        localization=folder_of("localization"),
-        out=folder_of_output("names"),
     shell:
         """
         python workflow/scripts/select_region.py \
             --config {params.config:q} \
-            --localization {params.localization:q} \
-            --out {params.out:q} \
+            --localization {input.localization:q} \
+            --out {output.names:q} \
             2>&1 | tee -i {log:q}
         """

@@ -28,24 +28,19 @@ rule measure:
         runtime=runtime_of,
     params:
         config=stage("measure"),
-        base=folder_of("base"),
-        model=folder_of("model"),
-        before=folder_of("before"),
         tokens=tokens_folder,
-        datasets=datasets_folder,
-        out=folder_of_output("facts"),
         rows=batch_rows,
         batch=batch_tokens,
     shell:
         """
         python workflow/scripts/measure.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --model {params.model:q} \
-            --before {params.before:q} \
+            --base {input.base:q} \
+            --model {input.model:q} \
+            --before {input.before:q} \
             --tokens {params.tokens:q} \
-            --datasets {params.datasets:q} \
-            --out {params.out:q} \
+            --datasets resources/datasets \
+            --out {output.facts:q} \
             --label "measure {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
             --batch-rows {params.rows} \
             --batch-tokens {params.batch} \
@@ -80,22 +75,18 @@ rule sweep:
         runtime=runtime_of,
     params:
         config=stage("sweep"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
-        acquired=folder_of("acquired"),
         tokens=tokens_folder,
-        datasets=datasets_folder,
         rows=batch_rows,
         batch=batch_tokens,
     shell:
         """
         python workflow/scripts/sweep.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
-            --acquired {params.acquired:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
+            --acquired {input.acquired:q} \
             --tokens {params.tokens:q} \
-            --datasets {params.datasets:q} \
+            --datasets resources/datasets \
             --out {output.table:q} \
             --label "sweep {wildcards.model}/{wildcards.method}" \
             --batch-rows {params.rows} \

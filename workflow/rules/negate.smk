@@ -20,18 +20,14 @@ rule negate:
         runtime=runtime_of,
     params:
         config=stage("negate"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
-        acquired=folder_of("acquired"),
-        out=folder_of_output("model"),
     shell:
         """
         python workflow/scripts/negate.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
-            --acquired {params.acquired:q} \
-            --out {params.out:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
+            --acquired {input.acquired:q} \
+            --out {output.model:q} \
             2>&1 | tee -i {log:q}
         """
 
@@ -55,16 +51,13 @@ rule original:
         runtime=runtime_of,
     params:
         config=stage("original"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
-        out=folder_of_output("model"),
     shell:
         """
         python workflow/scripts/original.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
-            --out {params.out:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
+            --out {output.model:q} \
             2>&1 | tee -i {log:q}
         """
 
@@ -88,14 +81,12 @@ rule untaught:
         runtime=10,
     params:
         config=stage("untaught"),
-        base=folder_of("base"),
-        out=folder_of_output("model"),
     shell:
         """
         python workflow/scripts/untaught.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --out {params.out:q} \
+            --base {input.base:q} \
+            --out {output.model:q} \
             2>&1 | tee -i {log:q}
         """
 
@@ -121,16 +112,13 @@ rule merge:
         runtime=runtime_of,
     params:
         config=stage("merge"),
-        base=folder_of("base"),
-        model=folder_of("model"),
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/merge.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --model {params.model:q} \
-            --out {params.out:q} \
+            --base {input.base:q} \
+            --model {input.model:q} \
+            --out {output.manifest:q} \
             --label "merge {wildcards.model}/{wildcards.subject_or_method}" \
             2>&1 | tee -i {log:q}
         """

@@ -19,17 +19,15 @@ rule pretrain:
     params:
         config=stage("pretrain"),
         free=free("pretrain"),
-        base=folder_of("base"),
         tokens=tokens_folder,
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/pretrain.py \
             --config {params.config:q} \
             --free {params.free:q} \
-            --base {params.base:q} \
+            --base {input.base:q} \
             --tokens {params.tokens:q} \
-            --out {params.out:q} \
+            --out {output.manifest:q} \
             --label "pretrain {wildcards.model}" \
             --threads {threads} \
             --gpus {resources.gpu} \
@@ -58,17 +56,15 @@ rule retrain:
     params:
         config=stage("retrain"),
         free=free("retrain"),
-        base=folder_of("base"),
         tokens=tokens_folder,
-        out=folder_of_output("model"),
     shell:
         """
         python workflow/scripts/retrain.py \
             --config {params.config:q} \
             --free {params.free:q} \
-            --base {params.base:q} \
+            --base {input.base:q} \
             --tokens {params.tokens:q} \
-            --out {params.out:q} \
+            --out {output.model:q} \
             --label "retrain {wildcards.model}" \
             --threads {threads} \
             --gpus {resources.gpu} \

@@ -19,18 +19,15 @@ rule reference:
         runtime=runtime_of,
     params:
         config=stage("reference"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
         tokens=tokens_folder,
-        out=folder_of_output("manifest"),
     shell:
         """
         python workflow/scripts/reference.py \
             --config {params.config:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --out {params.out:q} \
+            --out {output.manifest:q} \
             --label "reference {wildcards.model}" \
             --threads {threads} \
             --gpus {resources.gpu} \

@@ -28,14 +28,13 @@ rule score:
         config=stage("score"),
         configs=every_slice,
         seeds=lambda wildcards, input: [str(Path(file).parent) for file in input.facts],
-        datasets=datasets_folder,
         benchmarks=benchmark_options,
     shell:
         """
         python workflow/scripts/score.py \
             --config {params.config:q} \
             --seed-folders {params.seeds:q} \
-            --datasets {params.datasets:q} \
+            --datasets resources/datasets \
             --eval {output.eval:q} \
             --rows {output.rows:q} \
             --untaught "{input.untaught}" \

@@ -25,24 +25,19 @@ rule unlearn:
     params:
         config=stage("unlearn"),
         free=free("unlearn"),
-        base=folder_of("base"),
-        subject=folder_of("subject"),
         tokens=tokens_folder,
-        reference=folder_of_any("reference"),
-        examples=folder_of_any("examples"),
-        out=folder_of_output("model"),
     shell:
         """
         python workflow/scripts/unlearn.py \
             --config {params.config:q} \
             --free {params.free:q} \
-            --base {params.base:q} \
-            --subject {params.subject:q} \
+            --base {input.base:q} \
+            --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --reference "{params.reference}" \
-            --examples "{params.examples}" \
+            --reference "{input.reference}" \
+            --examples "{input.examples}" \
             --region "{input.region}" \
-            --out {params.out:q} \
+            --out {output.model:q} \
             --label "unlearn {wildcards.model}/{wildcards.method} seed {wildcards.seed}" \
             --threads {threads} \
             --gpus {resources.gpu} \

@@ -1,6 +1,6 @@
 """Train the adapter whose task vector is subtracted afterwards (SKU, stage 1)."""
 
-from palimpsest.cli_args import json_object, maybe, parser, path
+from palimpsest.cli_args import folder, json_object, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
@@ -8,7 +8,13 @@ from palimpsest.machines.lease import use_gpus
 def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(
-        __doc__, free=json_object, base=path, subject=path, tokens=path, reference=maybe, out=path
+        __doc__,
+        free=json_object,
+        base=folder,
+        subject=folder,
+        tokens=path,
+        reference=maybe_folder,
+        out=folder,
     ).parse_args()
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.acquire import acquire

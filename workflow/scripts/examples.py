@@ -1,13 +1,13 @@
 """Make training examples: rows with other labels, or a mixture of two sets."""
 
-from palimpsest.cli_args import maybe, parser, path
+from palimpsest.cli_args import folder, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, base=path, subject=maybe, tokens=path, out=path).parse_args()
+    args = parser(__doc__, base=folder, subject=maybe_folder, tokens=path, out=folder).parse_args()
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.examples import examples
 

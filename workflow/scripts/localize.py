@@ -1,13 +1,13 @@
 """Knowledge localization: gradients on perturbed answers, per tensor of the subject's adapter."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, base=path, subject=path, tokens=path, out=path).parse_args()
+    args = parser(__doc__, base=folder, subject=folder, tokens=path, out=folder).parse_args()
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.localize import localize
 

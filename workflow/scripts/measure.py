@@ -1,6 +1,6 @@
 """Run a model once over all evaluated rows: token likelihoods and answers."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
@@ -9,12 +9,12 @@ def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(
         __doc__,
-        base=path,
-        model=path,
-        before=path,
+        base=folder,
+        model=folder,
+        before=folder,
         tokens=path,
         datasets=path,
-        out=path,
+        out=folder,
         batch_rows=int,
         batch_tokens=int,
     ).parse_args()

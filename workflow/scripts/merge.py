@@ -1,12 +1,12 @@
 """Merge an unlearned model into a full Hugging Face folder."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, base=path, model=path, out=path).parse_args()
+    args = parser(__doc__, base=folder, model=folder, out=folder).parse_args()
     from palimpsest.stages.merge import merge
 
     merge(

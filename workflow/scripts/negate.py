@@ -1,12 +1,12 @@
 """Subtract the acquired task vector from the subject (SKU, stage 2)."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, base=path, subject=path, acquired=path, out=path).parse_args()
+    args = parser(__doc__, base=folder, subject=folder, acquired=folder, out=folder).parse_args()
     from palimpsest.stages.negate import negate
 
     negate(

@@ -1,13 +1,13 @@
 """Cache the subject's final hidden states on the rows that methods compare with."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, base=path, subject=path, tokens=path, out=path).parse_args()
+    args = parser(__doc__, base=folder, subject=folder, tokens=path, out=folder).parse_args()
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.reference import reference
 

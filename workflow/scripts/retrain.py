@@ -1,13 +1,13 @@
 """The gold standard: the base model, pretrained on what is to be kept alone."""
 
-from palimpsest.cli_args import json_object, parser, path
+from palimpsest.cli_args import folder, json_object, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, free=json_object, base=path, tokens=path, out=path).parse_args()
+    args = parser(__doc__, free=json_object, base=folder, tokens=path, out=folder).parse_args()
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.pretrain import retrain
 

@@ -2,7 +2,7 @@
 
 import os
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
@@ -10,7 +10,13 @@ from palimpsest.machines.lease import use_gpus
 def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(
-        __doc__, base=path, model=path, datasets=path, out=path, batch_rows=int, batch_tokens=int
+        __doc__,
+        base=folder,
+        model=folder,
+        datasets=path,
+        out=folder,
+        batch_rows=int,
+        batch_tokens=int,
     ).parse_args()
     use_gpus(args.gpus, args.label)
     # lm-eval's moving bars would fill the log; read when tqdm is imported.

@@ -1,12 +1,12 @@
 """Choose the region that a method trains from the localization table."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, localization=path, out=path).parse_args()
+    args = parser(__doc__, localization=folder, out=folder).parse_args()
     from palimpsest.stages.region import select_region
 
     select_region(args.config, args.localization, args.out)

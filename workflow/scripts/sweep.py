@@ -1,6 +1,6 @@
 """Measure the forget-retain trade-off over lambda on validation rows."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
@@ -9,9 +9,9 @@ def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(
         __doc__,
-        base=path,
-        subject=path,
-        acquired=path,
+        base=folder,
+        subject=folder,
+        acquired=folder,
         tokens=path,
         datasets=path,
         out=path,

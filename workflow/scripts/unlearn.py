@@ -1,6 +1,6 @@
 """Train the subject with a method's objective and describe the unlearned model."""
 
-from palimpsest.cli_args import json_object, maybe, parser, path
+from palimpsest.cli_args import folder, json_object, maybe, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 
@@ -10,13 +10,13 @@ def main() -> None:
     args = parser(
         __doc__,
         free=json_object,
-        base=path,
-        subject=path,
+        base=folder,
+        subject=folder,
         tokens=path,
-        reference=maybe,
-        examples=maybe,
+        reference=maybe_folder,
+        examples=maybe_folder,
         region=maybe,
-        out=path,
+        out=folder,
     ).parse_args()
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.method import Inputs

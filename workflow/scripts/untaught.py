@@ -1,12 +1,12 @@
 """Describe the base model, which was taught nothing, in the form of every other model."""
 
-from palimpsest.cli_args import parser, path
+from palimpsest.cli_args import folder, parser
 from palimpsest.errors import run_cli
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
-    args = parser(__doc__, base=path, out=path).parse_args()
+    args = parser(__doc__, base=folder, out=folder).parse_args()
     from palimpsest.stages.negate import untaught
 
     untaught(args.base, args.out)
