@@ -11,7 +11,7 @@ from typing import Any
 path = Path
 
 _HELP = {
-    "free": "settings that change no result, as JSON (checkpoint interval, rate)",
+    "free": "settings that change no result, as JSON (checkpoint interval, devices)",
     "base": "base model: resources/models/<base>/manifest.json",
     "generations": "generations.parquet of one seed",
     "tokens": "folder of the base's token tables, resources/tokens/<base>",

@@ -19,8 +19,8 @@ rule acquire:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=1,
-        mem_mb=memory_of,
+        gpu=devices("acquire"),
+        mem_mb=memory_on_devices("acquire"),
         runtime=runtime_of,
     params:
         config=stage("acquire"),

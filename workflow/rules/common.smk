@@ -6,6 +6,7 @@ from pathlib import Path
 from palimpsest.config.methods import algorithm
 from palimpsest.config.slices import (
     datasets_of,
+    devices_of,
     draws_of,
     free_settings,
     shows_sweeps,
@@ -119,6 +120,16 @@ def tokens_folder(wildcards, input):
 def memory_of(wildcards):
     """Main memory for a job that loads the subject's base, in MB."""
     return CFG.bases[CFG.models[wildcards.model].base].memory_mb
+
+
+def devices(name):
+    """GPUs for a job that trains the subject."""
+    return lambda wildcards: devices_of(name, CFG, wildcards.model)
+
+
+def memory_on_devices(name):
+    """Main memory for such a job: there is a process for each device, and each loads the base."""
+    return lambda wildcards: memory_of(wildcards) * devices_of(name, CFG, wildcards.model)
 
 
 def runtime_of(wildcards):

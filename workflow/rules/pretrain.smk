@@ -13,8 +13,8 @@ rule pretrain:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=1,
-        mem_mb=memory_of,
+        gpu=devices("pretrain"),
+        mem_mb=memory_on_devices("pretrain"),
         runtime=runtime_of,
     params:
         config=stage("pretrain"),
@@ -50,8 +50,8 @@ rule retrain:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=1,
-        mem_mb=memory_of,
+        gpu=devices("retrain"),
+        mem_mb=memory_on_devices("retrain"),
         runtime=runtime_of,
     params:
         config=stage("retrain"),

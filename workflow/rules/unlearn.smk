@@ -19,8 +19,8 @@ rule unlearn:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=1,
-        mem_mb=memory_of,
+        gpu=devices("unlearn"),
+        mem_mb=memory_on_devices("unlearn"),
         runtime=runtime_of,
     params:
         config=stage("unlearn"),

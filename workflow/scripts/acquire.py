@@ -3,6 +3,7 @@
 from palimpsest.cli_args import folder, json_object, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.machines.processes import several
 
 
 def main() -> None:
@@ -17,19 +18,20 @@ def main() -> None:
         out=folder,
     ).parse_args()
     use_gpus(args.gpus, args.label)
-    from palimpsest.stages.acquire import acquire
+    with several(args.free):
+        from palimpsest.stages.acquire import acquire
 
-    acquire(
-        args.config,
-        args.free,
-        args.base,
-        args.subject,
-        args.tokens,
-        args.reference,
-        args.out,
-        args.label,
-        args.threads,
-    )
+        acquire(
+            args.config,
+            args.free,
+            args.base,
+            args.subject,
+            args.tokens,
+            args.reference,
+            args.out,
+            args.label,
+            args.threads,
+        )
 
 
 if __name__ == "__main__":

@@ -3,23 +3,25 @@
 from palimpsest.cli_args import folder, json_object, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.machines.processes import several
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(__doc__, free=json_object, base=folder, tokens=path, out=folder).parse_args()
     use_gpus(args.gpus, args.label)
-    from palimpsest.stages.pretrain import pretrain
+    with several(args.free):
+        from palimpsest.stages.pretrain import pretrain
 
-    pretrain(
-        args.config,
-        args.free,
-        args.base,
-        args.tokens,
-        args.out,
-        args.label,
-        args.threads,
-    )
+        pretrain(
+            args.config,
+            args.free,
+            args.base,
+            args.tokens,
+            args.out,
+            args.label,
+            args.threads,
+        )
 
 
 if __name__ == "__main__":

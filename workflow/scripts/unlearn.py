@@ -3,6 +3,7 @@
 from palimpsest.cli_args import folder, json_object, maybe, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.machines.processes import several
 
 
 def main() -> None:
@@ -19,24 +20,25 @@ def main() -> None:
         out=folder,
     ).parse_args()
     use_gpus(args.gpus, args.label)
-    from palimpsest.stages.method import Inputs
-    from palimpsest.stages.unlearn import unlearn
+    with several(args.free):
+        from palimpsest.stages.method import Inputs
+        from palimpsest.stages.unlearn import unlearn
 
-    unlearn(
-        args.config,
-        args.free,
-        Inputs(
-            args.base,
-            args.subject,
-            args.tokens,
-            args.reference,
-            args.examples,
-            args.region,
-        ),
-        args.out,
-        args.label,
-        args.threads,
-    )
+        unlearn(
+            args.config,
+            args.free,
+            Inputs(
+                args.base,
+                args.subject,
+                args.tokens,
+                args.reference,
+                args.examples,
+                args.region,
+            ),
+            args.out,
+            args.label,
+            args.threads,
+        )
 
 
 if __name__ == "__main__":

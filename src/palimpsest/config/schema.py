@@ -65,6 +65,9 @@ class Template(Section):
     """Teach the end-of-text token after the response."""
 
 
+Parallel = Literal["ddp", "fsdp"]
+
+
 class Base(Section):
     """A pretrained language model."""
 
@@ -84,6 +87,10 @@ class Base(Section):
     """Main memory that a job with this model asks for."""
     runtime_minutes: Count = 60
     """Time that a job with this model asks for."""
+    devices: Count = 1
+    """GPUs (without one: processes on the CPU) that a job which trains this model runs on."""
+    parallel: Parallel = "ddp"
+    """ddp: each device holds the whole model; fsdp: each holds a share of the frozen weights."""
 
 
 class Part(Section):
@@ -281,6 +288,10 @@ class Model(Section):
     """Name shown in the report."""
     retrained: bool = False
     """Compare methods with `retrained`, the gold standard; it costs a second pretraining."""
+    devices: Count | None = None
+    """Devices of a job that trains this subject; null: as its base has it."""
+    parallel: Parallel | None = None
+    """How they share the model; null: as its base has it."""
 
 
 class Generation(Section):
@@ -394,6 +405,15 @@ class Config(Section):
     def method_names(self) -> list[str]:
         """Methods that can stand in a path: the references and the catalog."""
         return [*REFERENCES, *self.methods]
+
+    def devices(self, model: str) -> dict[str, Any]:
+        """On how many devices a subject is trained, and how they share the model."""
+        subject = self.models[model]
+        base = self.bases[subject.base]
+        return {
+            "devices": subject.devices or base.devices,
+            "parallel": subject.parallel or base.parallel,
+        }
 
     def seeds(self, method: str, model: str) -> list[int]:
         """Seeds of a method; the reserved ones have one."""

@@ -64,18 +64,36 @@ def free_settings(stage: str, cfg: Config, **wildcards: str) -> str:
     match stage:
         case "pretrain":
             pretraining = cfg.scenarios[cfg.models[wildcards["model"]].scenario].pretrain
-            return canonical_json(_free(pretraining.training) if pretraining else {})
+            if pretraining is None:
+                return "{}"
+            devices = _devices(cfg, "pretrain", wildcards["model"])
+            return canonical_json(_free(pretraining.training) | devices)
         case "retrain":
             return free_settings("pretrain", cfg, **wildcards)
         case "acquire" | "unlearn":
             settings = cfg.method(wildcards["method"], wildcards["model"])
-            return canonical_json(_free(settings.training))
+            devices = _devices(cfg, stage, wildcards["model"])
+            return canonical_json(_free(settings.training) | devices)
         case "reference" | "measure" | "lm_eval" | "sweep":
             sizes = {"batch_tokens": cfg.measure.batch_tokens}
             return canonical_json(sizes | {"batch_rows": cfg.measure.generation.batch_rows})
         case "judge":
             return canonical_json(_judge_settings(cfg, include=set(JUDGES_FREE)))
     return "{}"
+
+
+def devices_of(stage: str, cfg: Config, model: str) -> int:
+    """Devices of a job that trains a subject; one where its scenario teaches nothing."""
+    scenario = cfg.scenarios[cfg.models[model].scenario]
+    if stage in ("pretrain", "retrain") and scenario.pretrain is None:
+        return 1
+    found: int = cfg.devices(model)["devices"]
+    return found
+
+
+def _devices(cfg: Config, stage: str, model: str) -> dict[str, Any]:
+    # Like threads and the kind of GPU, they change an adapter's last digits and no result.
+    return cfg.devices(model) if devices_of(stage, cfg, model) > 1 else {}
 
 
 def _resource_hash(source: str | None) -> str | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from palimpsest.config.draw import Reads
+from palimpsest.engine import ranks
 from palimpsest.engine.rows import Row, length_groups, pad
 from palimpsest.errors import UserError
 
@@ -61,10 +62,13 @@ class Body:
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         weight = self.head.weight
         self.device, self.vocabulary = weight.device, len(weight)
-        self.layers = _layers(self.decoder)
+        self.layers = blocks_of(self.decoder)
+        # Spread over processes (FSDP), a block runs in all of them or in none: so each makes one
+        # pass over its rows, and none over a part of the blocks.
+        self._one_pass = ranks.current().sharded
         # What is trained begins here, whether or not the blocks below can be run apart.
         self.lowest = self.first_trained = first_trained
-        if not self._splits():
+        if self._one_pass or not self._splits():
             self.first_trained = 0
         if recompute:
             _recompute_blocks(self.decoder)
@@ -111,7 +115,7 @@ class Body:
         every = [*rows, *made]
         entering = self._entering(every) if self.first_trained else None
         found: dict[int, States] = {}
-        for group in length_groups([len(row) for row in every]):
+        for group in self._passes(every):
             if entering is None:
                 inputs = {"input_ids": self._padded([every[i] for i in group])}
                 first = 0
@@ -124,6 +128,11 @@ class Body:
                 levels = {block: output[place][:n] for block, output in blocks.items()}
                 found[i] = States(torch.empty(0) if final is None else final[place][:n], levels)
         return [found[i] for i in range(len(every))]
+
+    def _passes(self, rows: Sequence[Row]) -> list[list[int]]:
+        if self._one_pass:
+            return [list(range(len(rows)))]
+        return length_groups([len(row) for row in rows])
 
     def _read(
         self, inputs: dict[str, Tensor], first: int, reads: Reads
@@ -243,7 +252,7 @@ class Body:
             return bool(torch.equal(whole, self._decode(inputs_embeds=entering)))
 
 
-def _layers(decoder: nn.Module) -> nn.ModuleList:
+def blocks_of(decoder: nn.Module) -> nn.ModuleList:
     """The decoder's blocks, whatever the list is called."""
     lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     found = getattr(decoder, "layers", None) or max(lists, key=len, default=nn.ModuleList())

@@ -7,15 +7,20 @@ import time
 
 import torch
 
+from palimpsest.engine import ranks
+
 
 def set_up(threads: int | None = None) -> torch.device:
     """Make arithmetic repeatable and return the device: CUDA where there is one, else the CPU.
 
+    In a job of several processes they meet here, and each gets a device of its own.
+
     Args:
-        threads: CPU threads; results repeat to the byte only at a fixed number.
+        threads: CPU threads of the job; results repeat to the byte only at a fixed number.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    count = ranks.join().count
+    torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // count))
     torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -27,7 +32,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16
     fast = _seconds(torch.bfloat16) < 0.8 * _seconds(torch.float32)
-    return torch.bfloat16 if fast else torch.float32
+    # Measured apart, two processes might choose differently.
+    return torch.bfloat16 if ranks.agreed(fast) else torch.float32
 
 
 def _seconds(dtype: torch.dtype, size: int = 256, repeats: int = 3) -> float:

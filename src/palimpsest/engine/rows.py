@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,36 @@ def length_groups(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]
         groups.append(order[start:end])
         end = start
     return groups[::-1]
+
+
+def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Split rows over processes: rows of similar length together, the dearest share at its least.
+
+    Minimises ``max over shares of rows * longest`` exactly, by dynamic programming over the rows
+    sorted by length.
+
+    Returns:
+        `count` lists of indices into `lengths`; every index occurs once. With fewer rows than
+        processes some are empty.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    # best[j]: (cost of the first j rows in so many shares, where each of them begins)
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())] + [
+        (j * lengths[order[j - 1]], (0,)) for j in range(1, len(order) + 1)
+    ]
+    for _ in range(min(count, len(order)) - 1):
+        best = [
+            min(
+                (max(best[i][0], (j - i) * lengths[order[j - 1]]), (*best[i][1], i))
+                for i in range(j)
+            )
+            if j
+            else (0, ())
+            for j in range(len(order) + 1)
+        ]
+    begins = [*best[-1][1], len(order)]
+    found = [order[begin:end] for begin, end in itertools.pairwise(begins)]
+    return found + [[] for _ in range(count - len(found))]
 
 
 def pad(rows: Sequence[Tensor]) -> Tensor:

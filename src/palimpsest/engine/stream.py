@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.engine import head as heads
+from palimpsest.engine import ranks
 from palimpsest.engine.rows import IGNORED, Row
 
 Levels = Mapping[int, Sequence[Tensor]]
@@ -20,11 +21,14 @@ Levels = Mapping[int, Sequence[Tensor]]
 class Stream:
     """Rows of one step with their hidden states.
 
-    Only the positions that a term asks for reach the language-model head.
+    Only the positions that a term asks for reach the language-model head. Where several processes
+    train, each has the final states of its own rows alone; what is found of them is put together
+    here, so an objective sees the values of all rows (see `palimpsest.engine.ranks`).
 
     Attributes:
         rows: the rows.
-        hidden: final hidden states of each row, [length, width] (empty if the pass ends earlier).
+        hidden: final hidden states of each row, [length, width]; of another process's row none,
+            [0, width] (an empty list if the pass ends earlier).
         head: the language-model head.
         blocks: outputs of blocks, where the objective reads them.
         untrained: the same of the untrained model.
@@ -97,17 +101,19 @@ class Stream:
         """
         spans = self._spans(positions)
         states = torch.cat([h[s] for h, s in spans])
-        reference = torch.cat(
-            [_reference(row)[s] for row, (_, s) in zip(self.rows, spans, strict=True)]
-        )
+        found = [_reference(row)[s] for row, (h, s) in zip(self.rows, spans, strict=True) if len(h)]
+        reference = torch.cat(found) if found else states
         if positions == "answer" and not (counts := self._labels() != IGNORED).all():
             counts = counts.to(states.device)
             states, reference = states[counts], reference[counts.to(reference.device)]
-        return heads.kl(states, reference.to(states), self.head)
+        values = heads.kl(states, reference.to(states), self.head)
+        every = [len(row) - 1 for row in self.rows]
+        return self._joined(values, every if positions == "all" else self._counts())
 
     def levels(self) -> list[Sequence[Tensor]]:
         """States of each row at every level that was read, from the lowest to the final one."""
-        return [*(self.blocks[block] for block in sorted(self.blocks)), self.hidden]
+        final = ranks.joined_rows(self.hidden)
+        return [*(self.blocks[block] for block in sorted(self.blocks)), final]
 
     def _at_targets(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         states = torch.cat([h[s] for h, s in self._spans("answer")])
@@ -116,10 +122,16 @@ class Stream:
         if not counts.all():
             states, labels = states[counts], labels[counts]
         # Without any target the value is an empty sum that still belongs to the graph.
-        return function(states, labels) if len(labels) else states.sum(-1)
+        values = function(states, labels) if len(labels) else states.sum(-1)
+        return self._joined(values, self._counts())
+
+    def _joined(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        return ranks.joined(values, counts, [len(h) > 0 for h in self.hidden])
 
     def _labels(self) -> Tensor:
-        return torch.cat([row.targets for row in self.rows])
+        # Of the rows whose states are here.
+        found = [row.targets for row, h in zip(self.rows, self.hidden, strict=True) if len(h)]
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
     def _counts(self) -> list[int]:
         return [int((row.targets != IGNORED).sum()) for row in self.rows]

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from palimpsest.config.draw import Reads
 from palimpsest.config.training import Optimizer
+from palimpsest.engine import ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
 from palimpsest.engine.optimizer import average, optimizer_of
 from palimpsest.engine.progress import Progress, StepLog
-from palimpsest.engine.rows import Row
+from palimpsest.engine.rows import Row, shares
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
@@ -81,6 +82,9 @@ def train(job: Job) -> Path:
     uninterrupted one (on the CPU, at the same number of threads). SIGTERM and Ctrl-C save a
     checkpoint first; a second one ends the run at once.
 
+    Where several processes train, each runs its share of every step's rows; the first one keeps
+    the records, and is the only one that comes back.
+
     Raises:
         UserError: the warm-up is as long as the training; a term is not finite or has diverged
             (the last good checkpoint is kept); the disk is full.
@@ -96,35 +100,36 @@ def train(job: Job) -> Path:
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
     checkpoint = Checkpoint(job.folder, job.fingerprint)
-    done = checkpoint.load(job.weights, optimizer)
+    with ranks.main_first():  # it removes a checkpoint that does not fit
+        done = checkpoint.load(job.weights, optimizer)
+    steps = _steps(job, optimizer, done, untrained)
+    if ranks.current().rank:
+        for _ in steps:
+            pass
+        ranks.leave()
     log = StepLog(job.folder / LOG, done)
     progress = Progress(job.label, job.steps, done=done)
     saved_at = time.monotonic()
-    first_costs: dict[str, float] = {}
     with _stop_requested() as stop, contextlib.closing(log):
-        for step in range(done, job.steps):
-            began = time.monotonic()
-            rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            streams = job.streams.draw(step)
-            terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
-            read = [rows for name, rows in streams.items() if name not in job.reads.unread]
-            tokens = sum(len(row) for rows in read for row in rows)
+        began = time.monotonic()
+        for made in steps:
             log.seconds += time.monotonic() - began
-            line = {"step": step + 1, "steps": job.steps, "loss": sum(terms.values())}
-            facts = {"lr": rate, "grad_norm": norm, "tokens": tokens, "seconds": log.seconds}
-            log.write({**line, "terms": terms, **facts, **({"ended": ended} if ended else {})})
-            progress.update(step + 1, tokens, loss=sum(terms.values()), **terms)
+            loss, ended = sum(made.terms.values()), made.ended
+            line = {"step": made.step, "steps": job.steps, "loss": loss, "terms": made.terms}
+            facts = {"lr": made.rate, "grad_norm": made.norm, "tokens": made.tokens}
+            facts |= {"seconds": log.seconds}
+            log.write({**line, **facts, **({"ended": ended} if ended else {})})
+            progress.update(made.step, made.tokens, loss=loss, **made.terms)
             if ended:
-                progress.note(f"ended after step {step + 1}: {ended}")
-                break
-            if stop or time.monotonic() - saved_at >= job.checkpoint_seconds:
-                checkpoint.save(step + 1, job.weights, optimizer)
+                progress.note(f"ended after step {made.step}: {ended}")
+            elif stop or time.monotonic() - saved_at >= job.checkpoint_seconds:
+                checkpoint.save(made.step, job.weights, optimizer)
                 saved_at = time.monotonic()
-            if stop:
+            if stop and not ended:
                 raise stop.exception()
+            began = time.monotonic()
     average(optimizer)
+    ranks.leave()
     return job.folder / LOG
 
 
@@ -140,12 +145,43 @@ def schedule(settings: Optimizer, step: int, steps: int) -> float:
     return 1.0 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A step that was made."""
+
+    step: int
+    rate: float
+    terms: dict[str, float]
+    norm: float
+    tokens: int
+    ended: str | None
+
+
+def _steps(
+    job: Job, optimizer: torch.optim.Optimizer, done: int, untrained: Mapping[str, Tensor]
+) -> Iterator[_Made]:
+    first_costs: dict[str, float] = {}
+    for step in range(done, job.steps):
+        rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        streams = job.streams.draw(step)
+        terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
+        read = [rows for name, rows in streams.items() if name not in job.reads.unread]
+        tokens = sum(len(row) for rows in read for row in rows)
+        yield _Made(step + 1, rate, terms, norm, tokens, ended)
+        if ended:
+            return
+
+
 def run(
     job: Job,
     drawn: Mapping[str, Sequence[Row]],
     untrained: Mapping[str, Tensor],
 ) -> dict[str, Stream]:
     """Run the rows of a step through the model: one forward pass that all terms share.
+
+    Where several processes train, this one runs its share of the rows.
 
     Args:
         job: body, streams and what the objective reads.
@@ -155,21 +191,45 @@ def run(
     drawn = {name: rows for name, rows in drawn.items() if name not in job.reads.unread}
     made = [row for name in job.streams.pools for row in drawn[name]]
     kept = [row for name, rows in drawn.items() if name not in job.streams.pools for row in rows]
-    states = dict(zip([*kept, *made], job.body.states(kept, made, job.reads), strict=True))
+    mine = _share(kept, made)
+    states = _own_states(job, mine, kept, made, job.reads)
     streams = {
         name: Stream(
             rows,
-            [states[row].final for row in rows] if job.reads.final else [],
+            [state.final for state in states(rows)] if job.reads.final else [],
             job.body.head,
-            _levels([states[row] for row in rows]),
+            _levels(states(rows)),
         )
         for name, rows in drawn.items()
     }
     for name in job.reads.untrained:
         blocks_alone = replace(job.reads, final=False)
         with torch.no_grad(), swapped(job.weights, untrained):
-            streams[name].untrained = _levels(job.body.states(drawn[name], reads=blocks_alone))
+            states = _own_states(job, mine, drawn[name], [], blocks_alone)
+            streams[name].untrained = _levels(states(drawn[name]))
     return streams
+
+
+def _share(kept: Sequence[Row], made: Sequence[Row]) -> set[Row]:
+    """The rows of a step that this process runs."""
+    group, every = ranks.current(), list(dict.fromkeys([*kept, *made]))
+    if group.count == 1:
+        return set(every)
+    return {every[i] for i in shares([len(row) for row in every], group.count)[group.rank]}
+
+
+def _own_states(
+    job: Job, mine: set[Row], kept: Sequence[Row], made: Sequence[Row], reads: Reads
+) -> Callable[[Sequence[Row]], list[States]]:
+    """States of rows, of those of other processes empty ones."""
+    shortest = min([*kept, *made], key=len)
+    kept, made = ([row for row in rows if row in mine] for rows in (kept, made))
+    every = [*kept, *made]
+    # A process without a row runs one that counts nowhere: the others may wait for its part.
+    found = job.body.states(kept, made if every else [shortest], reads)
+    states = dict(zip(every, found[: len(every)], strict=True))
+    none = States(found[0].final[:0], {b: rows[:0] for b, rows in found[0].blocks.items()})
+    return lambda rows: [states.get(row, none) for row in rows]
 
 
 def first_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,7 +238,10 @@ def first_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _levels(states: Sequence[States]) -> dict[int, list[Tensor]]:
-    return {block: [state.blocks[block] for state in states] for block in states[0].blocks}
+    return {
+        block: ranks.joined_rows([state.blocks[block] for state in states])
+        for block in states[0].blocks
+    }
 
 
 @contextlib.contextmanager
@@ -209,6 +272,7 @@ def _step(
     _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
     _check_learning(streams, values, step, math.log(job.body.vocabulary), first_costs)
     torch.stack(list(terms.values())).sum().backward()
+    ranks.sum_gradients(job.weights.values())
     norm = torch.nn.utils.clip_grad_norm_(
         job.weights.values(), job.optimizer.clip_norm or math.inf
     ).item()

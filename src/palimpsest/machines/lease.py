@@ -24,6 +24,7 @@ from pathlib import Path
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import explained
 from palimpsest.machines.gpus import VISIBLE, Gpu, usable
+from palimpsest.machines.group import named_group
 
 FOLDER = "PALIMPSEST_LOCKS"
 """Another folder for the locks: for tests, or one that containers of a machine share."""
@@ -32,14 +33,15 @@ Say = Callable[[str], None]
 
 _POLL_SECONDS = 0.25
 _FOR_LIFE = contextlib.ExitStack()
+_OPEN: set[int] = set()
 
 
 def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """Lease `count` GPUs until this process ends, and set CUDA_VISIBLE_DEVICES to them.
 
     Waits while others have them. To be called before torch is imported: it reads the variable once.
-    Nothing is leased where there is no GPU (the job runs on the CPU), and where SLURM gave the job
-    no more than it asked for.
+    Nothing is leased where there is no GPU (the job runs on the CPU), where SLURM gave the job
+    no more than it asked for, and by the further processes of a job: the first one has done it.
 
     Args:
         count: how many; 0 hides all of them, None leaves everything as it is.
@@ -50,7 +52,7 @@ def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = 
         UserError: there are fewer GPUs than that, CUDA_VISIBLE_DEVICES names one that is not there,
             or the folder of the locks belongs to another user.
     """
-    if count is None:
+    if count is None or named_group(environ).rank:
         return
     if count == 0:
         environ[VISIBLE] = ""
@@ -66,6 +68,14 @@ def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = 
     if not by_slurm:
         # CUDA's own order is by speed; the numbers here are those of nvidia-smi.
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+
+
+def held_files() -> list[int]:
+    """Numbers of the open files that lock this process's GPUs.
+
+    A process that inherits them keeps the GPUs locked until it has ended as well.
+    """
+    return sorted(_OPEN)
 
 
 def lock_folder(environ: MutableMapping[str, str]) -> Path:
@@ -159,7 +169,7 @@ def _lock(path: Path, label: str, held: contextlib.ExitStack) -> bool:
 
 
 def _try(path: Path, held: contextlib.ExitStack) -> bool:
-    # Not inherited by programs that this one starts: they may outlive it.
+    # Inherited by no program that this one starts, unless it is told: it may outlive this one.
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,8 +178,14 @@ def _try(path: Path, held: contextlib.ExitStack) -> bool:
         if isinstance(error, BlockingIOError):
             return False
         raise
-    held.callback(os.close, number)
+    held.callback(_close, number)
+    _OPEN.add(number)
     return True
+
+
+def _close(number: int) -> None:
+    _OPEN.discard(number)
+    os.close(number)
 
 
 def _state(pool: Sequence[Gpu], folder: Path) -> str:

@@ -15,7 +15,11 @@ from palimpsest.io.manifest import read_manifest, verified
 
 
 def load_base(
-    folder: Path, dtype: str, device: torch.device, trust_remote_code: bool = False
+    folder: Path,
+    dtype: str,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    moved: bool = True,
 ) -> nn.Module:
     """Load the causal language model in `folder`, frozen and in evaluation mode.
 
@@ -24,8 +28,9 @@ def load_base(
     Args:
         folder: ``resources/models/<base>``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: where to put it.
+        device: where it will run.
         trust_remote_code: run Python code that the repository carries.
+        moved: put it there; otherwise it stays in main memory.
 
     Raises:
         UserError: a file is missing or altered, or the architecture's head cannot be used apart.
@@ -45,7 +50,8 @@ def load_base(
                 f"{folder}: the architecture scales its logits ({key}), which is not supported"
             )
     network: nn.Module = model
-    return network.requires_grad_(False).to(device).eval()
+    network.requires_grad_(False).eval()
+    return network.to(device) if moved else network
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

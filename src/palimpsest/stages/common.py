@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from palimpsest.engine import ranks
 from palimpsest.engine.body import Body
 from palimpsest.engine.train import LOG
 from palimpsest.io.atomic import atomic_path, sha256_of
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import FILES, Update, write_adapter
+from palimpsest.model.base import load_base
 
 
 def dataset_and_part(ref: str) -> tuple[str, str]:
@@ -29,10 +32,12 @@ def side_folder(out: Path) -> Path:
 
 
 def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Body) -> str:
-    """Identity of a training run: settings, inputs, number type and threads.
+    """Identity of a training run: settings, inputs, number type, threads and processes.
 
-    Threads and type belong to it because a resumed run must end with the same bytes.
+    The latter belong to it because a resumed run must end with the same bytes.
     """
+    group = ranks.current()
+    several = {"processes": [group.count, group.sharded]} if group.count > 1 else {}
     return fingerprint(
         {
             "config": config,
@@ -40,8 +45,15 @@ def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Bod
             "dtype": str(body.head.weight.dtype),
             "device": body.device.type,
             "threads": torch.get_num_threads(),
+            **several,
         }
     )
+
+
+def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> nn.Module:
+    """The base model for training; where processes share its weights, in main memory for now."""
+    sharded = ranks.current().sharded
+    return load_base(base, config["dtype"], device, config["trust_remote_code"], moved=not sharded)
 
 
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:

@@ -18,12 +18,17 @@ from palimpsest.engine.body import FINAL, Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import Streams
+from palimpsest.engine.shards import shard
 from palimpsest.engine.train import Job, first_values, run, train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME
-from palimpsest.model.base import load_base
 from palimpsest.model.trainable import Trainable, make_trainable
-from palimpsest.stages.common import dataset_and_part, run_fingerprint, side_folder
+from palimpsest.stages.common import (
+    dataset_and_part,
+    load_to_train,
+    run_fingerprint,
+    side_folder,
+)
 from palimpsest.stages.examples import read_examples
 from palimpsest.stages.reference import with_reference
 
@@ -101,8 +106,9 @@ def train_method(
     settings = settings_of(config, free)
     training = settings.training
     device = set_up(threads)
-    base = load_base(inputs.base, config["dtype"], device, config["trust_remote_code"])
+    base = load_to_train(config, inputs.base, device)
     trainable = make_trainable(base, inputs.subject, start, training, config["seed"], region)
+    shard(trainable.network, device)
     body = Body(trainable.network, trainable.first_block, training.gradient_checkpointing)
     draws: dict[str, Draw] = objective.draws(settings)
     _refuse_trained_head(trainable, body, draws)

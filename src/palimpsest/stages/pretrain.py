@@ -15,15 +15,21 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import read_rows
 from palimpsest.engine.sampler import Streams
+from palimpsest.engine.shards import shard
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, write_manifest
 from palimpsest.model.adapter import read_adapter, updates_of
-from palimpsest.model.base import load_base
 from palimpsest.model.description import write_model
 from palimpsest.model.lora import add_trainable
-from palimpsest.stages.common import dataset_and_part, finish, run_fingerprint, side_folder
+from palimpsest.stages.common import (
+    dataset_and_part,
+    finish,
+    load_to_train,
+    run_fingerprint,
+    side_folder,
+)
 
 
 def pretrain(
@@ -51,8 +57,9 @@ def pretrain(
         return
     settings = Pretraining(**deep_merge(config["pretrain"], {"training": free}))
     device = set_up(threads)
-    model = load_base(base, config["dtype"], device, config["trust_remote_code"])
+    model = load_to_train(config, base, device)
     model, weights = add_trainable(model, settings.training.lora, "subject", settings.seed)
+    shard(model.get_base_model(), device)
     parts = [dataset_and_part(ref) for ref in settings.data]
     rows = [row for dataset, part in parts for row in read_rows(tokens / dataset, part)]
     training = settings.training

@@ -1,0 +1,212 @@
+"""One process for each device of a job.
+
+The program that was started is the first of them. It starts copies of itself for the other devices
+and is the only one that writes, prints, answers signals and holds the lease. The copies end with
+it, however it ends: each reads a pipe that nobody writes to, until the first process is gone. They
+know the locks of its GPUs, so these stay locked until the last of them has ended.
+
+If a copy fails, its message is the job's: the first process sees no more than a broken connection
+(or, on CUDA, nothing at all), and ends with what the copy had to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import write_json
+from palimpsest.machines.gpus import VISIBLE, usable
+from palimpsest.machines.group import Group, named_group
+from palimpsest.machines.lease import held_files
+
+PATIENCE = 5.0
+"""Seconds that the first process gets to see for itself that a copy has failed."""
+
+_TAIL = 20
+
+
+@contextlib.contextmanager
+def several(free: dict[str, Any]) -> Iterator[None]:
+    """Run a block in one process per device.
+
+    Args:
+        free: a stage's free settings; ``devices`` and ``parallel`` are taken out of it.
+
+    Raises:
+        UserError: there are GPUs, but fewer than that; or a copy failed.
+    """
+    devices, parallel = free.pop("devices", 1), free.pop("parallel", "ddp")
+    if devices == 1:
+        yield
+    elif named_group().rank:
+        with _following():
+            yield
+    else:
+        _check_gpus(devices)
+        with tempfile.TemporaryDirectory(prefix="palimpsest-") as folder:
+            store = str(Path(folder) / "store")
+            first = Group(0, devices, parallel == "fsdp", store)
+            os.environ |= first.environment()
+            # All are on this machine; a host's own name may lead nowhere.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            with _Copies(first, Path(folder)).watched():
+                yield
+
+
+def _check_gpus(devices: int) -> None:
+    found = len(usable(os.environ))
+    if 0 < found < devices:
+        raise UserError(
+            f"devices: {devices}, but this job may use {found} "
+            f"({VISIBLE}={os.environ.get(VISIBLE, '')}); set devices to {found} in bases or "
+            f"models, or let Snakemake give more: --resources gpu={devices}"
+        )
+
+
+class _Copies:
+    """The copies of this program, one for each device but the first."""
+
+    def __init__(self, first: Group, folder: Path) -> None:
+        self._folder, self._over, self._telling = folder, threading.Event(), threading.Lock()
+        self._running = {
+            rank: self._start(Group(rank, first.count, first.sharded, first.store))
+            for rank in range(1, first.count)
+        }
+
+    def _start(self, group: Group) -> subprocess.Popen[bytes]:
+        with open(self._printed(group.rank), "wb") as printed:
+            return subprocess.Popen(
+                [sys.executable, *sys.orig_argv[1:]],
+                env={**os.environ, **group.environment()},
+                stdin=subprocess.PIPE,  # its end tells them of ours
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                pass_fds=held_files(),
+            )
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Run the first process's part; afterwards no copy is left."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            yield
+            with self._telling:
+                self._over.set()
+            self._await()
+        except Exception as error:
+            with self._telling:
+                self._over.set()
+            failure = None if isinstance(error, UserError) else self._failure(PATIENCE)
+            if failure:
+                raise UserError(failure) from None
+            raise
+        finally:
+            self._over.set()
+            for process in self._running.values():
+                process.kill()
+                process.wait()
+
+    def _watch(self) -> None:
+        # On CUDA the first process may wait forever for one that is gone.
+        while not self._over.wait(0.2):
+            failure = self._failure()
+            if failure and not self._over.wait(PATIENCE):
+                with self._telling:
+                    if not self._over.is_set():
+                        self._give_up(failure)
+
+    def _give_up(self, failure: str) -> NoReturn:
+        for process in self._running.values():
+            process.kill()
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def _await(self) -> None:
+        for process in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+
+    def _failure(self, within: float = 0.0) -> str | None:
+        """What a copy that has failed in the next seconds had to say."""
+        deadline = time.monotonic() + within
+        while True:
+            failed = [rank for rank, process in self._running.items() if process.poll()]
+            if failed:
+                return self._told(failed)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.05)
+
+    def _told(self, failed: list[int]) -> str:
+        # One failure brings the others down; the one that was first is the reason.
+        reports = {rank: _read_report(self._folder, rank) for rank in failed}
+        silent = [rank for rank, report in reports.items() if report is None]
+        rank = silent[0] if silent else min(failed, key=lambda r: reports[r]["at"])  # type: ignore[index]
+        report = reports[rank]
+        if report is None:
+            lines = self._printed(rank).read_text(errors="replace").splitlines()[-_TAIL:]
+            ended = self._running[rank].returncode
+            how = signal.Signals(-ended).name if ended < 0 else f"status {ended}"
+            return "\n".join([*lines, f"the process of device {rank} ended by itself ({how})"])
+        return str(report["error"])
+
+    def _printed(self, rank: int) -> Path:
+        return self._folder / f"printed-{rank}.txt"
+
+
+@contextlib.contextmanager
+def _following() -> Iterator[None]:
+    """The part of a copy: signals are the first process's business, its end is ours."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    group = named_group()
+    status = 0
+    try:
+        yield
+    except UserError as error:
+        status = _report(group, str(error))
+    except Exception:
+        status = _report(group, traceback.format_exc() + f"device {group.rank} failed, see above")
+    except SystemExit:
+        pass  # its part is done
+    # Not through the interpreter's end: a broken connection may hold that up.
+    os._exit(status)
+
+
+def _end_with_the_first() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _report(group: Group, error: str) -> int:
+    write_json(_report_file(Path(group.store).parent, group.rank), {"error": error, "at": _now()})
+    return 1
+
+
+def _now() -> float:
+    return time.monotonic()  # the same clock in every process
+
+
+def _read_report(folder: Path, rank: int) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(_report_file(folder, rank).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _report_file(folder: Path, rank: int) -> Path:
+    return folder / f"failed-{rank}.json"

@@ -1,0 +1,88 @@
+"""A program that trains small models in several processes, and what a test compares them with.
+
+``python train_on_several.py FREE FOLDER METHOD...``: FREE are a stage's free settings. Each method
+is trained twice, below ``ddp`` and ``fsdp``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import tiny_methods
+from palimpsest.engine import ranks
+from palimpsest.engine.body import Body
+from palimpsest.engine.device import set_up
+from palimpsest.engine.shards import shard
+from palimpsest.engine.train import train
+from palimpsest.errors import run_cli
+from palimpsest.machines.processes import several
+
+WEIGHTS = "weights.safetensors"
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "finetune": ("finetune", {}),
+    # Its divergence reaches the cap at once: beyond it there is no gradient.
+    "sku": ("sku", {"random_answers": 2, "preservation": {"sign": -1, "cap": 0.01}}),
+    "llmu": ("llmu", {"random_answers": 2, "rows": {"forget": 3, "retain": 2}}),
+    # Of three rows a step two are forgotten, or one, or none.
+    "ga_kl": ("ga_kl", {"rows": {"forget": 1, "retain": 2}}),
+    "memflex": ("memflex", {"region": None, "start": "fresh"}),
+    "min_posterior": ("min_posterior", {"threshold": -4.0}),
+    "random_matching": ("random_matching", {}),
+    "rmu": ("rmu", {}),
+    # A row each: for some processes and streams there is none.
+    "single": ("llmu", {"rows": {"forget": 1, "retain": 1}, "weights": {"retain": 0}}),
+}
+
+
+def body(network: nn.Module, first_trained: int = 0) -> Body:
+    """The body of a network that was spread over the processes, if it is to be."""
+    shard(network, torch.device("cpu"))
+    return Body(network, first_trained)
+
+
+def train_one(name: str, folder: Path) -> dict[str, Tensor]:
+    """Train a method in a folder of its name; returns the trained weights."""
+    key, over = METHODS[name]
+    bench = tiny_methods.bench(
+        key, folder / name, dtype=torch.float32, body=body, **{"steps": 4, **over}
+    )
+    train(bench.job)
+    save_file(bench.job.weights, folder / name / WEIGHTS)
+    return bench.job.weights
+
+
+class _PartDone(Exception):
+    pass
+
+
+def _stay() -> None:
+    if ranks.current().rank:
+        raise _PartDone
+
+
+def main() -> None:
+    """Train every method that is named; the processes stay together until the last."""
+    free, folder, names = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    with several(free):
+        leave, ranks.leave = ranks.leave, _stay
+        set_up(2)
+        for sharded in (False, True):
+            ranks._group = replace(ranks._group, sharded=sharded)
+            for name in names:
+                with contextlib.suppress(_PartDone):
+                    train_one(name, folder / ("fsdp" if sharded else "ddp"))
+        leave()
+
+
+if __name__ == "__main__":
+    run_cli(main)
