@@ -28,10 +28,12 @@ from palimpsest.machines.processes import several
 
 WEIGHTS = "weights.safetensors"
 
+CAP = 0.53
+"""Of SKU's divergence: some steps reach it and have no gradient there."""
+
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "finetune": ("finetune", {}),
-    # Its divergence reaches the cap at once: beyond it there is no gradient.
-    "sku": ("sku", {"random_answers": 2, "preservation": {"sign": -1, "cap": 0.01}}),
+    "sku": ("sku", {"random_answers": 2, "preservation": {"sign": -1, "cap": CAP}}),
     "llmu": ("llmu", {"random_answers": 2, "rows": {"forget": 3, "retain": 2}}),
     # Of three rows a step two are forgotten, or one, or none.
     "ga_kl": ("ga_kl", {"rows": {"forget": 1, "retain": 2}}),

@@ -11,7 +11,13 @@ from config_example import put
 from config_example import raw_config as small_config
 
 from palimpsest.config import load_config
-from palimpsest.config.slices import VERSIONS, datasets_of, free_settings, stage_slice
+from palimpsest.config.slices import (
+    VERSIONS,
+    datasets_of,
+    devices_of,
+    free_settings,
+    stage_slice,
+)
 
 SEED = {"method": "sku", "seed": "0"}
 LOCATED = {"model": "subject", "method": "located", "seed": "0"}
@@ -122,6 +128,9 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ),
     ("bases.tiny.memory_mb", 1, set()),
     ("bases.tiny.runtime_minutes", 1, set()),
+    ("bases.tiny.devices", 4, set()),
+    ("bases.tiny.parallel", "fsdp", set()),
+    ("models.subject.devices", 2, set()),
     ("bases.tiny.trust_remote_code", True, {"download_model", *TRAINED, "measure", *LOADED}),
     ("bases.other.source", "hub:org/else", set()),
     ("datasets.questions.files", ["a.csv"], set()),  # its source is a file
@@ -320,6 +329,25 @@ def test_settings_that_change_no_result_still_reach_the_stage():
     assert measure == {"batch_rows": 3, "batch_tokens": 2048}
     assert free_settings("pretrain", cfg, model="second") == "{}"
     assert free_settings("score", cfg, model="subject", method="sku") == "{}"
+
+
+def test_a_subjects_devices_come_before_its_bases():
+    raw = put(raw_config(), "bases.tiny.devices", 4)
+    raw = put(put(raw, "bases.tiny.parallel", "fsdp"), "models.subject.devices", 2)
+    known = {"model": "subject", "method": "sku", "seed": "0"}
+    for stage in ("pretrain", "retrain", "acquire", "unlearn"):
+        free = json.loads(free_settings(stage, load_config(raw), **known))
+        assert (free["devices"], free["parallel"]) == (2, "fsdp")
+        alone = json.loads(free_settings(stage, load_config(raw_config()), **known))
+        assert free.items() - alone.items() == {("devices", 2), ("parallel", "fsdp")}
+        assert devices_of(stage, load_config(raw), "subject") == 2
+
+
+def test_a_subject_that_is_taught_nothing_asks_for_one_device():
+    cfg = load_config(put(raw_config(), "bases.other.devices", 4))
+    assert devices_of("acquire", cfg, "second") == 4
+    assert devices_of("pretrain", cfg, "second") == 1
+    assert free_settings("pretrain", cfg, model="second") == "{}"
 
 
 @pytest.mark.parametrize(

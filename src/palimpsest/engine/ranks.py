@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -57,6 +58,9 @@ def join() -> Group:
             timeout=_TIMEOUT,
         )
     _group = named
+    if not named.rank:
+        how = "each with a share of the weights" if named.sharded else "each with all weights"
+        print(f"on {named.count} devices, {how}", file=sys.stderr, flush=True)
     return _group
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +35,9 @@ from palimpsest.machines.lease import held_files
 
 PATIENCE = 5.0
 """Seconds that the first process gets to see for itself that a copy has failed."""
+
+MOMENT = 1.0
+"""Seconds in which a copy that failed before has told it."""
 
 _TAIL = 20
 
@@ -75,6 +80,14 @@ def _check_gpus(devices: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """When a process failed (its monotonic clock, the same in all of them), and why."""
+
+    at: float
+    text: str
+
+
 class _Copies:
     """The copies of this program, one for each device but the first."""
 
@@ -106,11 +119,14 @@ class _Copies:
                 self._over.set()
             self._await()
         except Exception as error:
+            at = time.monotonic()
             with self._telling:
                 self._over.set()
-            failure = None if isinstance(error, UserError) else self._failure(PATIENCE)
-            if failure:
-                raise UserError(failure) from None
+            mendable = isinstance(error, UserError)
+            # What broke a connection is told before it; a fault in a file by whom it met first.
+            failure = self._failure(MOMENT if mendable else PATIENCE)
+            if failure and not (mendable and failure.at > at):
+                raise UserError(failure.text) from None
             raise
         finally:
             self._over.set()
@@ -125,12 +141,13 @@ class _Copies:
             if failure and not self._over.wait(PATIENCE):
                 with self._telling:
                     if not self._over.is_set():
-                        self._give_up(failure)
+                        self._give_up(failure.text)
 
     def _give_up(self, failure: str) -> NoReturn:
         for process in self._running.values():
             process.kill()
         print(f"error: {failure}", file=sys.stderr, flush=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(1)
 
     def _await(self) -> None:
@@ -138,8 +155,8 @@ class _Copies:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
 
-    def _failure(self, within: float = 0.0) -> str | None:
-        """What a copy that has failed in the next seconds had to say."""
+    def _failure(self, within: float = 0.0) -> _Failure | None:
+        """Why a copy has failed, or does so in the next seconds."""
         deadline = time.monotonic() + within
         while True:
             failed = [rank for rank, process in self._running.items() if process.poll()]
@@ -149,18 +166,17 @@ class _Copies:
                 return None
             time.sleep(0.05)
 
-    def _told(self, failed: list[int]) -> str:
+    def _told(self, failed: list[int]) -> _Failure:
         # One failure brings the others down; the one that was first is the reason.
-        reports = {rank: _read_report(self._folder, rank) for rank in failed}
-        silent = [rank for rank, report in reports.items() if report is None]
-        rank = silent[0] if silent else min(failed, key=lambda r: reports[r]["at"])  # type: ignore[index]
-        report = reports[rank]
-        if report is None:
-            lines = self._printed(rank).read_text(errors="replace").splitlines()[-_TAIL:]
-            ended = self._running[rank].returncode
-            how = signal.Signals(-ended).name if ended < 0 else f"status {ended}"
-            return "\n".join([*lines, f"the process of device {rank} ended by itself ({how})"])
-        return str(report["error"])
+        found = [_read_report(self._folder, rank) or self._silent(rank) for rank in failed]
+        return min(found, key=lambda failure: failure.at)
+
+    def _silent(self, rank: int) -> _Failure:
+        status = self._running[rank].returncode
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        lines = self._printed(rank).read_text(errors="replace").splitlines()[-_TAIL:]
+        text = f"the process of device {rank} ended by itself ({how})"
+        return _Failure(0.0, "\n".join([text + ("; its last lines:" if lines else ""), *lines]))
 
     def _printed(self, rank: int) -> Path:
         return self._folder / f"printed-{rank}.txt"
@@ -179,7 +195,7 @@ def _following() -> Iterator[None]:
     except UserError as error:
         status = _report(group, str(error))
     except Exception:
-        status = _report(group, traceback.format_exc() + f"device {group.rank} failed, see above")
+        status = _report(group, f"device {group.rank}:\n{traceback.format_exc()}".rstrip())
     except SystemExit:
         pass  # its part is done
     # Not through the interpreter's end: a broken connection may hold that up.
@@ -191,21 +207,17 @@ def _end_with_the_first() -> None:
     os._exit(1)
 
 
-def _report(group: Group, error: str) -> int:
-    write_json(_report_file(Path(group.store).parent, group.rank), {"error": error, "at": _now()})
+def _report(group: Group, text: str) -> int:
+    failure = _Failure(time.monotonic(), text)
+    write_json(_report_file(Path(group.store).parent, group.rank), asdict(failure))
     return 1
 
 
-def _now() -> float:
-    return time.monotonic()  # the same clock in every process
-
-
-def _read_report(folder: Path, rank: int) -> dict[str, Any] | None:
+def _read_report(folder: Path, rank: int) -> _Failure | None:
     try:
-        found: dict[str, Any] = json.loads(_report_file(folder, rank).read_text(encoding="utf-8"))
+        return _Failure(**json.loads(_report_file(folder, rank).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    return found
 
 
 def _report_file(folder: Path, rank: int) -> Path:
