@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 import tiny_methods
 from palimpsest.engine import ranks
@@ -49,6 +50,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 def body(network: nn.Module, first_trained: int = 0) -> Body:
     """The body of a network that was spread over the processes, if it is to be."""
     shard(network, torch.device("cpu"))
+    frozen = network.get_decoder().layers[0].self_attn.o_proj.weight
+    if isinstance(frozen, DTensor) != ranks.current().sharded:
+        raise AssertionError("shares of the weights where none are asked for, or the reverse")
     return Body(network, first_trained)
 
 

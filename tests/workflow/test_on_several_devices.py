@@ -15,14 +15,13 @@ ACQUIRED = "results/mini/sku/seed-0/acquired"
 @pytest.mark.slow
 def test_a_job_on_two_devices_learns_what_one_learns(work):
     overlay = work.overlay({"models": {"mini": {"devices": 2}}})
-    overlays = ("--configfile", overlay)
     target = f"{ACQUIRED}/manifest.json"
-    assert work.dry("results/mini/sku/eval.json", overlays=overlays) == set(), "no other result"
+    assert work.dry("results/mini/sku/eval.json", overlays=(overlay,)) == set(), "no other result"
 
     alone = work.path("alone")
     shutil.move(work.path(ACQUIRED), alone)
     # On a machine with GPUs there may be one only.
-    printed = work.build(target, overlays=(*overlays, "--resources", "gpu=0"))
+    printed = work.build(target, overlays=(overlay, "--resources", "gpu=0"))
     assert len(re.findall(r"^on 2 devices, each with all weights$", printed, re.MULTILINE)) == 1
     assert printed.count("[====================] 6/6") == 1
     first, second = (
