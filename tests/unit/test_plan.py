@@ -246,7 +246,7 @@ def test_the_table_fits_a_screen_and_says_whether_the_machine_is_large_enough(
 ) -> None:
     text = text_of(planned(cfg, machine, *CHAIN), cfg)
     assert all(len(line) <= 100 for line in text.splitlines()), text
-    assert "3 jobs would run (1 are cached)" in text
+    assert "3 jobs would run (1 cached)" in text
     if machine.gpus:
         assert "Peak device memory" in text
         assert ": it fits" in text

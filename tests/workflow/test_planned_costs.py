@@ -84,16 +84,17 @@ def test_memory_is_within_a_quarter_of_what_was_measured(
     monkeypatch.chdir(built.folder)
     cfg = read_config(overlays=[OVERLAY])
     lines = plan(cfg, jobs_of([], ["--configfile", OVERLAY]), this_machine()).lines
-    compared = {}
+    estimated: dict[str, float] = {}
+    found: dict[str, float] = {}
     for line in lines:
-        if not heavy(line.job.rule) or line.needs is None:
-            continue
-        name = " ".join([line.job.rule, *line.job.wildcards.values()])
-        compared[name] = line.needs.ram / MB / measured(built, line.job, tmp_path)
-    assert {name.split()[0] for name in compared} == {
-        *("pretrain", "reference", "acquire", "measure", "sweep")
-    }
-    assert all(0.75 <= ratio <= 1.25 for ratio in compared.values()), compared
+        rule = line.job.rule
+        if heavy(rule) and line.needs is not None:
+            estimated[rule] = max(estimated.get(rule, 0), line.needs.ram / MB)
+            # Snakemake looks twice a second, later every 30: of equal jobs the larger is nearer.
+            found[rule] = max(found.get(rule, 0), measured(built, line.job, tmp_path))
+    assert set(found) == {"pretrain", "reference", "acquire", "measure", "sweep"}
+    compared = {rule: estimated[rule] / found[rule] for rule in found}
+    assert all(0.75 <= ratio <= 1.25 for ratio in compared.values()), (compared, found)
 
 
 def measured(built: Copy, job, tmp_path: Path) -> float:

@@ -101,7 +101,7 @@ def _totals(plan: Plan) -> list[str]:
     disk = sum(n.disk for n in known)
     least = "" if len(known) == len(running) else "at least "
     told = [
-        f"{len(running)} jobs would run ({len(plan.lines) - len(running)} are cached): "
+        f"{len(running)} jobs would run ({len(plan.lines) - len(running)} cached): "
         f"{least}{duration(seconds)} one after the other, {least}{size(disk)} of disk."
     ]
     machine = plan.machine
