@@ -67,15 +67,23 @@ def _subject(lines: Sequence[Line]) -> str:
     if len(lines) > 1:
         return f"{len(lines)} jobs"
     name = "/".join(w[key] for key in ("model", "base", "dataset", "method") if key in w)
-    return f"{name} seed {w['seed']}" if "seed" in w else name
+    return f"{name} seed {w['seed']}" if w.get("seed", "0") != "0" else name
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [
-        cell[:width].ljust(width) if i in (0, 1, 6) else cell.rjust(width)
+        _cut(cell, width).ljust(width) if i in (0, 1, 6) else cell.rjust(width)
         for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]
     return "  ".join(cells).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    # Both the subject and the method are told apart by how they begin and end.
+    half = (width - 2) // 2
+    return f"{text[: width - 2 - half]}..{text[-half:]}"
 
 
 def _warnings(plan: Plan, cfg: Config) -> list[str]:
