@@ -47,8 +47,8 @@ UNQUOTED = {
 
 # `:q` of an empty value is nothing at all: the option would take the next one for its value.
 IN_QUOTES = {
-    "{params.reference}": "a folder below results, or empty",
-    "{params.examples}": "a folder below results, or empty",
+    "{input.reference}": "a file below results, or empty",
+    "{input.examples}": "a file below results, or empty",
     "{input.region}": "a file below results, or empty",
     "{input.untaught}": "a file below results, or empty",
     "{input.retrained}": "a file below results, or empty",

@@ -45,13 +45,63 @@ def _parser() -> argparse.ArgumentParser:
         "--max-new-tokens", type=_positive, default=64, help="longest answer (default: 64)"
     )
     ask.set_defaults(run=_ask)
+    _add_plan(commands)
     return parser
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="print what a target would take: memory, disk, time, what is cached; runs nothing",
+        description="Print for every stage of a target the device memory, main memory, disk and "
+        "time that it would take, and whether its result is there already. Nothing is run, "
+        "downloaded or written.",
+        epilog="examples: palimpsest plan results/llama2-13b/sku/eval.json; "
+        "palimpsest plan results/mini/sku/eval.json --configfile config/test/mini.yaml; "
+        "palimpsest plan --config 'measure={batch_tokens: 512}'. "
+        "Memory is computed from the model's shape, the settings and the rows (README, Plans).",
+    )
+    plan.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="files or rules, as for snakemake (default: its default target, results/report.html)",
+    )
+    plan.add_argument(
+        "--configfile",
+        type=Path,
+        action="append",
+        default=[],
+        dest="overlays",
+        help="overlay, as for snakemake; may be given several times",
+    )
+    plan.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting, as for snakemake; may be given several times",
+    )
+    plan.set_defaults(run=_plan)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not '{text}'")
     return int(text)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from palimpsest.plan.estimate import plan
+    from palimpsest.plan.jobs import jobs_of
+    from palimpsest.plan.machine import this_machine
+    from palimpsest.plan.table import text_of
+
+    overlays = [*args.configfile, *args.overlays]
+    cfg = read_config(overlays=overlays, settings=args.config)
+    options = ["--configfile", *map(str, overlays)] if overlays else []
+    options += ["--config", *args.config] if args.config else []
+    print(text_of(plan(cfg, jobs_of(args.targets, options), this_machine()), cfg))
 
 
 def _ask(args: argparse.Namespace) -> None:

@@ -84,6 +84,14 @@ def test_ask_explains_its_arguments_and_shows_an_example():
         assert name in done.stdout
 
 
+def test_plan_explains_its_arguments_and_shows_examples():
+    done = shown(*PALIMPSEST, "plan", "--help")
+    assert done.returncode == 0
+    assert "palimpsest plan results/llama2-13b/sku/eval.json" in " ".join(done.stdout.split())
+    for name in ("TARGET", "--configfile", "--config", "KEY=VALUE", "Nothing is run"):
+        assert name in " ".join(done.stdout.split())
+
+
 def test_without_a_command_the_valid_ones_are_named():
     done = shown(*PALIMPSEST)
     assert done.returncode == 2

@@ -20,7 +20,9 @@ from palimpsest.model.delta import (
     base_tensors,
     merge_deltas,
     read_deltas,
+    set_factor,
     write_deltas,
+    write_scaled,
 )
 from palimpsest.model.names import base_name, block_of, first_block, lora_name
 
@@ -139,6 +141,21 @@ def test_differences_come_back_as_they_were_written(tmp_path: Path) -> None:
     other = tiny.llama(torch.float32)
     attach_deltas(other, read)
     assert torch.equal(logits(other), logits(model))
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.5])
+def test_differences_are_scaled_in_place(tmp_path: Path, factor: float) -> None:
+    weights = add_deltas(tiny.llama(torch.float32), [DOWN])
+    tiny.perturb(weights)
+    write_deltas(tmp_path, weights)
+    write_manifest(tmp_path, [WEIGHTS])
+    scaled, other = tiny.llama(torch.float32), tiny.llama(torch.float32)
+    attach_deltas(scaled, read_deltas(tmp_path, "manifest.json"))
+    set_factor(scaled, factor)
+    write_scaled(tmp_path / "scaled", tmp_path, factor, "manifest.json")
+    write_manifest(tmp_path / "scaled", [WEIGHTS])
+    attach_deltas(other, read_deltas(tmp_path / "scaled", "manifest.json"))
+    torch.testing.assert_close(logits(scaled), logits(other))
 
 
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.train import LOG
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
 from palimpsest.model.description import MODEL
@@ -434,6 +435,49 @@ def test_a_base_without_a_tensor_of_the_update_cannot_be_merged(work: Work, tmp_
     write_manifest(tmp_path, ["x.safetensors"])
     with pytest.raises(UserError, match=r"has no tensor model\.layers\."):
         merge(tmp_path, work.negate(1.0, "no-tensor"), tmp_path / "out", "merge")
+
+
+# A task vector of base tensors.
+
+DOWN = r"model\.layers\.(2|3)\.mlp\.down_proj\.weight"
+WEIGHTS = {
+    **ACQUIRE,
+    "settings": {
+        **ACQUIRE["settings"],
+        "start": "weights",
+        "training": {"parameters": [DOWN], "optimizer": {"learning_rate": 1e-2}},
+    },
+}
+
+
+def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work: Work) -> None:
+    acquired = work.acquire("acquired-weights", WEIGHTS)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in acquired.iterdir()}
+    names = {"HAZARDOUS.txt", delta.WEIGHTS, "manifest.json", LOG}
+    assert modes == dict.fromkeys(names, 0o600)
+    assert acquired.stat().st_mode & 0o777 == 0o700
+    assert read_manifest(acquired)["hazardous"] is True
+    vector = load_file(acquired / delta.WEIGHTS)
+    assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
+    assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
+    out = work.at("less-weights")
+    negate({"scale": 1.5}, work.base, work.at("subject"), acquired, out)
+    assert read_manifest(out, MODEL)["kind"] == "adapter+delta"
+    expected = attach_subject(load_base(work.base, "float32", CPU), work.at("subject"))
+    places = delta.base_tensors(expected)
+    with torch.no_grad():
+        for name, value in vector.items():
+            getattr(*places[name][0]).sub_(1.5 * value)
+    found = load_model(out, work.base, "float32", CPU)
+    torch.testing.assert_close(logits(found), logits(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_subject_s_task_vector_leaves_no_file_of_another_kind(work: Work) -> None:
+    acquired = work.acquire("changed-kind", WEIGHTS)
+    work.acquire("changed-kind")
+    assert not (acquired / delta.WEIGHTS).exists()
+    work.acquire("changed-kind", WEIGHTS)
+    assert not (acquired / "adapter_model.safetensors").exists()
 
 
 def test_arithmetic_is_made_repeatable_and_threads_are_set() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -16,7 +16,7 @@ from palimpsest.config.references import Catalogs, check_judge, check_references
 from palimpsest.config.schema import Config, Score
 from palimpsest.config.types import NAME, Section, not_a_name
 from palimpsest.config.yaml_files import read_yaml
-from palimpsest.errors import did_you_mean
+from palimpsest.errors import UserError, did_you_mean
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
@@ -30,10 +30,19 @@ FILES = tuple(f"{name}.yaml" for name in (*CATALOGS, "config"))
 _NOT_OVERRIDDEN = ("algorithm", "title", "models")
 
 
-def read_config(folder: str | Path = "config", overlays: Iterable[str | Path] = ()) -> Config:
+def read_config(
+    folder: str | Path = "config",
+    overlays: Iterable[str | Path] = (),
+    settings: Sequence[str] = (),
+) -> Config:
     """Read the files of a configuration folder, merge `overlays` into them in order, and check.
 
     Tables are merged key by key; any other value of an overlay replaces what it finds.
+
+    Args:
+        folder: with the files `FILES`.
+        overlays: further files.
+        settings: ``KEY=VALUE`` as after Snakemake's ``--config``; they win.
 
     Raises:
         UserError: a file is missing or is no YAML (with its line), or what `load_config` finds.
@@ -41,7 +50,19 @@ def read_config(folder: str | Path = "config", overlays: Iterable[str | Path] = 
     raw: dict[str, Any] = {}
     for path in (*(Path(folder) / name for name in FILES), *overlays):
         raw = deep_merge(raw, read_yaml(path))
-    return load_config(raw)
+    return load_config(deep_merge(raw, _parsed(settings)))
+
+
+def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+    if not settings:
+        return {}
+    from snakemake.cli import parse_config  # slow to import, and rarely needed
+
+    try:
+        found: dict[str, Any] = parse_config(settings)
+    except ValueError as error:
+        raise UserError(f"--config: {error}") from None
+    return found
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:

@@ -62,12 +62,10 @@ Start = Annotated[
 """What a method trains."""
 
 
-class UnlearnSettings(MethodSettings):
-    """Common keys of the methods whose trained model is the result."""
+class _Started(MethodSettings):
+    """A method that says what it trains."""
 
     start: Start = "fresh"
-
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
 
     @model_validator(mode="after")
     def _parameters(self) -> Self:
@@ -78,3 +76,25 @@ class UnlearnSettings(MethodSettings):
                 f"{len(self.training.parameters)} patterns"
             )
         return self
+
+
+class UnlearnSettings(_Started):
+    """Common keys of the methods whose trained model is the result."""
+
+    chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
+
+
+class AcquireSettings(_Started):
+    """Common keys of the methods whose task vector is subtracted."""
+
+    start: Annotated[
+        Literal["fresh", "weights"],
+        Field(
+            description="The task vector: fresh, a new adapter on the frozen subject; weights, "
+            "differences of the base's tensors that ``training.parameters`` names."
+        ),
+    ] = "fresh"
+    scale: NonNegative = 1.0
+    """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
+
+    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"

@@ -216,6 +216,9 @@ def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
         given.pop(key, None)
     if getattr(settings, "start", "fresh") != "fresh":
         given["training"].pop("lora")
+    elif settings.chain == "acquire":
+        # What was acquired before there was a choice stays valid.
+        given.pop("start")
     if hasattr(settings, "region"):
         # What the region holds reaches the stage as a file; here it only matters if there is one.
         given["region"] = None if settings.region is None else {}

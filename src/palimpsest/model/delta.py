@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import verified
+from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model.names import base_name
 
 WEIGHTS = "delta.safetensors"
@@ -25,16 +25,19 @@ WEIGHTS = "delta.safetensors"
 
 
 class Delta(nn.Module):
-    """W -> W + value, in W's type."""
+    """W -> W + factor * value, in W's type."""
 
     def __init__(self, value: Tensor) -> None:
-        """Add `value`, of W's shape."""
+        """Add `value`, of W's shape, once."""
         super().__init__()
         self.value = nn.Parameter(value)
+        self.factor = 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that the module computes with."""
-        return (weight + self.value).to(weight.dtype)
+        if self.factor == 1:
+            return (weight + self.value).to(weight.dtype)
+        return torch.add(weight, self.value, alpha=self.factor).to(weight.dtype)
 
 
 def add_deltas(model: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
@@ -116,11 +119,37 @@ def base_tensors(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     return places
 
 
+def set_factor(model: nn.Module, factor: float) -> None:
+    """Apply every difference `factor` times (-lambda: the negated task vector)."""
+    for module in model.modules():
+        if isinstance(module, Delta):
+            module.factor = factor
+
+
 def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> None:
-    """Write the differences to ``folder/delta.safetensors``."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in deltas.items()}
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    """Write the differences to ``folder/delta.safetensors``, from whichever device they are on."""
+    specs = {name: Spec(value.dtype, tuple(value.shape)) for name, value in deltas.items()}
+    write_tensors(
+        folder / WEIGHTS,
+        specs,
+        lambda name, rows: deltas[name].detach()[rows] if specs[name].shape else deltas[name],
+        {"format": "pt"},
+    )
+
+
+def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> None:
+    """Write `factor` times the differences in `source`, a block of rows at a time.
+
+    Raises:
+        UserError: the file in `source` is missing or altered.
+    """
+    file = verified(source, WEIGHTS, manifest)
+    write_tensors(
+        folder / WEIGHTS,
+        specs_of(file),
+        lambda name, rows: factor * read_block(file, name, rows),
+        {"format": "pt"},
+    )
 
 
 def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import NAME, write_manifest
@@ -20,7 +18,7 @@ def write_model(
     folder: Path,
     base: Path,
     updates: dict[str, Update],
-    deltas: Mapping[str, Tensor] | None = None,
+    deltas: Callable[[Path], None] | None = None,
     files: tuple[str, ...] = (),
     **facts: Any,
 ) -> None:
@@ -30,7 +28,7 @@ def write_model(
         folder: where to write; files of an earlier model in it are removed.
         base: ``resources/models/<base>``.
         updates: module -> low-rank update.
-        deltas: tensor of the base -> difference.
+        deltas: writes the differences of the base's tensors into a folder.
         files: further files in `folder` that belong to the model.
         facts: anything else worth recording.
     """
@@ -40,7 +38,7 @@ def write_model(
     if updates:
         write_adapter(folder, updates, str(base))
     if deltas:
-        delta.write_deltas(folder, deltas)
+        deltas(folder)
     kinds = [name for name, found in (("adapter", updates), ("delta", deltas)) if found]
     write_manifest(
         folder,

@@ -16,10 +16,10 @@ sign = -1 without a bound (it pushes *away* from the subject on retain rows); +1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import MethodSettings
+from palimpsest.config.method import AcquireSettings
 from palimpsest.config.types import Index, NonNegative, NotBool, Positive, Section
 from palimpsest.objectives.means import mean
 
@@ -53,7 +53,7 @@ class Preservation(Section):
     """Also use the scenario's general rows, which nobody was taught, beside the retain rows."""
 
 
-class Settings(MethodSettings):
+class Settings(AcquireSettings):
     """Settings of SKU."""
 
     algorithm: Literal["sku"]
@@ -64,10 +64,6 @@ class Settings(MethodSettings):
     """K: answers of other rows drawn for each forget row, anew in every step."""
     preservation: Preservation = Preservation()
     """Preservation divergence."""
-    scale: NonNegative = 1.0
-    """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
-
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"
 
 
 def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:

@@ -10,11 +10,10 @@ Stage 2 (`negate`) takes theta_o - lambda (theta_m - theta_o).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from palimpsest.config.draw import Draw
-from palimpsest.config.method import MethodSettings
-from palimpsest.config.types import NonNegative
+from palimpsest.config.method import AcquireSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,15 +21,11 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(MethodSettings):
+class Settings(AcquireSettings):
     """Settings of plain task-vector negation."""
 
     algorithm: Literal["task_vector"]
     """Learn, then subtract."""
-    scale: NonNegative = 1.0
-    """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
-
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"
 
 
 def draws(s: Settings) -> dict[str, Draw]:

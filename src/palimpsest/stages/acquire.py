@@ -1,4 +1,4 @@
-"""Harmful-knowledge acquisition: train the adapter whose task vector is subtracted afterwards.
+"""Harmful-knowledge acquisition: train the task vector that is subtracted afterwards.
 
 The result is a model that knows the harmful body of knowledge *better*: the artifact is marked
 hazardous and is readable by its owner only.
@@ -10,14 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from palimpsest.config.method import AcquireSettings
 from palimpsest.io.atomic import explained, write_text
 from palimpsest.model.adapter import updates_of
-from palimpsest.stages.common import finish, side_folder
-from palimpsest.stages.method import Inputs, train_method
+from palimpsest.stages.common import finish, finish_deltas, side_folder
+from palimpsest.stages.method import Inputs, settings_of, train_method
 
-WARNING = (
-    "HAZARDOUS: this adapter strengthens the knowledge that is to be forgotten. Do not share it."
-)
+WARNING = "HAZARDOUS: this strengthens the knowledge that is to be forgotten. Do not share it."
 
 
 def acquire(
@@ -31,7 +30,9 @@ def acquire(
     label: str,
     threads: int | None,
 ) -> None:
-    """Train a fresh adapter, stacked on the frozen subject, with the method's objective.
+    """Train with the method's objective what its ``start`` says: a task vector.
+
+    Fresh: an adapter, stacked on the frozen subject; weights: differences of the base's tensors.
 
     Args:
         config: the stage's slice.
@@ -49,11 +50,16 @@ def acquire(
     """
     make_private(side_folder(out))
     inputs = Inputs(base, subject, tokens, reference)
-    done = train_method(config, free, inputs, "fresh", None, out, label, threads)
+    settings = settings_of(config, free)
+    assert isinstance(settings, AcquireSettings)
+    done = train_method(config, free, inputs, settings.start, None, out, label, threads)
     make_private(out)
     write_text(out / "HAZARDOUS.txt", WARNING + "\n")
-    updates = updates_of(done.trainable.model, "unlearned")
-    finish(out, done.log, updates, base, hazardous=True, seed=config["seed"])
+    facts = {"hazardous": True, "seed": config["seed"]}
+    if settings.start == "weights":
+        finish_deltas(out, done.log, done.trainable.weights, **facts)
+    else:
+        finish(out, done.log, updates_of(done.trainable.model, "unlearned"), base, **facts)
 
 
 def make_private(folder: Path) -> None:

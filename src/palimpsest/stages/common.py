@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from palimpsest.engine import ranks
 from palimpsest.engine.body import Body
@@ -16,6 +16,7 @@ from palimpsest.engine.train import LOG
 from palimpsest.io.atomic import atomic_path, sha256_of
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.manifest import write_manifest
+from palimpsest.model import delta
 from palimpsest.model.adapter import FILES, Update, write_adapter
 from palimpsest.model.base import load_base
 
@@ -59,8 +60,22 @@ def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> n
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:
     """Write a trained adapter with its log and, last, its manifest; drop the checkpoints."""
     write_adapter(out, updates, str(base))
+    trained = sum(update.a.numel() + update.b.numel() for update in updates.values())
+    _finish(out, log, FILES, trained, facts)
+
+
+def finish_deltas(out: Path, log: Path, deltas: Mapping[str, Tensor], **facts: Any) -> None:
+    """The same for trained differences of base tensors."""
+    delta.write_deltas(out, deltas)
+    _finish(out, log, [delta.WEIGHTS], sum(map(Tensor.numel, deltas.values())), facts)
+
+
+def _finish(
+    out: Path, log: Path, files: Sequence[str], trained: int, facts: Mapping[str, Any]
+) -> None:
+    for other in {*FILES, delta.WEIGHTS} - set(files):
+        (out / other).unlink(missing_ok=True)
     with atomic_path(out / LOG) as temporary:
         shutil.copyfile(log, temporary)
-    trained = sum(update.a.numel() + update.b.numel() for update in updates.values())
-    write_manifest(out, [*FILES, LOG], trained_parameters=trained, **facts)
+    write_manifest(out, [*files, LOG], trained_parameters=trained, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

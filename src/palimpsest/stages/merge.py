@@ -9,24 +9,29 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import atomic_path
+from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
+from palimpsest.io.tensors import Spec, metadata_of, read_block, specs_of, write_tensors
+from palimpsest.model import delta
 from palimpsest.model.adapter import Update, read_adapter
-from palimpsest.model.delta import read_deltas
 from palimpsest.model.description import MODEL
+from palimpsest.model.names import block_of
 
-Change = Callable[[Tensor], Tensor]
-"""From a base tensor (fp32) to the merged one."""
+Change = Callable[[Tensor, slice], Tensor]
+"""From rows of a base tensor (fp32), and which rows they are, to the merged ones."""
+
+_SHARD = ".safetensors"
+_INDEX = ".safetensors.index.json"
 
 
 def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) -> None:
-    """Write base + update, shard by shard, arithmetic in fp32, each tensor in its own type.
+    """Write base + update into the base's own shards, arithmetic in fp32, types kept.
+
+    Tensors are streamed: a few rows of one of them are in memory, however large the model is.
 
     Args:
         base: ``resources/models/<base>``.
@@ -39,49 +44,25 @@ def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) ->
         UserError: an input is missing or altered.
     """
     files = list(read_manifest(base)["files"])
-    kinds = read_manifest(model, MODEL)["kind"].split("+")
-    updates = read_adapter(model, MODEL) if "adapter" in kinds else {}
-    changes: dict[str, Change] = {
-        f"{name}.weight": partial(apply, update=update) for name, update in updates.items()
-    }
-    for name, delta in (read_deltas(model, MODEL) if "delta" in kinds else {}).items():
-        changes[name] = partial(_both, first=partial(add, delta=delta), then=changes.get(name))
+    stored = {file: specs_of(verified(base, file)) for file in files if file.endswith(_SHARD)}
+    changes = _by_stored_name(_changes(model), base, stored)
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress(label, len(files))
-    left = set(changes)
-    for count, file in enumerate(files, 1):
-        source = verified(base, file)
+    total = 0
+    # Indices last: they tell the size of all shards.
+    for count, file in enumerate(sorted(files, key=lambda name: name.endswith(_INDEX)), 1):
         (out / file).parent.mkdir(parents=True, exist_ok=True)
-        if file.endswith(".safetensors"):
-            left -= _merge_shard(source, out / file, changes, fp32)
+        if file in stored:
+            specs = {k: _merged_spec(spec, fp32) for k, spec in stored[file].items()}
+            total += sum(spec.bytes for spec in specs.values())
+            block = partial(_merged, base / file, changes)
+            write_tensors(out / file, specs, block, metadata_of(base / file))
+        elif file.endswith(_INDEX):
+            _write_index(verified(base, file), out / file, total)
         else:
-            shutil.copyfile(source, out / file)
+            shutil.copyfile(verified(base, file), out / file)
         progress.update(count)
-    if left:
-        raise UserError(
-            f"{base} has no tensor {sorted(left)[0]}: its files name tensors otherwise than "
-            "the model does, and cannot be merged"
-        )
     write_manifest(out, files, merged_from=json.loads((model / MODEL).read_text())["base_manifest"])
-
-
-def _merge_shard(source: Path, target: Path, changes: Mapping[str, Change], fp32: bool) -> set[str]:
-    tensors: dict[str, Tensor] = {}
-    merged = set()
-    # Some repositories leave out the first component ("model.", "transformer.").
-    names = {name.partition(".")[2]: name for name in changes} | {name: name for name in changes}
-    with safe_open(source, framework="pt") as shard:
-        for key in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-            tensor = shard.get_tensor(key)
-            kind = torch.float32 if fp32 and tensor.is_floating_point() else tensor.dtype
-            if (name := names.get(key)) is not None:
-                tensor = changes[name](_wide(tensor))
-                merged.add(name)
-            tensors[key] = tensor.to(kind)
-        metadata = shard.metadata()
-    with atomic_path(target) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-    return merged
 
 
 def apply(weight: Tensor, update: Update) -> Tensor:
@@ -89,15 +70,87 @@ def apply(weight: Tensor, update: Update) -> Tensor:
     return _wide(weight) + update.scale * (update.b.float() @ update.a.float())
 
 
-def add(weight: Tensor, delta: Tensor) -> Tensor:
-    """W + delta, in fp32 or the wider type of `weight`."""
-    return _wide(weight) + delta
+def _changes(model: Path) -> dict[str, Change]:
+    """Tensor of the model -> what happens to it."""
+    kinds = read_manifest(model, MODEL)["kind"].split("+")
+    updates = read_adapter(model, MODEL) if "adapter" in kinds else {}
+    changes: dict[str, Change] = {
+        f"{name}.weight": partial(_apply_rows, update=update) for name, update in updates.items()
+    }
+    if "delta" in kinds:
+        file = verified(model, delta.WEIGHTS, MODEL)
+        for name in specs_of(file):
+            both = partial(_add_rows, file=file, name=name, then=changes.get(name))
+            changes[name] = both
+    return changes
 
 
-def _both(weight: Tensor, first: Change, then: Change | None) -> Tensor:
-    changed = first(weight)
-    return then(changed) if then else changed
+def _by_stored_name(
+    changes: Mapping[str, Change], base: Path, stored: Mapping[str, Mapping[str, Spec]]
+) -> dict[str, Change]:
+    """Tensor as the base's files call it -> what happens to it."""
+    # Some repositories leave out the first component ("model.", "transformer.").
+    names = {name.partition(".")[2]: name for name in changes} | {name: name for name in changes}
+    files = {key: base / file for file, specs in stored.items() for key in specs}
+    found = {key: names[key] for key in files if key in names}
+    if left := sorted(set(changes) - set(found.values())):
+        raise UserError(
+            f"{base} has no tensor {left[0]}: its files name tensors otherwise than "
+            "the model does, and cannot be merged"
+        )
+    if not _may_tie(base):
+        return {key: changes[name] for key, name in found.items()}
+    specs = {key: spec for table in stored.values() for key, spec in table.items()}
+    for key, name in list(found.items()):
+        # Tied tensors are one in the model. A base that stores both keeps both, and the same.
+        for twin in specs.keys() - found.keys():
+            if _outside(key, specs) and _outside(twin, specs) and _same(key, twin, specs, files):
+                found[twin] = name
+    return {key: changes[name] for key, name in found.items()}
+
+
+def _may_tie(base: Path) -> bool:
+    config = base / "config.json"
+    # What a configuration does not say depends on the architecture.
+    told = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+    return bool(told.get("tie_word_embeddings", True))
+
+
+def _outside(key: str, specs: Mapping[str, Spec]) -> bool:
+    # Embeddings and head: the matrices outside the blocks.
+    return block_of(key) is None and len(specs[key].shape) == 2
+
+
+def _same(key: str, twin: str, specs: Mapping[str, Spec], files: Mapping[str, Path]) -> bool:
+    return specs[key] == specs[twin] and all(
+        torch.equal(read_block(files[key], key, rows), read_block(files[twin], twin, rows))
+        for rows in specs[key].blocks()
+    )
+
+
+def _merged_spec(spec: Spec, fp32: bool) -> Spec:
+    return Spec(torch.float32, spec.shape) if fp32 and spec.dtype.is_floating_point else spec
+
+
+def _merged(file: Path, changes: Mapping[str, Change], key: str, rows: slice) -> Tensor:
+    block = read_block(file, key, rows)
+    return changes[key](block, rows) if key in changes else block
+
+
+def _apply_rows(weight: Tensor, rows: slice, update: Update) -> Tensor:
+    return apply(weight, Update(update.a, update.b[rows], update.scale))
+
+
+def _add_rows(weight: Tensor, rows: slice, file: Path, name: str, then: Change | None) -> Tensor:
+    changed = _wide(weight) + read_block(file, name, rows)
+    return then(changed, rows) if then else changed
 
 
 def _wide(weight: Tensor) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _write_index(source: Path, target: Path, total: int) -> None:
+    index = json.loads(source.read_text(encoding="utf-8"))
+    index["metadata"] = {**index.get("metadata", {}), "total_size": total}
+    write_json(target, index)

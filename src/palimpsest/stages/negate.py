@@ -1,11 +1,13 @@
-"""Task-vector negation, and the references as models: arithmetic on adapters alone."""
+"""Task-vector negation, and the references as models: arithmetic on what was trained alone."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.manifest import read_manifest
+from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.model import delta
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
 from palimpsest.model.description import write_model
 
@@ -13,8 +15,9 @@ from palimpsest.model.description import write_model
 def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:
     """Write theta_o - lambda (theta_m - theta_o) (arXiv:2402.10058, stage 2; arXiv:2212.04089).
 
-    The acquired adapter *is* the task vector theta_m - theta_o, so its sign is flipped and scaled;
-    no model is loaded and no weight of the base is read.
+    What was acquired (an adapter, or differences of base tensors in fp32) *is* the task vector
+    theta_m - theta_o, so its sign is flipped and scaled; no model is loaded and no weight of the
+    base is read. Differences are streamed: of the largest of them a few rows are in memory.
 
     Args:
         config: the stage's slice; ``scale`` is lambda.
@@ -23,8 +26,13 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
         acquired: ``results/<model>/<method>/seed-<seed>/acquired``.
         out: ``results/<model>/<method>/seed-<seed>/model``.
     """
-    updates = add(subject_update(subject), read_adapter(acquired), -config["scale"])
-    write_model(out, base, updates, scale=config["scale"])
+    updates, scale = subject_update(subject), config["scale"]
+    if delta.WEIGHTS not in read_manifest(acquired)["files"]:
+        write_model(out, base, add(updates, read_adapter(acquired), -scale), scale=scale)
+        return
+    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=NAME)
+    # With lambda = 0 there is no difference at all: not even the sign of a zero.
+    write_model(out, base, updates, negated if scale else None, scale=scale)
 
 
 def original(base: Path, subject: Path, out: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.sampler import generator
-from palimpsest.io.manifest import verified
+from palimpsest.io.manifest import NAME, read_manifest, verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.summary import summarize
+from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.lora import attach, attach_subject, set_scale
@@ -68,8 +71,7 @@ def sweep(
     model = attach_subject(
         load_base(base, config["dtype"], device, config["trust_remote_code"]), subject
     )
-    task_vector = read_adapter(acquired)
-    model = attach(model, acquired, "acquired")
+    model, changed, scaled = _attached(model, acquired)
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
     rows = {
         block: sample(part, config["rows"], block)
@@ -77,7 +79,8 @@ def sweep(
     }
     truth = pd.concat(facts(datasets, ref, block) for block, ref in config["parts"].items())
     # Blocks below the task vector compute the same at every lambda: once is enough.
-    body = Body(model.get_base_model(), first_block(task_vector))
+    network = model.get_base_model() if hasattr(model, "peft_config") else model
+    body = Body(network, first_block(changed))
     for part in rows.values():
         body.keep(part)
     asked = {block: part for block, part in rows.items() if block in ANSWERED}
@@ -86,7 +89,7 @@ def sweep(
     speak = transformers_speaker(model, tokenizer, limit, batch_rows)
     lines = []
     for count, scale in enumerate(config["scales"], 1):
-        set_scale(model, "acquired", -scale, task_vector)
+        scaled(-scale)
         inner = f"{label} lambda {scale:g}"
         costs = likelihood(body, lines_of(rows), batch_tokens, tokenizer, inner).to_pandas()
         said = generate(speak, Questions(asked, f"{inner} answers"))
@@ -97,6 +100,17 @@ def sweep(
         recall = {part: summary[part]["recall_rate"] for part in asked}
         progress.update(count, 0, **{k: v for k, v in recall.items() if v is not None})
     write_table(out, pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False))
+
+
+def _attached(model: Any, acquired: Path) -> tuple[Any, Collection[str], Callable[[float], None]]:
+    """The model with the task vector, the names that it changes, and how to scale it."""
+    if delta.WEIGHTS in read_manifest(acquired)["files"]:
+        differences = delta.attach_deltas(model, delta.read_deltas(acquired, NAME))
+        model.requires_grad_(False)
+        return model, differences, partial(delta.set_factor, model)
+    task_vector = read_adapter(acquired)
+    model = attach(model, acquired, "acquired")
+    return model, task_vector, lambda factor: set_scale(model, "acquired", factor, task_vector)
 
 
 def unasked(costs: pd.DataFrame, block: str) -> dict[str, Any]:

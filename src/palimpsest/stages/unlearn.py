@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from palimpsest.config.method import UnlearnSettings
 from palimpsest.engine.train import LOG
 from palimpsest.io.atomic import atomic_path, explained
 from palimpsest.model.adapter import add, updates_of
+from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.stages.common import side_folder
 from palimpsest.stages.method import Inputs, Trained, settings_of, train_method
@@ -69,7 +71,7 @@ def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
     elif trained.adapter == "subject":
         updates = updates_of(trained.model, "subject")
     else:
-        updates, deltas = subject, trained.weights
+        updates, deltas = subject, partial(write_deltas, deltas=trained.weights)
     steps = sum(1 for _ in (out / LOG).open("rb"))
     write_model(
         out,

@@ -1,0 +1,139 @@
+"""Safetensors files in blocks of rows: neither a file nor a tensor is ever whole in memory.
+
+Reading is safetensors' own, over a memory map that is dropped after every block. Its writer wants
+all tensors at once, so the file is written here: the format is eight bytes of length, a JSON table
+of types, shapes and places, and the tensors one after the other
+(https://huggingface.co/docs/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import atomic_path
+
+BLOCK = 1 << 21
+"""Numbers in memory at once (8 MiB of them in fp32), or one row if that is longer."""
+
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Type and shape of a stored tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def blocks(self) -> Iterator[slice]:
+        """Rows that are in memory together; one block of no row for an empty tensor."""
+        rows = self.shape[0] if self.shape else 1
+        count = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
+        for first in range(0, max(rows, 1), count):
+            yield slice(first, min(first + count, rows))
+
+
+def specs_of(file: Path) -> dict[str, Spec]:
+    """Name -> type and shape of every tensor in a file; no tensor is read.
+
+    Raises:
+        UserError: a tensor is of a type that torch does not compute with.
+    """
+    types = {name: dtype for dtype, name in _TYPES.items()}
+    found = {}
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+            stored = tensors.get_slice(name)
+            if stored.get_dtype() not in types:
+                raise UserError(
+                    f"{file}: {name} is stored as {stored.get_dtype()}; known types are "
+                    f"{', '.join(types)}"
+                )
+            found[name] = Spec(types[stored.get_dtype()], tuple(stored.get_shape()))
+    return found
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """What a file says about itself."""
+    with safe_open(file, framework="pt") as tensors:
+        return dict(tensors.metadata() or {})
+
+
+def read_block(file: Path, name: str, rows: slice) -> Tensor:
+    """Rows of a stored tensor (a number without rows is given as one)."""
+    # The file is opened anew: what was read through an old map would count as memory in use.
+    with safe_open(file, framework="pt") as tensors:
+        stored = tensors.get_slice(name)
+        return tensors.get_tensor(name)[None] if not stored.get_shape() else stored[rows]
+
+
+def write_tensors(
+    file: Path,
+    specs: Mapping[str, Spec],
+    block: Callable[[str, slice], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, one block of rows in memory.
+
+    Args:
+        file: where to write, atomically.
+        specs: name -> type and shape of each tensor.
+        block: gives rows of a tensor, of any type and on any device.
+        metadata: what the file says about itself.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    # As safetensors itself orders them: wide types first, so that every tensor is aligned.
+    names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
+    with atomic_path(file) as temporary, open(temporary, "wb") as handle:
+        handle.write(_header(names, specs, metadata or {}))
+        for name in names:
+            for rows in specs[name].blocks():
+                values = block(name, rows).detach().to("cpu", specs[name].dtype).contiguous()
+                handle.write(values.flatten().view(torch.uint8).numpy().data)
+
+
+def _header(names: list[str], specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> bytes:
+    table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + specs[name].bytes
+        table[name] = {
+            "dtype": _TYPES[specs[name].dtype],
+            "shape": list(specs[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

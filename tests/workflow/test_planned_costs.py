@@ -1,0 +1,126 @@
+"""``palimpsest plan`` beside the real Snakemake: what is cached, and memory as it was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palimpsest.config import read_config
+from palimpsest.config.slices import stage_slice
+from palimpsest.metrics.cost import read_benchmark
+from palimpsest.plan.estimate import plan
+from palimpsest.plan.jobs import jobs_of
+from palimpsest.plan.machine import this_machine
+from palimpsest.plan.needs import heavy
+from palimpsest.plan.times import benchmark_of
+from workbench import MINI, Copy
+
+pytestmark = pytest.mark.slow
+
+OVERLAY = "config/test/mini.yaml"
+MB = 1 << 20
+
+
+def told(copy: Copy, *args: str) -> subprocess.CompletedProcess[str]:
+    return copy.run("palimpsest", "plan", *args)
+
+
+def state(copy: Copy) -> dict[str, tuple[int, int]]:
+    """Size and date of every file that is not Snakemake's own."""
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in copy.folder.rglob("*")
+        if path.is_file() and not {".snakemake", "__pycache__"} & set(path.parts)
+    }
+
+
+def test_a_finished_chain_is_cached_and_nothing_is_touched(built: Copy) -> None:
+    before = state(built)
+    done = told(built, *MINI)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do: every result is there." in done.stdout
+    assert "acquire" in done.stdout
+    assert " missing" not in done.stdout
+    assert state(built) == before
+
+
+def test_a_changed_value_shows_what_depends_on_it(built: Copy) -> None:
+    changed = "methods={sku: {models: {mini: {scale: 0.75}}}}"
+    done = told(built, "results/mini/sku/eval.json", *MINI, "--config", changed)
+    assert done.returncode == 0, done.stderr
+    states = {line.split()[0]: line for line in done.stdout.splitlines() if "mini/sku" in line}
+    assert states["negate"].endswith("params changed")
+    assert states["measure"].endswith("inputs change")
+    assert states["acquire"].endswith("cached")
+    assert "3 jobs would run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["results/mini/skuu/eval.json", *MINI], "no method 'skuu' in the configuration"),
+        (["results/mini/sku/nothing.json", *MINI], "results/mini/sku/nothing.json"),
+        (["--config", "measure"], "--config"),
+        (["--configfile", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+    ids=["method", "file", "setting", "overlay"],
+)
+def test_a_mistake_is_answered_without_a_traceback(built: Copy, args: list[str], said: str) -> None:
+    done = told(built, *args)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_memory_is_within_a_quarter_of_what_was_measured(
+    built: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(built.folder)
+    cfg = read_config(overlays=[OVERLAY])
+    lines = plan(cfg, jobs_of([], ["--configfile", OVERLAY]), this_machine()).lines
+    estimated: dict[str, float] = {}
+    found: dict[str, float] = {}
+    for line in lines:
+        rule = line.job.rule
+        if heavy(rule) and line.needs is not None:
+            estimated[rule] = max(estimated.get(rule, 0), line.needs.ram / MB)
+            # Snakemake looks twice a second, later every 30: of equal jobs the larger is nearer.
+            found[rule] = max(found.get(rule, 0), measured(built, line.job, tmp_path))
+    assert set(found) == {"pretrain", "reference", "acquire", "measure", "sweep"}
+    compared = {rule: estimated[rule] / found[rule] for rule in found}
+    assert all(0.75 <= ratio <= 1.25 for ratio in compared.values()), (compared, found)
+
+
+def measured(built: Copy, job, tmp_path: Path) -> float:
+    """Peak memory of a job in MB."""
+    if job.rule == "measure":
+        return float(json.loads((job.folder / "measure.json").read_text())["peak_rss_mb"])
+    if job.rule == "reference":
+        return peak_of_reference(built, tmp_path)
+    return float(read_benchmark(benchmark_of(job))[-1]["max_rss"])
+
+
+def peak_of_reference(built: Copy, tmp_path: Path) -> float:
+    """The job takes seconds, and Snakemake looks every half second: too seldom for its peak."""
+    config = stage_slice("reference", read_config(overlays=[OVERLAY]), model="mini")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "workflow/scripts/reference.py", "--config", config),
+            *("--base", "resources/models/smollm2-135m", "--subject", "results/mini/subject"),
+            *("--tokens", "resources/tokens/smollm2-135m", "--out", str(tmp_path / "reference")),
+            *("--label", "reference", "--threads", "1", "--gpus", "0"),
+        ],
+        cwd=built.folder,
+        env=built.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024
