@@ -3,6 +3,7 @@
 from palimpsest.cli_args import folder, json_object, maybe, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
         region=maybe,
         out=folder,
     ).parse_args()
+    write_once(args.out / "model.json")
     use_gpus(args.gpus, args.label)
     from palimpsest.stages.method import Inputs
     from palimpsest.stages.unlearn import unlearn

@@ -95,7 +95,7 @@ def train(job: Job) -> Path:
             job.body.keep(rows)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
-    checkpoint = Checkpoint(job.folder, job.fingerprint)
+    checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / LOG)
     done = checkpoint.load(job.weights, optimizer)
     log = StepLog(job.folder / LOG, done)
     progress = Progress(job.label, job.steps, done=done)

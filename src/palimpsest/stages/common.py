@@ -44,11 +44,16 @@ def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Bod
     )
 
 
+def copy_log(log: Path, out: Path) -> None:
+    """Put the step log of a training beside what it made, in the folder `out`."""
+    with atomic_path(out / LOG) as temporary:
+        shutil.copyfile(log, temporary)
+
+
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:
     """Write a trained adapter with its log and, last, its manifest; drop the checkpoints."""
     write_adapter(out, updates, str(base))
-    with atomic_path(out / LOG) as temporary:
-        shutil.copyfile(log, temporary)
+    copy_log(log, out)
     trained = sum(update.a.numel() + update.b.numel() for update in updates.values())
     write_manifest(out, [*FILES, LOG], trained_parameters=trained, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -39,7 +38,8 @@ def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) ->
         UserError: an input is missing or altered.
     """
     files = list(read_manifest(base)["files"])
-    kinds = read_manifest(model, MODEL)["kind"].split("+")
+    description = read_manifest(model, MODEL)
+    kinds = description["kind"].split("+")
     updates = read_adapter(model, MODEL) if "adapter" in kinds else {}
     changes: dict[str, Change] = {
         f"{name}.weight": partial(apply, update=update) for name, update in updates.items()
@@ -62,7 +62,7 @@ def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) ->
             f"{base} has no tensor {sorted(left)[0]}: its files name tensors otherwise than "
             "the model does, and cannot be merged"
         )
-    write_manifest(out, files, merged_from=json.loads((model / MODEL).read_text())["base_manifest"])
+    write_manifest(out, files, merged_from=description["base_manifest"])
 
 
 def _merge_shard(source: Path, target: Path, changes: Mapping[str, Change], fp32: bool) -> set[str]:

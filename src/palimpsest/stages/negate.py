@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.manifest import read_manifest
+from palimpsest.engine.train import LOG
+from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
 from palimpsest.model.description import write_model
+from palimpsest.stages.common import copy_log
 
 
 def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:
@@ -24,7 +26,16 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
         out: ``results/<model>/<method>/seed-<seed>/model``.
     """
     updates = add(subject_update(subject), read_adapter(acquired), -config["scale"])
-    write_model(out, base, updates, scale=config["scale"])
+    write_model(out, base, updates, files=(LOG,), scale=config["scale"], **carry(acquired, out))
+
+
+def carry(trained: Path, out: Path) -> dict[str, Any]:
+    """Copy the log of the training in `trained` to a model made of it; what its manifest says.
+
+    So nobody needs the folder `trained` later: it may be hazardous, and deleted.
+    """
+    copy_log(verified(trained, LOG), out)
+    return {"trained_parameters": read_manifest(trained)["trained_parameters"]}
 
 
 def original(base: Path, subject: Path, out: Path) -> None:
