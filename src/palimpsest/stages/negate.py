@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from palimpsest.engine.train import LOG
-from palimpsest.io.manifest import read_manifest, verified
+from palimpsest.io.manifest import read_manifest
+from palimpsest.metrics.cost import training_log
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
 from palimpsest.model.description import write_model
 from palimpsest.stages.common import copy_log
@@ -26,16 +26,19 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
         out: ``results/<model>/<method>/seed-<seed>/model``.
     """
     updates = add(subject_update(subject), read_adapter(acquired), -config["scale"])
-    write_model(out, base, updates, files=(LOG,), scale=config["scale"], **carry(acquired, out))
+    write_model(out, base, updates, scale=config["scale"], **carry(acquired, out))
 
 
 def carry(trained: Path, out: Path) -> dict[str, Any]:
-    """Copy the log of the training in `trained` to a model made of it; what its manifest says.
+    """Copy the log of the training in `trained` to the model made of it; arguments of `write_model`.
 
     So nobody needs the folder `trained` later: it may be hazardous, and deleted.
     """
-    copy_log(verified(trained, LOG), out)
-    return {"trained_parameters": read_manifest(trained)["trained_parameters"]}
+    if (log := training_log(trained)) is None:
+        return {}
+    copy_log(log, out)
+    manifest = read_manifest(trained)
+    return {"files": (log.name,), "trained_parameters": manifest["trained_parameters"]}
 
 
 def original(base: Path, subject: Path, out: Path) -> None:

@@ -16,7 +16,7 @@ from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import read_rows
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, Job, train
+from palimpsest.engine.train import Job, train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, write_manifest
 from palimpsest.model.adapter import read_adapter, updates_of
@@ -109,7 +109,7 @@ def retrain(
         raise UserError("retrained: no part of pretrain.data is to be kept")
     adapter = out.with_name("adapter")
     pretrain(config, free, base, tokens, adapter, label, threads)
-    write_model(out, base, read_adapter(adapter), files=(LOG,), **carry(adapter, out))
+    write_model(out, base, read_adapter(adapter), **carry(adapter, out))
 
 
 def _finetune(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
