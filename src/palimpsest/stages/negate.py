@@ -30,9 +30,12 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
 
 
 def carry(trained: Path, out: Path) -> dict[str, Any]:
-    """Copy the log of the training in `trained` to the model made of it; arguments of `write_model`.
+    """Copy the log of the training in `trained` beside the model made of it.
 
     So nobody needs the folder `trained` later: it may be hazardous, and deleted.
+
+    Returns:
+        Arguments of `write_model`.
     """
     if (log := training_log(trained)) is None:
         return {}
