@@ -1,10 +1,11 @@
 # make run    the embedded default, from a fresh clone to results/report.html
 # make test   everything that CI checks
+# make chaos  kills, cuts and deletes during the embedded chain; it must end as if nothing happened
 # make results  the tables of docs/results.md, from the published KnowUnDo privacy set and TruthfulQA
 # make lint   formatters, linters and the type checker alone
 # make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test results lint lock clean distclean
+.PHONY: help run test chaos results lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -48,6 +49,11 @@ results: .venv/.installed
 
 test: lint
 	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# CHAOS names the subject (of the embedded hazards); PALIMPSEST_CHAOS_SEED draws other moments.
+CHAOS ?= smollm2-135m
+chaos: .venv/.installed
+	PALIMPSEST_CHAOS=$(CHAOS) python -m pytest -s tests/workflow/test_chaos.py -k embedded
 
 lint: .venv/.installed
 	ruff check .

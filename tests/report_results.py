@@ -104,7 +104,7 @@ def write_results(
         "general": facts("named", 9),
     }
     for model, methods in config["report"]["models"].items():
-        _write_log(results / model / "subject" / "train.jsonl", steps=40, terms={"nll": 3.1})
+        _write_log(results / model / "subject", "manifest.json", 40, {"nll": 3.1})
         for method in methods:
             _write_run(results / model / method, model, method, parts, seeds)
 
@@ -143,14 +143,14 @@ def _write_training(folder: Path, method: str, seed: int) -> None:
     if method.startswith(("sku", "task_vector")):
         _write_sweep(folder / "sweep.parquet", method, seed)
         terms = {"forget": 6.2, "random": 14.5, "preserve": -0.4 if method == "sku" else 0.3}
-        _write_log(folder / "acquired" / "train.jsonl", 64, terms, seed)
+        _write_log(folder / "model", "model.json", 64, terms, seed)
+        (folder / "acquired").mkdir()
     elif method == "retrained":
-        _write_log(folder / "adapter" / "train.jsonl", 40, {"nll": 3.1}, seed)
+        _write_log(folder / "model", "model.json", 40, {"nll": 3.1}, seed)
     else:
         ended = ENDED if method == "llmu" else None
         terms = {"forget": -2.2, "retain": 0.4}
-        _write_log(folder / "model" / "train.jsonl", 64, terms, seed, ended)
-        write_manifest(folder / "model", ["train.jsonl"], name="model.json", kind="adapter")
+        _write_log(folder / "model", "model.json", 64, terms, seed, ended)
     if method.startswith("memflex"):
         write_region(folder, seed, random_region=method == "memflex-random")
 
@@ -344,9 +344,14 @@ def _clip(share: float) -> float:
 
 
 def _write_log(
-    path: Path, steps: int, terms: dict[str, float], seed: int = 0, ended: str | None = None
+    folder: Path,
+    manifest: str,
+    steps: int,
+    terms: dict[str, float],
+    seed: int = 0,
+    ended: str | None = None,
 ) -> None:
-    noise = random.Random(f"{path.parent.name} {seed}")
+    noise = random.Random(f"{folder.parts[-3:]} {seed}")
     lines = []
     last = steps // 2 if ended else steps
     for step in range(1, last + 1):
@@ -368,4 +373,5 @@ def _write_log(
                 **({"ended": ended} if ended and step == last else {}),
             }
         )
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(folder / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_manifest(folder, ["train.jsonl"], name=manifest)

@@ -242,7 +242,7 @@ def test_changed_settings_start_clean(
     assert tmp_path.stat().st_mode & 0o777 == 0o700, "a private folder stays private"
 
 
-@pytest.mark.parametrize("damage", ["state", "truncated", "facts", "lost"])
+@pytest.mark.parametrize("damage", ["state", "truncated", "facts", "step", "log", "lost"])
 def test_a_damaged_checkpoint_starts_clean_and_says_so(
     tmp_path: Path,
     whole: tuple[dict[str, Tensor], list[Any]],
@@ -261,11 +261,17 @@ def test_a_damaged_checkpoint_starts_clean_and_says_so(
         state.write_bytes(content[:-100])
     elif damage == "facts":
         facts.write_text("{")
+    elif damage == "step":
+        facts.write_text(facts.read_text().replace('"step": 3', '"step": 2'))
+    elif damage == "log":
+        log = tmp_path / LOG
+        log.write_text(log.read_text().replace('"step": 2', '"step": 3'))
     else:
         state.unlink()
     weights, _ = run(tmp_path)
     assert "starting from step 0: the checkpoint is damaged" in capsys.readouterr().err
     assert same_bytes(weights, whole[0])
+    assert lines(tmp_path) == whole[1]
 
 
 def test_one_checkpoint_is_kept(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME, read_manifest, verified, write_manifest
+from palimpsest.io.manifest import NAME, read_manifest, verified, verified_folder, write_manifest
 
 
 @pytest.fixture
@@ -43,7 +43,8 @@ def test_a_file_that_does_not_match_is_named_and_moved_aside(
     with pytest.raises(UserError, match=rf"weights {fault}; .*run the same command again"):
         verified(folder, "weights")
     left = {path.name for path in folder.iterdir()}
-    assert left == {"other", f"{NAME}.corrupt"} | ({"weights.corrupt"} if content else set())
+    aside = {"weights.damaged-1"} if content else set()
+    assert left == {"other", f"{NAME}.damaged-1"} | aside
     with pytest.raises(UserError, match="is missing: build it with `snakemake"):
         verified(folder, "weights")
 
@@ -51,10 +52,32 @@ def test_a_file_that_does_not_match_is_named_and_moved_aside(
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"files": 3}', '{"no": "files"}', "\ufeff\x00"])
 def test_a_damaged_manifest_is_moved_aside(folder: Path, text: str) -> None:
     (folder / NAME).write_text(text)
-    with pytest.raises(UserError, match=rf"{NAME} was damaged; moved aside"):
+    with pytest.raises(UserError, match=rf"{NAME} .*; moved aside as {NAME}.damaged-1: run"):
         read_manifest(folder)
     assert not (folder / NAME).exists()
-    assert (folder / f"{NAME}.corrupt").exists()
+    assert (folder / f"{NAME}.damaged-1").exists()
+
+
+def test_an_altered_fact_is_noticed(folder: Path) -> None:
+    (folder / NAME).write_text((folder / NAME).read_text().replace("here", "there"))
+    with pytest.raises(UserError, match=rf"{NAME} has been altered \(sha256 differs\)"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_all_files_of_a_folder_are_compared_the_weights_if_wanted(
+    folder: Path, weights: bool
+) -> None:
+    (folder / "a.safetensors").write_bytes(b"a")
+    write_manifest(folder, ["weights", "other", "a.safetensors"])
+    assert verified_folder(folder) == folder
+    (folder / "a.safetensors").write_bytes(b"b")
+    if weights:
+        with pytest.raises(UserError, match=r"a\.safetensors has been altered"):
+            verified_folder(folder)
+        assert not (folder / NAME).exists()
+    else:
+        assert verified_folder(folder, weights=False) == folder
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(folder: Path) -> None:

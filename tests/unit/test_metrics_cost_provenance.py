@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,10 +20,10 @@ HEADER = "s\th:m:s\tmax_rss\tmax_vms\n"
 def test_cost_of_two_seeds(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text(HEADER + "10.0\t0:00:10\t700.5\t1\n")
     (tmp_path / "b.jsonl").write_text(json.dumps({"s": 20.0, "max_rss": "NA"}) + "\n")
-    acquired = tmp_path / "seed-0" / "acquired"
-    acquired.mkdir(parents=True)
-    (acquired / "train.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
-    write_manifest(acquired, ["train.jsonl"], trained_parameters=4880000)
+    model = tmp_path / "seed-0" / "model"
+    model.mkdir(parents=True)
+    (model / "train.jsonl").write_text('{"step": 1}\n{"step": 2, "ended": "the limit"}\n')
+    write_manifest(model, ["train.jsonl"], name="model.json", trained_parameters=4880000)
     found = cost(
         {"acquire": [tmp_path / "a.tsv", tmp_path / "b.jsonl"], "negate": [tmp_path / "no.tsv"]},
         [{"peak_rss_mb": 900}, {"peak_rss_mb": None}],
@@ -37,18 +38,6 @@ def test_cost_of_two_seeds(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"), [("model", "model.json"), ("adapter", "manifest.json")]
-)
-def test_cost_of_unlearned_and_retrained_models(tmp_path: Path, folder: str, name: str) -> None:
-    trained = tmp_path / "seed-0" / folder
-    trained.mkdir(parents=True)
-    (trained / "train.jsonl").write_text('{"step": 1}\n{"step": 2, "ended": "the limit"}\n')
-    write_manifest(trained, ["train.jsonl"], name=name, trained_parameters=512)
-    found = cost({}, [], [tmp_path / "seed-0"])
-    assert (found["trained_parameters"], found["steps"]) == (512, 2)
-
-
 def test_what_an_earlier_chain_left_behind_does_not_count(tmp_path: Path) -> None:
     for folder, steps in (("acquired", 9), ("model", 2)):
         path = tmp_path / "seed-0" / folder
@@ -57,9 +46,9 @@ def test_what_an_earlier_chain_left_behind_does_not_count(tmp_path: Path) -> Non
     model = tmp_path / "seed-0" / "model"
     write_manifest(model, ["train.jsonl"], name="model.json")
     assert cost({}, [], [tmp_path / "seed-0"])["steps"] == 2
-    # A negated model lists no log: whatever lies beside it is not its own.
+    # A model that nothing was trained for lists no log: whatever lies beside it is not its own.
     write_manifest(model, [], name="model.json")
-    assert cost({}, [], [tmp_path / "seed-0"])["steps"] == 9
+    assert cost({}, [], [tmp_path / "seed-0"])["steps"] is None
 
 
 def test_cost_of_nothing_is_null() -> None:
@@ -73,10 +62,12 @@ def test_cost_of_nothing_is_null() -> None:
 
 
 def test_a_torn_training_log_is_named(tmp_path: Path) -> None:
-    log = tmp_path / "seed-0" / "acquired" / "train.jsonl"
+    log = tmp_path / "seed-0" / "model" / "train.jsonl"
     log.parent.mkdir(parents=True)
-    log.write_text('{"step": 1}\n{"st')
-    with pytest.raises(UserError, match=r"train\.jsonl, line 2 is not a JSON object"):
+    log.write_text('{"step": 1}\n{"step": 2}\n')
+    write_manifest(log.parent, [log.name], name="model.json")
+    os.truncate(log, 15)
+    with pytest.raises(UserError, match=r"train\.jsonl has 15 bytes instead of 24"):
         cost({}, [], [tmp_path / "seed-0"])
 
 

@@ -6,6 +6,7 @@ import base64
 import copy
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from html_tree import Tree, body
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json
+from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
@@ -242,9 +244,11 @@ def test_charts_are_valid_and_tell_what_they_show(results: Path) -> None:
 
 
 def test_long_training_is_thinned_in_the_page_but_not_in_the_files(own_results: Path) -> None:
-    path = own_results / "mini" / "sku" / "seed-0" / "acquired" / "train.jsonl"
+    folder = own_results / "mini" / "sku" / "seed-0" / "model"
+    path = folder / "train.jsonl"
     line = json.loads(path.read_text().splitlines()[0])
     path.write_text("".join(json.dumps({**line, "step": i}) + "\n" for i in range(1, 20001)))
+    write_manifest(folder, ["train.jsonl"], name="model.json")
     assert len(report(own_results)) < 2_500_000
     training = pq.read_table(own_results / "tables" / "training.parquet").to_pylist()
     assert sum(row["method"] == "sku" and row["seed"] == 0 for row in training) == 20000
@@ -353,7 +357,7 @@ def test_a_missing_column_is_named(own_results: Path) -> None:
     ("content", "message"),
     [
         ("{", "eval.json is not JSON"),
-        ("[]", "eval.json must hold a JSON object"),
+        ("[]", "eval.json does not hold a JSON object"),
         ('{"metrics": {}, "cost": {}, "provenance": {}}', "has no 'provenance.seeds'"),
     ],
 )
@@ -364,7 +368,7 @@ def test_a_damaged_evaluation_is_named(own_results: Path, content: str, message:
 
 
 def test_a_damaged_training_log_is_named(own_results: Path) -> None:
-    path = own_results / "mini" / "sku" / "seed-0" / "acquired" / "train.jsonl"
-    path.write_text('{"step": 1')
-    with pytest.raises(UserError, match="has a line that is not a JSON object"):
+    path = own_results / "mini" / "sku" / "seed-0" / "model" / "train.jsonl"
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(UserError, match=r"model/train.jsonl has \d+ bytes instead of \d+"):
         report(own_results)

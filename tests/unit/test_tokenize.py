@@ -65,7 +65,13 @@ def base_folder(folder: Path, tokenizer: Tokenizer, **config: Any) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     model = {"max_position_embeddings": 64, "vocab_size": tokenizer.get_vocab_size(), **config}
     (folder / "config.json").write_text(json.dumps(model))
+    listed(folder)
     return folder
+
+
+def listed(folder: Path) -> None:
+    """Write the manifest of a base folder whose files are all there."""
+    write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
 
 
 def base(folder: Path, tokenizer: Tokenizer, **config: Any) -> BaseTokenizer:
@@ -168,6 +174,7 @@ def test_ids_without_an_embedding_are_refused(tmp_path: Path) -> None:
 def test_an_end_token_that_is_not_known_is_an_error(tmp_path: Path) -> None:
     folder = base_folder(tmp_path, byte_level())
     (folder / "tokenizer_config.json").write_text("{}")
+    listed(folder)
     with pytest.raises(UserError, match=r"no end-of-text token .*template.eos: false"):
         tokenize(table(("y", "z")), load_tokenizer(folder), PLAIN, "set/all")
 
@@ -175,7 +182,11 @@ def test_an_end_token_that_is_not_known_is_an_error(tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
     folder = base_folder(tmp_path, byte_level())
     (folder / "tokenizer.json").write_text("{")
+    listed(folder)
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
+        load_tokenizer(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json has 1 bytes .* moved aside as config\.json"):
         load_tokenizer(folder)
 
 

@@ -289,4 +289,8 @@ def sweeps(wildcards):
 
 def regions(wildcards):
     """Regions of the methods that train one."""
-    return per_seed(wildcards, "region.parquet", lambda settings: getattr(settings, "region", None))
+    return [
+        file
+        for name in ("region.parquet", "region.json")
+        for file in per_seed(wildcards, name, lambda settings: getattr(settings, "region", None))
+    ]

@@ -4,6 +4,7 @@ from palimpsest.cli_args import folder, json_object, maybe_folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 from palimpsest.machines.processes import several
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
         reference=maybe_folder,
         out=folder,
     ).parse_args()
+    write_once(args.out / "manifest.json")
     use_gpus(args.gpus, args.label)
     with several(args.free):
         from palimpsest.stages.acquire import acquire

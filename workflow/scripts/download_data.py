@@ -6,6 +6,7 @@ from pathlib import Path
 
 from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
         help="folder of resource: files (default: resources)",
     )
     args = parser.parse_args()
+    write_once(args.manifest)
     from palimpsest.stages.download_data import download_data
 
     log = functools.partial(print, flush=True)

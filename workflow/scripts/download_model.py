@@ -6,6 +6,7 @@ from pathlib import Path
 
 from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
         help="manifest.json to write; its folder is the model",
     )
     args = parser.parse_args()
+    write_once(args.manifest)
     from palimpsest.stages.download_model import download_model
 
     log = functools.partial(print, flush=True)

@@ -4,11 +4,13 @@ from palimpsest.cli_args import folder, json_object, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 from palimpsest.machines.processes import several
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
     """Parse the arguments and run the stage."""
     args = parser(__doc__, free=json_object, base=folder, tokens=path, out=folder).parse_args()
+    write_once(args.out / "manifest.json")
     use_gpus(args.gpus, args.label)
     with several(args.free):
         from palimpsest.stages.pretrain import pretrain

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
         "--tables", required=True, type=Path, metavar="DIR", help="folder for csv and parquet files"
     )
     args = parser.parse_args()
+    write_once(args.out)
     # Imported late, so that --help answers at once.
     from palimpsest.stages.report import write_report
 

@@ -5,6 +5,7 @@ import os
 from palimpsest.cli_args import folder, parser, path
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
         batch_rows=int,
         batch_tokens=int,
     ).parse_args()
+    write_once(args.out / "lm_eval.json")
     use_gpus(args.gpus, args.label)
     # lm-eval's moving bars would fill the log; read when tqdm is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")

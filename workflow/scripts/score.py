@@ -8,6 +8,7 @@ from typing import Any
 
 from palimpsest.cli_args import json_object, maybe
 from palimpsest.errors import UserError, run_cli
+from palimpsest.machines.writer import write_once
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, score, say what came out."""
     args = parser().parse_args()
+    write_once(args.eval)
     # Imported late, so that --help answers at once.
     from palimpsest.stages.score import score
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from palimpsest.cli_args import json_object
 from palimpsest.errors import run_cli
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
         "--manifest", required=True, type=Path, help="manifest.json to write, beside the tables"
     )
     args = parser.parse_args()
+    write_once(args.manifest)
     from palimpsest.stages.tokenize import tokenize_dataset
 
     tokenize_dataset(args.config, args.model.parent, args.data.parent, args.manifest.parent)

@@ -4,6 +4,7 @@ from palimpsest.cli_args import folder, json_object, maybe, maybe_folder, parser
 from palimpsest.errors import run_cli
 from palimpsest.machines.lease import use_gpus
 from palimpsest.machines.processes import several
+from palimpsest.machines.writer import write_once
 
 
 def main() -> None:
@@ -19,6 +20,7 @@ def main() -> None:
         region=maybe,
         out=folder,
     ).parse_args()
+    write_once(args.out / "model.json")
     use_gpus(args.gpus, args.label)
     with several(args.free):
         from palimpsest.stages.method import Inputs

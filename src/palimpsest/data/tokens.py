@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from palimpsest.config.schema import Template
 from palimpsest.errors import UserError
+from palimpsest.io.manifest import verified_folder
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())]
@@ -68,6 +69,7 @@ def load_tokenizer(base: Path) -> BaseTokenizer:
     Raises:
         UserError: a file is missing or damaged.
     """
+    verified_folder(base, weights=False)
     try:
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     except Exception as error:  # the package raises nothing narrower

@@ -6,7 +6,7 @@ is damaged, training starts clean.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palimpsest.io.atomic import atomic_path, sha256_of, write_json
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import atomic_path, sha256_of
+from palimpsest.io.sealed import read_document, write_document
 
 FACTS = "checkpoint.json"
 """Names the state file and vouches for it; replacing this small file commits a checkpoint."""
@@ -25,9 +27,12 @@ FACTS = "checkpoint.json"
 class Checkpoint:
     """The last good state of a training run."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Keep the state in `folder` for the run with this `fingerprint`."""
-        self.folder, self.fingerprint = folder, fingerprint
+    def __init__(self, folder: Path, fingerprint: str, log: Path) -> None:
+        """Keep the state in `folder` for the run with this `fingerprint`, whose steps are in `log`.
+
+        The log belongs to the state: it becomes part of the result.
+        """
+        self.folder, self.fingerprint, self.log = folder, fingerprint, log
 
     def save(self, step: int, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Save after `step` optimiser steps; the earlier checkpoint goes once this one is complete.
@@ -44,7 +49,9 @@ class Checkpoint:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         facts = {"fingerprint": self.fingerprint, "step": step, "state": state.name}
         facts |= {"groups": [_numbers(group) for group in optimizer.param_groups]}
-        write_json(self.folder / FACTS, {**facts, "sha256": sha256_of(state)})
+        steps = self.log.read_bytes()
+        facts["log"] = {"bytes": len(steps), "sha256": hashlib.sha256(steps).hexdigest()}
+        write_document(self.folder / FACTS, {**facts, "sha256": sha256_of(state)})
         for earlier in self.folder.glob("step-*.safetensors"):
             if earlier != state:
                 earlier.unlink()
@@ -54,15 +61,17 @@ class Checkpoint:
         if not (self.folder / FACTS).exists():
             return 0
         try:
-            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
+            facts = read_document(self.folder / FACTS)
             if facts["fingerprint"] != self.fingerprint:
                 return self._start_clean("settings or inputs changed")
             state = self.folder / facts["state"]
-            if sha256_of(state) != facts["sha256"]:
+            steps = self.log.read_bytes()[: facts["log"]["bytes"]]
+            digests = (sha256_of(state), hashlib.sha256(steps).hexdigest())
+            if digests != (facts["sha256"], facts["log"]["sha256"]):
                 return self._start_clean("the checkpoint is damaged")
             tensors = load_file(state)
             groups = list(zip(optimizer.param_groups, facts["groups"], strict=True))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        except (UserError, OSError, ValueError, KeyError, TypeError, SafetensorError):
             return self._start_clean("the checkpoint is damaged")
         with torch.no_grad():
             for name, tensor in weights.items():
@@ -83,7 +92,7 @@ class Checkpoint:
     def _start_clean(self, why: str) -> int:
         print(f"starting from step 0: {why}", file=sys.stderr, flush=True)
         # The folder itself stays: it may be private.
-        (self.folder / FACTS).unlink()
+        (self.folder / FACTS).unlink(missing_ok=True)
         for state in self.folder.glob("step-*.safetensors"):
             state.unlink()
         return 0

@@ -99,7 +99,7 @@ def train(job: Job) -> Path:
             job.body.keep(rows)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
-    checkpoint = Checkpoint(job.folder, job.fingerprint)
+    checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / LOG)
     with ranks.main_first():  # it removes a checkpoint that does not fit
         done = checkpoint.load(job.weights, optimizer)
     steps = _steps(job, optimizer, done, untrained)

@@ -3,18 +3,23 @@
 Rules depend on manifests instead of on gigabyte files. A file that no longer matches its
 manifest is named, moved aside together with the manifest, and refused: the same command then
 rebuilds it.
+
+Files are hashed whenever they are read, base weights too. A remembered digest (for a size and
+date) would miss what a disk loses by itself. It costs little: reading is needed anyway, and
+several files are hashed at once.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import sha256_of, write_json
+from palimpsest.io.atomic import sha256_of
+from palimpsest.io.sealed import ALTERED, damaged, read_document, write_document
 
 NAME = "manifest.json"
 
@@ -22,7 +27,7 @@ NAME = "manifest.json"
 def write_manifest(
     folder: str | Path, files: Iterable[str], name: str = NAME, **facts: Any
 ) -> dict[str, Any]:
-    """Write ``folder/name``: ``{"files": {name: {"bytes", "sha256"}}, **facts}``.
+    """Write ``folder/name``: ``{"files": {name: {"bytes", "sha256"}}, **facts}``, sealed.
 
     Args:
         folder: the folder that holds the files.
@@ -36,7 +41,7 @@ def write_manifest(
         for file in sorted(files)
     }
     manifest = {"files": entries, **facts}
-    write_json(folder / name, manifest)
+    write_document(folder / name, manifest)
     return manifest
 
 
@@ -44,22 +49,12 @@ def read_manifest(folder: str | Path, name: str = NAME) -> dict[str, Any]:
     """Read ``folder/name``.
 
     Raises:
-        UserError: it is missing or not JSON with a ``files`` table.
+        UserError: it is missing; or it is damaged, and was moved aside.
     """
     path = Path(folder) / name
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest["files"].items()
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: build it with `snakemake {path} --cores all`"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        _set_aside(path)
-        raise UserError(
-            f"{path} was damaged; moved aside as {path.name}.corrupt: "
-            "run the same command again to rebuild it"
-        ) from None
+    manifest = read_document(path)
+    if not isinstance(manifest.get("files"), dict):
+        raise damaged(path, "has no table of files")
     return manifest
 
 
@@ -71,25 +66,41 @@ def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
     """
     folder = Path(folder)
     entry = read_manifest(folder, name)["files"].get(file)
-    path = folder / file
     if entry is None:
         raise UserError(f"{folder / name} does not list {file}")
-    if not path.exists():
-        fault = "is missing"
-    elif path.stat().st_size != entry["bytes"]:
-        fault = f"has {path.stat().st_size} bytes instead of {entry['bytes']}"
-    elif sha256_of(path) != entry["sha256"]:
-        fault = "has been altered (sha256 differs)"
-    else:
-        return path
-    _set_aside(path)
-    _set_aside(folder / name)
-    raise UserError(
-        f"{path} {fault}; it was moved aside with its manifest (.corrupt): "
-        "run the same command again to rebuild it"
-    )
+    if fault := _fault(folder / file, entry):
+        raise damaged(folder / file, fault, folder / name)
+    return folder / file
 
 
-def _set_aside(path: Path) -> None:
-    if path.exists():
-        os.replace(path, path.with_name(path.name + ".corrupt"))
+def verified_folder(folder: str | Path, weights: bool = True) -> Path:
+    """Return `folder` after comparing every file of its manifest.
+
+    Args:
+        folder: a base model's folder.
+        weights: False leaves out the large files, for those who need the tokenizer alone.
+
+    Raises:
+        UserError: a file is missing, truncated or altered; what is there is moved aside.
+    """
+    folder = Path(folder)
+    files = read_manifest(folder)["files"]
+    if not weights:
+        files = {file: e for file, e in files.items() if not file.endswith(".safetensors")}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        faults = pool.map(_fault, [folder / file for file in files], files.values())
+        for file, fault in zip(files, faults, strict=True):
+            if fault:
+                raise damaged(folder / file, fault, folder / NAME)
+    return folder
+
+
+def _fault(path: Path, entry: dict[str, Any]) -> str | None:
+    """What is wrong with a file; None: nothing."""
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            return f"has {size} bytes instead of {entry['bytes']}"
+        return ALTERED if sha256_of(path) != entry["sha256"] else None
+    except FileNotFoundError:
+        return "is missing"

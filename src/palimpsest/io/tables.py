@@ -1,4 +1,4 @@
-"""Parquet tables with metadata, written atomically and deterministically."""
+"""Parquet tables with metadata, written atomically and deterministically, sealed."""
 
 from __future__ import annotations
 
@@ -9,32 +9,40 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path
+from palimpsest.io.sealed import ALTERED, BLANK, SEAL, damaged, is_intact, is_sealed, missing, seal
 
 _KEY = b"palimpsest"
+_SEAL = f"palimpsest.{SEAL}".encode()
 
 
 def write_table(path: str | Path, table: pa.Table, **metadata: Any) -> None:
     """Write `table` as parquet; `metadata` (JSON values) comes back from `read_table`."""
     text = json.dumps(metadata, sort_keys=True)
+    facts = {_KEY: text.encode(), _SEAL: BLANK.encode()}
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({_KEY: text.encode()}), temporary)
+        pq.write_table(table.replace_schema_metadata(facts), temporary)
+        temporary.write_bytes(seal(temporary.read_bytes()))
 
 
 def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
     """Read a parquet table and the metadata it was written with.
 
     Raises:
-        UserError: the file is missing or is not a readable parquet file.
+        UserError: the file is missing; or it was truncated or altered, and was moved aside.
     """
+    path = Path(path)
     try:
-        table = pq.read_table(path)
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
+        raise missing(path) from None
+    if not is_intact(data):
+        raise damaged(path, ALTERED)
+    try:
+        table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as parquet ({error}); delete it and run again"
-        ) from error
-    metadata = (table.schema.metadata or {}).get(_KEY, b"{}")
-    return table, json.loads(metadata)
+        raise damaged(path, f"cannot be read as parquet ({error})") from error
+    facts = table.schema.metadata or {}
+    if _SEAL in facts and not is_sealed(data):
+        raise damaged(path, ALTERED)
+    return table.replace_schema_metadata(None), json.loads(facts.get(_KEY, b"{}"))

@@ -160,7 +160,7 @@ def _take(
 
 def _lock(path: Path, label: str, held: contextlib.ExitStack) -> bool:
     """Try to lock a file into `held`; it then tells who has it."""
-    if not _try(path, held):
+    if not try_lock(path, held):
         return False
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     with contextlib.suppress(OSError):  # a full disk: the lock counts, not the note
@@ -168,7 +168,12 @@ def _lock(path: Path, label: str, held: contextlib.ExitStack) -> bool:
     return True
 
 
-def _try(path: Path, held: contextlib.ExitStack) -> bool:
+def try_lock(path: Path, held: contextlib.ExitStack) -> bool:
+    """Lock a file into `held`, unless another process has it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
     # Inherited by no program that this one starts, unless it is told: it may outlive this one.
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -194,7 +199,7 @@ def _state(pool: Sequence[Gpu], folder: Path) -> str:
 
 def _status(path: Path) -> str:
     with contextlib.ExitStack() as tried:
-        return "free" if _try(path, tried) else _holder(path)
+        return "free" if try_lock(path, tried) else _holder(path)
 
 
 def _holder(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.io.manifest import NAME, read_manifest, verified
 from palimpsest.metrics.measure import rounded
 
 LOG = "train.jsonl"
@@ -27,7 +27,7 @@ def cost(
     Args:
         benchmarks: stage -> benchmark files (one per seed); a file that is not there is left out.
         measured: the seeds' ``measure.json``.
-        seed_folders: where `trained_folder` looks.
+        seed_folders: ``results/<model>/<method>/seed-<seed>``.
 
     Returns:
         ``wall_s`` (stage -> seconds, mean over its files), ``peak_rss_mb`` (largest of all files
@@ -40,7 +40,7 @@ def cost(
     }
     seconds = {stage: _numbers(found, "s") for stage, found in records.items()}
     memory = [mb for found in records.values() for mb in _numbers(found, "max_rss")]
-    trained = [found for folder in seed_folders if (found := trained_folder(folder))]
+    logs = [log for folder in seed_folders if (log := training_log(folder / "model"))]
     return {
         "wall_s": {
             stage: rounded(math.fsum(values) / len(values))
@@ -49,22 +49,21 @@ def cost(
         },
         "peak_rss_mb": max([*memory, *_numbers(measured, "peak_rss_mb")], default=None),
         "peak_gpu_mb": max(_numbers(measured, "peak_gpu_mb"), default=None),
-        "trained_parameters": max(filter(None, map(_trained_parameters, trained)), default=None),
-        "steps": max(filter(None, map(_steps, trained)), default=None),
+        "trained_parameters": max(filter(None, map(_trained_parameters, logs)), default=None),
+        "steps": max(filter(None, map(_steps, logs)), default=None),
     }
 
 
-def trained_folder(seed: Path) -> Path | None:
-    """Where training left its log: the unlearned model, a task vector or the retrained adapter.
+def training_log(folder: Path) -> Path | None:
+    """The step log in a model's or an adapter's folder, verified; None: nothing was trained.
 
-    A folder of a chain that the method no longer has may lie about: ``model/model.json`` says
-    whether training made the model.
+    Raises:
+        UserError: the log or its manifest is damaged.
     """
-    model = seed / "model"
-    if (model / MODEL).is_file() and LOG in read_manifest(model, MODEL)["files"]:
-        return model
-    others = (seed / name for name in ("acquired", "adapter"))
-    return next((folder for folder in others if (folder / LOG).is_file()), None)
+    for name in (MODEL, NAME):
+        if (folder / name).is_file() and LOG in read_manifest(folder, name)["files"]:
+            return verified(folder, LOG, name)
+    return None
 
 
 def read_benchmark(path: Path) -> list[dict[str, Any]]:
@@ -92,15 +91,11 @@ def _numbers(records: Iterable[Mapping[str, Any]], name: str) -> list[float]:
     return found
 
 
-def _trained_parameters(folder: Path) -> int | None:
-    for name in (NAME, MODEL):
-        if (folder / name).is_file():
-            return read_manifest(folder, name).get("trained_parameters")
-    return None
+def _trained_parameters(log: Path) -> int | None:
+    return read_manifest(log.parent, MODEL).get("trained_parameters")
 
 
-def _steps(folder: Path) -> int | None:
-    log = folder / LOG
+def _steps(log: Path) -> int | None:
     lines = _json_lines(log, log.read_text(encoding="utf-8"))
     return max((int(line["step"]) for line in lines if "step" in line), default=None)
 

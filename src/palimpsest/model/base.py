@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import read_manifest, verified
+from palimpsest.io.manifest import verified_folder
 
 
 def load_base(
@@ -35,8 +35,7 @@ def load_base(
     Raises:
         UserError: a file is missing or altered, or the architecture's head cannot be used apart.
     """
-    for file in read_manifest(folder)["files"]:
-        verified(folder, file)
+    verified_folder(folder)
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -55,7 +54,12 @@ def load_base(
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer in `folder`, with a pad token and padding on the left for generation."""
+    """Load the tokenizer in `folder`, with a pad token and padding on the left for generation.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    verified_folder(folder, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
     )

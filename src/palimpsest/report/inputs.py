@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.cost import LOG, trained_folder
+from palimpsest.metrics.cost import training_log
 
 ROW_COLUMNS = (
     "seed",
@@ -151,7 +152,7 @@ def _subject(
         title=titles.get("model") or model,
         scenario=titles.get("scenario") or "",
         runs=[_run(m, _title(m, names.get(m)), results / model / m, sweeps) for m in methods],
-        pretraining=_train_log(results / model / "subject" / LOG, seed=0),
+        pretraining=_train_log(results / model / "subject", seed=0),
     )
 
 
@@ -170,14 +171,11 @@ def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
         rows=_table(folder / "rows.parquet", ROW_COLUMNS),
         sweep=[line for s, path in seeds.items() if sweeps for line in _sweep(path, s)],
         training=[
-            line
-            for seed, path in seeds.items()
-            if (trained := trained_folder(path))
-            for line in _train_log(trained / LOG, seed)
+            line for seed, path in seeds.items() for line in _train_log(path / "model", seed)
         ],
         scale=_scale(evaluation, list(seeds.values())),
         regions=[region for seed, path in seeds.items() for region in _region(path, seed)],
-        compare={} if method == BEFORE else _json(folder / "compare.json"),
+        compare={} if method == BEFORE else read_document(folder / "compare.json"),
     )
 
 
@@ -185,30 +183,16 @@ def _region(folder: Path, seed: int) -> list[Region]:
     path = folder / "region.parquet"
     if not path.exists():
         return []
-    return [Region(seed, _table(path, REGION_COLUMNS), _json(folder / "region.json"))]
+    return [Region(seed, _table(path, REGION_COLUMNS), read_document(folder / "region.json"))]
 
 
 def _eval(path: Path) -> dict[str, Any]:
-    evaluation = _json(path)
+    evaluation = read_document(path)
     for key, inner in (("metrics", None), ("provenance", "seeds"), ("cost", None)):
         if not isinstance(evaluation.get(key), dict) or (inner and inner not in evaluation[key]):
             name = f"{key}.{inner}" if inner else key
             raise UserError(f"{path} has no '{name}': score it again (delete it and rerun)")
     return evaluation
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: build it with `snakemake {path} --cores all`"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it and run again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object; delete it and run again")
-    return value
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -228,20 +212,17 @@ def _sweep(folder: Path, seed: int) -> list[dict[str, Any]]:
     return [{"seed": seed, **line} for line in _table(path, SWEEP_COLUMNS)]
 
 
-def _train_log(path: Path, seed: int) -> list[dict[str, Any]]:
-    if not path.exists():
+def _train_log(folder: Path, seed: int) -> list[dict[str, Any]]:
+    if (path := training_log(folder)) is None:
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
-    try:
-        return [{"seed": seed, **json.loads(line)} for line in lines if line.strip()]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} has a line that is not a JSON object ({error})") from error
+    return [{"seed": seed, **json.loads(line)} for line in lines if line.strip()]
 
 
 def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
     # What was scored says which lambda made it; failing that, the model itself.
     config = evaluation["provenance"].get("config") or {}
     found = [config.get("negate") or {}]
-    found += [_json(p) for f in folders if (p := f / "model" / "model.json").exists()]
+    found += [read_document(p) for f in folders if (p := f / "model" / "model.json").exists()]
     scales = (record.get("scale") for record in found if isinstance(record, Mapping))
     return next((float(scale) for scale in scales if scale is not None), None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_text
+from palimpsest.io.sealed import read_document
 
 TABLES = ("knowundo", "truthfulqa")
 """Names of the tables; each stands between the lines of `marks`."""
@@ -95,10 +95,9 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def _metrics(path: Path) -> Metrics:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `make results`") from None
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `make results`")
+    return dict(read_document(path)["metrics"])
 
 
 def _percent(measure: Mapping[str, Any]) -> str:

@@ -57,6 +57,12 @@ def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> n
     return load_base(base, config["dtype"], device, config["trust_remote_code"], moved=not sharded)
 
 
+def copy_log(log: Path, out: Path) -> None:
+    """Put the step log of a training beside what it made, in the folder `out`."""
+    with atomic_path(out / LOG) as temporary:
+        shutil.copyfile(log, temporary)
+
+
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:
     """Write a trained adapter with its log and, last, its manifest; drop the checkpoints."""
     write_adapter(out, updates, str(base))
@@ -75,7 +81,6 @@ def _finish(
 ) -> None:
     for other in {*FILES, delta.WEIGHTS} - set(files):
         (out / other).unlink(missing_ok=True)
-    with atomic_path(out / LOG) as temporary:
-        shutil.copyfile(log, temporary)
+    copy_log(log, out)
     write_manifest(out, [*files, LOG], trained_parameters=trained, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

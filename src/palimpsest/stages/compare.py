@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from palimpsest.io.atomic import write_json
+from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.compare import differences, forget_quality, privleak, similarity
 
@@ -44,7 +44,7 @@ def compare(
         "forget_quality": forget_quality(method, gold),
         "privleak": privleak(method, gold, settings),
     }
-    write_json(out, result)
+    write_document(out, result)
     return result
 
 

@@ -29,7 +29,7 @@ from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
 from palimpsest.engine.harness import Harness, quiet
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import write_json
+from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
@@ -91,7 +91,7 @@ def run_tasks(
         found[name], added = ask(harness, name, tasks, config["tasks"][name]["limit"])
         rows += added
     write_table(out / "lm_eval.parquet", pa.Table.from_pylist(rows, schema=ROWS))
-    write_json(out / "lm_eval.json", {"tasks": found, "lm_eval": version("lm-eval")})
+    write_document(out / "lm_eval.json", {"tasks": found, "lm_eval": version("lm-eval")})
 
 
 def ask(

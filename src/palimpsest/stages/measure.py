@@ -23,7 +23,7 @@ from palimpsest.engine.generate import Answer, Sampled, Speak
 from palimpsest.engine.head import token_table
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.io.atomic import write_json
+from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.answered import ANSWERED, RESPONSE, asked, sampled_block, wrapped_block
 from palimpsest.model.base import load_tokenizer
@@ -131,7 +131,7 @@ def measure(
         network = load_model(before, base, config["dtype"], device, remote)
     costs = fluency(Body(network), said, sizes.batch_tokens)
     write_table(out / "generations.parquet", generations(said, costs), max_new_tokens=limit)
-    write_json(
+    write_document(
         out / "measure.json",
         {
             "wall_s": time.monotonic() - began,

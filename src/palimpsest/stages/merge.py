@@ -62,7 +62,7 @@ def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) ->
         else:
             shutil.copyfile(verified(base, file), out / file)
         progress.update(count)
-    write_manifest(out, files, merged_from=json.loads((model / MODEL).read_text())["base_manifest"])
+    write_manifest(out, files, merged_from=read_manifest(model, MODEL)["base_manifest"])
 
 
 def apply(weight: Tensor, update: Update) -> Tensor:

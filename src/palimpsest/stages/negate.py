@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
 from palimpsest.model.description import write_model
+from palimpsest.stages.common import copy_log
 
 
 def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:
@@ -27,12 +29,28 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
         out: ``results/<model>/<method>/seed-<seed>/model``.
     """
     updates, scale = subject_update(subject), config["scale"]
+    facts = {"scale": scale, **carry(acquired, out)}
     if delta.WEIGHTS not in read_manifest(acquired)["files"]:
-        write_model(out, base, add(updates, read_adapter(acquired), -scale), scale=scale)
+        write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
     negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=NAME)
     # With lambda = 0 there is no difference at all: not even the sign of a zero.
-    write_model(out, base, updates, negated if scale else None, scale=scale)
+    write_model(out, base, updates, negated if scale else None, **facts)
+
+
+def carry(trained: Path, out: Path) -> dict[str, Any]:
+    """Copy the log of the training in `trained` beside the model made of it.
+
+    So nobody needs the folder `trained` later: it may be hazardous, and deleted.
+
+    Returns:
+        Arguments of `write_model`.
+    """
+    if (log := training_log(trained)) is None:
+        return {}
+    copy_log(log, out)
+    manifest = read_manifest(trained)
+    return {"files": (log.name,), "trained_parameters": manifest["trained_parameters"]}
 
 
 def original(base: Path, subject: Path, out: Path) -> None:

@@ -30,6 +30,7 @@ from palimpsest.stages.common import (
     run_fingerprint,
     side_folder,
 )
+from palimpsest.stages.negate import carry
 
 
 def pretrain(
@@ -115,7 +116,7 @@ def retrain(
         raise UserError("retrained: no part of pretrain.data is to be kept")
     adapter = out.with_name("adapter")
     pretrain(config, free, base, tokens, adapter, label, threads)
-    write_model(out, base, read_adapter(adapter))
+    write_model(out, base, read_adapter(adapter), **carry(adapter, out))
 
 
 def _finetune(streams: Mapping[str, Stream]) -> dict[str, Tensor]:

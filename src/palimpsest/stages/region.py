@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from palimpsest.config.region import Region
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import verified
+from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.names import lora_name
 
@@ -46,7 +46,7 @@ def select_region(config: dict[str, Any], localization: Path, out: Path) -> None
         chosen = pd.Series(drawn(len(table), int(chosen.sum()), config["seed"]))
     write_table(out / "region.parquet", pa.Table.from_pandas(table.assign(selected=chosen)))
     names = table["tensor"][chosen].tolist()
-    write_json(
+    write_document(
         out / "region.json",
         {
             "tensors": names,

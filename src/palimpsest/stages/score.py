@@ -5,7 +5,6 @@ Pure CPU, no torch: editing a metric never touches a model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import NAME
+from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.blocks import metrics_block
 from palimpsest.metrics.cost import cost
@@ -108,7 +107,7 @@ def score(
     settings = config["score"]
     seeds = dict(zip(config["seeds"], _in_order(seed_folders, config["seeds"]), strict=True))
     parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
-    measured = [_read_json(folder / "measure.json") for folder in seeds.values()]
+    measured = [read_document(folder / "measure.json") for folder in seeds.values()]
     forget = next(part for part in parts if part.block == "forget")
     forget = forget.at(forget.asked(config["answers"]))
     answered = further(forget, config["wrappers"], config["sampled"])
@@ -134,13 +133,13 @@ def score(
         ),
     }
     write_table(rows_path, _table(rows, parts), model=config["model"], method=config["method"])
-    write_json(eval_path, result)
+    write_document(eval_path, result)
     return result
 
 
 def _lm_eval(config: Mapping[str, Any], folders: Iterable[Path]) -> dict[str, Any]:
     tasks = config.get("lm_eval", [])
-    found = {str(f / LM_EVAL): _read_json(f / LM_EVAL) for f in folders if tasks}
+    found = {str(f / LM_EVAL): read_document(f / LM_EVAL) for f in folders if tasks}
     return lm_eval_block(found, tasks, config["score"]["confidence"])
 
 
@@ -199,12 +198,3 @@ def _in_order(folders: Sequence[Path], seeds: Sequence[int]) -> list[Path]:
             f"given: {', '.join(map(str, folders)) or '(none)'}"
         )
     return [by_name[name] for name in wanted]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a JSON object ({error}); delete it and run again") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,12 @@ from safetensors.torch import save_file
 
 from palimpsest.config.method import UnlearnSettings
 from palimpsest.engine.train import LOG
-from palimpsest.io.atomic import atomic_path, explained
+from palimpsest.io.atomic import atomic_path
+from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
-from palimpsest.stages.common import side_folder
+from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Inputs, Trained, settings_of, train_method
 from palimpsest.stages.negate import subject_update
 
@@ -49,7 +49,7 @@ def unlearn(
     assert isinstance(settings, UnlearnSettings)
     region = None
     if inputs.region is not None:
-        region = json.loads(inputs.region.read_text(encoding="utf-8"))["tensors"]
+        region = read_document(inputs.region)["tensors"]
     done = train_method(config, free, inputs, settings.start, region, out, label, threads)
     _write(done, inputs, out, config["seed"])
     shutil.rmtree(side_folder(out), ignore_errors=True)
@@ -57,9 +57,7 @@ def unlearn(
 
 def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
     trained, files = done.trainable, [LOG]
-    with explained(out / LOG):
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(done.log, out / LOG)
+    copy_log(done.log, out)
     if done.vectors:
         with atomic_path(out / VECTORS) as temporary:
             save_file({k: v.contiguous() for k, v in done.vectors.items()}, temporary)
