@@ -1,10 +1,11 @@
 # make run    the embedded default, from a fresh clone to results/report.html
 # make test   everything that CI checks
 # make results  the tables of docs/results.md, from the published KnowUnDo privacy set and TruthfulQA
+# make slurm  adds what runs the stages as SLURM jobs (docs/cluster.md)
 # make lint   formatters, linters and the type checker alone
 # make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test results lint lock clean distclean
+.PHONY: help run test results slurm lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -49,6 +50,9 @@ results: .venv/.installed
 test: lint
 	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+slurm: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/slurm.lock
+
 lint: .venv/.installed
 	ruff check .
 	ruff format --check .
@@ -59,7 +63,8 @@ lint: .venv/.installed
 
 lock: .venv/.installed
 	@(sed -n '/^#/p' envs/requirements.lock; \
-		python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/ @ .*//') > .lock.tmp
+		python -m pip freeze --exclude-editable | \
+		sed 's/+cpu$$//; s/ @ .*//; /^snakemake-executor-plugin-slurm/d') > .lock.tmp
 	mv .lock.tmp envs/requirements.lock
 
 clean:
