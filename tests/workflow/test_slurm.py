@@ -129,7 +129,10 @@ def _program(copy: Copy, out: str) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_text().split("\0")
-            if out in words and (entry / "cwd").resolve() == copy.folder.resolve():
+            if (
+                f"{out}/manifest.json" in words
+                and (entry / "cwd").resolve() == copy.folder.resolve()
+            ):
                 return int(entry.name)
     raise ProcessLookupError(out)
 
