@@ -2,10 +2,11 @@
 # make test   everything that CI checks
 # make chaos  kills, cuts and deletes during the embedded chain; it must end as if nothing happened
 # make results  the tables of docs/results.md, from the published KnowUnDo privacy set and TruthfulQA
+# make slurm  adds what runs the stages as SLURM jobs (docs/cluster.md)
 # make lint   formatters, linters and the type checker alone
 # make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results lint lock clean distclean
+.PHONY: help run test chaos results slurm lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -55,6 +56,9 @@ CHAOS ?= smollm2-135m
 chaos: .venv/.installed
 	PALIMPSEST_CHAOS=$(CHAOS) python -m pytest -s tests/workflow/test_chaos.py -k embedded
 
+slurm: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/slurm.lock
+
 lint: .venv/.installed
 	ruff check .
 	ruff format --check .
@@ -65,7 +69,8 @@ lint: .venv/.installed
 
 lock: .venv/.installed
 	@(sed -n '/^#/p' envs/requirements.lock; \
-		python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/ @ .*//') > .lock.tmp
+		python -m pip freeze --exclude-editable | \
+		sed 's/+cpu$$//; s/ @ .*//; /^snakemake-executor-plugin-slurm/d') > .lock.tmp
 	mv .lock.tmp envs/requirements.lock
 
 clean:

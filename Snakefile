@@ -8,6 +8,7 @@ import sys
 from snakemake.utils import min_version
 
 from palimpsest.config.targets import check_yaml_or_exit, config_or_exit
+from palimpsest.machines.orphans import stop_orphans_or_exit
 
 min_version("9.25.0")
 check_yaml_or_exit()
@@ -22,6 +23,7 @@ configfile: "config/config.yaml"
 
 
 CFG = config_or_exit(config, sys.argv, workflow.configfiles)
+stop_orphans_or_exit(sys.argv)
 
 
 include: "workflow/rules/common.smk"

@@ -215,16 +215,27 @@ def test_a_signal_saves_the_step_in_progress_and_the_next_run_resumes(
     assert lines(tmp_path) == whole[1]
 
 
-def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path: Path) -> None:
     def before(call: int) -> None:
         if call == 2:
             for _ in range(2):
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
             raise AssertionError("the second signal was ignored")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, before=before, every=1e9)
+    assert not (tmp_path / FACTS).exists()
+
+
+def test_a_scheduler_that_repeats_sigterm_does_not_lose_the_checkpoint(tmp_path: Path) -> None:
+    def before(call: int) -> None:
+        if call == 2:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit):
         run(tmp_path, before=before, every=1e9)
-    assert not (tmp_path / FACTS).exists()
+    assert json.loads((tmp_path / FACTS).read_text())["step"] == 2
 
 
 def test_changed_settings_start_clean(

@@ -163,9 +163,7 @@ def test_the_readme_shows_the_commands_that_are_tried_here():
 @pytest.mark.parametrize("command", readme_commands())
 def test_the_commands_of_the_readme_plan(copy, command):
     if "profiles/slurm" in command:
-        pytest.importorskip(
-            "snakemake_executor_plugin_slurm", reason="pip install 'palimpsest[slurm]'"
-        )
+        pytest.importorskip("snakemake_executor_plugin_slurm", reason="make slurm")
     words = shlex.split(command, comments=True)
     at = words.index("--") if "--" in words else len(words)
     done = copy.run(*words[:at], "-n", *words[at:])

@@ -18,6 +18,10 @@ from palimpsest.io.canonical import canonical_json
 
 use_this_environment()
 
+# SLURM sends SIGTERM to every process of a job. The program saves a checkpoint then; the shell and
+# tee around it must stay until it has, or the job counts as ended and the rest of it is killed.
+shell.prefix("set -euo pipefail; trap '' TERM; ")
+
 # The leak check is part of scoring; another judge is a stage of its own.
 JUDGED_APART = CFG.score.harm_judge != "leak"
 
@@ -117,9 +121,9 @@ def tokens_folder(wildcards, input):
     return f"resources/tokens/{CFG.models[wildcards.model].base}"
 
 
-def memory_of(wildcards):
-    """Main memory for a job that loads the subject's base, in MB."""
-    return CFG.bases[CFG.models[wildcards.model].base].memory_mb
+def memory_of(wildcards, attempt):
+    """Main memory for a job that loads the subject's base, in MB; half as much again per retry."""
+    return CFG.bases[CFG.models[wildcards.model].base].memory_mb * (1 + attempt) // 2
 
 
 def devices(name):
@@ -129,12 +133,14 @@ def devices(name):
 
 def memory_on_devices(name):
     """Main memory for such a job: there is a process for each device, and each loads the base."""
-    return lambda wildcards: memory_of(wildcards) * devices_of(name, CFG, wildcards.model)
+    return lambda wildcards, attempt: (
+        memory_of(wildcards, attempt) * devices_of(name, CFG, wildcards.model)
+    )
 
 
-def runtime_of(wildcards):
-    """Time for a job that loads the subject's base, in minutes."""
-    return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes
+def runtime_of(wildcards, attempt):
+    """Time for a job that loads the subject's base, in minutes; half as much again per retry."""
+    return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes * (1 + attempt) // 2
 
 
 # Some settings change no result. Parameters that take `input` are not tracked by Snakemake, so

@@ -80,7 +80,8 @@ def train(job: Job) -> Path:
 
     A run that was killed continues after its last checkpoint and ends with the same weights as an
     uninterrupted one (on the CPU, at the same number of threads). SIGTERM and Ctrl-C save a
-    checkpoint first; a second one ends the run at once.
+    checkpoint first. A second Ctrl-C ends the run at once; more of SIGTERM changes nothing, because
+    schedulers repeat it.
 
     Where several processes train, each runs its share of every step's rows; the first one keeps
     the records, and is the only one that comes back.
@@ -341,6 +342,6 @@ class _stop_requested:  # noqa: N801 - reads as a context
         return SystemExit(128 + self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            raise self.exception()
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.number = number
