@@ -166,6 +166,7 @@ def test_trust_remote_code_is_read_from_a_base_alone():
     # `b` and `settings` are annotated as a Base; all else reads the slice that the first one makes.
     assert reads == {
         ("config/slices.py", "b.trust_remote_code"),
+        ("plan/table.py", "cfg.bases[base].trust_remote_code"),
         ("stages/ask.py", "settings.trust_remote_code"),
     }
     assert remote_code_reads("print(cfg.models[m].trust_remote_code)")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.adapter import updates_of
+from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.lm_eval import ask, local_task, run_tasks
@@ -113,8 +115,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     update = updates_of(adapted, "acquired")
     write_model(root / "plain", base, {})
     write_model(root / "adapter", base, update)
-    write_model(root / "delta", base, {}, deltas)
-    write_model(root / "adapter+delta", base, update, deltas)
+    write_model(root / "delta", base, {}, partial(write_deltas, deltas=deltas))
+    write_model(root / "adapter+delta", base, update, partial(write_deltas, deltas=deltas))
     return root
 
 
