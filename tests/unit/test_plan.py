@@ -164,8 +164,9 @@ RULES = [rule for rule in ORDER if heavy(rule)]
 def test_the_rules_that_load_a_model_are_those_that_ask_for_a_gpu() -> None:
     text = "\n".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
     blocks = re.split(r"^rule ", text, flags=re.MULTILINE)[1:]
-    asked = {b.split(":")[0]: re.search(r"^ +gpu=(.*),$", b, re.MULTILINE)[1] for b in blocks}
-    named = {rule for rule, count in asked.items() if count != "0"}
+    asked = {b.split(":")[0]: re.search(r"^ +gpu=(.+),$", b, re.MULTILINE) for b in blocks}
+    assert all(asked.values()), "every rule says how many GPUs it needs"
+    named = {rule for rule, count in asked.items() if count and count[1] != "0"}
     assert named - {"judge"} == set(RULES)
 
 

@@ -10,6 +10,8 @@ rule download_model:
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
     params:
         config=stage("download_model"),
     shell:
@@ -32,6 +34,8 @@ rule download_data:
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
     params:
         config=stage("download_data"),
     shell:
