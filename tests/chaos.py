@@ -240,7 +240,7 @@ class Chaos:
                 return  # it was quicker than that: the fault meets whatever comes next
             if run.process.poll() is not None:
                 raise Ended
-            time.sleep(0.02)
+            time.sleep(0.1)
         raise AssertionError(f"{moment} never comes\n{run.printed}")
 
     def _job(self, stage: Stage) -> int | None:

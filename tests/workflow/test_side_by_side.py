@@ -29,7 +29,8 @@ def test_runs_side_by_side_write_nothing_twice(built: Copy, work: Copy) -> None:
         work.path(name).unlink()
     first, third = acquire(work), None
     try:
-        first.wait_for(lambda: job(work) is not None)
+        # It has its lock before it trains.
+        first.wait_for(lambda: chaos.steps_done(work.path(f"{ACQUIRED}.ckpt")) > 0)
         holder = job(work)
         assert holder is not None
         # Held for as long as the others need.
