@@ -8,6 +8,7 @@ import sys
 from snakemake.utils import min_version
 
 from palimpsest.config.targets import check_yaml_or_exit, config_or_exit
+from palimpsest.environment import remember_signatures
 from palimpsest.machines.orphans import stop_orphans_or_exit
 
 min_version("9.25.0")
@@ -53,6 +54,9 @@ include: "workflow/rules/judge.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
+
+
+remember_signatures(workflow.rules)
 
 
 report: "workflow/report/workflow.rst"

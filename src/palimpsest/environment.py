@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 def use_this_environment() -> None:
@@ -16,3 +19,16 @@ def use_this_environment() -> None:
     here = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
+
+
+def remember_signatures(rules: Iterable[Any]) -> None:
+    """Let the functions of Snakemake's rules carry their signatures.
+
+    Snakemake works them out for every job anew, which is a seventh of the time of a large plan.
+    """
+    for rule in rules:
+        for item in (*rule.input, *rule.params, *rule.resources.values()):
+            # Some are wrapped, as files whose names are not known yet.
+            function = getattr(getattr(item, "_file", item), "callable", item)
+            if inspect.isfunction(function):
+                function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]

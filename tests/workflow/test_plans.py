@@ -9,6 +9,8 @@ import shlex
 
 import pytest
 
+from palimpsest.config import read_config
+from palimpsest.config.targets import unsuited
 from workbench import MINI, REPO, Copy, jobs
 
 SECONDS = 6
@@ -190,3 +192,22 @@ def test_a_hub_that_cannot_be_reached_ends_with_what_to_do(copy, monkeypatch, tm
     assert "source 'hub:meta-llama/Llama-2-13b-hf': the connection to http://127.0.0.1:9" in printed
     assert "HF_HUB_OFFLINE=1 with a filled HF_HOME, or path:" in printed
     assert not copy.path("resources/models/llama2-13b").exists()
+
+
+def test_the_whole_catalog_is_planned_in_seconds(copy):
+    """Every method on every subject; 5 seconds on an idle machine."""
+    began = used()
+    done = copy.snakemake("catalog", "--dry-run", "--quiet", "rules", "--cores", "all")
+    spent = used() - began
+    print(f"\n{spent:.1f} s of the processor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cfg = read_config(copy.path("config"))
+    suited = [
+        (model, method)
+        for model, method in itertools.product(cfg.models, cfg.method_names())
+        if unsuited(cfg, model, method) is None
+    ]
+    planned = re.search(r"^score +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+    assert planned
+    assert int(planned[1]) == len(suited) > 250
+    assert spent < 12

@@ -1,4 +1,5 @@
 # Functions that the rules share. Everything testable without Snakemake lives in the library.
+import functools
 import json
 import re
 from pathlib import Path
@@ -31,6 +32,12 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+@functools.cache
+def sliced(name, **wildcards):
+    """The canonical slice of the configuration for a stage of these wildcards."""
+    return stage_slice(name, CFG, **wildcards)
+
+
 def stage(name):
     """The canonical slice of the configuration for a stage, as a function of the wildcards."""
 
@@ -38,7 +45,7 @@ def stage(name):
         known = {k: v for k, v in wildcards.items() if k != "subject_or_method"}
         if "subject_or_method" in wildcards.keys():
             known["method"] = wildcards.subject_or_method
-        return stage_slice(name, CFG, **known)
+        return sliced(name, **known)
 
     return config_slice
 
@@ -192,7 +199,7 @@ def every_slice(wildcards):
         known = {"model": model}
         if name not in SHARED:
             known |= {"method": method, "seed": seed}
-        slices[name] = json.loads(stage_slice(name, CFG, **known))
+        slices[name] = json.loads(sliced(name, **known))
     return canonical_json(slices)
 
 
