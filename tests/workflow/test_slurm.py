@@ -129,10 +129,9 @@ def _program(copy: Copy, out: str) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_text().split("\0")
-            if (
-                f"{out}/manifest.json" in words
-                and (entry / "cwd").resolve() == copy.folder.resolve()
-            ):
+            inside = (entry / "cwd").resolve() == copy.folder.resolve()
+            # Snakemake's own command line may have the file, too.
+            if inside and "--out" in words and f"{out}/manifest.json" in words:
                 return int(entry.name)
     raise ProcessLookupError(out)
 
