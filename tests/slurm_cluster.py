@@ -88,7 +88,7 @@ class Cluster:
         controller = self.folder / "run/slurmctld.started"
         if controller.exists() and self._asks("scancel", "--user", getpass.getuser()):
             with contextlib.suppress(TimeoutError):
-                self._until("jobs to end", lambda: not self.call("squeue", "-h"), seconds=40)
+                self._until("jobs to end", lambda: not self.call("squeue", "-h"), seconds=80)
         files = sorted(self.folder.glob("run/*.started"), key=lambda file: file.stat().st_mtime_ns)
         for file in reversed(files):
             _end(int(file.read_text()), self.folder)
@@ -266,7 +266,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,sched_min_interval=200000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=30
+KillWait=60
 ReturnToService=2
 # squeue shows ended jobs for so long
 MinJobAge=600
