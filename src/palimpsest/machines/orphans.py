@@ -76,7 +76,7 @@ def stop_orphans_or_exit(argv: Sequence[str], folder: Path | None = None) -> Non
             _stop(orphans, folder)
     except UserError as error:
         # Other runs are none of SLURM's business: the programs may be there without a cluster.
-        if _executor(argv) == "slurm":
+        if _executor(argv) == "slurm" and _runs_jobs(argv):
             sys.exit(f"error: {error}")
 
 
@@ -122,7 +122,7 @@ def _call(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _unknown(str(error)) from None
     if done.returncode:
-        raise _unknown(f"{command[0]}: {done.stderr.strip()}")
+        raise _unknown((done.stderr.strip() or f"{command[0]} failed").splitlines()[-1])
     return done.stdout
 
 
