@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.compare import (
     NO_RETRAINED,
@@ -129,7 +129,7 @@ def test_the_stage_writes_all_of_it(tmp_path: Path) -> None:
         write_table(path, table)
     config = {"model": "mini", "method": "sku", "score": SETTINGS}
     result = compare(config, *paths, tmp_path / "compare.json")
-    assert json.loads((tmp_path / "compare.json").read_text()) == result
+    assert read_document(tmp_path / "compare.json") == result
     assert result["differences"]["holdout"]["accuracy"]["value"] == 0
     assert result["privleak"]["value"] == 0
     assert result["forget_quality"]["ks"] == 0

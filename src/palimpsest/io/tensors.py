@@ -21,8 +21,8 @@ from torch import Tensor
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path
 
-BLOCK = 1 << 21
-"""Numbers in memory at once (8 MiB of them in fp32), or one row if that is longer."""
+BLOCK = 1 << 20
+"""Numbers in memory at once (4 MiB of them in fp32), or one row if that is longer."""
 
 _TYPES = {
     torch.float64: "F64",
