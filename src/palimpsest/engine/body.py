@@ -7,6 +7,7 @@ computed once and kept (`prefix`). Training on the upper third of the blocks the
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from palimpsest.config.draw import Reads
+from palimpsest.engine import packing as packs
 from palimpsest.engine import ranks
+from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, length_groups, pad
 from palimpsest.errors import UserError
 
@@ -70,6 +73,7 @@ class Body:
         self.lowest = self.first_trained = first_trained
         if self._one_pass or not self._splits():
             self.first_trained = 0
+        self.packs = self._packs()
         if recompute:
             _recompute_blocks(self.decoder)
         self._groups: dict[Row, list[Row]] = {}
@@ -102,7 +106,8 @@ class Body:
     ) -> list[States]:
         """Hidden states of each row, in the order of `rows`, then `made`.
 
-        Rows of similar length share a forward pass; none is padded to a fixed length.
+        All rows share a forward pass without padding, and rows with the same prompt share that;
+        where the architecture cannot, rows of similar length share a pass.
 
         Args:
             rows: rows of the data; the prefixes of those announced to `keep` are kept.
@@ -114,35 +119,52 @@ class Body:
         """
         every = [*rows, *made]
         entering = self._entering(every) if self.first_trained else None
+        if self.packs:
+            return self._packed(every, entering, reads)
         found: dict[int, States] = {}
         for group in self._passes(every):
             if entering is None:
                 inputs = {"input_ids": self._padded([every[i] for i in group])}
-                first = 0
             else:
                 inputs = {"inputs_embeds": pad([entering[i] for i in group])}
-                first = self.first_trained
-            final, blocks = self._read(inputs, first, reads)
+            final, blocks = self._read(inputs, reads)
             for place, i in enumerate(group):
                 n = len(every[i])
                 levels = {block: output[place][:n] for block, output in blocks.items()}
                 found[i] = States(torch.empty(0) if final is None else final[place][:n], levels)
         return [found[i] for i in range(len(every))]
 
+    def _packed(
+        self, rows: Sequence[Row], entering: Sequence[Tensor] | None, reads: Reads
+    ) -> list[States]:
+        packing = Packing.of(rows, self.device)
+        if entering is None:
+            inputs = {"input_ids": packing.packed([row.ids for row in rows]).to(self.device)}
+        else:
+            inputs = {"inputs_embeds": packing.packed(entering)}
+        final, blocks = self._read(inputs, reads, packing)
+        finals = [torch.empty(0)] * len(rows) if final is None else packing.unpacked(final)
+        levels = {block: packing.unpacked(output) for block, output in blocks.items()}
+        return [
+            States(state, {block: outputs[i] for block, outputs in levels.items()})
+            for i, state in enumerate(finals)
+        ]
+
     def _passes(self, rows: Sequence[Row]) -> list[list[int]]:
-        if self._one_pass:
+        if rows and (self._one_pass or self.packs):
             return [list(range(len(rows)))]
         return length_groups([len(row) for row in rows])
 
     def _read(
-        self, inputs: dict[str, Tensor], first: int, reads: Reads
+        self, inputs: dict[str, Tensor], reads: Reads, packing: Packing | None = None
     ) -> tuple[Tensor | None, dict[int, Tensor]]:
-        """Run the blocks from `first` on; final states (or None) and outputs of single blocks."""
+        """Run the trained blocks; final states (or None) and outputs of single blocks."""
         wanted = self._wanted(reads)
         last = None if reads.final or not wanted else max(wanted)
-        with self._blocks(slice(first, None)), self._captured(wanted, last) as outputs:
+        upper = slice(self.first_trained, None)
+        with self._blocks(upper), self._captured(wanted, last) as outputs:
             try:
-                return self._decode(**inputs), outputs
+                return self._decode(packing, **inputs), outputs
             except _Reached:
                 return None, outputs
 
@@ -190,12 +212,20 @@ class Body:
         # What enters the first trained block, for each row.
         entering = [self._prefix(r) if r in self._groups else torch.empty(0) for r in rows]
         new = [i for i, row in enumerate(rows) if row not in self._groups]
-        for group in length_groups([len(rows[i]) for i in new]):
+        for group in self._passes([rows[i] for i in new]):
             members = [new[i] for i in group]
-            prefixes = self._lower(self._padded([rows[i] for i in members]))
-            for i, prefix in zip(members, prefixes, strict=True):
-                entering[i] = prefix[: len(rows[i])]
+            for i, prefix in zip(members, self._below([rows[i] for i in members]), strict=True):
+                entering[i] = prefix
         return entering
+
+    def _below(self, rows: Sequence[Row]) -> Sequence[Tensor]:
+        # What enters the first trained block, for rows that share a pass.
+        if self.packs:
+            packing = Packing.of(rows, self.device)
+            ids = packing.packed([row.ids for row in rows]).to(self.device)
+            return packing.unpacked(self._lower(ids, packing))
+        padded = self._lower(self._padded(rows))
+        return [prefix[: len(row)] for row, prefix in zip(rows, padded, strict=True)]
 
     def _padded(self, rows: Sequence[Row]) -> Tensor:
         return pad([row.ids for row in rows]).to(self.device)
@@ -209,13 +239,17 @@ class Body:
             self._prefixes |= dict(zip(group, prefixes, strict=True))
         return self._prefixes[row]
 
-    def _lower(self, ids: Tensor) -> Tensor:
+    def _lower(self, ids: Tensor, packing: Packing | None = None) -> Tensor:
         # What enters the first trained block, [rows, length, width].
         with self._blocks(slice(0, self.first_trained), last=False):
-            return self._decode(input_ids=ids)
+            return self._decode(packing, input_ids=ids)
 
-    def _decode(self, **inputs: Tensor) -> Tensor:
-        return self.decoder(**inputs, use_cache=False).last_hidden_state
+    def _decode(self, packing: Packing | None = None, **inputs: Tensor) -> Tensor:
+        if packing is None:
+            return self.decoder(**inputs, use_cache=False).last_hidden_state
+        inputs["position_ids"] = packing.positions
+        with packs.attention_of(self.decoder.config):
+            return self.decoder(**inputs, packing=packing, use_cache=False).last_hidden_state
 
     @contextlib.contextmanager
     def _blocks(self, which: slice, last: bool = True) -> Iterator[None]:
@@ -251,6 +285,25 @@ class Body:
         with self._blocks(slice(self.first_trained, None)):
             return bool(torch.equal(whole, self._decode(inputs_embeds=entering)))
 
+    @torch.no_grad()
+    def _packs(self) -> bool:
+        # Not every architecture lets its attention be replaced: compare rows both ways, of which
+        # two share their prompt, and pack only where they are the same.
+        rows = [Row("", ids, 4) for ids in (torch.arange(1, 9), torch.arange(3, 10))]
+        rows.append(Row("", torch.cat([rows[0].prompt, rows[1].response]), 4))
+        packing = Packing.of(rows, self.device)
+        ids = packing.packed([row.ids for row in rows]).to(self.device)
+        try:
+            found = packing.unpacked(self._decode(packing, input_ids=ids))
+        except (NotImplementedError, TypeError, ValueError, KeyError):
+            return False
+        alone = [self._decode(input_ids=row.ids[None].to(self.device))[0] for row in rows]
+        if packing.seen < len(self.layers):
+            return False
+        limit = torch.finfo(alone[0].dtype).eps ** 0.5
+        errors = [(a - b).norm() / b.norm() for a, b in zip(found, alone, strict=True)]
+        return bool(max(errors) < limit)
+
 
 def blocks_of(decoder: nn.Module) -> nn.ModuleList:
     """The decoder's blocks, whatever the list is called."""
@@ -259,19 +312,28 @@ def blocks_of(decoder: nn.Module) -> nn.ModuleList:
     return cast("nn.ModuleList", found)
 
 
-def _recompute_blocks(decoder: nn.Module) -> None:
+def _recompute_blocks(decoder: Any) -> None:
     # transformers' own gradient checkpointing works in training mode alone, which would switch
     # dropout on.
     for blocks in decoder.children():
         if isinstance(blocks, nn.ModuleList):
             for block in blocks:
-                block.forward = _recomputed(block.forward)
+                block.forward = _recomputed(block.forward, decoder.config)
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputed(forward: Callable[..., Any], config: Any) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        # The backward pass comes after `attention_of` has ended.
+        again = functools.partial(packs.attention_of, config, config._attn_implementation)
+        return checkpoint(
+            forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (contextlib.nullcontext(), again()),
+            **kwargs,
+        )
 
     return run

@@ -1,0 +1,247 @@
+"""Rows laid end to end in one sequence: no padding, and a prompt that rows share runs once.
+
+All layers but attention treat tokens one by one, so they take the whole sequence as it is.
+Attention runs row by row: every token sees the earlier tokens of its own row alone. On CUDA that is
+one variable-length kernel, elsewhere a loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from palimpsest.engine.rows import Row
+
+NAME = "palimpsest_packed"
+"""What transformers calls this attention. It gets no mask from there."""
+
+HALF = (torch.float16, torch.bfloat16)
+"""Types of the variable-length kernel."""
+
+
+@dataclass
+class Packing:
+    """Where the tokens of rows stand in the sequence that holds them all.
+
+    The sequence is made of pieces: a row, or a prompt that several rows share, or one of their
+    responses. A row is one piece, or a prompt and a response.
+
+    Attributes:
+        rows: rows in the order asked for; each a tuple of pieces.
+        lengths: tokens of each piece, in the order of the sequence.
+        firsts: position in its row of each piece's first token.
+        sources: index of the row that each piece is taken from.
+        device: where the model computes.
+        seen: attention layers that used it.
+    """
+
+    rows: list[tuple[int, ...]]
+    lengths: list[int]
+    firsts: list[int]
+    sources: list[int]
+    device: torch.device
+    seen: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], device: torch.device) -> Packing:
+        """Lay out `rows`; those with the same prompt share it."""
+        by_prompt: dict[Hashable, list[int]] = {}
+        for i, row in enumerate(rows):
+            shareable = 0 < row.prompt_length < len(row)
+            by_prompt.setdefault(row.prompt.numpy().tobytes() if shareable else i, []).append(i)
+        made = cls([()] * len(rows), [], [], [], device)
+        for members in by_prompt.values():
+            prompt = made._add(rows, members[0], 0, stop=True) if len(members) > 1 else None
+            for i in members:
+                if prompt is None:
+                    made.rows[i] = (made._add(rows, i, 0),)
+                else:
+                    made.rows[i] = (prompt, made._add(rows, i, rows[i].prompt_length))
+        return made
+
+    def _add(self, rows: Sequence[Row], source: int, first: int, stop: bool = False) -> int:
+        end = rows[source].prompt_length if stop else len(rows[source])
+        self.lengths.append(end - first)
+        self.firsts.append(first)
+        self.sources.append(source)
+        return len(self.lengths) - 1
+
+    def packed(self, rows: Sequence[Tensor]) -> Tensor:
+        """The sequence of what rows have per token: [rows][length, ...] to [1, T, ...]."""
+        pieces = zip(self.sources, self.firsts, self.lengths, strict=True)
+        return torch.cat([rows[i][first : first + n] for i, first, n in pieces])[None]
+
+    def unpacked(self, sequence: Tensor) -> list[Tensor]:
+        """What belongs to each row: [1, T, ...] to [rows][length, ...]."""
+        pieces = sequence[0].split(self.lengths)
+        return [
+            pieces[row[0]] if len(row) == 1 else torch.cat([pieces[i] for i in row])
+            for row in self.rows
+        ]
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of every token in its row, int64 [1, T]."""
+        spans = zip(self.firsts, self.lengths, strict=True)
+        found = torch.cat([torch.arange(first, first + n) for first, n in spans])
+        return found[None].to(self.device)
+
+    @cached_property
+    def in_order(self) -> list[tuple[tuple[int, ...], bool]]:
+        """Rows in the order of the sequence, and whether each brings its prompt's outputs."""
+        brought: set[int] = set()
+        found = []
+        for row in sorted(self.rows, key=lambda row: row[-1]):
+            found.append((row, row[0] not in brought))
+            brought.add(row[0])
+        return found
+
+    @cached_property
+    def kernel(self) -> _Kernel:
+        """What the variable-length kernel is told."""
+        order = self.in_order
+        lengths = [sum(self.lengths[i] for i in row) for row, _ in order]
+        ends = [0, *itertools.accumulate(lengths)]
+        found = _Kernel(torch.tensor(ends, dtype=torch.int32, device=self.device), max(lengths))
+        if all(len(row) == 1 for row, _ in order):
+            return found
+        pieces = torch.arange(sum(self.lengths), device=self.device).split(self.lengths)
+        outputs = torch.arange(ends[-1], device=self.device).split(lengths)
+        found.reads = torch.cat([pieces[i] for row, _ in order for i in row])
+        found.keeps = torch.cat(
+            [
+                out if brings else out[-self.lengths[row[-1]] :]
+                for (row, brings), out in zip(order, outputs, strict=True)
+            ]
+        )
+        return found
+
+
+@dataclass
+class _Kernel:
+    """Rows as the variable-length kernel reads them, one after another.
+
+    Attributes:
+        ends: where each row ends, after a 0, int32 [rows + 1].
+        longest: tokens of the longest row.
+        reads: tokens of the sequence that the rows are made of; None: as they stand.
+        keeps: which of the outputs make up the sequence again; None: all of them.
+    """
+
+    ends: Tensor
+    longest: int
+    reads: Tensor | None = None
+    keeps: Tensor | None = None
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each row of a packed sequence; called by transformers.
+
+    Args:
+        module: the attention layer.
+        query: [1, heads, T, size].
+        key: [1, key heads, T, size].
+        value: as `key`.
+        attention_mask: not used.
+        packing: where the rows stand.
+        scaling: factor on the products; None: 1 / sqrt(size).
+        sliding_window: a token sees so many tokens, itself included; None: all of its row.
+        softcap: not known here.
+
+    Returns:
+        [1, T, heads, size], and None.
+
+    Raises:
+        NotImplementedError: the architecture does not hand `packing` on, or caps its scores.
+    """
+    if packing is None or softcap is not None:
+        raise NotImplementedError(f"{type(module).__name__} cannot run packed rows")
+    packing.seen += 1
+    window = sliding_window or 0
+    if query.is_cuda and query.dtype in HALF:
+        return _varlen(query[0], key[0], value[0], packing, scaling, window)[None], None
+    made = _by_row(query, key, value, packing, scaling, window)
+    return made.transpose(1, 2), None
+
+
+def _by_row(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: Any, window: int) -> Tensor:
+    pieces = [tensor.split(packing.lengths, dim=2) for tensor in (q, k, v)]
+    shared = k.shape[1] != q.shape[1]
+    made = []
+    for row, brings in packing.in_order:
+        query, key, value = (
+            piece[row[0]] if len(row) == 1 else torch.cat([piece[i] for i in row], dim=2)
+            for piece in pieces
+        )
+        n = query.shape[2]
+        mask = _band(n, window, q.device) if 0 < window < n else None
+        out = F.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=mask is None, scale=scaling, enable_gqa=shared
+        )
+        made.append(out if brings else out[:, :, -packing.lengths[row[-1]] :])
+    return torch.cat(made, dim=2)
+
+
+def _band(n: int, window: int, device: torch.device) -> Tensor:
+    ones = torch.ones(n, n, dtype=torch.bool, device=device)
+    return ones.tril() & ones.triu(1 - window)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: Any, window: int) -> Tensor:
+    """The same in one kernel: [heads, T, size] to [T, heads, size]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    plan = packing.kernel
+    query, key, value = (
+        tensor if plan.reads is None else tensor.index_select(0, plan.reads)
+        for tensor in (q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1))
+    )
+    out: Any = varlen_attn(
+        query,
+        key,
+        value,
+        plan.ends,
+        plan.ends,
+        plan.longest,
+        plan.longest,
+        scale=scaling,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=k.shape[0] != q.shape[0],
+    )
+    made: Tensor = out if plan.keeps is None else out.index_select(0, plan.keeps)
+    return made
+
+
+@contextlib.contextmanager
+def attention_of(config: Any, name: str = NAME) -> Iterator[None]:
+    """A model's attention by another function, within the block."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+AttentionInterface.register(NAME, attend)

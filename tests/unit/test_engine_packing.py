@@ -1,0 +1,195 @@
+"""Packed rows: the states and gradients of rows that run alone, with no token computed twice."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import varlen
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+import tiny_models as tiny
+from palimpsest.config.draw import Reads
+from palimpsest.config.training import Lora
+from palimpsest.engine import packing as packs
+from palimpsest.engine.body import Body
+from palimpsest.engine.packing import Packing
+from palimpsest.engine.rows import Row, join
+
+CPU = torch.device("cpu")
+SHAPES = [(3, 4), (9, 8), (4, 16), (2, 5), (1, 1)]
+SIZES = {
+    "vocab_size": tiny.VOCABULARY,
+    "hidden_size": tiny.WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": tiny.LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.2,
+}
+
+
+def mistral() -> Any:
+    """Every token sees six tokens."""
+    torch.manual_seed(0)
+    return tiny.frozen(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)), torch.float64)
+
+
+def qwen() -> Any:
+    """Norms of queries and keys; every other block sees six tokens."""
+    torch.manual_seed(0)
+    kinds = ["full_attention", "sliding_attention"] * (tiny.LAYERS // 2)
+    config = Qwen3Config(
+        **SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=0, layer_types=kinds
+    )
+    return tiny.frozen(Qwen3ForCausalLM(config), torch.float64)
+
+
+def with_shared_prompts() -> list[Row]:
+    """Rows of which four share a prompt, and two are the same."""
+    rows = tiny.rows(SHAPES)
+    made = [join(rows[1], rows[0]), join(rows[1], rows[2]), join(rows[1], rows[3])]
+    return [*rows, *made, Row("again", rows[0].ids, 3)]
+
+
+def states_and_gradients(
+    model: Any, weights: dict[str, Tensor], body: Body, rows: list[Row], reads: Reads
+) -> tuple[list[Tensor], list[Tensor]]:
+    states = body.states(rows, [], reads)
+    found = [t for s in states for t in (s.final, *s.blocks.values()) if len(t)]
+    factors = torch.arange(tiny.WIDTH, dtype=torch.float64).cos()
+    terms = [(i + 1) * (t @ factors).square().sum() for i, t in enumerate(found)]
+    torch.stack(terms).sum().backward()
+    gradients = [w.grad for w in weights.values() if w.grad is not None]
+    for weight in weights.values():
+        weight.grad = None
+    return [t.detach() for t in found], gradients
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("reads", [Reads(), Reads(every=True), Reads(final=False, blocks=(2,))])
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, mistral, qwen])
+def test_packed_rows_have_the_states_and_gradients_of_rows_alone(
+    build: Any, reads: Reads, recompute: bool
+) -> None:
+    lora = Lora(rank=4, alpha=8, targets=["query_key_value"]) if build is tiny.neox else tiny.LORA
+    model, weights = tiny.with_lora(build(), lora)
+    body = Body(model.get_base_model(), 0, recompute)
+    assert body.packs
+    rows = with_shared_prompts()
+    packed = states_and_gradients(model, weights, body, rows, reads)
+    body.packs = False
+    alone = states_and_gradients(model, weights, body, rows, reads)
+    for ours, theirs in zip(packed, alone, strict=True):
+        assert len(ours) == len(theirs)
+        assert len(ours) > 0
+        for a, b in zip(ours, theirs, strict=True):
+            # The models compute norms and angles in fp32 whatever their own type is.
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_capped_scores_are_not_packed() -> None:
+    body = Body(tiny.gemma())
+    assert not body.packs
+    rows = with_shared_prompts()
+    for row, state in zip(rows, body.hidden(rows), strict=True):
+        torch.testing.assert_close(state, body.hidden([row])[0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_models_own_attention_stays_in_use() -> None:
+    model = tiny.llama()
+    Body(model).hidden(tiny.rows(SHAPES))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_each_token_is_in_the_sequence_once_and_a_shared_prompt_too() -> None:
+    rows = with_shared_prompts()
+    packing = Packing.of(rows, CPU)
+    prompt = rows[1].prompt_length
+    saved = 3 * prompt + rows[0].prompt_length
+    assert sum(packing.lengths) == sum(map(len, rows)) - saved
+    ids = packing.packed([row.ids for row in rows])
+    assert ids.shape == packing.positions.shape == (1, sum(packing.lengths))
+    for row, back in zip(rows, packing.unpacked(ids), strict=True):
+        assert torch.equal(back, row.ids)
+    for row, positions in zip(rows, packing.unpacked(packing.positions), strict=True):
+        assert positions.tolist() == list(range(len(row)))
+
+
+def test_rows_without_a_prompt_or_a_response_stand_alone() -> None:
+    ids = torch.arange(5, 9)
+    rows = [Row("a", ids, 0), Row("b", ids, 0), Row("c", ids, 4), Row("d", ids, 4)]
+    assert Packing.of(rows, CPU).lengths == [4] * 4
+    states = Body(tiny.llama()).hidden(rows)
+    assert all(torch.allclose(state, states[0]) for state in states)
+
+
+def plain_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ends: Tensor,
+    key_ends: Tensor,
+    longest: int,
+    longest_key: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """What the kernel is documented to compute, row by row."""
+    assert torch.equal(ends, key_ends)
+    assert ends.dtype == torch.int32
+    assert longest == longest_key == int(ends.diff().max())
+    assert window_size[1] == 0
+    found = []
+    for first, end in itertools.pairwise(ends.tolist()):
+        states = [t[first:end].transpose(0, 1)[None] for t in (q, k, v)]
+        seen = torch.ones(end - first, end - first, dtype=torch.bool).tril()
+        if window_size[0] >= 0:
+            seen = seen.triu(-window_size[0])
+        out = F.scaled_dot_product_attention(
+            *states, attn_mask=seen, scale=scale, enable_gqa=enable_gqa
+        )
+        found.append(out[0].transpose(0, 1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("rows", [tiny.rows(SHAPES), with_shared_prompts()])
+@pytest.mark.parametrize("window", [0, 6])
+def test_the_kernel_is_told_the_rows_that_the_loop_runs(
+    monkeypatch: pytest.MonkeyPatch, rows: list[Row], window: int
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", plain_varlen)
+    packing = Packing.of(rows, CPU)
+    tokens = sum(packing.lengths)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    loop = packs._by_row(q, k, v, packing, 0.3, window)[0].transpose(0, 1)
+    torch.testing.assert_close(packs._varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("window", [0, 6])
+def test_the_kernel_itself_agrees_with_the_loop(window: int) -> None:
+    packing = Packing.of(with_shared_prompts(), torch.device("cuda"))
+    tokens = sum(packing.lengths)
+    torch.manual_seed(0)
+    states = [
+        torch.randn(1, heads, tokens, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        for heads in (4, 2, 2)
+    ]
+    loop = packs._by_row(*states, packing, 0.3, window)[0].transpose(0, 1)
+    kernel = packs._varlen(*(s[0] for s in states), packing, 0.3, window)
+    torch.testing.assert_close(kernel, loop, rtol=2e-2, atol=2e-2)
+    for a, b in zip(
+        torch.autograd.grad(kernel.float().square().sum(), states, retain_graph=True),
+        torch.autograd.grad(loop.float().square().sum(), states),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=5e-2, atol=5e-2)
