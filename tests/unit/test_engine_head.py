@@ -106,17 +106,32 @@ def test_vocabulary_sized_tensors_exist_for_one_chunk_at_a_time(inputs: tuple) -
         lambda h: heads.kl_from_uniform(h, head, 4),
         lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 4),
     ):
-        widths = []
+        shapes = []
 
-        def note(tensor: Tensor, widths: list[int] = widths) -> Tensor:
-            widths.append(tensor.shape[-1] if tensor.dim() else 0)
+        def note(tensor: Tensor, shapes: list[torch.Size] = shapes) -> Tensor:
+            shapes.append(tensor.shape)
             return tensor
 
         leaf = hidden.clone().requires_grad_(True)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            function(leaf)
-        assert widths
-        assert VOCABULARY not in widths
+            values = function(leaf)
+        logits = {shape[0] for shape in shapes if shape[-1:] == (VOCABULARY,)}
+        assert logits - {WIDTH} == {4, POSITIONS % 4}, "besides the head itself"
+        assert [t.shape for t in values.grad_fn.saved_tensors] == [(POSITIONS, WIDTH)]
+
+
+def test_a_trained_head_gets_its_gradient_from_every_chunk(inputs: tuple) -> None:
+    hidden, _, labels, head = inputs
+    head.requires_grad_(True)
+    found = []
+    for values in (
+        heads.nll(hidden, labels, head, 4),
+        F.cross_entropy(head(hidden), labels, reduction="none"),
+    ):
+        values.square().sum().backward()
+        found.append(head.weight.grad)
+        head.weight.grad = None
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def test_the_best_wrong_guess_is_neither_the_label_nor_excluded(inputs: tuple) -> None:

@@ -9,7 +9,7 @@ import torch
 
 import tiny_models as tiny
 from palimpsest.engine.body import Body
-from palimpsest.engine.rows import join, length_groups, pad, read_rows
+from palimpsest.engine.rows import batches, join, length_groups, pad, read_rows
 from palimpsest.errors import UserError
 
 
@@ -80,3 +80,21 @@ def test_a_row_without_targets_is_named(tmp_path: Path) -> None:
     empty = type(row)("empty-7", row.ids, len(row))
     with pytest.raises(UserError, match=r"part\.parquet: row empty-7 has no prompt or no response"):
         read_rows(tiny.save_tokens(tmp_path, {"part": [empty]}), "part")
+
+
+def test_batches_hold_every_row_once_within_the_token_limit() -> None:
+    rows = tiny.rows([(3, n) for n in (9, 1, 30, 4, 4, 12)])
+    found = batches(rows, 32)
+    assert sorted(i for batch in found for i in batch) == list(range(6))
+    for batch in found:
+        assert len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 32
+
+
+def test_rows_of_one_prompt_stand_together() -> None:
+    rows = tiny.rows([(3, 4), (3, 5), (3, 6)])
+    rows += [join(row, other) for other in rows for row in rows if row is not other]
+    found = batches(rows, 27)
+    assert [{rows[i].prompt.numpy().tobytes() for i in batch} for batch in found] == [
+        {rows[i].prompt.numpy().tobytes()} for i in (found[0][0], found[1][0], found[2][0])
+    ]
+    assert [len(batch) for batch in found] == [3, 3, 3]

@@ -28,7 +28,7 @@ from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.ask import answers
-from palimpsest.stages.measure import Line, Sizes, batches, measure
+from palimpsest.stages.measure import Sizes, measure
 from palimpsest.stages.negate import negate, original
 from palimpsest.stages.speakers import transformers_speaker
 from palimpsest.stages.sweep import facts, sample, sweep
@@ -281,17 +281,6 @@ def test_the_cost_is_recorded(work: Path) -> None:
     assert cost["wall_s"] > 0
     assert cost["peak_rss_mb"] > 10
     assert (cost["device"], cost["dtype"], cost["threads"]) == ("cpu", "float32", 1)
-
-
-def test_batches_hold_every_row_once_within_the_token_limit() -> None:
-    lines = [Line("part", row) for row in tiny.rows([(3, n) for n in (9, 1, 30, 4, 4, 12)])]
-    found = batches(lines, 32)
-    assert sorted(line.row.id for batch in found for line in batch) == sorted(
-        line.row.id for line in lines
-    )
-    for batch in found:
-        longest = max(len(line.row) for line in batch)
-        assert len(batch) == 1 or len(batch) * longest <= 32
 
 
 @pytest.fixture(scope="module")

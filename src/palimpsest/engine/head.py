@@ -1,34 +1,37 @@
 """Token statistics from hidden states through the language-model head, in bounded memory.
 
 Only the positions that count reach the head, and vocabulary-sized tensors exist for one chunk of
-positions at a time: with gradients each chunk is recomputed in the backward pass.
+positions at a time. A position's value depends on its own hidden state alone, so its gradient is
+found at once, with the value, and only scaled in the backward pass: nothing is computed again.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
 """Maps hidden states [n, width] to logits [n, vocabulary]."""
 
-CHUNK = 1024
-"""Positions whose logits exist at once (200 MB in fp32 at a vocabulary of 50,000)."""
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+"""Logits (fp32) that exist at once: on a CPU they stay in its cache."""
 
 
-def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     """Negative log-likelihood of each label.
 
     Args:
         hidden: final hidden states [n, width].
         labels: token ids [n].
         head: the language-model head.
-        chunk: positions per chunk.
+        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
 
     Returns:
         -log q(label) in nats, [n], at least fp32.
@@ -36,18 +39,19 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int = CHUNK) -> Tenso
     return _chunked(
         lambda h, y: F.cross_entropy(_logits(head, h), y, reduction="none"),
         (hidden, labels),
+        head,
         chunk,
     )
 
 
-def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     """Forward Kullback-Leibler divergence KL(p || q) at each position.
 
     Args:
         hidden: final hidden states of the model that is trained (q), [n, width].
         reference: final hidden states of the reference (p), [n, width].
         head: the language-model head, the same for both.
-        chunk: positions per chunk.
+        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
 
     Returns:
         sum_v p(v) (log p(v) - log q(v)) in nats, [n], at least fp32.
@@ -59,16 +63,16 @@ def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int = CHUNK) -> Ten
         log_q = _logits(head, h).log_softmax(-1)
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
-    return _chunked(divergence, (hidden, reference), chunk)
+    return _chunked(divergence, (hidden, reference), head, chunk)
 
 
-def entropy(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+def entropy(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     """Shannon entropy of the prediction at each position.
 
     Args:
         hidden: final hidden states [n, width].
         head: the language-model head.
-        chunk: positions per chunk.
+        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
 
     Returns:
         -sum_v q(v) log q(v) in nats, [n], at least fp32.
@@ -78,10 +82,10 @@ def entropy(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
         log_q = _logits(head, h).log_softmax(-1)
         return -(log_q.exp() * log_q).sum(-1)
 
-    return _chunked(of, (hidden,), chunk)
+    return _chunked(of, (hidden,), head, chunk)
 
 
-def kl_from_uniform(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+def kl_from_uniform(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     """KL(U || q) at each position, U uniform over the vocabulary of V tokens.
 
     Returns:
@@ -92,11 +96,15 @@ def kl_from_uniform(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
         logits = _logits(head, h)
         return logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
 
-    return _chunked(of, (hidden,), chunk)
+    return _chunked(of, (hidden,), head, chunk)
 
 
 def log_one_minus_p(
-    hidden: Tensor, labels: Tensor, head: Head, threshold: float = -math.inf, chunk: int = CHUNK
+    hidden: Tensor,
+    labels: Tensor,
+    head: Head,
+    threshold: float = -math.inf,
+    chunk: int | None = None,
 ) -> Tensor:
     """log(1 - q(label)) at each position, accurate at both ends.
 
@@ -105,7 +113,7 @@ def log_one_minus_p(
         labels: token ids [n].
         head: the language-model head.
         threshold: positions whose log q(label) is below it give 0 (and no gradient).
-        chunk: positions per chunk.
+        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
 
     Returns:
         [n], at least fp32; finite also where q(label) rounds to 1.
@@ -119,12 +127,12 @@ def log_one_minus_p(
         known = logits.gather(-1, y[:, None])[:, 0] - total >= threshold
         return (others - total).where(known, total.new_zeros(()))
 
-    return _chunked(of, (hidden, labels), chunk)
+    return _chunked(of, (hidden, labels), head, chunk)
 
 
 @torch.no_grad()
 def token_table(
-    hidden: Tensor, labels: Tensor, head: Head, chunk: int = CHUNK
+    hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the teacher-forced metrics need of each target token.
 
@@ -134,25 +142,21 @@ def token_table(
         sum q log q and sqrt(sum q (log q - mean)^2) (Min-K%++, arXiv:2404.02936); each [n].
     """
     columns = []
-    for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+    for h, y in _chunks((hidden, labels), head, chunk):
         log_q = _logits(head, h).log_softmax(-1)
+        logprob, hit = log_q.gather(-1, y[:, None])[:, 0], log_q.argmax(-1) == y
         q = log_q.exp()
-        mean = (q * log_q).sum(-1)
-        columns.append(
-            (
-                log_q.gather(-1, y[:, None])[:, 0],
-                log_q.argmax(-1) == y,
-                mean,
-                (q * (log_q - mean[:, None]).square()).sum(-1).sqrt(),
-            )
-        )
+        mean = torch.linalg.vecdot(q, log_q)
+        # In place: a new tensor of this size costs more than what is done to it.
+        squares = log_q.sub_(mean[:, None]).square_()
+        columns.append((logprob, hit, mean, torch.linalg.vecdot(q, squares).sqrt()))
     logprob, hit, mean, sd = (torch.cat(column) for column in zip(*columns, strict=True))
     return logprob, hit, mean, sd
 
 
 @torch.no_grad()
 def second_best(
-    hidden: Tensor, labels: Tensor, head: Head, excluded: Tensor, chunk: int = CHUNK
+    hidden: Tensor, labels: Tensor, head: Head, excluded: Tensor, chunk: int | None = None
 ) -> Tensor:
     """The likeliest token at each position that is neither the label nor an excluded one.
 
@@ -161,13 +165,13 @@ def second_best(
         labels: token ids [n].
         head: the language-model head.
         excluded: token ids that are never chosen.
-        chunk: positions per chunk.
+        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
 
     Returns:
         Token ids [n].
     """
     found = []
-    for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+    for h, y in _chunks((hidden, labels), head, chunk):
         logits = _logits(head, h).index_fill(-1, excluded, -math.inf)
         found.append(logits.scatter(-1, y[:, None], -math.inf).argmax(-1))
     return torch.cat(found)
@@ -178,8 +182,46 @@ def _logits(head: Head, hidden: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _chunked(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], chunk: int) -> Tensor:
-    pairs = list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
-    if len(pairs) == 1 or not torch.is_grad_enabled():
-        return torch.cat([function(*pair) for pair in pairs])
-    return torch.cat([checkpoint(function, *pair, use_reentrant=False) for pair in pairs])
+def _chunked(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], head: Head, chunk: int | None
+) -> Tensor:
+    if not (torch.is_grad_enabled() and inputs[0].requires_grad):
+        return torch.cat([function(*part) for part in _chunks(inputs, head, chunk)])
+    if isinstance(head, nn.Module) and any(p.requires_grad for p in head.parameters()):
+        # The head is trained too: its gradient is a sum over positions.
+        parts = _chunks(inputs, head, chunk)
+        return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
+    return _ByPosition.apply(function, _chunks(inputs, head, chunk), inputs[0])
+
+
+def _chunks(inputs: tuple[Tensor, ...], head: Head, chunk: int | None) -> list[tuple[Tensor, ...]]:
+    if chunk is None:
+        vocabulary = len(head.weight) if isinstance(head, nn.Linear) else 1 << 16
+        limit = CHUNK_BYTES.get(inputs[0].device.type, CHUNK_BYTES["cpu"])
+        chunk = max(limit // (4 * vocabulary), 1)
+    return list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
+
+
+class _ByPosition(torch.autograd.Function):
+    """Values of positions, each with the gradient of its own hidden state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], parts: list[tuple[Tensor, ...]], hidden: Tensor
+    ) -> Tensor:
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for own, *others in parts:
+            with torch.enable_grad():
+                state = own.detach().requires_grad_()
+                value = function(state, *others)
+                gradients += torch.autograd.grad(value.sum(), state)
+            values.append(value.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factors: Tensor) -> tuple[None, None, Tensor]:
+        (gradients,) = ctx.saved_tensors
+        return None, None, (gradients * factors[:, None]).to(gradients.dtype)

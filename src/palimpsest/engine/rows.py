@@ -118,6 +118,29 @@ def length_groups(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]
     return groups[::-1]
 
 
+def batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
+    """Split rows over passes: those with the same prompt, and of similar length, together.
+
+    Args:
+        rows: the rows.
+        tokens: most tokens of a pass of several rows, if each is padded to the longest.
+
+    Returns:
+        Lists of indices into `rows`; every index occurs once.
+    """
+    prompts = [row.prompt.numpy().tobytes() for row in rows]
+    longest: dict[bytes, int] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), len(row))
+    order = sorted(range(len(rows)), key=lambda i: (longest[prompts[i]], prompts[i], len(rows[i])))
+    found: list[list[int]] = []
+    for i in order:
+        if not found or (len(found[-1]) + 1) * longest[prompts[i]] > tokens:
+            found.append([])
+        found[-1].append(i)
+    return found
+
+
 def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
     """Split rows over processes: rows of similar length together, the dearest share at its least.
 

@@ -14,7 +14,7 @@ The table is the artifact: limits are chosen without new gradients (`palimpsest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from palimpsest.config.training import Optimizer, Training
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
-from palimpsest.engine.rows import Row, read_rows
+from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.engine.sampler import generator
 from palimpsest.engine.stream import Stream
 from palimpsest.io.atomic import write_text
@@ -138,7 +138,8 @@ def mean_gradients(
     for weight in weights.values():
         weight.grad = None
     done = 0
-    for batch in batches(rows, batch_tokens):
+    for places in batches(rows, batch_tokens):
+        batch = [rows[i] for i in places]
         stream = Stream(batch, body.hidden([], batch), body.head)
         (stream.nll().sum() / len(rows)).backward()
         done += len(batch)
@@ -149,18 +150,6 @@ def mean_gradients(
         found[name] = gradient.detach().cpu().clone()
         weight.grad = None
     return found
-
-
-def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Rows of similar length together, at most about `tokens` in a batch."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=len):
-        if batch and (len(batch) + 1) * len(row) > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Table:

@@ -22,7 +22,7 @@ from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import Answer, Sampled, Speak
 from palimpsest.engine.head import token_table
 from palimpsest.engine.progress import Progress
-from palimpsest.engine.rows import Row, read_rows
+from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.answered import ANSWERED, RESPONSE, asked, sampled_block, wrapped_block
@@ -215,7 +215,8 @@ def likelihood(
     keys = ("part", "id", "alternative", "position", "token", "logprob", "hit", "mean", "sd", "eos")
     columns: dict[str, list[Any]] = {key: [] for key in keys}
     done = 0
-    for batch in batches(lines, batch_tokens):
+    for places in batches([line.row for line in lines], batch_tokens):
+        batch = [lines[i] for i in places]
         members = [line.row for line in batch]
         for name, values in zip(
             ("logprob", "hit", "mean", "sd"), _token_table(body, members), strict=True
@@ -256,17 +257,15 @@ def generate(speak: Speak, questions: Questions) -> list[Said]:
 @torch.no_grad()
 def fluency(body: Body, said: Sequence[Said], batch_tokens: int) -> list[float]:
     """Log-probability (nats) of each answer's tokens, end-of-text aside; 0 for an empty one."""
-    lines = [
-        Line(str(place), _spoken(one)) for place, one in enumerate(said) if len(one.answer.ids)
-    ]
+    places = [i for i, one in enumerate(said) if len(one.answer.ids)]
+    rows = [_spoken(said[i]) for i in places]
     found = [0.0] * len(said)
-    for batch in batches(lines, batch_tokens):
-        rows = [line.row for line in batch]
-        logprobs = _token_table(body, rows)[0]
+    for batch in batches(rows, batch_tokens):
+        logprobs = _token_table(body, [rows[i] for i in batch])[0]
         end = 0
-        for line in batch:
-            start, end = end, end + len(line.row.response)
-            found[int(line.block)] = sum(logprobs[start:end])
+        for i in batch:
+            start, end = end, end + len(rows[i].response)
+            found[places[i]] = sum(logprobs[start:end])
     return found
 
 
@@ -288,16 +287,6 @@ def generations(said: Sequence[Said], costs: Sequence[float]) -> pa.Table:
             "before_logprob": pa.array(costs, pa.float64()),
         }
     )
-
-
-def batches(lines: Sequence[Line], batch_tokens: int) -> list[list[Line]]:
-    """Rows of similar length together, at most about `batch_tokens` (with padding) in each."""
-    result: list[list[Line]] = []
-    for line in sorted(lines, key=lambda one: len(one.row)):
-        if not result or (len(result[-1]) + 1) * len(line.row) > batch_tokens:
-            result.append([])
-        result[-1].append(line)
-    return result
 
 
 def _device_name(device: torch.device) -> str:
