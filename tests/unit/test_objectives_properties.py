@@ -162,8 +162,8 @@ def test_the_chunk_size_changes_nothing(
     """Analysis360 7 (2)."""
     made = bench(key)
     whole = made.gradients()
-    original = heads._chunked
-    monkeypatch.setattr(heads, "_chunked", lambda f, inputs, _: original(f, inputs, chunk))
+    original = heads._chunks
+    monkeypatch.setattr(heads, "_chunks", lambda inputs, head, _: original(inputs, head, chunk))
     assert_same_gradients(list(made.gradients().values()), list(whole.values()), 1e-10)
 
 
@@ -221,7 +221,8 @@ def test_backward_of_each_term_adds_up_to_backward_of_the_sum(key: str) -> None:
 
     each = [gradients(made.terms()[name]) for name in made.terms()]
     summed = [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
-    assert_same_gradients(summed, list(made.gradients().values()), 1e-10)
+    # A prompt that terms share adds their gradients before the model's norms, which are fp32.
+    assert_same_gradients(summed, list(made.gradients().values()), 1e-6)
 
 
 # Starts.

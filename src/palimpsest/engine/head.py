@@ -2,7 +2,14 @@
 
 Only the positions that count reach the head, and vocabulary-sized tensors exist for one chunk of
 positions at a time. A position's value depends on its own hidden state alone, so its gradient is
-found at once, with the value, and only scaled in the backward pass: nothing is computed again.
+found at once, with the value, and only scaled in the backward pass: nothing is computed again. The
+derivatives by the logits are written out, with q = softmax(z)::
+
+    -log q_y                        q - 1_y
+    KL(p || q)                      q - p
+    entropy H(q)                   -q (log q + H)
+    KL(uniform || q)                q - 1/V
+    log(1 - q_y)                    softmax(z without y) - q
 """
 
 from __future__ import annotations
@@ -12,13 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
 """Maps hidden states [n, width] to logits [n, vocabulary]."""
+
+_Found = tuple[Tensor, Tensor]
+# Values of positions [n], and each one's derivative by its logits [n, vocabulary].
 
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 """Logits (fp32) that exist at once: on a CPU they stay in its cache."""
@@ -36,12 +45,14 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) ->
     Returns:
         -log q(label) in nats, [n], at least fp32.
     """
-    return _chunked(
-        lambda h, y: F.cross_entropy(_logits(head, h), y, reduction="none"),
-        (hidden, labels),
-        head,
-        chunk,
-    )
+
+    def of(logits: Tensor, y: Tensor) -> _Found:
+        log_q = logits.log_softmax(-1)
+        values = -log_q.gather(-1, y[:, None])[:, 0]
+        q = log_q.exp_()
+        return values, q.scatter_add_(-1, y[:, None], -torch.ones_like(q[:, :1]))
+
+    return _chunked(of, hidden, (labels,), head, chunk)
 
 
 def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -57,13 +68,14 @@ def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) 
         sum_v p(v) (log p(v) - log q(v)) in nats, [n], at least fp32.
     """
 
-    def divergence(h: Tensor, r: Tensor) -> Tensor:
-        with torch.no_grad():
-            log_p = _logits(head, r).log_softmax(-1)
-        log_q = _logits(head, h).log_softmax(-1)
-        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    def of(logits: Tensor, r: Tensor) -> _Found:
+        log_p = _logits(head, r).log_softmax(-1)
+        log_q = logits.log_softmax(-1)
+        p = log_p.exp()
+        values = torch.linalg.vecdot(p, log_p.sub_(log_q))
+        return values, log_q.exp_().sub_(p)
 
-    return _chunked(divergence, (hidden, reference), head, chunk)
+    return _chunked(of, hidden, (reference,), head, chunk)
 
 
 def entropy(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -78,11 +90,13 @@ def entropy(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
         -sum_v q(v) log q(v) in nats, [n], at least fp32.
     """
 
-    def of(h: Tensor) -> Tensor:
-        log_q = _logits(head, h).log_softmax(-1)
-        return -(log_q.exp() * log_q).sum(-1)
+    def of(logits: Tensor) -> _Found:
+        log_q = logits.log_softmax(-1)
+        q = log_q.exp()
+        values = -torch.linalg.vecdot(q, log_q)
+        return values, log_q.add_(values[:, None]).mul_(q).neg_()
 
-    return _chunked(of, (hidden,), head, chunk)
+    return _chunked(of, hidden, (), head, chunk)
 
 
 def kl_from_uniform(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -92,11 +106,13 @@ def kl_from_uniform(hidden: Tensor, head: Head, chunk: int | None = None) -> Ten
         logsumexp(z) - mean_v z_v - ln V in nats, [n], at least fp32.
     """
 
-    def of(h: Tensor) -> Tensor:
-        logits = _logits(head, h)
-        return logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+    def of(logits: Tensor) -> _Found:
+        vocabulary = logits.shape[-1]
+        log_q = logits.log_softmax(-1)
+        values = -log_q.mean(-1) - math.log(vocabulary)
+        return values, log_q.exp_().sub_(1 / vocabulary)
 
-    return _chunked(of, (hidden,), head, chunk)
+    return _chunked(of, hidden, (), head, chunk)
 
 
 def log_one_minus_p(
@@ -119,15 +135,17 @@ def log_one_minus_p(
         [n], at least fp32; finite also where q(label) rounds to 1.
     """
 
-    def of(h: Tensor, y: Tensor) -> Tensor:
-        logits = _logits(head, h)
+    def of(logits: Tensor, y: Tensor) -> _Found:
         total = logits.logsumexp(-1)
-        # Exact where q(label) rounds to 1, unlike log(1 - exp(log q)).
-        others = logits.scatter(-1, y[:, None], -math.inf).logsumexp(-1)
         known = logits.gather(-1, y[:, None])[:, 0] - total >= threshold
-        return (others - total).where(known, total.new_zeros(()))
+        # Exact where q(label) rounds to 1, unlike log(1 - exp(log q)).
+        others = logits.scatter(-1, y[:, None], -math.inf)
+        rest = others.logsumexp(-1)
+        slopes = others.softmax(-1).sub_(logits.sub(total[:, None]).exp_())
+        none = total.new_zeros(())
+        return (rest - total).where(known, none), slopes.where(known[:, None], none)
 
-    return _chunked(of, (hidden, labels), head, chunk)
+    return _chunked(of, hidden, (labels,), head, chunk)
 
 
 @torch.no_grad()
@@ -183,15 +201,20 @@ def _logits(head: Head, hidden: Tensor) -> Tensor:
 
 
 def _chunked(
-    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], head: Head, chunk: int | None
+    function: Callable[..., _Found],
+    hidden: Tensor,
+    others: tuple[Tensor, ...],
+    head: Head,
+    chunk: int | None,
 ) -> Tensor:
-    if not (torch.is_grad_enabled() and inputs[0].requires_grad):
-        return torch.cat([function(*part) for part in _chunks(inputs, head, chunk)])
+    parts = _chunks((hidden, *others), head, chunk)
     if isinstance(head, nn.Module) and any(p.requires_grad for p in head.parameters()):
-        # The head is trained too: its gradient is a sum over positions.
-        parts = _chunks(inputs, head, chunk)
-        return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
-    return _ByPosition.apply(function, _chunks(inputs, head, chunk), inputs[0])
+        # The head's own gradient is a sum over positions.
+        def again(h: Tensor, *rest: Tensor) -> Tensor:
+            return _OfLogits.apply(function, _logits(head, h), *rest)
+
+        return torch.cat([checkpoint(again, *part, use_reentrant=False) for part in parts])
+    return _OfStates.apply(function, head, parts, hidden)
 
 
 def _chunks(inputs: tuple[Tensor, ...], head: Head, chunk: int | None) -> list[tuple[Tensor, ...]]:
@@ -202,26 +225,54 @@ def _chunks(inputs: tuple[Tensor, ...], head: Head, chunk: int | None) -> list[t
     return list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
 
 
-class _ByPosition(torch.autograd.Function):
+class _OfStates(torch.autograd.Function):
     """Values of positions, each with the gradient of its own hidden state."""
 
     @staticmethod
     def forward(
-        ctx: Any, function: Callable[..., Tensor], parts: list[tuple[Tensor, ...]], hidden: Tensor
+        ctx: Any,
+        function: Callable[..., _Found],
+        head: Head,
+        parts: list[tuple[Tensor, ...]],
+        hidden: Tensor,
     ) -> Tensor:
         values: list[Tensor] = []
         gradients: list[Tensor] = []
         for own, *others in parts:
+            if not hidden.requires_grad:
+                values.append(function(_logits(head, own), *others)[0])
+                continue
+            state = own.detach().requires_grad_()
             with torch.enable_grad():
-                state = own.detach().requires_grad_()
-                value = function(state, *others)
-                gradients += torch.autograd.grad(value.sum(), state)
-            values.append(value.detach())
-        ctx.save_for_backward(torch.cat(gradients))
+                logits = _logits(head, state)
+            value, slopes = function(logits.detach(), *others)
+            values.append(value)
+            gradients += torch.autograd.grad(logits, state, slopes)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, factors: Tensor) -> tuple[None, None, Tensor]:
+    def backward(ctx: Any, factors: Tensor) -> tuple[None, None, None, Tensor]:
         (gradients,) = ctx.saved_tensors
-        return None, None, (gradients * factors[:, None]).to(gradients.dtype)
+        return None, None, None, (gradients * factors[:, None]).to(gradients.dtype)
+
+
+class _OfLogits(torch.autograd.Function):
+    """The same, where the head is trained too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., _Found], logits: Tensor, *others: Tensor
+    ) -> Tensor:
+        values, slopes = function(logits.detach(), *others)
+        ctx.save_for_backward(slopes)
+        ctx.others = len(others)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return None, slopes * factors[:, None], *[None] * ctx.others
