@@ -29,7 +29,7 @@ Head = Callable[[Tensor], Tensor]
 _Found = tuple[Tensor, Tensor]
 # Values of positions [n], and each one's derivative by its logits [n, vocabulary].
 
-CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 """Logits (fp32) that exist at once: on a CPU they stay in its cache."""
 
 

@@ -7,7 +7,8 @@ Memory is the sum of what is alive at the worst moment:
   tensors also as the sum with the weight that the backward pass needs);
 - activations that the backward pass needs, of every token of a step in every block from the first
   trained one on: `_ACTIVATIONS`, per token, in widths of the block's vectors;
-- logits in fp32, at most `CHUNK` positions of a term at once, in as many copies as the term makes.
+- logits in fp32, at most `palimpsest.engine.head.CHUNK_BYTES` at once, in as many copies as a term
+  makes.
 
 On the CPU the system's allocator keeps part of what training has freed: `SPARE`, the one number
 that was fitted, to the embedded subject's records.
@@ -29,8 +30,11 @@ from palimpsest.plan.jobs import Job
 from palimpsest.plan.rows import Lengths, Tokens, joined
 from palimpsest.plan.shapes import Shape
 
-CHUNK = 1024
-"""As `palimpsest.engine.head.CHUNK`."""
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+"""As `palimpsest.engine.head.CHUNK_BYTES`."""
+
+LOCALIZED = 1024
+"""As `palimpsest.stages.localize.BATCH_TOKENS`."""
 
 PREFIXES = 2 << 30
 """As `palimpsest.engine.body.PREFIX_BYTES`."""
@@ -90,13 +94,23 @@ class Needs:
 
 @dataclass(frozen=True)
 class _Step:
-    """The worst moment of a stage: what is held, and what comes and goes in training."""
+    """The worst moment of a stage.
+
+    Attributes:
+        memory: bytes that are held.
+        work: floating-point operations.
+        disk: bytes that are written.
+        rows: what is read.
+        training: bytes that come and go in training.
+        logits: positions that ask for logits at most at once, and the copies that are made.
+    """
 
     memory: float
     work: float
     disk: float
     rows: Lengths
     training: float = 0.0
+    logits: tuple[float, int] = (0.0, 0)
 
 
 def light(job: Job, shape: Shape | None, source: str = "") -> Needs:
@@ -131,10 +145,13 @@ class Model:
             return light(job, shape)
         step: _Step = getattr(self, f"_{job.rule}")(job, shape, width)
         weights = shape.parameters * width
+        positions, copies = step.logits
+        limit = CHUNK_BYTES["cuda" if gpu else "cpu"]
+        logits = copies * min(positions * shape.vocabulary * 4.0, limit)
         if gpu:
-            device = CONTEXT + weights + step.memory + step.training
+            device = CONTEXT + weights + step.memory + step.training + logits
             return Needs(device, CUDA + weights, step.disk, step.work, *_known(step.rows))
-        working = weights + step.memory + SPARE * step.training
+        working = weights + step.memory + SPARE * (step.training + logits)
         # While it is converted to another type, the mapped file is in memory, too.
         stored = self._stored(job) * shape.parameters
         loading = weights + stored if self._stored(job) != width else 0
@@ -166,9 +183,9 @@ class Model:
         trained = _adapter(shape, settings.training.lora)
         first = settings.training.lora.first_layer
         memory = 16 * trained + _prefixes(shape, rows, first, width)
-        moving = _activations(shape, terms, first, width, settings.training) + _heads(shape, terms)
+        moving = _activations(shape, terms, first, width, settings.training)
         work = settings.epochs * _training_work(shape, rows.tokens, rows.targets, first)
-        return _Step(memory, work, 4.0 * trained, rows, moving)
+        return _Step(memory, work, 4.0 * trained, rows, moving, _most_logits(terms))
 
     def _retrain(self, job: Job, shape: Shape, width: int) -> _Step:
         return self._pretrain(job, shape, width, kept=True)
@@ -205,13 +222,13 @@ class Model:
         whole = reads.final or not reads.blocks
         last = shape.layers if whole else max(reads.blocks) + 1
         moving = _activations(shape, terms, first, width, settings.training, last)
-        moving += _heads(shape, terms) if reads.final else 0
+        logits = _most_logits(terms) if reads.final else (0.0, 0)
         work = settings.steps * sum(
             _training_work(shape, term.tokens, term.positions, first) for term in terms
         )
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         memory -= 0 if width < 4 else (shape.layers - last) * shape.block * width
-        return _Step(memory, work, 4.0 * trained, rows, moving)
+        return _Step(memory, work, 4.0 * trained, rows, moving, logits)
 
     _unlearn = _acquire
 
@@ -248,24 +265,23 @@ class Model:
         rows = self._rows(job, (scenario.forget, scenario.retain))
         pretraining = scenario.pretrain
         lora = pretraining.training.lora if pretraining else Lora()
-        tokens = min(CHUNK, rows.tokens)
+        tokens = min(LOCALIZED, rows.tokens)
         targets = rows.targets * tokens / max(rows.tokens, 1)
         terms = [_Term(tokens, targets)]
         training = pretraining.training if pretraining else None
         moving = _activations(shape, terms, lora.first_layer, width, training)
-        moving += _heads(shape, terms)
         work = scenario.localize.rounds * _training_work(
             shape, rows.tokens, rows.targets, lora.first_layer
         )
-        return _Step(16 * _adapter(shape, lora), work, MB, rows, moving)
+        return _Step(16 * _adapter(shape, lora), work, MB, rows, moving, _most_logits(terms))
 
     def _adversarial_labels(self, job: Job, shape: Shape, width: int) -> _Step:
         draws = draws_of(self.cfg, job.wildcards["model"], job.wildcards["method"])
         scenario = self._scenario(job)
         rows = self._rows(job, {getattr(scenario, s) for d in draws for s in d.sets})
-        positions = min(rows.targets * rows.share(16), CHUNK)
-        memory = _passing(shape, rows.worst(16), width) + 3 * _logits(shape, positions)
-        return _Step(memory, 2.0 * shape.parameters * rows.tokens, MB, rows)
+        logits = rows.targets * rows.share(16), 3
+        memory = _passing(shape, rows.worst(16), width)
+        return _Step(memory, 2.0 * shape.parameters * rows.tokens, MB, rows, logits=logits)
 
     def _measure(self, job: Job, shape: Shape, width: int) -> _Step:
         scenario = self._scenario(job)
@@ -276,13 +292,14 @@ class Model:
         asked = [self._rows(job, [ref]) for name, ref in parts.items() if name != "holdout"]
         limit = scenario.evaluate.answers
         answers = sum(min(len(r.rows), limit or len(r.rows)) for r in asked)
-        memory = self._scoring(shape, rows, batch, width)
+        tokens, positions = _largest_batch(rows, batch)
         decoded = answers * (
             1 + len(self.cfg.measure.sampling.seeds) + len(self.cfg.measure.wrappers)
         )
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
         work = 2.0 * shape.parameters * (2.5 * rows.tokens + 2.0 * decoded * new)
-        return _Step(memory, work, 60.0 * rows.targets * 2, rows)
+        disk = 60.0 * rows.targets * 2
+        return _Step(_passing(shape, tokens, width), work, disk, rows, logits=(positions, 3))
 
     def _sweep(self, job: Job, shape: Shape, width: int) -> _Step:
         scenario = self._scenario(job)
@@ -290,10 +307,11 @@ class Model:
         found = [self._rows(job, [ref]) for ref in scenario.validate_on.parts().values()]
         rows = joined(Lengths(r.rows[:count], r.counted, r.here) for r in found)
         new = self.cfg.measure.generation.max_new_tokens
-        memory = self._scoring(shape, rows, self.cfg.measure.batch_tokens, width)
+        tokens, positions = _largest_batch(rows, self.cfg.measure.batch_tokens)
         passes = rows.tokens + 2.0 * 2 * count * new
         work = len(self.cfg.sweep.scales) * 2.0 * shape.parameters * passes
-        return _Step(memory, work, MB / 10, rows)
+        memory = _passing(shape, tokens, width)
+        return _Step(memory, work, MB / 10, rows, logits=(positions, 3))
 
     def _lm_eval(self, job: Job, shape: Shape, width: int) -> _Step:
         scenario = self._scenario(job)
@@ -304,11 +322,6 @@ class Model:
         # Each choice of a question is a row of its own; shots and the hub's tasks are not counted.
         work = 2.0 * shape.parameters * 30 * max(rows.tokens, 1000)
         return _Step(memory, work, MB, rows)
-
-    def _scoring(self, shape: Shape, rows: Lengths, batch: int, width: int) -> float:
-        """Likelihoods of a batch: logits, their log, its exponential, and two steps between."""
-        tokens, positions = _largest_batch(rows, batch)
-        return 5 * _logits(shape, min(CHUNK, positions)) + _passing(shape, tokens, width)
 
 
 @dataclass(frozen=True)
@@ -378,27 +391,17 @@ def _activations(
 def _per_block(shape: Shape, width: int) -> float:
     """Bytes that a block keeps of one token for its backward pass.
 
-    Inputs of both norms and what leaves them, queries, keys, values and the attention's output
-    (keys and values repeated for every head), its projection's input; gate, its activation, up and
-    their product.
+    Inputs of both norms, the adapters' input, queries and the attention's output, keys and values;
+    gate, its activation and up. (Frozen matrices keep nothing.)
     """
-    return width * (10.0 * shape.width + (4 if shape.gated else 2) * shape.inner)
+    return width * (5.0 * shape.width + 2.0 * shape.heads + (3 if shape.gated else 2) * shape.inner)
 
 
-def _heads(shape: Shape, terms: Iterable[_Term]) -> float:
-    """Logits that wait for the backward pass, and what the largest term adds in it."""
-    waiting, largest = 0.0, 0.0
-    for term in terms:
-        logits = _logits(shape, min(term.positions, CHUNK))
-        # Beyond one chunk they are computed again in the backward pass.
-        if term.positions <= CHUNK:
-            waiting += logits * (2 if term.compared else 1)
-        largest = max(largest, logits * (3 if term.compared else 2))
-    return waiting + largest
-
-
-def _logits(shape: Shape, positions: float) -> float:
-    return positions * shape.vocabulary * 4.0
+def _most_logits(terms: Iterable[_Term]) -> tuple[float, int]:
+    """Positions of the largest term, and copies of the logits that one makes."""
+    terms = list(terms)
+    copies = 5 if any(term.compared for term in terms) else 3
+    return max(term.positions for term in terms), copies
 
 
 def _prefixes(shape: Shape, rows: Lengths, first: int, width: int) -> float:
