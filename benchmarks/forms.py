@@ -15,7 +15,7 @@ from palimpsest.config.training import Optimizer
 from palimpsest.engine.body import FINAL, Body
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
-from palimpsest.engine.train import Job, Loss, train
+from palimpsest.engine.train import Job, Loss, first_values, train
 
 WARM_UP = -1
 """Number of the repeat that does not count; a form may take less work for it."""
@@ -102,7 +102,7 @@ def trained_by_us(
         lines = [json.loads(line) for line in train(job).read_text(encoding="utf-8").splitlines()]
         return Done(sum(line["tokens"] for line in lines), lines[0]["terms"])
 
-    return Form(run, facts=facts or {})
+    return Form(run, restoring(weights), facts or {})
 
 
 def trained_plainly(
@@ -123,4 +123,16 @@ def trained_plainly(
         tokens = sum(len(row) for rows in drawn.values() for row in rows)
         return Done(tokens, {name: term.item() for name, term in found.items()})
 
-    return Form(run)
+    return Form(run, restoring(weights))
+
+
+def restoring(weights: Mapping[str, Tensor]) -> Callable[[], None]:
+    """A function that gives the weights their present values again: every repeat begins alike."""
+    first = first_values(weights)
+
+    def restore() -> None:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(first[name])
+
+    return restore

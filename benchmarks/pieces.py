@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from forms import WARM_UP, Done, Form
 from large_model import Folders, large_model
@@ -23,7 +23,6 @@ from palimpsest.engine.rows import Row
 from palimpsest.metrics.membership import zlib_logprob
 from palimpsest.metrics.teacher_forced import teacher_forced
 from palimpsest.model.base import ordinary_tokens
-from palimpsest.model.lora import add_trainable
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.measure import likelihood, lines_of
 from palimpsest.stages.merge import merge
@@ -32,7 +31,16 @@ from plain import generate as plain_generate
 from plain import localize as plain_localize
 from plain import metrics as plain_metrics
 from plain import negate as plain_negate
-from steps import lora_step, npo_ours, npo_plain, rmu_ours, rmu_plain, sku_ours, sku_plain
+from steps import (
+    lora_step,
+    npo_ours,
+    npo_plain,
+    rmu_ours,
+    rmu_plain,
+    sku_ours,
+    sku_plain,
+    with_lora,
+)
 from work import Work, long_pairs, private_pairs, short_pairs
 
 Make = Callable[[Work], Form]
@@ -47,12 +55,14 @@ class Piece:
         forms: name -> how a form is made.
         sizes: sizes that each form is asked for in turn.
         pairs: most repeats (None: as many as asked for).
+        one_by_one: its forms may not be made at the same time.
     """
 
     title: str
     forms: Mapping[str, Make]
     sizes: Sequence[str] = ("",)
     pairs: int | None = None
+    one_by_one: bool = False
 
 
 def native_bf16() -> bool:
@@ -73,17 +83,6 @@ EVERY_LINEAR = Lora(
 )
 
 
-def _taught(work: Work, dtype: str) -> tuple[Any, dict[str, Tensor]]:
-    # A subject's adapter: B is not zero, or the gradients of A were.
-    model, weights = add_trainable(work.load(dtype), EVERY_LINEAR, "subject", seed=0)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in weights.items():
-            if "lora_B" in name:
-                weight.copy_(0.01 * torch.randn(weight.shape, generator=random))
-    return model.get_base_model(), weights
-
-
 def _copies(work: Work, repeat: int) -> dict[str, list[Row]]:
     settings = Localization(rounds=1 if repeat == WARM_UP else 3, seed=repeat - WARM_UP)
     ordinary = ordinary_tokens(work.tokenizer)
@@ -96,7 +95,7 @@ def _copies(work: Work, repeat: int) -> dict[str, list[Row]]:
 
 def localize_plain(work: Work) -> Form:
     """One row at a time, padded to 500."""
-    model, weights = _taught(work, "float32")
+    model, weights = with_lora(work.load("float32"), EVERY_LINEAR, "subject")
 
     def run(repeat: int, _: str) -> Done:
         copies = _copies(work, repeat)
@@ -113,7 +112,7 @@ def localize_plain(work: Work) -> Form:
 
 def localize_ours(work: Work) -> Form:
     """The stage ``localize``."""
-    model, weights = _taught(work, "auto")
+    model, weights = with_lora(work.load("auto"), EVERY_LINEAR, "subject")
     body = Body(model)
 
     def run(repeat: int, _: str) -> Done:
@@ -269,11 +268,8 @@ ROWS_OF_A_PRODUCT = 1024
 
 def products(work: Work, dtype: torch.dtype, shapes: str) -> Form:
     """Matrix products: those of one block of the model over 1,024 tokens, or one large square."""
-    model = work.load("float32")
-    block = model.get_decoder().layers[0]  # type: ignore[operator]
     if shapes == "model":
-        matrices = [m.weight for m in block.modules() if isinstance(m, torch.nn.Linear)]
-        sides = [(ROWS_OF_A_PRODUCT, w.shape[1], w.shape[0]) for w in matrices]
+        sides = [(ROWS_OF_A_PRODUCT, inputs, outputs) for inputs, outputs in _block_shapes(work)]
     else:
         sides = [(2048, 2048, 2048)]
     pairs = [
@@ -295,6 +291,16 @@ def products(work: Work, dtype: torch.dtype, shapes: str) -> Form:
         return Done(0)
 
     return Form(run, facts={"gflop": gflop})
+
+
+def _block_shapes(work: Work) -> list[tuple[int, int]]:
+    """Inputs and outputs of every linear module of one block."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(work.base))
+    block = model.get_decoder().layers[0]
+    return [
+        (m.in_features, m.out_features) for m in block.modules() if isinstance(m, torch.nn.Linear)
+    ]
 
 
 def _gemm(dtype: torch.dtype) -> dict[str, Make]:
@@ -323,8 +329,12 @@ def pieces() -> dict[str, Piece]:
             {"plain": lambda w: sku_plain(w, 1, "float32"), "ours": lambda w: sku_ours(w, 1)},
         ),
         "npo": Piece(
-            "NPO-shaped step with reference: 4 forget + 4 retain rows",
-            {"plain": npo_plain, "ours": npo_ours},
+            "NPO-shaped step with reference: 4 answers to forget, 4 questions to keep",
+            {"plain": lambda w: npo_plain(w, True), "ours": lambda w: npo_ours(w, True)},
+        ),
+        "npo-short": Piece(
+            "the same with questions on both sides",
+            {"plain": lambda w: npo_plain(w, False), "ours": lambda w: npo_ours(w, False)},
         ),
         "localize": Piece(
             f"MemFlex localization: {SAMPLE} + {SAMPLE} private rows, 3 rounds",
@@ -352,6 +362,7 @@ def pieces() -> dict[str, Piece]:
                 "copy": lambda w: _negation(w, _copy),
             },
             pairs=3,
+            one_by_one=True,
         ),
         "metrics": Piece(
             "teacher-forced metrics: 7 of them over 32 rows",

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def arguments() -> argparse.Namespace:
         "--pieces",
         nargs="+",
         metavar="NAME",
-        help="sku-k5, sku-k1, npo, localize, rmu, negate, metrics, generate, machine, growth "
-        "(default: all)",
+        help="sku-k5, sku-k1, npo, npo-short, localize, rmu, negate, metrics, generate, machine, "
+        "growth (default: all)",
     )
     parser.add_argument(
         "--pairs",
@@ -113,10 +113,14 @@ def timed(
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         workers = {}
+        facts = {}
+        note(f"{label}  loads {', '.join(piece.forms)}")
         for form in piece.forms:
-            note(f"{label}  {form}: loads")
             workers[form] = stack.enter_context(worker(name, form, scratch))
-        facts = {form: dict(started.facts) for form, started in workers.items()}
+            if piece.one_by_one:
+                facts[form] = workers[form].read()
+        for form in piece.forms.keys() - facts.keys():
+            facts[form] = workers[form].read()
         for form, asked in workers.items():
             note(f"{label}  {form}: warms up")
             asked.ask(WARM_UP, piece.sizes[0])
@@ -148,16 +152,16 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[str], log: Path, what: str) -> None:
         self._process, self._log, self._what = process, log, what
-        self.facts: Mapping[str, Any] = self._read()
 
     def ask(self, repeat: int, size: str) -> dict[str, Any]:
         """One run of the form."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps([repeat, size]) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        return self.read()
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
+        """What the form says next; first of all, facts about itself."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:

@@ -28,14 +28,21 @@ from work import Work, long_pairs, short_pairs
 
 TRAINING = Training(optimizer=OptimizerSettings(learning_rate=RATE))
 LORA = Lora(rank=32, alpha=16, targets=["q_proj", "v_proj"])
+Tensors = dict[str, Tensor]
 POOL = 48
 """Rows that a piece draws from."""
 BETA = 0.1
 
 
-def with_lora(model: Any) -> tuple[Any, dict[str, Tensor]]:
-    """The model with a fresh adapter on q and v of every block, and the trained tensors."""
-    peft_model, weights = add_trainable(model, LORA, "unlearned", seed=0)
+def with_lora(model: Any, lora: Lora = LORA, name: str = "unlearned") -> tuple[Any, Tensors]:
+    """The model with an adapter that is no longer fresh, and the trained tensors."""
+    peft_model, weights = add_trainable(model, lora, name, seed=0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, weight in weights.items():
+            # While B is 0, A has no gradient and the model is still its reference.
+            if "lora_B" in key:
+                weight.copy_(0.01 * torch.randn(weight.shape, generator=random))
     return peft_model.get_base_model(), weights
 
 
@@ -111,30 +118,31 @@ def sku_ours(work: Work, k: int) -> Form:
     )
 
 
-# NPO: 4 rows to forget, 4 to keep, of TruthfulQA's length.
+# NPO: 4 rows to forget, 4 questions of TruthfulQA to keep.
 
 
-def npo_batch(work: Work) -> Batch:
-    """Rows of a step."""
-    rows = work.rows(short_pairs(2 * POOL), "question")
-    return Batch({"forget": 4, "retain": 4}, {"forget": rows[:POOL], "retain": rows[POOL:]})
+def npo_batch(work: Work, long: bool) -> Batch:
+    """Rows of a step; those to forget are as long as PKU-SafeRLHF's, or questions, too."""
+    questions = work.rows(short_pairs(2 * POOL), "question")
+    forget = work.rows(long_pairs(POOL), "answer") if long else questions[:POOL]
+    return Batch({"forget": 4, "retain": 4}, {"forget": forget, "retain": questions[POOL:]})
 
 
-def npo_plain(work: Work) -> Form:
+def npo_plain(work: Work, long: bool) -> Form:
     """A second whole model in every step."""
     reference = work.load("float32")
     model, weights = with_lora(work.load("float32"))
     pad = work.tokenizer.pad_token_id
     return trained_plainly(
         weights,
-        npo_batch(work),
+        npo_batch(work, long),
         lambda drawn: plain_npo.step(model, reference, drawn["forget"], drawn["retain"], BETA, pad),
     )
 
 
-def npo_ours(work: Work) -> Form:
+def npo_ours(work: Work, long: bool) -> Form:
     """On the engine: the reference's costs of whole answers are computed once."""
-    batch, model = npo_batch(work), work.load("auto")
+    batch, model = npo_batch(work, long), work.load("auto")
     before = sequence_costs_once(Body(model), batch.parts["forget"])
     network, weights = with_lora(model)
     body = Body(network)
