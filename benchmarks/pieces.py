@@ -225,7 +225,7 @@ def all_metrics(
 
 # Greedy answers.
 
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 
 
 def _prompts(work: Work) -> list[Row]:
@@ -339,7 +339,7 @@ def pieces() -> dict[str, Piece]:
         "localize": Piece(
             f"MemFlex localization: {SAMPLE} + {SAMPLE} private rows, 3 rounds",
             {"plain": localize_plain, "ours": localize_ours},
-            pairs=3,
+            pairs=2,
         ),
         "rmu": Piece(
             "RMU step: 4 + 4 rows, block 7, weights of blocks 5 to 7",
@@ -367,7 +367,7 @@ def pieces() -> dict[str, Piece]:
         "metrics": Piece(
             "teacher-forced metrics: 7 of them over 32 rows",
             {"plain": metrics_plain, "ours": metrics_ours},
-            pairs=3,
+            pairs=2,
         ),
         "generate": Piece(
             f"greedy generation: 64 prompts, at most {NEW_TOKENS} tokens",
@@ -386,6 +386,6 @@ def pieces() -> dict[str, Piece]:
             "growth: 1, 2, 4 times the rows of an SKU step (K=1), and 1, 2, 4 steps",
             {"ours": lambda w: sku_ours(w, 1)},
             ("rows 1", "rows 2", "rows 4", "steps 1", "steps 2", "steps 4"),
-            pairs=3,
+            pairs=2,
         ),
     }

@@ -123,7 +123,8 @@ def timed(
             facts[form] = workers[form].read()
         for form, asked in workers.items():
             note(f"{label}  {form}: warms up")
-            asked.ask(WARM_UP, piece.sizes[0])
+            said = asked.ask(WARM_UP, piece.sizes[0])
+            facts[form]["products_gflop"] = said["products_gflop"]
         for repeat in range(pairs):
             for size in piece.sizes:
                 for form, asked in workers.items():

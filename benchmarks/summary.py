@@ -16,7 +16,8 @@ from timings import COLUMNS, Timings
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
-HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "to reach", "reached", "CUDA"]
+HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "in products"]
+HEAD += ["to reach", "reached", "CUDA"]
 
 
 class Record:
@@ -86,13 +87,14 @@ def markdown(lines: Iterable[Any], timings: Timings) -> str:
             line.ours,
             line.ratio,
             line.cpu_ratio,
+            line.products,
             line.target,
             line.reached,
             "not measured",
         ]
         for line in lines
     ]
-    rule = ["---", "---:", "---:", "---:", "---:", "---:", "---", "---"]
+    rule = ["---", *["---:"] * 6, "---", "---"]
     table = "".join(f"| {' | '.join(row)} |\n" for row in [HEAD, rule, *cells])
     return f"{table}\n{described(timings)}"
 

@@ -21,6 +21,8 @@ class Line:
         ours: the same of ours.
         ratio: plain / ours.
         cpu_ratio: the same of the processor's seconds.
+        products: the same of the operations in matrix products: what is left if all of them ran
+            at one rate, and nothing else took time.
         target: what is to be reached.
         reached: yes, no, or why nobody knows.
         factor: the ratio as a number, where it is one of times.
@@ -32,6 +34,7 @@ class Line:
     ours: str = ""
     ratio: str = ""
     cpu_ratio: str = ""
+    products: str = ""
     target: str = ""
     reached: str = NOT_MEASURED
     factor: Spread | None = None
@@ -73,11 +76,19 @@ def _faster(
         _cost(t, *below),
         f"{factor.text()}x",
         f"{figure(t.ratio('cpu_s', above, below).median)}x",
+        _products(t, above, below),
         target,
         _yes(factor.median >= wanted),
         factor,
         wanted,
     )
+
+
+def _products(t: Timings, above: tuple[str, str], below: tuple[str, str]) -> str:
+    counted = [
+        t.facts["forms"][piece][form].get("products_gflop") for piece, form in (above, below)
+    ]
+    return f"{figure(counted[0] / counted[1])}x" if all(counted) else ""
 
 
 def _cost(t: Timings, piece: str, form: str) -> str:
@@ -119,6 +130,7 @@ def _sku(t: Timings) -> Iterator[Line]:
             _cost(t, "sku-k1", "ours"),
             f"{factor.text()}x",
             f"{figure(cpu.median)}x",
+            _products(t, ("sku-k1", "plain"), ("sku-k1", "ours")),
             "-",
             "-",
             factor,
@@ -168,8 +180,8 @@ def _negation(t: Timings) -> Iterator[Line]:
             f"{t.seconds('negate', form).text()} s; copy {copied.text()} s: {beside.text()}x",
             f"{factor.text()}x",
             f"{figure(cpu.median)}x",
-            time[1],
-            _yes(beside.median <= 1.3),
+            target=time[1],
+            reached=_yes(beside.median <= 1.3),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from forms import Form
+from forms import WARM_UP, Form
 from palimpsest.errors import run_cli
 from pieces import pieces
 from work import Work
@@ -37,7 +39,10 @@ def timed(form: Form, repeat: int, size: str) -> dict[str, Any]:
     rest = resident_mb()
     reset_peak()
     began, spent = time.perf_counter(), cpu_seconds()
-    done = form.run(repeat, size)
+    # Counting slows a form down, so it is done where the time does not count.
+    counted = FlopCounterMode(display=False) if repeat == WARM_UP else None
+    with counted or contextlib.nullcontext():
+        done = form.run(repeat, size)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter() - began, cpu_seconds() - spent
@@ -47,6 +52,7 @@ def timed(form: Form, repeat: int, size: str) -> dict[str, Any]:
         "peak_mb": peak_mb(),
         "rest_mb": rest,
         "tokens": done.tokens,
+        "products_gflop": counted.get_total_flops() / 1e9 if counted else None,
         "values": done.values,
     }
 
