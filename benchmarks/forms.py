@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,7 @@ def trained_by_us(
             folder=folder,
             fingerprint="",
             reads=reads,
+            checkpoint_seconds=math.inf,  # the next repeat would go on where this one ended
         )
         lines = [json.loads(line) for line in train(job).read_text(encoding="utf-8").splitlines()]
         return Done(sum(line["tokens"] for line in lines), lines[0]["terms"])
