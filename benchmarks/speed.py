@@ -132,7 +132,6 @@ def timed(
                     note(f"{label}  {form} {size} {repeat + 1}/{pairs}: {said['wall_s']:.3g} s")
                     if repeat == 0 and size == piece.sizes[0]:
                         facts[form]["values"] = said["values"]
-                    facts[form]["rest_mb"] = round(said["rest_mb"], 1)
                     rows.append(
                         {
                             "piece": name,

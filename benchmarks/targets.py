@@ -106,8 +106,8 @@ def _sku(t: Timings) -> Iterator[Line]:
         plain, ours = (t.peak("sku-k5", form) for form in ("plain", "ours"))
         yield Line(
             title,
-            f"{plain / 1000:.2f} GB (at rest {t.fact('sku-k5', 'plain', 'rest_mb') / 1000:.2f})",
-            f"{ours / 1000:.2f} GB (at rest {t.fact('sku-k5', 'ours', 'rest_mb') / 1000:.2f})",
+            f"{plain / 1000:.2f} GB (loaded {t.fact('sku-k5', 'plain', 'loaded_mb') / 1000:.2f})",
+            f"{ours / 1000:.2f} GB (loaded {t.fact('sku-k5', 'ours', 'loaded_mb') / 1000:.2f})",
             f"ours / plain {ours / plain:.2f}x",
             target=target,
             reached=_yes(ours <= 0.3 * plain),
@@ -158,7 +158,7 @@ def _negation(t: Timings) -> Iterator[Line]:
         return
     largest = t.fact("negate", "ours", "largest_mb")
     added = {
-        form: t.peak("negate", form) - t.fact("negate", form, "rest_mb")
+        form: t.peak("negate", form) - t.fact("negate", form, "loaded_mb")
         for form in ("plain", "ours", "merge")
     }
     copied = t.seconds("negate", "copy")
