@@ -2,11 +2,12 @@
 # make test   everything that CI checks
 # make chaos  kills, cuts and deletes during the embedded chain; it must end as if nothing happened
 # make results  the tables of docs/results.md, from the published KnowUnDo privacy set and TruthfulQA
+# make bench  speed beside plain forms of the same work: docs/performance.md (12 minutes, 2 cores)
 # make slurm  adds what runs the stages as SLURM jobs (docs/cluster.md)
 # make lint   formatters, linters and the type checker alone
 # make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results slurm lint lock clean distclean
+.PHONY: help run test chaos results bench slurm lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -56,6 +57,11 @@ CHAOS ?= smollm2-135m
 chaos: .venv/.installed
 	PALIMPSEST_CHAOS=$(CHAOS) python -m pytest -s tests/workflow/test_chaos.py -k embedded
 
+# BENCH is passed on, e.g. make bench BENCH="--pieces sku-k5 rmu --pairs 3".
+bench: .venv/.installed
+	snakemake resources/models/smollm2-135m/manifest.json --cores all
+	python benchmarks/speed.py $(BENCH)
+
 slurm: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/slurm.lock
 
@@ -74,7 +80,8 @@ lock: .venv/.installed
 	mv .lock.tmp envs/requirements.lock
 
 clean:
-	rm -rf results logs benchmarks .snakemake
+	rm -rf results logs .snakemake
+	find benchmarks -mindepth 1 -maxdepth 1 ! -name '*.py' ! -name plain -exec rm -rf {} +
 
 distclean: clean
 	rm -rf .venv resources/models resources/datasets resources/tokens resources/hub resources/downloads

@@ -2,7 +2,6 @@
 #
 #   snakemake results/smollm2-135m/sku/eval.json --cores all     one result (options after the target)
 #   snakemake --cores all                                        everything that the report shows
-#   snakemake -n --cores all                                     what would run
 import sys
 
 from snakemake.utils import min_version
@@ -54,6 +53,7 @@ include: "workflow/rules/judge.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/bench.smk"
 
 
 remember_signatures(workflow.rules)

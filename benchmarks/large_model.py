@@ -1,0 +1,99 @@
+"""A sharded 1 GB model with random weights, and what training it whole would have left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from palimpsest.io.atomic import write_json
+from palimpsest.io.manifest import write_manifest
+from palimpsest.model.delta import WEIGHTS
+from palimpsest.stages.negate import negate
+
+WIDTH, INNER, VOCABULARY, BLOCKS = 1024, 2752, 32000, 17
+SHARDS = 4
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the model's files are.
+
+    Attributes:
+        base: the original, in shards, as the stage ``download_model`` leaves it.
+        trained: the same after training, in shards.
+        acquired: its difference from the original, as the stage ``acquire`` leaves it.
+        negated: the unlearned model, as the stage ``negate`` leaves it.
+        subject: a subject without an adapter.
+        largest: bytes of the largest tensor.
+        total: bytes of the whole model.
+    """
+
+    base: Path
+    trained: Path
+    acquired: Path
+    negated: Path
+    subject: Path
+    largest: int
+    total: int
+
+
+def shapes(blocks: int = BLOCKS, width: int = WIDTH) -> dict[str, tuple[int, int]]:
+    """Name -> shape of every tensor, as a Llama has them."""
+    inner, found = width * INNER // WIDTH, {"model.embed_tokens.weight": (VOCABULARY, width)}
+    for i in range(blocks):
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            found[f"model.layers.{i}.self_attn.{name}.weight"] = (width, width)
+        for name in ("gate_proj", "up_proj"):
+            found[f"model.layers.{i}.mlp.{name}.weight"] = (inner, width)
+        found[f"model.layers.{i}.mlp.down_proj.weight"] = (width, inner)
+    return found
+
+
+def large_model(folder: Path, blocks: int = BLOCKS, width: int = WIDTH) -> Folders:
+    """Write the model into `folder`, unless it is there."""
+    sides = {name: 4 * rows * columns for name, (rows, columns) in shapes(blocks, width).items()}
+    found = Folders(
+        *(folder / name for name in ("base", "trained", "acquired", "negated", "subject")),
+        largest=max(sides.values()),
+        total=sum(sides.values()),
+    )
+    if not (folder / "complete").exists():
+        _write(found, blocks, width)
+        (folder / "complete").touch()
+    return found
+
+
+def _write(found: Folders, blocks: int, width: int) -> None:
+    for path in (found.base, found.trained, found.acquired, found.subject):
+        path.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    differences: dict[str, Tensor] = {}
+    random = torch.Generator().manual_seed(0)
+    for file, names in _shards(blocks, width):
+        before = {name: 0.02 * torch.randn(shape, generator=random) for name, shape in names}
+        change = {name: 1e-3 * torch.randn(shape, generator=random) for name, shape in names}
+        save_file(before, found.base / file, metadata={"format": "pt"})
+        save_file({n: before[n] + change[n] for n in before}, found.trained / file)
+        differences |= change
+        files |= dict.fromkeys(before, file)
+    save_file(differences, found.acquired / WEIGHTS, metadata={"format": "pt"})
+    write_json(found.base / "config.json", {"tie_word_embeddings": False})
+    index = "model.safetensors.index.json"
+    write_json(found.base / index, {"metadata": {"total_size": found.total}, "weight_map": files})
+    write_manifest(found.base, sorted({*files.values(), index, "config.json"}))
+    trained = sum(tensor.numel() for tensor in differences.values())
+    write_manifest(found.acquired, [WEIGHTS], trained_parameters=trained)
+    write_manifest(found.subject, [])
+    negate({"scale": 1.0}, found.base, found.subject, found.acquired, found.negated)
+
+
+def _shards(blocks: int, width: int) -> Iterator[tuple[str, list[tuple[str, tuple[int, int]]]]]:
+    every = list(shapes(blocks, width).items())
+    for i in range(SHARDS):
+        part = every[i * len(every) // SHARDS : (i + 1) * len(every) // SHARDS]
+        yield f"model-{i + 1:05d}-of-{SHARDS:05d}.safetensors", part

@@ -1,0 +1,302 @@
+"""Training pieces: each in the plain form and in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forms import RATE, Batch, Form, trained_by_us, trained_plainly
+from palimpsest.config.training import Lora, Training
+from palimpsest.config.training import Optimizer as OptimizerSettings
+from palimpsest.engine.body import Body
+from palimpsest.engine.rows import Row
+from palimpsest.engine.stream import Stream
+from palimpsest.engine.train import Job, first_values, run
+from palimpsest.model.delta import add_deltas
+from palimpsest.model.lora import add_trainable
+from palimpsest.objectives import finetune, rmu, sku
+from palimpsest.objectives.means import mean
+from plain import npo as plain_npo
+from plain import rmu as plain_rmu
+from plain import sku as plain_sku
+from work import Work, long_pairs, short_pairs
+
+TRAINING = Training(optimizer=OptimizerSettings(learning_rate=RATE))
+LORA = Lora(rank=32, alpha=16, targets=["q_proj", "v_proj"])
+Tensors = dict[str, Tensor]
+POOL = 48
+"""Rows that a piece draws from."""
+BETA = 0.1
+
+
+def with_lora(model: Any, lora: Lora = LORA, name: str = "unlearned") -> tuple[Any, Tensors]:
+    """The model with an adapter that is no longer fresh, and the trained tensors."""
+    peft_model, weights = add_trainable(model, lora, name, seed=0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, weight in weights.items():
+            # While B is 0, A has no gradient and the model is still its reference.
+            if "lora_B" in key:
+                weight.copy_(0.01 * torch.randn(weight.shape, generator=random))
+    return peft_model.get_base_model(), weights
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Numbers in a model without what was added to it."""
+    return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+
+
+@torch.no_grad()
+def states(body: Body, rows: Sequence[Row]) -> list[Tensor]:
+    """Final hidden states of each row, computed by itself."""
+    return [body.hidden([row])[0] for row in rows]
+
+
+# SKU, stage 1: 2 forget rows, their prompts with K answers of others, 2 ordinary rows.
+
+
+def sku_settings(k: int) -> sku.Settings:
+    """The published weights and sign."""
+    return sku.Settings(
+        algorithm="sku",
+        steps=1,
+        rows={"forget": 2, "retain": 2},
+        random_answers=k,
+        training=TRAINING,
+    )
+
+
+def sku_batch(work: Work, k: int) -> Batch:
+    """Rows of a step."""
+    forget = work.rows(long_pairs(POOL), "forget")
+    retain = work.rows(short_pairs(POOL), "retain")
+    sizes = {"forget": 2, "random": 2 * k, "retain": 2}
+    return Batch(sizes, {"forget": forget, "retain": retain}, {"random": forget})
+
+
+def sku_plain(work: Work, k: int, dtype: str) -> Form:
+    """Two whole models."""
+    batch, settings = sku_batch(work, k), sku_settings(k)
+    reference = work.load(dtype)
+    model, weights = with_lora(work.load(dtype))
+    by_id = {row.id: row for row in batch.parts["forget"]}
+
+    def terms(drawn: Mapping[str, Sequence[Row]]) -> dict[str, Tensor]:
+        others = [by_id[row.id.split("+")[1]] for row in drawn["random"]]
+        answers = [others[i : i + k] for i in range(0, len(others), k)]
+        return plain_sku.step(
+            model, reference, work.tokenizer, drawn["forget"], answers, drawn["retain"], settings
+        )
+
+    return trained_plainly(weights, batch, terms)
+
+
+def sku_ours(work: Work, k: int) -> Form:
+    """The stage ``acquire``: one model, the reference's states from the stage ``reference``."""
+    batch, settings = sku_batch(work, k), sku_settings(k)
+    model = work.load("auto")
+    rows = batch.parts["retain"]
+    known = [
+        replace(row, reference=state)
+        for row, state in zip(rows, states(Body(model), rows), strict=True)
+    ]
+    batch = replace(batch, parts={**batch.parts, "retain": known})
+    network, weights = with_lora(model)
+    body = Body(network)
+    return trained_by_us(
+        lambda: body,
+        weights,
+        batch,
+        lambda streams: sku.loss(streams, settings),
+        work.scratch / f"sku-k{k}",
+        sku.reads(settings),
+    )
+
+
+# NPO: 4 rows to forget, 4 questions of TruthfulQA to keep.
+
+
+def npo_batch(work: Work, long: bool) -> Batch:
+    """Rows of a step; those to forget are as long as PKU-SafeRLHF's, or questions, too."""
+    questions = work.rows(short_pairs(2 * POOL), "question")
+    forget = work.rows(long_pairs(POOL), "answer") if long else questions[:POOL]
+    return Batch({"forget": 4, "retain": 4}, {"forget": forget, "retain": questions[POOL:]})
+
+
+def npo_plain(work: Work, long: bool) -> Form:
+    """A second whole model in every step."""
+    reference = work.load("float32")
+    model, weights = with_lora(work.load("float32"))
+    pad = work.tokenizer.pad_token_id
+    return trained_plainly(
+        weights,
+        npo_batch(work, long),
+        lambda drawn: plain_npo.step(model, reference, drawn["forget"], drawn["retain"], BETA, pad),
+    )
+
+
+def npo_ours(work: Work, long: bool) -> Form:
+    """On the engine: the reference's costs of whole answers are computed once."""
+    batch, model = npo_batch(work, long), work.load("auto")
+    before = sequence_costs_once(Body(model), batch.parts["forget"])
+    network, weights = with_lora(model)
+    body = Body(network)
+    return trained_by_us(
+        lambda: body,
+        weights,
+        batch,
+        lambda streams: npo_loss(streams, before, BETA),
+        work.scratch / "npo",
+    )
+
+
+def sequence_costs_once(body: Body, rows: Sequence[Row]) -> dict[Row, Tensor]:
+    """Row -> cost of its whole answer under the untrained model, nats."""
+    found = {}
+    with torch.no_grad():
+        for row in rows:
+            stream = Stream([row], body.hidden([row]), body.head)
+            found[row] = stream.nll()[0] * len(row.response)
+    return found
+
+
+def npo_loss(
+    streams: Mapping[str, Stream], before: Mapping[Row, Tensor], beta: float
+) -> dict[str, Tensor]:
+    """``-2/beta mean log sigmoid(beta (S - S_ref))``, and the mean cost of the retain tokens."""
+    forget = streams["forget"]
+    costs = forget.nll()
+    counts = costs.new_tensor([len(row.response) for row in forget.rows])
+    known = torch.stack([before[row] for row in forget.rows]).to(costs)
+    return {
+        "forget": -2 / beta * F.logsigmoid(beta * (costs * counts - known)).mean(),
+        "retain": mean(streams["retain"].token_nll()),
+    }
+
+
+# RMU: 4 rows to forget, 4 to keep; block 7 is read, the down-projections of 5 to 7 are trained.
+
+RMU_WEIGHTS = r"model\.layers\.(5|6|7)\.mlp\.down_proj\.weight"
+
+
+def rmu_settings() -> rmu.Settings:
+    """The published layer, weight and coefficient."""
+    return rmu.Settings(
+        algorithm="rmu",
+        steps=1,
+        rows={"forget": 4, "retain": 4},
+        layer=7,
+        alpha=1200.0,
+        coefficient={"value": 6.5},
+        training=Training(parameters=[RMU_WEIGHTS], optimizer=TRAINING.optimizer),
+    )
+
+
+def rmu_batch(work: Work) -> Batch:
+    """Rows of a step, all as long as the answers of PKU-SafeRLHF."""
+    rows = work.rows(long_pairs(2 * POOL), "text")
+    return Batch({"forget": 4, "retain": 4}, {"forget": rows[:POOL], "retain": rows[POOL:]})
+
+
+def control_vector(width: int) -> Tensor:
+    """The vector that ours draws for the seed 0."""
+    u = torch.rand(width, generator=torch.Generator().manual_seed(0))
+    return 6.5 * u / u.norm()
+
+
+def rmu_plain(work: Work) -> Form:
+    """Full passes of two whole models."""
+    s = rmu_settings()
+    frozen, model = work.load("float32"), work.load("float32")
+    weights = {
+        name: p.requires_grad_(True)
+        for name, p in model.named_parameters()
+        if name in {f"model.layers.{i}.mlp.down_proj.weight" for i in (5, 6, 7)}
+    }
+    vector = control_vector(model.config.hidden_size).to(work.device)  # type: ignore[union-attr,arg-type]
+    pad = work.tokenizer.pad_token_id
+    return trained_plainly(
+        weights,
+        rmu_batch(work),
+        lambda drawn: plain_rmu.step(
+            model,
+            frozen,
+            drawn["forget"],
+            drawn["retain"],
+            vector,
+            s.layer,
+            s.alpha,
+            s.skip_tokens,
+            pad,
+        ),
+    )
+
+
+def rmu_ours(work: Work, seen: bool) -> Form:
+    """The stage ``unlearn``: the pass ends at the block, the frozen blocks' output is kept.
+
+    Args:
+        work: what it starts from.
+        seen: the rows were read before; otherwise the frozen blocks run in every step.
+    """
+    settings, batch = rmu_settings(), rmu_batch(work)
+    network = work.load("auto")
+    whole = parameters(network)
+    weights = add_deltas(network, [RMU_WEIGHTS])
+    kept = Body(network, first_trained=5)
+    if seen:
+        for rows in batch.parts.values():
+            kept.keep(rows)
+        with torch.no_grad():
+            kept.states([row for rows in batch.parts.values() for row in rows])
+    first = Job(
+        label="bench",
+        body=kept,
+        weights=weights,
+        streams=batch.streams(0),
+        loss=lambda _: {},
+        steps=1,
+        optimizer=TRAINING.optimizer,
+        folder=work.scratch,
+        fingerprint="",
+        reads=rmu.reads(settings),
+    )
+    with torch.no_grad():
+        found = run(first, first.streams.draw(0), first_values(weights))
+    vectors = rmu.prepare(found, {}, settings, seed=0)
+    return trained_by_us(
+        (lambda: kept) if seen else (lambda: Body(network, first_trained=5)),
+        weights,
+        batch,
+        lambda streams: rmu.loss(streams, settings, vectors),
+        work.scratch / "rmu",
+        rmu.reads(settings),
+        {"reference_share": sum(w.numel() for w in weights.values()) / whole},
+    )
+
+
+# A plain LoRA step for the share of the machine's rate.
+
+
+def lora_step(work: Work) -> Form:
+    """Fine-tuning on 8 long rows, an adapter in every block."""
+    rows = work.rows(long_pairs(POOL), "text")
+    network, weights = with_lora(work.load("auto"))
+    body = Body(network)
+    settings = finetune.Settings(
+        algorithm="finetune", steps=1, rows={"retain": 8}, training=TRAINING
+    )
+    form = trained_by_us(
+        lambda: body,
+        weights,
+        Batch({"retain": 8}, {"retain": rows}),
+        lambda streams: finetune.loss(streams, settings),
+        work.scratch / "lora",
+        facts={"parameters": parameters(network)},
+    )
+    return form

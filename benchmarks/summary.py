@@ -1,0 +1,115 @@
+"""The record of a benchmark: raw rows as csv, the table of docs/performance.md, the plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import UserError
+from palimpsest.io.atomic import write_json, write_text
+from targets import lines_of
+from timings import COLUMNS, Timings
+
+BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+
+HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "in products"]
+HEAD += ["to reach", "reached", "CUDA"]
+
+
+class Record:
+    """Files in a folder: performance.csv, performance.json, the page, the plots."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is there."""
+        self.folder = folder
+        self._csv, self._json = folder / "performance.csv", folder / "performance.json"
+        self.rows: list[dict[str, Any]] = []
+        if self._csv.exists():
+            with open(self._csv, newline="", encoding="utf-8") as handle:
+                self.rows = list(csv.DictReader(handle))
+        known = self._json.exists()
+        self.facts: dict[str, Any] = (
+            json.loads(self._json.read_text(encoding="utf-8")) if known else {}
+        )
+
+    def replace(
+        self, piece: str, rows: Sequence[Mapping[str, Any]], forms: Mapping[str, Any]
+    ) -> None:
+        """Put new rows of a piece in the place of the old ones."""
+        others = [row for row in self.rows if row["piece"] != piece]
+        self.rows = [*others, *({key: str(row[key]) for key in COLUMNS} for row in rows)]
+        self.facts.setdefault("forms", {})[piece] = dict(forms)
+
+    def publish(self) -> None:
+        """Write the csv, the facts, the table and the plots.
+
+        Raises:
+            UserError: the page lacks its marks.
+        """
+        from plots import growth, ratios  # slow to import
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self._csv, text.getvalue())
+        write_json(self._json, self.facts)
+        timings = Timings(self.rows, self.facts)
+        lines = lines_of(timings)
+        write_text(self.folder / "performance.svg", ratios(lines))
+        if found := growth(timings):
+            write_text(self.folder / "growth.svg", found)
+        page = self.folder / "performance.md"
+        if page.exists():
+            write_text(page, between_marks(page, markdown(lines, timings)))
+
+
+def between_marks(page: Path, made: str) -> str:
+    """The page with `made` between its marks."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{page} lacks one of the lines {BEGIN!r} and {END!r}")
+    return f"{before}{begin}\n\n{made}\n{end}{after}"
+
+
+def markdown(lines: Iterable[Any], timings: Timings) -> str:
+    """The table, and what it was measured on."""
+    cells = [
+        [
+            line.title,
+            line.plain,
+            line.ours,
+            line.ratio,
+            line.cpu_ratio,
+            line.products,
+            line.target,
+            line.reached,
+            "not measured",
+        ]
+        for line in lines
+    ]
+    rule = ["---", *["---:"] * 6, "---", "---"]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in [HEAD, rule, *cells])
+    return f"{table}\n{described(timings)}"
+
+
+def described(timings: Timings) -> str:
+    """Machine, data, and how far the two forms' results lie apart."""
+    facts = timings.facts
+    machine = facts.get("machine", {})
+    told = "; ".join(f"{name} {value}" for name, value in machine.items())
+    data = "; ".join(f"{name}: {value}" for name, value in facts.get("data", {}).items())
+    apart = timings.largest_difference()
+    same = (
+        f"\n\nResults of the first timed repeat, plain form against ours: the largest relative "
+        f"difference is {apart[0]:.1e} ({apart[1]})."
+        if apart
+        else ""
+    )
+    return f"Machine: {told}.\n\nData: {data}.{same}\n"

@@ -1,0 +1,229 @@
+"""What each piece is to reach, and whether it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from timings import Spread, Timings, figure
+
+NOT_MEASURED = "not measured"
+NO_BF16 = "not measured: no bf16 instructions"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
+
+    Attributes:
+        title: the piece.
+        plain: its plain form: time and memory.
+        ours: the same of ours.
+        ratio: plain / ours.
+        cpu_ratio: the same of the processor's seconds.
+        products: the same of the operations in matrix products: what is left if all of them ran
+            at one rate, and nothing else took time.
+        target: what is to be reached.
+        reached: yes, no, or why nobody knows.
+        factor: the ratio as a number, where it is one of times.
+        wanted: the target as a number.
+    """
+
+    title: str
+    plain: str = ""
+    ours: str = ""
+    ratio: str = ""
+    cpu_ratio: str = ""
+    products: str = ""
+    target: str = ""
+    reached: str = NOT_MEASURED
+    factor: Spread | None = None
+    wanted: float | None = None
+
+
+def lines_of(t: Timings) -> list[Line]:
+    """The whole table."""
+    return [
+        *_sku(t),
+        _faster(t, "NPO-shaped step with reference, 4 answers + 4 questions", "npo", 2.5),
+        _faster(t, "the same with 4 + 4 questions", "npo-short", 2.5),
+        _faster(t, "MemFlex localization, 4 + 4 private rows, 3 rounds", "localize", 10),
+        *_rmu(t),
+        *_negation(t),
+        _faster(t, "teacher-forced metrics, 7 of them, 32 rows", "metrics", 8),
+        _faster(t, "greedy generation, 64 prompts", "generate", 4),
+        *_machine(t),
+        *_pipeline(t),
+    ]
+
+
+def _faster(
+    t: Timings,
+    title: str,
+    piece: str,
+    wanted: float,
+    plain: tuple[str, str] | None = None,
+    form: str = "ours",
+) -> Line:
+    above, below = plain or (piece, "plain"), (piece, form)
+    target = f"at least {wanted:g}x"
+    if not (t.has(*above) and t.has(*below)):
+        return Line(title, target=target)
+    factor = t.ratio("wall_s", above, below)
+    return Line(
+        title,
+        _cost(t, *above),
+        _cost(t, *below),
+        f"{factor.text()}x",
+        f"{figure(t.ratio('cpu_s', above, below).median)}x",
+        _products(t, above, below),
+        target,
+        _yes(factor.median >= wanted),
+        factor,
+        wanted,
+    )
+
+
+def _products(t: Timings, above: tuple[str, str], below: tuple[str, str]) -> str:
+    counted = [
+        t.facts["forms"][piece][form].get("products_gflop") for piece, form in (above, below)
+    ]
+    return f"{figure(counted[0] / counted[1])}x" if all(counted) else ""
+
+
+def _cost(t: Timings, piece: str, form: str) -> str:
+    return f"{t.seconds(piece, form).text()} s, {t.peak(piece, form) / 1000:.2f} GB"
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "**no**"
+
+
+def _sku(t: Timings) -> Iterator[Line]:
+    yield _faster(t, "SKU step, K=5 (2 + 10 + 2 rows)", "sku-k5", 6)
+    title, target = "its peak memory, beside the plain form's", "at most 0.3x"
+    if t.has("sku-k5", "plain", "ours"):
+        plain, ours = (t.peak("sku-k5", form) for form in ("plain", "ours"))
+        yield Line(
+            title,
+            f"{plain / 1000:.2f} GB (loaded {t.fact('sku-k5', 'plain', 'loaded_mb') / 1000:.2f})",
+            f"{ours / 1000:.2f} GB (loaded {t.fact('sku-k5', 'ours', 'loaded_mb') / 1000:.2f})",
+            f"ours / plain {ours / plain:.2f}x",
+            target=target,
+            reached=_yes(ours <= 0.3 * plain),
+        )
+    else:
+        yield Line(title, target=target)
+    bf16 = "the same against both models in bf16"
+    if t.has("sku-k5", "plain-bf16", "ours"):
+        yield _faster(t, bf16, "sku-k5", 2.5, ("sku-k5", "plain-bf16"))
+    else:
+        yield Line(bf16, target="at least 2.5x", reached=NO_BF16)
+    default = "SKU step, K=1 drawn anew (2 + 2 + 2 rows), beside the plain K=5"
+    yield _faster(t, default, "sku-k1", 12, ("sku-k5", "plain"))
+    if t.has("sku-k1", "plain", "ours"):
+        factor = t.ratio("wall_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
+        cpu = t.ratio("cpu_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
+        yield Line(
+            "the same beside the plain K=1",
+            _cost(t, "sku-k1", "plain"),
+            _cost(t, "sku-k1", "ours"),
+            f"{factor.text()}x",
+            f"{figure(cpu.median)}x",
+            _products(t, ("sku-k1", "plain"), ("sku-k1", "ours")),
+            "-",
+            "-",
+            factor,
+        )
+
+
+def _rmu(t: Timings) -> Iterator[Line]:
+    title = "RMU step, 4 + 4 rows"
+    yield _faster(t, f"{title}, in an epoch after the first", "rmu", 5)
+    yield _faster(t, f"{title}, rows read for the first time", "rmu", 5, form="ours-first")
+    name, target = "its reference's memory", "at most 3 % of a model"
+    if not t.has("rmu", "ours"):
+        yield Line(name, target=target)
+        return
+    share = t.fact("rmu", "ours", "reference_share")
+    yield Line(name, "100 %", f"{100 * share:.1f} %", target=target, reached=_yes(share <= 0.03))
+
+
+def _negation(t: Timings) -> Iterator[Line]:
+    title = "full-weight negation, sharded 1 GB model"
+    memory = "its added memory", "at most the largest tensor + 10 %"
+    time = "its time", "at most 1.3x a file copy"
+    if not t.has("negate", "plain", "ours", "copy"):
+        yield from (Line(f"{title}: {name}", target=target) for name, target in (memory, time))
+        return
+    largest = t.fact("negate", "ours", "largest_mb")
+    added = {
+        form: t.peak("negate", form) - t.fact("negate", form, "loaded_mb")
+        for form in ("plain", "ours", "merge")
+    }
+    copied = t.seconds("negate", "copy")
+    for name, form in ((title, "ours"), ("the same merged into a whole model's shards", "merge")):
+        yield Line(
+            f"{name}: {memory[0]}",
+            f"{added['plain'] / 1000:.2f} GB",
+            f"{added[form] / 1000:.3f} GB (largest tensor {largest / 1000:.3f})",
+            f"{figure(added['plain'] / max(added[form], 1))}x",
+            target=memory[1],
+            reached=_yes(added[form] <= 1.1 * largest),
+        )
+        beside = t.ratio("wall_s", ("negate", form), ("negate", "copy"))
+        factor = t.ratio("wall_s", ("negate", "plain"), ("negate", form))
+        cpu = t.ratio("cpu_s", ("negate", "plain"), ("negate", form))
+        yield Line(
+            f"{name}: {time[0]}",
+            f"{t.seconds('negate', 'plain').text()} s",
+            f"{t.seconds('negate', form).text()} s; copy {copied.text()} s: {beside.text()}x",
+            f"{factor.text()}x",
+            f"{figure(cpu.median)}x",
+            target=time[1],
+            reached=_yes(beside.median <= 1.3),
+        )
+
+
+def _machine(t: Timings) -> Iterator[Line]:
+    title, target = "engine against the machine: 4 x parameters x tokens", "at least 45 %"
+    if not t.has("machine", "step", "gemm-fp32-model"):
+        yield Line(title, target=target)
+        return
+    rates = {
+        form: t.fact("machine", form, "gflop") / t.seconds("machine", form).low
+        for form in t.facts["forms"]["machine"]
+        if form.startswith("gemm-")
+    }
+    kind = "bf16" if "gemm-bf16-model" in rates else "fp32"
+    best = max(rate for form, rate in rates.items() if f"-{kind}-" in form)
+    tokens = t.column("machine", "step", "tokens")
+    flop = 4 * t.fact("machine", "step", "parameters")
+    step = Spread.of(
+        [
+            flop * n / seconds / 1e9
+            for n, seconds in zip(tokens, t.column("machine", "step", "wall_s"), strict=True)
+        ]
+    )
+    told = ", ".join(f"{form.removeprefix('gemm-')} {rate:.0f}" for form, rate in rates.items())
+    if kind == "fp32":
+        told += "; bf16 not measured: no bf16 instructions"
+    yield Line(
+        f"{title} ({kind})",
+        f"matrix products, GFLOP/s: {told}",
+        f"LoRA step: {step.text()} GFLOP/s",
+        f"{100 * step.median / best:.0f} %",
+        target=target,
+        reached=_yes(step.median >= 0.45 * best),
+    )
+
+
+def _pipeline(t: Timings) -> Iterator[Line]:
+    target = "at most 2 s a job beyond imports, model load and computing; unchanged targets in 3 s"
+    rows = [row for row in t.rows if row["piece"] == "pipeline"]
+    if not rows:
+        yield Line("pipeline overhead", target=target)
+    for form, size in dict.fromkeys((row["form"], row["size"]) for row in rows):
+        found = t.seconds("pipeline", form, size)
+        name = ", ".join(filter(None, ("pipeline overhead", form, size)))
+        yield Line(name, ours=f"{found.text()} s", target=target, reached="see the csv")
