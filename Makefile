@@ -74,7 +74,7 @@ lock: .venv/.installed
 	mv .lock.tmp envs/requirements.lock
 
 clean:
-	rm -rf results logs benchmarks .snakemake
+	rm -rf results logs benchmarks/*/ benchmarks/*.jsonl .snakemake
 
 distclean: clean
 	rm -rf .venv resources/models resources/datasets resources/tokens resources/hub resources/downloads
