@@ -1,4 +1,4 @@
-"""The environment of the jobs that Snakemake starts."""
+"""Snakemake itself, and the environment of the jobs that it starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
+from snakemake.persistence import PersistenceBase
 
 
 def use_this_environment() -> None:
@@ -32,3 +35,14 @@ def remember_signatures(rules: Iterable[Any]) -> None:
             function = getattr(getattr(item, "_file", item), "callable", item)
             if inspect.isfunction(function):
                 function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+
+
+def lighten_snakemake() -> None:
+    """Spare Snakemake what costs each answer half a second and changes none.
+
+    - Before it compares parameters it imports pandas, to see whether one is a table of pandas; the
+      rules' parameters are text.
+    - It reads YAML with PyYAML's own parser, where there is one in C for the same language.
+    """
+    PersistenceBase._serialize_param_pandas = PersistenceBase._serialize_param_builtin
+    yaml.FullLoader = getattr(yaml, "CFullLoader", yaml.FullLoader)  # type: ignore[misc]

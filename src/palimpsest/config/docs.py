@@ -64,8 +64,8 @@ def schema_text() -> str:
 def tables_text() -> str:
     """Key tables as Markdown: one per catalog and algorithm, one for each other section."""
     lines = []
-    for name, field in Config.model_fields.items():
-        lines += [f"### `{name}`", "", field.description or "", ""]
+    for name, key in Config.model_json_schema()["properties"].items():
+        lines += [f"### `{name}`", "", key["description"], ""]
         if name == "methods":
             lines += ["Keys that every method has:", "", *_table(_keys_of(MethodSettings))]
             for key, module in sorted(algorithms().items()):

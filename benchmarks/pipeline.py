@@ -1,0 +1,222 @@
+"""What the pipeline costs beside the work: an unchanged target, and each job of the mini subject.
+
+    python benchmarks/pipeline.py                        builds the mini subject in a new folder
+    python benchmarks/pipeline.py --built DIR TARGET     asks for a target that is built in DIR, too
+
+Jobs run one at a time. A job's overhead is all the time between the end of the job before it and
+its own end, less imports, model load and computing: what Snakemake does between two jobs, the
+shell, Python's start and end, locks, hashes and seals. Its parts:
+
+- ``between``: from the end of one shell command to the start of the next: Snakemake's bookkeeping;
+- ``around``: of the shell command (Snakemake's benchmark) what is outside of the Python program:
+  bash, tee, the start and the end of the interpreter;
+- ``start`` and ``checks``: see `job_clock`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from job_clock import FILE  # noqa: E402
+
+from workbench import MINI, Copy, check_out  # noqa: E402
+
+TABLE = HERE.parent / "docs/performance.csv"
+COLUMNS = ("piece", "form", "size", "repeat", "wall_s", "cpu_s", "peak_mb", "tokens")
+PIECE = "pipeline"
+TARGET = "results/mini/sku/eval.json"
+PAGES = ("results/report.html", "results/all_methods.html")
+NOTHING = "Nothing to be done"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A program that has ended: seconds, seconds of the processor, peak memory in MB, its words."""
+
+    wall: float
+    cpu: float
+    peak: float
+    printed: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the mini subject: seconds of its parts, all of which are overhead but the last."""
+
+    rule: str
+    name: str
+    between: float
+    around: float
+    start: float
+    checks: float
+    work: float
+    """Imports, model load, computing."""
+
+    @property
+    def overhead(self) -> float:
+        """Seconds beyond imports, model load and computing."""
+        return self.between + self.around + self.start + self.checks
+
+
+def run(copy: Copy, *command: str) -> Run:
+    """Run a program in a working copy.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, cwd=copy.folder, env=copy.environment(), stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        output.seek(0)
+        printed = output.read().decode(errors="replace")
+    if status:
+        sys.exit(f"error: {' '.join(command)} failed:\n{printed}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, printed)
+
+
+def unchanged(copy: Copy, repeats: int, *args: str) -> list[Run]:
+    """Ask several times for a target that is built.
+
+    Raises:
+        SystemExit: there was something to do.
+    """
+    found = [run(copy, "snakemake", *args, "--cores", "all") for _ in range(repeats)]
+    if not all(NOTHING in one.printed for one in found):
+        sys.exit(f"error: {args[0]} is not built in {copy.folder}:\n{found[0].printed}")
+    return found
+
+
+def bare(copy: Copy, repeats: int) -> list[Run]:
+    """Snakemake with an empty Snakefile: what is not ours to change."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Snakefile").touch()
+        empty = Copy(Path(folder))
+        return [run(empty, "snakemake", "-n", "--cores", "all") for _ in range(repeats)]
+
+
+def build(copy: Copy) -> list[Job]:
+    """Build the mini subject's pages, one job at a time, with a clock in each job."""
+    with tempfile.TemporaryDirectory() as folder:
+        clocks = Path(folder) / "jobs.jsonl"
+        (Path(folder) / "sitecustomize.py").write_text("import job_clock\n", encoding="utf-8")
+        paths = os.pathsep.join([folder, str(HERE), str(copy.path("src"))])
+        watched = Copy(copy.folder, {"PYTHONPATH": paths, FILE: str(clocks)})
+        run(watched, "snakemake", *PAGES, *MINI, "--cores", "1")
+        lines = [json.loads(line) for line in clocks.read_text(encoding="utf-8").splitlines()]
+    return list(jobs(lines, copy.path("benchmarks")))
+
+
+def jobs(clocks: Sequence[dict], benchmarks: Path) -> Iterable[Job]:
+    """Set each job's clock beside Snakemake's benchmark of it; both stand in the jobs' order."""
+    files = sorted(benchmarks.rglob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+    ended = None
+    for clock, file in zip(clocks, files, strict=True):
+        seconds = json.loads(file.read_text(encoding="utf-8"))["s"]
+        wall = {name: clock["wall"].get(name, 0.0) for name in ("start", "checks")}
+        work = clock["wall"].get("imports", 0.0) + clock["wall"].get("work", 0.0)
+        # Before the first job Snakemake plans: that is measured as the unchanged target.
+        between = 0.0 if ended is None else clock["began"] - ended
+        around = seconds - (clock["ended"] - clock["began"])
+        rule = file.parent.name if file.parent != benchmarks else "report"
+        yield Job(rule, file.stem, between, around, **wall, work=work)
+        ended = clock["began"] + seconds
+
+
+def rows(form: str, size: str, runs: Iterable[Run]) -> list[dict]:
+    """Rows of the table."""
+    return [
+        {
+            **dict.fromkeys(COLUMNS, ""),
+            **{"piece": PIECE, "form": form, "size": size, "repeat": number},
+            **{
+                "wall_s": f"{one.wall:.3f}",
+                "cpu_s": f"{one.cpu:.3f}",
+                "peak_mb": f"{one.peak:.0f}",
+            },
+        }
+        for number, one in enumerate(runs, start=1)
+    ]
+
+
+def job_rows(found: Iterable[Job]) -> list[dict]:
+    """Rows of the table; ``wall_s`` is the overhead alone."""
+    common = dict.fromkeys(COLUMNS, "") | {"piece": PIECE, "repeat": 1}
+    return [
+        common | {"form": f"job:{job.rule}", "size": job.name, "wall_s": f"{job.overhead:.3f}"}
+        for job in found
+    ]
+
+
+def replace_rows(table: Path, new: Iterable[dict]) -> None:
+    """Write the rows of this piece in place of older ones; those of other pieces stay."""
+    kept: list[dict] = []
+    if table.exists():
+        with open(table, newline="", encoding="utf-8") as lines:
+            kept = [row for row in csv.DictReader(lines) if row["piece"] != PIECE]
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with open(table, "w", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *new])
+
+
+def print_jobs(found: Sequence[Job]) -> None:
+    """Print the slowest job of each rule, part by part."""
+    parts = ("between", "around", "start", "checks", "overhead", "work")
+    print("\n" + "rule".ljust(20) + "jobs" + "".join(part.rjust(10) for part in parts))
+    for rule in dict.fromkeys(job.rule for job in found):
+        same = [job for job in found if job.rule == rule]
+        worst = max(same, key=lambda job: job.overhead)
+        numbers = "".join(f"{getattr(worst, part):10.2f}" for part in parts)
+        print(f"{rule:20}{len(same):4}{numbers}")
+    print(f"{len(found)} jobs; overhead: median {median(j.overhead for j in found):.2f} s")
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5, help="of each unchanged target")
+    parser.add_argument("--folder", type=Path, help="new folder to build in (a temporary one)")
+    parser.add_argument(
+        "--built", nargs=2, metavar=("DIR", "TARGET"), help="a target that is built in a folder"
+    )
+    parser.add_argument("--table", type=Path, default=TABLE, help="csv file whose rows to replace")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = check_out(args.folder or Path(temporary) / "repo")
+        found = build(copy)
+        print_jobs(found)
+        asked = [("bare", "empty", bare(copy, args.repeats))]
+        for target in (TARGET, PAGES[1]):
+            asked.append(("unchanged", target, unchanged(copy, args.repeats, target, *MINI)))
+        if args.built:
+            folder, target = args.built
+            asked.append(("unchanged", target, unchanged(Copy(Path(folder)), args.repeats, target)))
+    print("\n" + "unchanged".ljust(44) + "wall".rjust(8) + "cpu".rjust(8) + "  s, medians")
+    for _, size, runs in asked:
+        wall, cpu = median(one.wall for one in runs), median(one.cpu for one in runs)
+        print(f"{size:44}{wall:8.2f}{cpu:8.2f}")
+    runs_rows = [row for form, size, runs in asked for row in rows(form, size, runs)]
+    replace_rows(args.table, [*runs_rows, *job_rows(found)])
+
+
+if __name__ == "__main__":
+    main()
