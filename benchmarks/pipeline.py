@@ -32,7 +32,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from job_clock import FILE  # noqa: E402
-
 from workbench import MINI, Copy, check_out  # noqa: E402
 
 TABLE = HERE.parent / "docs/performance.csv"

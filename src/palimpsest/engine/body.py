@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from palimpsest.config.draw import Reads
 from palimpsest.engine import packing as packs
 from palimpsest.engine import ranks
+from palimpsest.engine.gated import keep_less
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, length_groups, pad
 from palimpsest.errors import UserError
@@ -74,6 +75,8 @@ class Body:
         if self._one_pass or not self._splits():
             self.first_trained = 0
         self.packs = self._packs()
+        for layer in self.layers:
+            keep_less(layer)
         if recompute:
             _recompute_blocks(self.decoder)
         self._groups: dict[Row, list[Row]] = {}

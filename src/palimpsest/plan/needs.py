@@ -392,9 +392,9 @@ def _per_block(shape: Shape, width: int) -> float:
     """Bytes that a block keeps of one token for its backward pass.
 
     Inputs of both norms, the adapters' input, queries and the attention's output, keys and values;
-    gate, its activation and up. (Frozen matrices keep nothing.)
+    gate and up. (Frozen matrices keep nothing.)
     """
-    return width * (5.0 * shape.width + 2.0 * shape.heads + (3 if shape.gated else 2) * shape.inner)
+    return width * (5.0 * shape.width + 2.0 * shape.heads + 2.0 * shape.inner)
 
 
 def _most_logits(terms: Iterable[_Term]) -> tuple[float, int]:
