@@ -16,6 +16,8 @@ from timings import COLUMNS, Timings
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
+GROWTH = "![Seconds against tokens, for more rows and for more steps](growth.svg)"
+
 HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "in products"]
 HEAD += ["to reach", "reached", "CUDA"]
 
@@ -96,7 +98,8 @@ def markdown(lines: Iterable[Any], timings: Timings) -> str:
     ]
     rule = ["---", *["---:"] * 6, "---", "---"]
     table = "".join(f"| {' | '.join(row)} |\n" for row in [HEAD, rule, *cells])
-    return f"{table}\n{described(timings)}"
+    grown = f"\n{GROWTH}\n" if timings.has("growth", "ours") else ""
+    return f"{table}\n{described(timings)}{grown}"
 
 
 def described(timings: Timings) -> str:

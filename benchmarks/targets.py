@@ -46,7 +46,7 @@ def lines_of(t: Timings) -> list[Line]:
     return [
         *_sku(t),
         _faster(t, "NPO-shaped step with reference, 4 answers + 4 questions", "npo", 2.5),
-        _faster(t, "the same with 4 + 4 questions", "npo-short", 2.5),
+        _faster(t, "NPO-shaped step with reference, 4 + 4 questions", "npo-short", 2.5),
         _faster(t, "MemFlex localization, 4 + 4 private rows, 3 rounds", "localize", 10),
         *_rmu(t),
         *_negation(t),
@@ -106,15 +106,15 @@ def _sku(t: Timings) -> Iterator[Line]:
         plain, ours = (t.peak("sku-k5", form) for form in ("plain", "ours"))
         yield Line(
             title,
-            f"{plain / 1000:.2f} GB (loaded {t.fact('sku-k5', 'plain', 'loaded_mb') / 1000:.2f})",
-            f"{ours / 1000:.2f} GB (loaded {t.fact('sku-k5', 'ours', 'loaded_mb') / 1000:.2f})",
+            f"{plain / 1000:.2f} GB{_loaded(t, 'sku-k5', 'plain')}",
+            f"{ours / 1000:.2f} GB{_loaded(t, 'sku-k5', 'ours')}",
             f"ours / plain {ours / plain:.2f}x",
             target=target,
             reached=_yes(ours <= 0.3 * plain),
         )
     else:
         yield Line(title, target=target)
-    bf16 = "the same against both models in bf16"
+    bf16 = "SKU step, K=5, beside both models in bf16"
     if t.has("sku-k5", "plain-bf16", "ours"):
         yield _faster(t, bf16, "sku-k5", 2.5, ("sku-k5", "plain-bf16"))
     else:
@@ -125,7 +125,7 @@ def _sku(t: Timings) -> Iterator[Line]:
         factor = t.ratio("wall_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
         cpu = t.ratio("cpu_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
         yield Line(
-            "the same beside the plain K=1",
+            "SKU step, K=1, beside the plain K=1",
             _cost(t, "sku-k1", "plain"),
             _cost(t, "sku-k1", "ours"),
             f"{factor.text()}x",
@@ -135,6 +135,11 @@ def _sku(t: Timings) -> Iterator[Line]:
             "-",
             factor,
         )
+
+
+def _loaded(t: Timings, piece: str, form: str) -> str:
+    loaded = t.facts["forms"][piece][form].get("loaded_mb")
+    return f" (loaded {loaded / 1000:.2f})" if loaded else ""
 
 
 def _rmu(t: Timings) -> Iterator[Line]:

@@ -24,8 +24,9 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, digits: int = 3) -> str:
-        """``1.23 (1.2 to 1.3)``."""
-        return f"{figure(self.median, digits)} ({figure(self.low, 2)} to {figure(self.high, 2)})"
+        """``1.23 (1.20 to 1.31)``; of one value that alone."""
+        low, median, high = (figure(v, digits) for v in (self.low, self.median, self.high))
+        return median if self.low == self.high else f"{median} ({low} to {high})"
 
 
 def figure(value: float, digits: int = 3) -> str:
