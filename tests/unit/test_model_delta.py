@@ -13,6 +13,7 @@ from torch import Tensor
 import tiny_models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
+from palimpsest.io.sealed import write_document
 from palimpsest.model.delta import (
     WEIGHTS,
     add_deltas,
@@ -160,12 +161,35 @@ def test_differences_are_scaled_in_place(tmp_path: Path, factor: float) -> None:
 
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     write_deltas(tmp_path, {"w": torch.ones(3)})
-    write_manifest(tmp_path, [WEIGHTS])
+    manifest = write_manifest(tmp_path, [WEIGHTS])
     content = bytearray((tmp_path / WEIGHTS).read_bytes())
     content[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(content)
-    with pytest.raises(UserError, match=WEIGHTS):
-        read_deltas(tmp_path, "manifest.json")
+    for read in (
+        lambda: read_deltas(tmp_path, "manifest.json"),
+        lambda: write_scaled(tmp_path / "scaled", tmp_path, -1.0, "manifest.json"),
+    ):
+        (tmp_path / WEIGHTS).write_bytes(content)
+        write_document(tmp_path / "manifest.json", manifest)
+        with pytest.raises(UserError, match=WEIGHTS):
+            read()
+    assert not list((tmp_path / "scaled").iterdir())
+
+
+@pytest.mark.parametrize("cut", [4, 100])
+def test_a_cut_file_is_refused_for_that_and_for_nothing_else(tmp_path: Path, cut: int) -> None:
+    write_deltas(tmp_path, {"w": torch.ones(300)})
+    write_manifest(tmp_path, [WEIGHTS])
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:cut])
+    with pytest.raises(UserError, match=rf"{WEIGHTS}.* has {cut} bytes instead of"):
+        write_scaled(tmp_path / "scaled", tmp_path, -1.0, "manifest.json")
+    assert not list((tmp_path / "scaled").iterdir())
+
+
+def test_the_digest_of_what_was_written_is_that_of_the_file(tmp_path: Path) -> None:
+    digest = write_deltas(tmp_path, {"w": torch.randn(300, 7), "v": torch.ones(2)})
+    manifest = write_manifest(tmp_path, [WEIGHTS], digests={WEIGHTS: digest})
+    assert manifest["files"] == write_manifest(tmp_path, [WEIGHTS])["files"]
 
 
 def test_a_difference_of_another_model_is_refused() -> None:

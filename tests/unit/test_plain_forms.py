@@ -83,7 +83,8 @@ def compared(
         assert weight.grad is not None
         assert weight.grad.abs().max() > 0
         other = plain_weights[name].grad.to(weight.grad.dtype)
-        torch.testing.assert_close(weight.grad, other, rtol=1e-6, atol=1e-9)
+        # A prompt that rows share adds their gradients before the model's norms, which are fp32.
+        assert (weight.grad - other).abs().max() <= 1e-6 * other.abs().max()
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

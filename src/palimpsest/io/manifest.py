@@ -11,8 +11,9 @@ several files are hashed at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ NAME = "manifest.json"
 
 
 def write_manifest(
-    folder: str | Path, files: Iterable[str], name: str = NAME, **facts: Any
+    folder: str | Path,
+    files: Iterable[str],
+    name: str = NAME,
+    digests: Mapping[str, str] | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write ``folder/name``: ``{"files": {name: {"bytes", "sha256"}}, **facts}``, sealed.
 
@@ -33,11 +38,15 @@ def write_manifest(
         folder: the folder that holds the files.
         files: names relative to `folder`.
         name: name of the manifest itself.
+        digests: sha256 of files whose bytes were hashed when they were written.
         facts: anything else worth recording (source, counts, dropped rows).
     """
-    folder = Path(folder)
+    folder, known = Path(folder), digests or {}
     entries = {
-        file: {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)}
+        file: {
+            "bytes": (folder / file).stat().st_size,
+            "sha256": known.get(file) or sha256_of(folder / file),
+        }
         for file in sorted(files)
     }
     manifest = {"files": entries, **facts}
@@ -71,6 +80,26 @@ def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
     if fault := _fault(folder / file, entry):
         raise damaged(folder / file, fault, folder / name)
     return folder / file
+
+
+@contextlib.contextmanager
+def verified_beside(folder: str | Path, file: str, name: str = NAME) -> Iterator[Path]:
+    """Give the path of `file` at once, and compare it with the manifest meanwhile.
+
+    For those who read a large file once from its beginning to its end. What they made of it may be
+    kept only if the block ends without an error.
+
+    Raises:
+        UserError: as `verified` does, when the block ends, however it ends.
+    """
+    with ThreadPoolExecutor(1) as other:
+        checked = other.submit(verified, folder, file, name)
+        try:
+            yield Path(folder) / file
+        except Exception:
+            checked.result()  # what is wrong with the file explains the rest
+            raise
+        checked.result()
 
 
 def verified_folder(folder: str | Path, weights: bool = True) -> Path:

@@ -8,9 +8,11 @@ of types, shapes and places, and the tensors one after the other
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +104,7 @@ def write_tensors(
     specs: Mapping[str, Spec],
     block: Callable[[str, slice], Tensor],
     metadata: Mapping[str, str] | None = None,
-) -> None:
+) -> str:
     """Write a safetensors file, one block of rows in memory.
 
     Args:
@@ -111,17 +113,38 @@ def write_tensors(
         block: gives rows of a tensor, of any type and on any device.
         metadata: what the file says about itself.
 
+    Returns:
+        The file's sha256 (hex); each block is hashed while it is written.
+
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
     # As safetensors itself orders them: wide types first, so that every tensor is aligned.
     names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
-    with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-        handle.write(_header(names, specs, metadata or {}))
-        for name in names:
-            for rows in specs[name].blocks():
-                values = block(name, rows).detach().to("cpu", specs[name].dtype).contiguous()
-                handle.write(values.flatten().view(torch.uint8).numpy().data)
+    digest = hashlib.sha256()
+    with (
+        atomic_path(file) as temporary,
+        open(temporary, "wb") as handle,
+        ThreadPoolExecutor(1) as other,
+    ):
+        for part in _parts(names, specs, block, metadata or {}):
+            hashed = other.submit(digest.update, part)
+            handle.write(part)
+            hashed.result()
+    return digest.hexdigest()
+
+
+def _parts(
+    names: list[str],
+    specs: Mapping[str, Spec],
+    block: Callable[[str, slice], Tensor],
+    metadata: Mapping[str, str],
+) -> Iterator[bytes | memoryview]:
+    yield _header(names, specs, metadata)
+    for name in names:
+        for rows in specs[name].blocks():
+            values = block(name, rows).detach().to("cpu", specs[name].dtype).contiguous()
+            yield values.flatten().view(torch.uint8).numpy().data
 
 
 def _header(names: list[str], specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> bytes:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.io.manifest import verified
+from palimpsest.io.atomic import atomic_path
+from palimpsest.io.manifest import verified, verified_beside
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model.names import base_name
 
@@ -126,10 +127,14 @@ def set_factor(model: nn.Module, factor: float) -> None:
             module.factor = factor
 
 
-def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> None:
-    """Write the differences to ``folder/delta.safetensors``, from whichever device they are on."""
+def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> str:
+    """Write the differences to ``folder/delta.safetensors``, from whichever device they are on.
+
+    Returns:
+        The file's sha256 (hex).
+    """
     specs = {name: Spec(value.dtype, tuple(value.shape)) for name, value in deltas.items()}
-    write_tensors(
+    return write_tensors(
         folder / WEIGHTS,
         specs,
         lambda name, rows: deltas[name].detach()[rows] if specs[name].shape else deltas[name],
@@ -137,19 +142,25 @@ def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> None:
     )
 
 
-def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> None:
+def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> str:
     """Write `factor` times the differences in `source`, a block of rows at a time.
 
+    Returns:
+        The file's sha256 (hex).
+
     Raises:
-        UserError: the file in `source` is missing or altered.
+        UserError: the file in `source` is missing or altered; nothing is written then.
     """
-    file = verified(source, WEIGHTS, manifest)
-    write_tensors(
-        folder / WEIGHTS,
-        specs_of(file),
-        lambda name, rows: factor * read_block(file, name, rows),
-        {"format": "pt"},
-    )
+    with (
+        atomic_path(folder / WEIGHTS) as temporary,
+        verified_beside(source, WEIGHTS, manifest) as file,
+    ):
+        return write_tensors(
+            temporary,
+            specs_of(file),
+            lambda name, rows: factor * read_block(file, name, rows),
+            {"format": "pt"},
+        )
 
 
 def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:

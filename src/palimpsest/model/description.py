@@ -18,7 +18,7 @@ def write_model(
     folder: Path,
     base: Path,
     updates: dict[str, Update],
-    deltas: Callable[[Path], None] | None = None,
+    deltas: Callable[[Path], str] | None = None,
     files: tuple[str, ...] = (),
     **facts: Any,
 ) -> None:
@@ -28,7 +28,7 @@ def write_model(
         folder: where to write; files of an earlier model in it are removed.
         base: ``resources/models/<base>``.
         updates: module -> low-rank update.
-        deltas: writes the differences of the base's tensors into a folder.
+        deltas: writes the differences of the base's tensors into a folder, gives the file's sha256.
         files: further files in `folder` that belong to the model.
         facts: anything else worth recording.
     """
@@ -37,13 +37,13 @@ def write_model(
         (folder / file).unlink(missing_ok=True)
     if updates:
         write_adapter(folder, updates, str(base))
-    if deltas:
-        deltas(folder)
+    digests = {delta.WEIGHTS: deltas(folder)} if deltas else {}
     kinds = [name for name, found in (("adapter", updates), ("delta", deltas)) if found]
     write_manifest(
         folder,
         [*(FILES if updates else ()), *((delta.WEIGHTS,) if deltas else ()), *files],
         name=MODEL,
+        digests=digests,
         kind="+".join(kinds) or "base",
         base_manifest=sha256_of(base / NAME),
         **facts,

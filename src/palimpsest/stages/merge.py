@@ -14,7 +14,7 @@ from torch import Tensor
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json
-from palimpsest.io.manifest import read_manifest, verified, write_manifest
+from palimpsest.io.manifest import read_manifest, verified, verified_folder, write_manifest
 from palimpsest.io.tensors import Spec, metadata_of, read_block, specs_of, write_tensors
 from palimpsest.model import delta
 from palimpsest.model.adapter import Update, read_adapter
@@ -43,12 +43,12 @@ def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) ->
     Raises:
         UserError: an input is missing or altered.
     """
-    files = list(read_manifest(base)["files"])
-    stored = {file: specs_of(verified(base, file)) for file in files if file.endswith(_SHARD)}
+    files = list(read_manifest(verified_folder(base))["files"])
+    stored = {file: specs_of(base / file) for file in files if file.endswith(_SHARD)}
     changes = _by_stored_name(_changes(model), base, stored)
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress(label, len(files))
-    total = 0
+    total, digests = 0, {}
     # Indices last: they tell the size of all shards.
     for count, file in enumerate(sorted(files, key=lambda name: name.endswith(_INDEX)), 1):
         (out / file).parent.mkdir(parents=True, exist_ok=True)
@@ -56,13 +56,14 @@ def merge(base: Path, model: Path, out: Path, label: str, fp32: bool = False) ->
             specs = {k: _merged_spec(spec, fp32) for k, spec in stored[file].items()}
             total += sum(spec.bytes for spec in specs.values())
             block = partial(_merged, base / file, changes)
-            write_tensors(out / file, specs, block, metadata_of(base / file))
+            digests[file] = write_tensors(out / file, specs, block, metadata_of(base / file))
         elif file.endswith(_INDEX):
-            _write_index(verified(base, file), out / file, total)
+            _write_index(base / file, out / file, total)
         else:
-            shutil.copyfile(verified(base, file), out / file)
+            shutil.copyfile(base / file, out / file)
         progress.update(count)
-    write_manifest(out, files, merged_from=read_manifest(model, MODEL)["base_manifest"])
+    merged_from = read_manifest(model, MODEL)["base_manifest"]
+    write_manifest(out, files, digests=digests, merged_from=merged_from)
 
 
 def apply(weight: Tensor, update: Update) -> Tensor:
