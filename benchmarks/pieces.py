@@ -322,6 +322,7 @@ def pieces() -> dict[str, Piece]:
                 "plain": lambda w: sku_plain(w, 5, "float32"),
                 **in_bf16,
                 "ours": lambda w: sku_ours(w, 5),
+                "ours-recomputed": lambda w: sku_ours(w, 5, recompute=True),
             },
         ),
         "sku-k1": Piece(

@@ -96,8 +96,11 @@ def sku_plain(work: Work, k: int, dtype: str) -> Form:
     return trained_plainly(weights, batch, terms)
 
 
-def sku_ours(work: Work, k: int) -> Form:
-    """The stage ``acquire``: one model, the reference's states from the stage ``reference``."""
+def sku_ours(work: Work, k: int, recompute: bool = False) -> Form:
+    """The stage ``acquire``: one model, the reference's states from the stage ``reference``.
+
+    `recompute` is ``training.gradient_checkpointing``.
+    """
     batch, settings = sku_batch(work, k), sku_settings(k)
     model = work.load("auto")
     rows = batch.parts["retain"]
@@ -107,13 +110,13 @@ def sku_ours(work: Work, k: int) -> Form:
     ]
     batch = replace(batch, parts={**batch.parts, "retain": known})
     network, weights = with_lora(model)
-    body = Body(network)
+    body = Body(network, recompute=recompute)
     return trained_by_us(
         lambda: body,
         weights,
         batch,
         lambda streams: sku.loss(streams, settings),
-        work.scratch / f"sku-k{k}",
+        work.scratch / f"sku-k{k}{'-recomputed' if recompute else ''}",
         sku.reads(settings),
     )
 
