@@ -178,3 +178,10 @@ def test_token_table_equals_full_logits(inputs: tuple) -> None:
     torch.testing.assert_close(mean, expected)
     variance = (log_q.exp() * log_q**2).sum(-1) - expected**2
     torch.testing.assert_close(sd, variance.sqrt())
+
+
+def test_any_head_gives_the_gradients_of_a_plain_one(inputs: tuple) -> None:
+    hidden, _, labels, head = inputs
+    same = nn.Sequential(head)
+    plain = with_gradient(lambda h: heads.nll(h, labels, head, 4), hidden)
+    assert_same(with_gradient(lambda h: heads.nll(h, labels, same, 4), hidden), plain)

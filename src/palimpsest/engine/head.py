@@ -225,6 +225,19 @@ def _chunks(inputs: tuple[Tensor, ...], head: Head, chunk: int | None) -> list[t
     return list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
 
 
+def _with_gradient(
+    function: Callable[..., _Found], head: Head, states: Tensor, others: list[Tensor]
+) -> _Found:
+    if type(head) is nn.Linear:
+        values, slopes = function(_logits(head, states), *others)
+        return values, slopes.to(states.dtype) @ head.weight
+    leaf = states.requires_grad_()
+    with torch.enable_grad():
+        logits = _logits(head, leaf)
+    values, slopes = function(logits.detach(), *others)
+    return values, torch.autograd.grad(logits, leaf, slopes)[0]
+
+
 class _OfStates(torch.autograd.Function):
     """Values of positions, each with the gradient of its own hidden state."""
 
@@ -242,12 +255,9 @@ class _OfStates(torch.autograd.Function):
             if not hidden.requires_grad:
                 values.append(function(_logits(head, own), *others)[0])
                 continue
-            state = own.detach().requires_grad_()
-            with torch.enable_grad():
-                logits = _logits(head, state)
-            value, slopes = function(logits.detach(), *others)
+            value, gradient = _with_gradient(function, head, own.detach(), others)
             values.append(value)
-            gradients += torch.autograd.grad(logits, state, slopes)
+            gradients.append(gradient)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(values)
