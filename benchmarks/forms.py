@@ -82,15 +82,21 @@ def trained_by_us(
 ) -> Form:
     """Steps of `palimpsest.engine.train.train`, as the stages run it.
 
-    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps.
+    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` is asked
+    before each repeat, and not timed: a stage makes one for all of its steps.
     """
+    restore, bodies = restoring(weights), [body()]
+
+    def before() -> None:
+        restore()
+        bodies[0] = body()
 
     def run(repeat: int, size: str) -> Done:
         kind, _, number = size.partition(" ")
         steps, factor = (int(number) if number and kind == k else 1 for k in ("steps", "rows"))
         job = Job(
             label="bench",
-            body=body(),
+            body=bodies[0],
             weights=weights,
             streams=batch.streams(repeat, factor),
             loss=loss,
@@ -104,7 +110,7 @@ def trained_by_us(
         lines = [json.loads(line) for line in train(job).read_text(encoding="utf-8").splitlines()]
         return Done(sum(line["tokens"] for line in lines), lines[0]["terms"])
 
-    return Form(run, restoring(weights), facts or {})
+    return Form(run, before, facts or {})
 
 
 def trained_plainly(

@@ -62,13 +62,13 @@ def main() -> None:
             f"snakemake resources/models/{BASE}/manifest.json --cores all"
         )
     chosen = args.pieces or list(every)
-    record.facts |= {"machine": machine(), "data": data_used()}
+    record.facts["data"] = data_used()
     for number, name in enumerate(chosen, 1):
         piece = every[name]
         pairs = min(args.pairs, piece.pairs or args.pairs)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=args.scratch) as scratch:
             rows, facts = timed(name, piece, pairs, scratch, f"[{number}/{len(chosen)}] {name}")
-        record.replace(name, rows, facts)
+        record.replace(name, rows, facts, machine())
         record.publish()
 
 

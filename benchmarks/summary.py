@@ -39,12 +39,17 @@ class Record:
         )
 
     def replace(
-        self, piece: str, rows: Sequence[Mapping[str, Any]], forms: Mapping[str, Any]
+        self,
+        piece: str,
+        rows: Sequence[Mapping[str, Any]],
+        forms: Mapping[str, Any],
+        machine: Mapping[str, Any],
     ) -> None:
         """Put new rows of a piece in the place of the old ones."""
         others = [row for row in self.rows if row["piece"] != piece]
         self.rows = [*others, *({key: str(row[key]) for key in COLUMNS} for row in rows)]
         self.facts.setdefault("forms", {})[piece] = dict(forms)
+        self.facts.setdefault("machines", {})[piece] = dict(machine)
 
     def publish(self) -> None:
         """Write the csv, the facts, the table and the plots.
@@ -103,10 +108,17 @@ def markdown(lines: Iterable[Any], timings: Timings) -> str:
 
 
 def described(timings: Timings) -> str:
-    """Machine, data, and how far the two forms' results lie apart."""
+    """Machines, data, and how far the two forms' results lie apart."""
     facts = timings.facts
-    machine = facts.get("machine", {})
-    told = "; ".join(f"{name} {value}" for name, value in machine.items())
+    machines: dict[str, list[str]] = {}
+    for piece, machine in facts.get("machines", {}).items():
+        told = "; ".join(f"{name} {value}" for name, value in machine.items())
+        machines.setdefault(told, []).append(piece)
+    alone = len(machines) == 1
+    told = "".join(
+        f"Machine{'' if alone else ' of ' + ', '.join(pieces)}: {machine}.\n\n"
+        for machine, pieces in machines.items()
+    )
     data = "; ".join(f"{name}: {value}" for name, value in facts.get("data", {}).items())
     apart = timings.largest_difference()
     same = (
@@ -115,4 +127,4 @@ def described(timings: Timings) -> str:
         if apart
         else ""
     )
-    return f"Machine: {told}.\n\nData: {data}.{same}\n"
+    return f"{told}Data: {data}.{same}\n"

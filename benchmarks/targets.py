@@ -124,8 +124,21 @@ def _sku(t: Timings) -> Iterator[Line]:
         yield _faster(t, bf16, "sku-k5", 2.5, ("sku-k5", "plain-bf16"))
     else:
         yield Line(bf16, target="at least 2.5x", reached=NO_BF16)
-    default = "SKU step, K=1 drawn anew (2 + 2 + 2 rows), beside the plain K=5"
-    yield _faster(t, default, "sku-k1", 12, ("sku-k5", "plain"))
+    default, target = "SKU step, K=1 drawn anew (2 + 2 + 2 rows), beside the plain K=5", 12
+    if t.has("sku-k5", "plain") and t.has("sku-k1", "ours"):
+        # Other work than the plain form's, timed in another piece: no pairs, no place in the plot.
+        ratio = t.seconds("sku-k5", "plain").median / t.seconds("sku-k1", "ours").median
+        yield Line(
+            default,
+            _cost(t, "sku-k5", "plain"),
+            _cost(t, "sku-k1", "ours"),
+            f"{figure(ratio)}x, of medians",
+            products=_products(t, ("sku-k5", "plain"), ("sku-k1", "ours")),
+            target=f"at least {target}x",
+            reached=_yes(ratio >= target),
+        )
+    else:
+        yield Line(default, target=f"at least {target}x")
     if t.has("sku-k1", "plain", "ours"):
         factor = t.ratio("wall_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
         cpu = t.ratio("cpu_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
@@ -150,7 +163,7 @@ def _loaded(t: Timings, piece: str, form: str) -> str:
 def _rmu(t: Timings) -> Iterator[Line]:
     title = "RMU step, 4 + 4 rows"
     yield _faster(t, f"{title}, in an epoch after the first", "rmu", 5)
-    yield _faster(t, f"{title}, rows read for the first time", "rmu", 5, form="ours-first")
+    yield _faster(t, f"{title}, in the first epoch", "rmu", 5, form="ours-first")
     name, target = "its reference's memory", "at most 3 % of a model"
     if not t.has("rmu", "ours"):
         yield Line(name, target=target)

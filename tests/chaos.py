@@ -236,7 +236,7 @@ class Chaos:
                     return
             elif number is not None and cpu_seconds(number) >= moment.cpu:
                 return
-            if seen and number is None:
+            if (seen and number is None) or self._passed(stage):
                 return  # it was quicker than that: the fault meets whatever comes next
             if run.process.poll() is not None:
                 raise Ended
@@ -247,6 +247,11 @@ class Chaos:
         """The process of the present run's job; an earlier run may have left one of its own."""
         group = self._run.process.pid if self._run else None
         return job(self.copy.folder, stage.name, stage.out, group)
+
+    def _passed(self, stage: Stage) -> bool:
+        """Whether a stage that reads what `stage` makes is running: a fault may come too late."""
+        later = self.chain.stages[self.chain.stages.index(stage) + 1 :]
+        return any(self._job(next_stage) is not None for next_stage in later)
 
     def _inflict(self, moment: Moment) -> str:
         run, stage = self._running(), moment.stage

@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Alone: what needs no model first, then what plans with it, then what builds.
 
     Several workers take a file at a time: those with the longest tests first, so that none is left
-    for one worker alone at the end.
+    for one worker alone at the end. While the first worker builds, the others have what needs no
+    built folder.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
 
@@ -44,6 +45,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             costs[item.path] = max(costs[item.path], cost(item))
         items.sort(key=lambda item: (-slow[item.path], -costs[item.path]))
+        waits = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
+        builder = next((item.path for item in items if item.path in waits), None)
+
+        def turn(item: pytest.Item) -> int:
+            if item.path == builder:
+                return 0
+            return 1 if costs[item.path] and item.path not in waits else 2
+
+        items.sort(key=turn)
     else:
         items.sort(key=cost)
 

@@ -49,7 +49,7 @@ def step(
 
 def states(model: Any, rows: Sequence[Row], layer: int, skip: int, pad: int) -> Tensor:
     """Output of a block at the tokens that count, [tokens, width]; the pass goes to the end."""
-    ids, mask = padded(rows, pad)
+    ids, mask = (tensor.to(model.device) for tensor in padded(rows, pad))
     caught: list[Tensor] = []
     block = blocks_of(model.get_decoder())[layer]
     handle = block.register_forward_hook(

@@ -44,5 +44,6 @@ def lighten_snakemake() -> None:
       rules' parameters are text.
     - It reads YAML with PyYAML's own parser, where there is one in C for the same language.
     """
-    PersistenceBase._serialize_param_pandas = PersistenceBase._serialize_param_builtin
+    if builtin := getattr(PersistenceBase, "_serialize_param_builtin", None):
+        PersistenceBase._serialize_param_pandas = builtin
     yaml.FullLoader = getattr(yaml, "CFullLoader", yaml.FullLoader)  # type: ignore[misc]

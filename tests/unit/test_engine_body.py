@@ -76,6 +76,23 @@ def test_only_trained_blocks_run_once_a_prefix_is_kept() -> None:
     assert runs[2] == runs[3] > 0
 
 
+def test_frozen_blocks_run_once_for_rows_that_a_step_reads_twice() -> None:
+    """RMU reads its retain rows in the trained and in the untrained model."""
+    model, _ = tiny.with_lora(tiny.llama(), UPPER)
+    rows = tiny.rows(SHAPES)
+    body = Body(model.get_base_model(), 2)
+    first = body.hidden(rows)
+    runs = []
+    body.decoder.layers[0].register_forward_hook(lambda *_: runs.append(1))
+    again = [state.final for state in body.states(rows[2:4], again=True)]
+    assert not runs
+    for a, b in zip(again, first[2:4], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    # A killed run resumes without knowing what the last step read: no other call may use it.
+    body.hidden(rows[2:4])
+    assert runs
+
+
 def test_rows_beyond_the_memory_for_prefixes_give_the_same_states(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

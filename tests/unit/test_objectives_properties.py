@@ -52,10 +52,10 @@ class Counting(Body):
         self.tokens = {True: 0, False: 0}
 
     def states(
-        self, rows: Sequence[Row], made: Sequence[Row] = (), reads: Reads = bodies.FINAL
+        self, rows: Sequence[Row], made: Sequence[Row] = (), *rest: Any, **named: Any
     ) -> list[States]:
         self.tokens[torch.is_grad_enabled()] += sum(map(len, [*rows, *made]))
-        return super().states(rows, made, reads)
+        return super().states(rows, made, *rest, **named)
 
 
 def forwarded(made: methods.Bench) -> dict[bool, int]:
@@ -137,21 +137,27 @@ def test_every_weight_zero_is_refused() -> None:
 @pytest.mark.parametrize("key", ALGORITHMS)
 def test_pads_change_nothing(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Analysis360 7 (5), sku-llmu 6.5 (3), KnowUnDo 7 (4): a batch of unequal lengths, padded to
-    its longest row in one pass, has the loss and gradients of a pass for each row."""
+    its longest row in one pass, has the loss and gradients of a pass for each row, and of rows end
+    to end."""
     made = bench(key)
-    found = {}
-    for how in ("together", "row by row"):
-        groups = (
-            (lambda lengths: [list(range(len(lengths)))])
-            if how == "together"
-            else (lambda lengths: [[i] for i in range(len(lengths))])
+    assert made.job.body.packs
+    found = [(made.terms(), made.gradients())]
+    made.job.body.packs = False
+    for groups in (
+        lambda rows: [[*range(len(rows))]],
+        lambda rows: [[i] for i in range(len(rows))],
+    ):
+        monkeypatch.setattr(
+            bodies, "length_groups", lambda rows, of=groups: of(rows) if rows else []
         )
-        monkeypatch.setattr(bodies, "length_groups", groups)
-        found[how] = (made.terms(), made.gradients())
-    one, other = found["together"], found["row by row"]
-    for name, term in one[0].items():
-        assert term.item() == pytest.approx(other[0][name].item(), rel=1e-10)
-    assert_same_gradients(list(one[1].values()), list(other[1].values()), 1e-9)
+        found.append((made.terms(), made.gradients()))
+    for terms, gradients in found[1:]:
+        for name, term in terms.items():
+            assert term.item() == pytest.approx(found[0][0][name].item(), rel=1e-7)
+        assert_same_gradients(list(gradients.values()), list(found[0][1].values()), 1e-6)
+    for name, term in found[1][0].items():
+        assert term.item() == pytest.approx(found[2][0][name].item(), rel=1e-10)
+    assert_same_gradients(list(found[1][1].values()), list(found[2][1].values()), 1e-9)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
@@ -163,7 +169,7 @@ def test_the_chunk_size_changes_nothing(
     made = bench(key)
     whole = made.gradients()
     original = heads._chunks
-    monkeypatch.setattr(heads, "_chunks", lambda inputs, head, _: original(inputs, head, chunk))
+    monkeypatch.setattr(heads, "_chunks", lambda rows, head, *_: original(rows, head, chunk))
     assert_same_gradients(list(made.gradients().values()), list(whole.values()), 1e-10)
 
 

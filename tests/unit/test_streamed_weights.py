@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,27 @@ def test_lambda_zero_is_the_identity_to_the_byte(base: Path, tmp_path: Path) -> 
 
 def bits(tensor: Tensor) -> Tensor:
     return tensor.flatten().view(torch.uint8)
+
+
+def test_a_killed_negation_leaves_what_the_next_one_removes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The half file holds what was acquired: it must not stay under a name that nobody knows."""
+    acquired, model = acquired_by(base, tmp_path / "acquired"), tmp_path / "model"
+    seen, read = set(), delta.read_block
+
+    def watched(*args: Any) -> Tensor:
+        seen.update(path.name for path in model.glob(".*"))
+        return read(*args)
+
+    monkeypatch.setattr(delta, "read_block", watched)
+    negated(base, acquired, model, 1.0)
+    (name,) = seen
+    left = model / name.replace(f".{os.getpid()}.", ".999999999.")
+    assert left.name != name
+    left.write_bytes(b"half")
+    negated(base, acquired, model, 1.0)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

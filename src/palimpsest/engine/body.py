@@ -81,6 +81,7 @@ class Body:
             _recompute_blocks(self.decoder)
         self._groups: dict[Row, list[Row]] = {}
         self._prefixes: dict[Row, Tensor] = {}
+        self._last: dict[Row, Tensor] = {}
         self._bytes = 0
 
     def keep(self, rows: Sequence[Row]) -> None:
@@ -105,7 +106,11 @@ class Body:
         return [state.final for state in self.states(rows, made)]
 
     def states(
-        self, rows: Sequence[Row], made: Sequence[Row] = (), reads: Reads = FINAL
+        self,
+        rows: Sequence[Row],
+        made: Sequence[Row] = (),
+        reads: Reads = FINAL,
+        again: bool = False,
     ) -> list[States]:
         """Hidden states of each row, in the order of `rows`, then `made`.
 
@@ -116,12 +121,13 @@ class Body:
             rows: rows of the data; the prefixes of those announced to `keep` are kept.
             made: rows made for this call alone.
             reads: the states that are wanted; the pass ends at the highest of them.
+            again: the call before had these rows, too: the frozen blocks need not run again.
 
         Raises:
             UserError: a block is asked for that the model does not have.
         """
         every = [*rows, *made]
-        entering = self._entering(every) if self.first_trained else None
+        entering = self._entering(every, again) if self.first_trained else None
         if self.packs:
             return self._packed(every, entering, reads)
         found: dict[int, States] = {}
@@ -211,15 +217,16 @@ class Body:
                 handle.remove()
 
     @torch.no_grad()
-    def _entering(self, rows: Sequence[Row]) -> list[Tensor]:
+    def _entering(self, rows: Sequence[Row], again: bool) -> list[Tensor]:
         # What enters the first trained block, for each row.
-        entering = [self._prefix(r) if r in self._groups else torch.empty(0) for r in rows]
-        new = [i for i, row in enumerate(rows) if row not in self._groups]
-        for group in self._passes([rows[i] for i in new]):
+        found = {row: self._last[row] for row in rows if again and row in self._last}
+        found |= {row: self._prefix(row) for row in rows if row in self._groups}
+        new = [row for row in dict.fromkeys(rows) if row not in found]
+        for group in self._passes(new):
             members = [new[i] for i in group]
-            for i, prefix in zip(members, self._below([rows[i] for i in members]), strict=True):
-                entering[i] = prefix
-        return entering
+            found |= dict(zip(members, self._below(members), strict=True))
+        self._last = found
+        return [found[row] for row in rows]
 
     def _below(self, rows: Sequence[Row]) -> Sequence[Tensor]:
         # What enters the first trained block, for rows that share a pass.
@@ -298,7 +305,15 @@ class Body:
         ids = packing.packed([row.ids for row in rows]).to(self.device)
         try:
             found = packing.unpacked(self._decode(packing, input_ids=ids))
-        except (NotImplementedError, TypeError, ValueError, KeyError):
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, KeyError):
+            return False
+        # Rows as short as these do not show what a mask alone hides from a longer one.
+        config = self.decoder.config
+        if getattr(config, "attention_chunk_size", None) or (
+            getattr(config, "sliding_window", None) and not packing.windowed
+        ):
             return False
         alone = [self._decode(input_ids=row.ids[None].to(self.device))[0] for row in rows]
         if packing.seen < len(self.layers):

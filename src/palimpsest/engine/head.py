@@ -2,8 +2,9 @@
 
 Only the positions that count reach the head, and vocabulary-sized tensors exist for one chunk of
 positions at a time. A position's value depends on its own hidden state alone, so its gradient is
-found at once, with the value, and only scaled in the backward pass: nothing is computed again. The
-derivatives by the logits are written out, with q = softmax(z)::
+found at once, with the value, and only scaled in the backward pass: nothing is computed again
+(except where the head itself is trained). The derivatives by the logits are written out, with
+q = softmax(z)::
 
     -log q_y                        q - 1_y
     KL(p || q)                      q - p
@@ -30,7 +31,8 @@ _Found = tuple[Tensor, Tensor]
 # Values of positions [n], and each one's derivative by its logits [n, vocabulary].
 
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
-"""Logits (fp32) that exist at once: on a CPU they stay in its cache."""
+"""Logits (fp32) that exist at once: on a CPU they stay in its cache. A head that is trained makes
+its weight, and that weight's gradient, for every chunk: it has the larger ones everywhere."""
 
 
 def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -207,8 +209,9 @@ def _chunked(
     head: Head,
     chunk: int | None,
 ) -> Tensor:
-    parts = _chunks((hidden, *others), head, chunk)
-    if isinstance(head, nn.Module) and any(p.requires_grad for p in head.parameters()):
+    trained = isinstance(head, nn.Module) and any(p.requires_grad for p in head.parameters())
+    parts = _chunks((hidden, *others), head, chunk, trained)
+    if trained:
         # The head's own gradient is a sum over positions.
         def again(h: Tensor, *rest: Tensor) -> Tensor:
             return _OfLogits.apply(function, _logits(head, h), *rest)
@@ -217,10 +220,13 @@ def _chunked(
     return _OfStates.apply(function, head, parts, hidden)
 
 
-def _chunks(inputs: tuple[Tensor, ...], head: Head, chunk: int | None) -> list[tuple[Tensor, ...]]:
+def _chunks(
+    inputs: tuple[Tensor, ...], head: Head, chunk: int | None, trained: bool = False
+) -> list[tuple[Tensor, ...]]:
     if chunk is None:
-        vocabulary = len(head.weight) if isinstance(head, nn.Linear) else 1 << 16
-        limit = CHUNK_BYTES.get(inputs[0].device.type, CHUNK_BYTES["cpu"])
+        vocabulary = head.out_features if isinstance(head, nn.Linear) else 1 << 16
+        kind = "cuda" if trained else inputs[0].device.type
+        limit = CHUNK_BYTES.get(kind, CHUNK_BYTES["cpu"])
         chunk = max(limit // (4 * vocabulary), 1)
     return list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
 

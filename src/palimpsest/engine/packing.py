@@ -42,6 +42,7 @@ class Packing:
         sources: index of the row that each piece is taken from.
         device: where the model computes.
         seen: attention layers that used it.
+        windowed: those of them that look at a part of the row alone.
     """
 
     rows: list[tuple[int, ...]]
@@ -50,6 +51,7 @@ class Packing:
     sources: list[int]
     device: torch.device
     seen: int = 0
+    windowed: int = 0
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> Packing:
@@ -154,6 +156,7 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each row of a packed sequence; called by transformers.
@@ -168,21 +171,31 @@ def attend(
         scaling: factor on the products; None: 1 / sqrt(size).
         sliding_window: a token sees so many tokens, itself included; None: all of its row.
         softcap: not known here.
+        s_aux: attention sinks, not known here.
 
     Returns:
         [1, T, heads, size], and None.
 
     Raises:
-        NotImplementedError: the architecture does not hand `packing` on, or caps its scores.
+        NotImplementedError: the architecture does not hand `packing` on, caps its scores or has
+            attention sinks.
     """
-    if packing is None or softcap is not None:
+    if packing is None or softcap is not None or s_aux is not None:
         raise NotImplementedError(f"{type(module).__name__} cannot run packed rows")
-    packing.seen += 1
     window = sliding_window or 0
-    if query.is_cuda and query.dtype in HALF:
+    packing.seen += 1
+    packing.windowed += window > 0
+    if _in_one_kernel(query, value):
         return _varlen(query[0], key[0], value[0], packing, scaling, window)[None], None
     made = _by_row(query, key, value, packing, scaling, window)
     return made.transpose(1, 2), None
+
+
+def _in_one_kernel(query: Tensor, value: Tensor) -> bool:
+    """Whether the variable-length kernel (FlashAttention-2) takes these states."""
+    size = query.shape[-1]
+    fits = query.dtype in HALF and size % 8 == 0 and size <= 256 and value.shape[-1] == size
+    return query.is_cuda and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _by_row(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: Any, window: int) -> Tensor:

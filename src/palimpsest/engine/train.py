@@ -206,7 +206,7 @@ def run(
     for name in job.reads.untrained:
         blocks_alone = replace(job.reads, final=False)
         with torch.no_grad(), swapped(job.weights, untrained):
-            states = _own_states(job, mine, drawn[name], [], blocks_alone)
+            states = _own_states(job, mine, drawn[name], [], blocks_alone, again=True)
             streams[name].untrained = _levels(states(drawn[name]))
     return streams
 
@@ -220,14 +220,19 @@ def _share(kept: Sequence[Row], made: Sequence[Row]) -> set[Row]:
 
 
 def _own_states(
-    job: Job, mine: set[Row], kept: Sequence[Row], made: Sequence[Row], reads: Reads
+    job: Job,
+    mine: set[Row],
+    kept: Sequence[Row],
+    made: Sequence[Row],
+    reads: Reads,
+    again: bool = False,
 ) -> Callable[[Sequence[Row]], list[States]]:
     """States of rows, of those of other processes empty ones."""
     shortest = min([*kept, *made], key=len)
     kept, made = ([row for row in rows if row in mine] for rows in (kept, made))
     every = [*kept, *made]
     # A process without a row runs one that counts nowhere: the others may wait for its part.
-    found = job.body.states(kept, made if every else [shortest], reads)
+    found = job.body.states(kept, made if every else [shortest], reads, again)
     states = dict(zip(every, found[: len(every)], strict=True))
     none = States(found[0].final[:0], {b: rows[:0] for b, rows in found[0].blocks.items()})
     return lambda rows: [states.get(row, none) for row in rows]

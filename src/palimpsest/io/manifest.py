@@ -11,9 +11,8 @@ several files are hashed at once.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,26 +79,6 @@ def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
     if fault := _fault(folder / file, entry):
         raise damaged(folder / file, fault, folder / name)
     return folder / file
-
-
-@contextlib.contextmanager
-def verified_beside(folder: str | Path, file: str, name: str = NAME) -> Iterator[Path]:
-    """Give the path of `file` at once, and compare it with the manifest meanwhile.
-
-    For those who read a large file once from its beginning to its end. What they made of it may be
-    kept only if the block ends without an error.
-
-    Raises:
-        UserError: as `verified` does, when the block ends, however it ends.
-    """
-    with ThreadPoolExecutor(1) as other:
-        checked = other.submit(verified, folder, file, name)
-        try:
-            yield Path(folder) / file
-        except Exception:
-            checked.result()  # what is wrong with the file explains the rest
-            raise
-        checked.result()
 
 
 def verified_folder(folder: str | Path, weights: bool = True) -> Path:

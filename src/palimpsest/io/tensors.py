@@ -114,7 +114,7 @@ def write_tensors(
         metadata: what the file says about itself.
 
     Returns:
-        The file's sha256 (hex); each block is hashed while it is written.
+        The file's sha256 (hex); each block is hashed while the next one is made.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -127,10 +127,12 @@ def write_tensors(
         open(temporary, "wb") as handle,
         ThreadPoolExecutor(1) as other,
     ):
+        hashed = other.submit(digest.update, b"")
         for part in _parts(names, specs, block, metadata or {}):
-            hashed = other.submit(digest.update, part)
             handle.write(part)
+            # A block is hashed while the next one is made: two of them are in memory.
             hashed.result()
+            hashed = other.submit(digest.update, part)
     return digest.hexdigest()
 
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.io.atomic import atomic_path
-from palimpsest.io.manifest import verified, verified_beside
+from palimpsest.io.manifest import verified
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model.names import base_name
 
@@ -151,16 +150,13 @@ def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> st
     Raises:
         UserError: the file in `source` is missing or altered; nothing is written then.
     """
-    with (
-        atomic_path(folder / WEIGHTS) as temporary,
-        verified_beside(source, WEIGHTS, manifest) as file,
-    ):
-        return write_tensors(
-            temporary,
-            specs_of(file),
-            lambda name, rows: factor * read_block(file, name, rows),
-            {"format": "pt"},
-        )
+    file = verified(source, WEIGHTS, manifest)
+    return write_tensors(
+        folder / WEIGHTS,
+        specs_of(file),
+        lambda name, rows: factor * read_block(file, name, rows),
+        {"format": "pt"},
+    )
 
 
 def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Memory is the sum of what is alive at the worst moment:
 - what is trained, in fp32: value, gradient and the optimiser's two moments (differences of base
   tensors also as the sum with the weight that the backward pass needs);
 - activations that the backward pass needs, of every token of a step in every block from the first
-  trained one on: `_ACTIVATIONS`, per token, in widths of the block's vectors;
+  trained one on: `_per_block`, per token;
 - logits in fp32, at most `palimpsest.engine.head.CHUNK_BYTES` at once, in as many copies as a term
   makes.
 
@@ -392,9 +392,9 @@ def _per_block(shape: Shape, width: int) -> float:
     """Bytes that a block keeps of one token for its backward pass.
 
     Inputs of both norms, the adapters' input, queries and the attention's output, keys and values;
-    gate and up. (Frozen matrices keep nothing.)
+    gate and up, of other activations than silu also the output. (Frozen matrices keep nothing.)
     """
-    return width * (5.0 * shape.width + 2.0 * shape.heads + 2.0 * shape.inner)
+    return width * (5.0 * shape.width + 2.0 * shape.heads + shape.kept * shape.inner)
 
 
 def _most_logits(terms: Iterable[_Term]) -> tuple[float, int]:

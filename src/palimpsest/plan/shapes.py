@@ -24,6 +24,8 @@ class Shape:
         tied: whether the head is the embedding.
         gated: whether the feed-forward part has three matrices instead of two.
         known: where all this comes from.
+        kept: vectors of the inner width that a block keeps of a token for its backward pass; a gate
+            with silu needs one less (`palimpsest.engine.gated`).
     """
 
     layers: int
@@ -34,6 +36,7 @@ class Shape:
     tied: bool
     gated: bool
     known: str
+    kept: int = 2
 
     @property
     def block(self) -> int:
@@ -78,6 +81,8 @@ def from_config(config: Mapping[str, Any], known: str) -> Shape:
     width = first("hidden_size", "n_embd", "d_model")
     count = first("num_attention_heads", "n_head", default=1)
     size = first("head_dim", default=width // count)
+    gated = config.get("model_type") not in _TWO_MATRICES
+    silu = first("hidden_act", "hidden_activation", "activation_function") in ("silu", "swish")
     return Shape(
         layers=first("num_hidden_layers", "n_layer"),
         width=width,
@@ -86,8 +91,9 @@ def from_config(config: Mapping[str, Any], known: str) -> Shape:
         vocabulary=config["vocab_size"],
         # What transformers takes where nothing is said.
         tied=first("tie_word_embeddings", default=config.get("model_type") not in ("llama",)),
-        gated=config.get("model_type") not in _TWO_MATRICES,
+        gated=gated,
         known=known,
+        kept=3 if gated and not silu else 2,
     )
 
 
