@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from forms import WARM_UP, Form
+from forms import Form
 from palimpsest.errors import run_cli
 from pieces import pieces
 from work import Work
 
 
 def main() -> None:
-    """Make the form, then answer each line ``[repeat, size]`` on stdin with a line of JSON."""
+    """Make the form, then answer each ``[repeat, size, count]`` on stdin with a line of JSON."""
     name, form_name, scratch = sys.argv[1:]
     # What the program prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -29,17 +29,15 @@ def main() -> None:
     form = pieces()[name].forms[form_name](Work(Path(scratch)))
     print(json.dumps({"loaded_mb": resident_mb(), **form.facts}), file=answers)
     for line in sys.stdin:
-        repeat, size = json.loads(line)
-        print(json.dumps(timed(form, repeat, size)), file=answers)
+        print(json.dumps(timed(form, *json.loads(line))), file=answers)
 
 
-def timed(form: Form, repeat: int, size: str) -> dict[str, Any]:
-    """Run the form once."""
+def timed(form: Form, repeat: int, size: str, count: bool) -> dict[str, Any]:
+    """Run the form once; `count` its operations, or time it."""
     form.before()
     reset_peak()
     began, spent = time.perf_counter(), cpu_seconds()
-    # Counting slows a form down, so it is done where the time does not count.
-    counted = FlopCounterMode(display=False) if repeat == WARM_UP else None
+    counted = FlopCounterMode(display=False) if count else None
     with counted or contextlib.nullcontext():
         done = form.run(repeat, size)
     if torch.cuda.is_available():
