@@ -112,7 +112,7 @@ def described(timings: Timings) -> str:
     facts = timings.facts
     machines: dict[str, list[str]] = {}
     for piece, machine in facts.get("machines", {}).items():
-        told = "; ".join(f"{name} {value}" for name, value in machine.items())
+        told = "; ".join(f"{name} {value}" for name, value in sorted(machine.items()))
         machines.setdefault(told, []).append(piece)
     alone = len(machines) == 1
     told = "".join(
