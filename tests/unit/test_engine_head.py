@@ -185,3 +185,11 @@ def test_any_head_gives_the_gradients_of_a_plain_one(inputs: tuple) -> None:
     same = nn.Sequential(head)
     plain = with_gradient(lambda h: heads.nll(h, labels, head, 4), hidden)
     assert_same(with_gradient(lambda h: heads.nll(h, labels, same, 4), hidden), plain)
+
+
+def test_a_trained_head_has_larger_chunks() -> None:
+    """Each of its chunks makes the whole weight's gradient."""
+    head = torch.nn.Linear(2, 1 << 15)
+    hidden = (torch.zeros(500, 2),)
+    frozen, trained = (heads._chunks(hidden, head, None, trained=t) for t in (False, True))
+    assert len(trained) == 1 < len(frozen)

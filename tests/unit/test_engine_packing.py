@@ -193,3 +193,18 @@ def test_the_kernel_itself_agrees_with_the_loop(window: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("key", ["sliding_window", "attention_chunk_size"])
+def test_rows_are_not_packed_where_a_mask_alone_would_limit_them(key: str) -> None:
+    model = tiny.llama()
+    assert Body(model).packs
+    setattr(model.config, key, 64)  # llama hands no window on to its attention
+    assert not Body(model).packs
+
+
+def test_attention_sinks_are_refused() -> None:
+    packing = Packing.of(tiny.rows(SHAPES), CPU)
+    states = [torch.zeros(1, 2, sum(packing.lengths), 8) for _ in range(3)]
+    with pytest.raises(NotImplementedError, match="cannot run packed rows"):
+        packs.attend(torch.nn.Identity(), *states, None, packing=packing, s_aux=torch.zeros(2))

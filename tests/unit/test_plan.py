@@ -300,3 +300,9 @@ def test_this_machine_has_memory_and_a_disk() -> None:
     assert found.gpus == 2
     assert found.ram_bytes > 1 << 30
     assert found.cores >= 1
+
+
+@pytest.mark.parametrize(("key", "kept"), [("silu", 2), ("gelu_pytorch_tanh", 3)])
+def test_a_gate_without_silu_keeps_one_vector_more(key: str, kept: int) -> None:
+    config = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9, "hidden_act": key}
+    assert from_config({**config, "model_type": "gemma"}, "here").kept == kept
