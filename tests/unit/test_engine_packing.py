@@ -16,6 +16,7 @@ import tiny_models as tiny
 from palimpsest.config.draw import Reads
 from palimpsest.config.training import Lora
 from palimpsest.engine import packing as packs
+from palimpsest.engine.attention import attend_in_groups
 from palimpsest.engine.body import Body
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, join
@@ -98,7 +99,8 @@ def test_capped_scores_are_not_packed() -> None:
     assert not body.packs
     rows = with_shared_prompts()
     for row, state in zip(rows, body.hidden(rows), strict=True):
-        torch.testing.assert_close(state, body.hidden([row])[0], rtol=1e-10, atol=1e-10)
+        # Its norms are in fp32 whatever its own type is.
+        torch.testing.assert_close(state, body.hidden([row])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_the_models_own_attention_stays_in_use() -> None:
@@ -162,7 +164,7 @@ def plain_varlen(
 
 @pytest.mark.parametrize("rows", [tiny.rows(SHAPES), with_shared_prompts()])
 @pytest.mark.parametrize("window", [0, 6])
-def test_the_kernel_is_told_the_rows_that_the_loop_runs(
+def test_the_kernel_is_told_the_rows_that_the_groups_hold(
     monkeypatch: pytest.MonkeyPatch, rows: list[Row], window: int
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen)
@@ -170,13 +172,13 @@ def test_the_kernel_is_told_the_rows_that_the_loop_runs(
     tokens = sum(packing.lengths)
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
-    loop = packs._by_row(q, k, v, packing, 0.3, window)[0].transpose(0, 1)
+    loop = attend_in_groups(q[0], k[0], v[0], packing.groups, 0.3, window)
     torch.testing.assert_close(packs._varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("window", [0, 6])
-def test_the_kernel_itself_agrees_with_the_loop(window: int) -> None:
+def test_the_kernel_itself_agrees_with_the_groups(window: int) -> None:
     packing = Packing.of(with_shared_prompts(), torch.device("cuda"))
     tokens = sum(packing.lengths)
     torch.manual_seed(0)
@@ -184,7 +186,7 @@ def test_the_kernel_itself_agrees_with_the_loop(window: int) -> None:
         torch.randn(1, heads, tokens, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
         for heads in (4, 2, 2)
     ]
-    loop = packs._by_row(*states, packing, 0.3, window)[0].transpose(0, 1)
+    loop = attend_in_groups(*(s[0] for s in states), packing.groups, 0.3, window)
     kernel = packs._varlen(*(s[0] for s in states), packing, 0.3, window)
     torch.testing.assert_close(kernel, loop, rtol=2e-2, atol=2e-2)
     for a, b in zip(

@@ -408,7 +408,8 @@ def test_weights_that_are_no_numbers_stop(tmp_path: Path) -> None:
         folder=tmp_path,
         fingerprint="x",
     )
-    with pytest.raises(UserError, match="step 1: the term 'forget' is nan"):
+    # On some processors PyTorch's fused attention loses a NaN in rows of under 16 tokens.
+    with pytest.raises(UserError, match=r"step 1: the term '(forget|gradient norm)' is nan"):
         train(job)
 
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from palimpsest.config.draw import Reads
 from palimpsest.engine import packing as packs
 from palimpsest.engine import ranks
-from palimpsest.engine.gated import keep_less
+from palimpsest.engine.lean import keep_less
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, length_groups, pad
 from palimpsest.errors import UserError

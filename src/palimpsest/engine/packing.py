@@ -2,7 +2,7 @@
 
 All layers but attention treat tokens one by one, so they take the whole sequence as it is.
 Attention runs row by row: every token sees the earlier tokens of its own row alone. On CUDA that is
-one variable-length kernel, elsewhere a loop.
+one variable-length kernel, elsewhere a pass for rows of similar length.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from palimpsest.engine.rows import Row
+from palimpsest.engine.attention import Group, Span, attend_in_groups
+from palimpsest.engine.rows import Row, length_groups
 
 NAME = "palimpsest_packed"
 """What transformers calls this attention. It gets no mask from there."""
+
+OVERHEAD = 32
+"""What one more pass through attention costs, in tokens that are filled in."""
 
 HALF = (torch.float16, torch.bfloat16)
 """Types of the variable-length kernel."""
@@ -108,6 +111,22 @@ class Packing:
         return found
 
     @cached_property
+    def groups(self) -> list[Group]:
+        """Rows of similar length, as they share a pass through attention."""
+        starts = [0, *itertools.accumulate(self.lengths)]
+        rows = [
+            [Span(starts[i], self.firsts[i], self.lengths[i], brings or i != row[0]) for i in row]
+            if len(row) > 1
+            else [Span(starts[row[0]], 0, self.lengths[row[0]], True)]
+            for row, brings in self.in_order
+        ]
+        lengths = [sum(span.length for span in row) for row in rows]
+        return [
+            Group([rows[i] for i in members], max(lengths[i] for i in members))
+            for members in length_groups(lengths, OVERHEAD)
+        ]
+
+    @cached_property
     def kernel(self) -> _Kernel:
         """What the variable-length kernel is told."""
         order = self.in_order
@@ -187,8 +206,8 @@ def attend(
     packing.windowed += window > 0
     if _in_one_kernel(query, value):
         return _varlen(query[0], key[0], value[0], packing, scaling, window)[None], None
-    made = _by_row(query, key, value, packing, scaling, window)
-    return made.transpose(1, 2), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend_in_groups(query[0], key[0], value[0], packing.groups, scale, window)[None], None
 
 
 def _in_one_kernel(query: Tensor, value: Tensor) -> bool:
@@ -196,29 +215,6 @@ def _in_one_kernel(query: Tensor, value: Tensor) -> bool:
     size = query.shape[-1]
     fits = query.dtype in HALF and size % 8 == 0 and size <= 256 and value.shape[-1] == size
     return query.is_cuda and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _by_row(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: Any, window: int) -> Tensor:
-    pieces = [tensor.split(packing.lengths, dim=2) for tensor in (q, k, v)]
-    shared = k.shape[1] != q.shape[1]
-    made = []
-    for row, brings in packing.in_order:
-        query, key, value = (
-            piece[row[0]] if len(row) == 1 else torch.cat([piece[i] for i in row], dim=2)
-            for piece in pieces
-        )
-        n = query.shape[2]
-        mask = _band(n, window, q.device) if 0 < window < n else None
-        out = F.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=mask is None, scale=scaling, enable_gqa=shared
-        )
-        made.append(out if brings else out[:, :, -packing.lengths[row[-1]] :])
-    return torch.cat(made, dim=2)
-
-
-def _band(n: int, window: int, device: torch.device) -> Tensor:
-    ones = torch.ones(n, n, dtype=torch.bool, device=device)
-    return ones.tril() & ones.triu(1 - window)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: Any, window: int) -> Tensor:
