@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from forms import WARM_UP, Done, Form
 from large_model import Folders, large_model
+from limit import products_alone
 from palimpsest.config.schema import Localization
 from palimpsest.config.training import Lora
 from palimpsest.engine.body import Body
@@ -323,19 +324,32 @@ def pieces() -> dict[str, Piece]:
                 **in_bf16,
                 "ours": lambda w: sku_ours(w, 5),
                 "ours-recomputed": lambda w: sku_ours(w, 5, recompute=True),
+                "products": lambda w: products_alone(sku_ours(w, 5)),
             },
         ),
         "sku-k1": Piece(
             "SKU step, K=1 drawn anew (default): 2 + 2 + 2 rows",
-            {"plain": lambda w: sku_plain(w, 1, "float32"), "ours": lambda w: sku_ours(w, 1)},
+            {
+                "plain": lambda w: sku_plain(w, 1, "float32"),
+                "ours": lambda w: sku_ours(w, 1),
+                "products": lambda w: products_alone(sku_ours(w, 1)),
+            },
         ),
         "npo": Piece(
             "NPO-shaped step with reference: 4 answers to forget, 4 questions to keep",
-            {"plain": lambda w: npo_plain(w, True), "ours": lambda w: npo_ours(w, True)},
+            {
+                "plain": lambda w: npo_plain(w, True),
+                "ours": lambda w: npo_ours(w, True),
+                "products": lambda w: products_alone(npo_ours(w, True)),
+            },
         ),
         "npo-short": Piece(
             "the same with questions on both sides",
-            {"plain": lambda w: npo_plain(w, False), "ours": lambda w: npo_ours(w, False)},
+            {
+                "plain": lambda w: npo_plain(w, False),
+                "ours": lambda w: npo_ours(w, False),
+                "products": lambda w: products_alone(npo_ours(w, False)),
+            },
         ),
         "localize": Piece(
             f"MemFlex localization: {SAMPLE} + {SAMPLE} private rows, 3 rounds",

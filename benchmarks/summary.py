@@ -18,7 +18,7 @@ BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
 GROWTH = "![Seconds against tokens, for more rows and for more steps](growth.svg)"
 
-HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "in products"]
+HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "in products", "at most"]
 HEAD += ["to reach", "reached", "CUDA"]
 
 
@@ -95,13 +95,14 @@ def markdown(lines: Iterable[Any], timings: Timings) -> str:
             line.ratio,
             line.cpu_ratio,
             line.products,
+            line.limit,
             line.target,
             line.reached,
             "not measured",
         ]
         for line in lines
     ]
-    rule = ["---", *["---:"] * 6, "---", "---"]
+    rule = ["---", *["---:"] * 7, "---", "---"]
     table = "".join(f"| {' | '.join(row)} |\n" for row in [HEAD, rule, *cells])
     grown = f"\n{GROWTH}\n" if timings.has("growth", "ours") else ""
     return f"{table}\n{described(timings)}{grown}"

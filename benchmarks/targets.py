@@ -23,6 +23,8 @@ class Line:
         cpu_ratio: the same of the processor's seconds.
         products: the same of the operations in matrix products: what is left if all of them ran
             at one rate, and nothing else took time.
+        limit: the plain form's time / that of our products alone, on the same numbers of the same
+            type: nobody with these products can be more times as fast.
         target: what is to be reached.
         reached: yes, no, or why nobody knows.
         factor: the ratio as a number, where it is one of times.
@@ -35,6 +37,7 @@ class Line:
     ratio: str = ""
     cpu_ratio: str = ""
     products: str = ""
+    limit: str = ""
     target: str = ""
     reached: str = NOT_MEASURED
     factor: Spread | None = None
@@ -77,6 +80,7 @@ def _faster(
         f"{factor.text()}x",
         f"{figure(t.ratio('cpu_s', above, below).median)}x",
         _products(t, above, below),
+        _limit(t, above, piece),
         target,
         _yes(factor.median >= wanted),
         factor,
@@ -89,6 +93,14 @@ def _products(t: Timings, above: tuple[str, str], below: tuple[str, str]) -> str
         t.facts["forms"][piece][form].get("products_gflop") for piece, form in (above, below)
     ]
     return f"{figure(counted[0] / counted[1])}x" if all(counted) else ""
+
+
+def _limit(t: Timings, above: tuple[str, str], piece: str) -> str:
+    if not t.has(piece, "products"):
+        return ""
+    # Of medians: the plain form may be another piece's.
+    ratio = t.seconds(*above).median / t.seconds(piece, "products").median
+    return f"{figure(ratio)}x"
 
 
 def _cost(t: Timings, piece: str, form: str) -> str:
@@ -134,6 +146,7 @@ def _sku(t: Timings) -> Iterator[Line]:
             _cost(t, "sku-k1", "ours"),
             f"{figure(ratio)}x, of medians",
             products=_products(t, ("sku-k5", "plain"), ("sku-k1", "ours")),
+            limit=_limit(t, ("sku-k5", "plain"), "sku-k1"),
             target=f"at least {target}x",
             reached=_yes(ratio >= target),
         )
@@ -149,6 +162,7 @@ def _sku(t: Timings) -> Iterator[Line]:
             f"{factor.text()}x",
             f"{figure(cpu.median)}x",
             _products(t, ("sku-k1", "plain"), ("sku-k1", "ours")),
+            _limit(t, ("sku-k1", "plain"), "sku-k1"),
             "-",
             "-",
             factor,

@@ -14,10 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import steps
-from forms import Batch, trained_by_us, trained_plainly
+from forms import Batch, Done, Form, trained_by_us, trained_plainly
 from large_model import large_model
+from limit import products_alone
 from palimpsest.config.schema import Localization
 from palimpsest.config.training import Lora, Optimizer, Training
 from palimpsest.engine.body import Body
@@ -281,3 +283,25 @@ def test_greedy_answers() -> None:
     plain = plain_generate.answers(model, words_of, prompts, max_new_tokens=12)
     assert [a.text for a in ours] == plain
     assert len(set(plain)) > 1
+
+
+def test_the_products_alone_are_those_of_the_work() -> None:
+    """As many operations, in the same types, and nothing left out of a later repeat."""
+
+    def run(repeat: int, _: str) -> Done:
+        x = torch.randn(3 + repeat, 8, dtype=torch.bfloat16, requires_grad=True)
+        weight = torch.randn(5, 8, dtype=torch.bfloat16)
+        y = (x @ weight.T).float().relu() @ torch.randn(5, 2)
+        torch.addmm(torch.ones(2), y, torch.randn(2, 2)).sum().backward()
+        return Done(len(x))
+
+    work = Form(run)
+    alone = products_alone(work)
+    for repeat in (0, 3):
+        counted = []
+        for form in (work, alone):
+            with FlopCounterMode(display=False) as counter:
+                form.run(repeat, "")
+            counted.append(counter.get_flop_counts()["Global"])
+        assert counted[0] == counted[1]
+        assert len(counted[0]) == 2
