@@ -6,6 +6,7 @@ are enough, because ``silu(gate)`` is cheap to compute again.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -55,8 +56,14 @@ def keep_less(block: nn.Module) -> None:
             continue
         parts = [getattr(layer, name, None) for name in PARTS]
         if all(isinstance(part, nn.Module) for part in parts) and _same(layer):
-            kind = type(layer)
-            layer.__class__ = type(kind.__name__, (_KeepsLess, kind), {})
+            kind: Any = type(layer)
+            layer.__class__ = _keeping_less(kind)
+
+
+@functools.cache
+def _keeping_less(kind: Any) -> Any:
+    # One for all blocks: code compiled for a block serves those of the same classes.
+    return type(kind.__name__, (_KeepsLess, kind), {})
 
 
 @torch.no_grad()
