@@ -96,10 +96,10 @@ def sku_plain(work: Work, k: int, dtype: str) -> Form:
     return trained_plainly(weights, batch, terms)
 
 
-def sku_ours(work: Work, k: int, recompute: bool = False) -> Form:
+def sku_ours(work: Work, k: int, recompute: bool = False, compiled: bool = False) -> Form:
     """The stage ``acquire``: one model, the reference's states from the stage ``reference``.
 
-    `recompute` is ``training.gradient_checkpointing``.
+    `recompute` is ``training.gradient_checkpointing``, `compiled` is ``training.compile``.
     """
     batch, settings = sku_batch(work, k), sku_settings(k)
     model = work.load("auto")
@@ -110,13 +110,14 @@ def sku_ours(work: Work, k: int, recompute: bool = False) -> Form:
     ]
     batch = replace(batch, parts={**batch.parts, "retain": known})
     network, weights = with_lora(model)
-    body = Body(network, recompute=recompute)
+    body = Body(network, recompute=recompute, compiled=compiled)
+    kind = ("-recomputed" if recompute else "") + ("-compiled" if compiled else "")
     return trained_by_us(
         lambda: body,
         weights,
         batch,
         lambda streams: sku.loss(streams, settings),
-        work.scratch / f"sku-k{k}{'-recomputed' if recompute else ''}",
+        work.scratch / f"sku-k{k}{kind}",
         sku.reads(settings),
     )
 

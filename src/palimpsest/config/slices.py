@@ -373,7 +373,11 @@ def _base(cfg: Config, model: str) -> Base:
 
 
 _FREE = ("checkpoint_seconds", "gradient_checkpointing")
-"""How often a checkpoint is saved, and whether activations are recomputed, changes no result."""
+"""How often a checkpoint is saved, and whether activations are recomputed, changes no result.
+
+`compile` is not one of them: compiled code rounds elsewhere, in bfloat16 far less often. That is
+another arithmetic on the same machine, and no checkpoint may go on in it.
+"""
 
 
 def _free(training: Training) -> dict[str, Any]:
@@ -381,7 +385,9 @@ def _free(training: Training) -> dict[str, Any]:
 
 
 def _trained(settings: dict[str, Any]) -> dict[str, Any]:
-    settings["training"] = {k: v for k, v in settings["training"].items() if k not in _FREE}
+    # What was trained before there was `compile` stays valid.
+    unused = _FREE if settings["training"]["compile"] else (*_FREE, "compile")
+    settings["training"] = {k: v for k, v in settings["training"].items() if k not in unused}
     return settings
 
 

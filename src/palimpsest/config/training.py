@@ -55,5 +55,7 @@ class Training(Section):
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
+    compile: bool = False
+    """Run the blocks through torch.compile: slower to start, same result but for its roundings."""
     checkpoint_seconds: NonNegative = 60.0
     """Save a resumable checkpoint after this many seconds (never changes the result)."""

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from palimpsest.config.draw import Reads
 from palimpsest.engine import packing as packs
 from palimpsest.engine import ranks
+from palimpsest.engine.compiled import compile_blocks, try_out
 from palimpsest.engine.lean import keep_less
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, length_groups, pad
@@ -59,9 +60,19 @@ class Body:
         model: a `transformers` causal language model, with or without PEFT layers.
         first_trained: index of the first block with trained weights (0: no prefix is kept).
         recompute: recompute the blocks' activations in the backward pass (less memory).
+        compiled: run the blocks from `first_trained` on through `torch.compile`.
+
+    Raises:
+        UserError: `compiled`, and this machine cannot compile.
     """
 
-    def __init__(self, model: nn.Module, first_trained: int = 0, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        first_trained: int = 0,
+        recompute: bool = False,
+        compiled: bool = False,
+    ) -> None:
         self.decoder = model.get_decoder()  # type: ignore[operator]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         weight = self.head.weight
@@ -77,12 +88,16 @@ class Body:
         self.packs = self._packs()
         for layer in self.layers:
             keep_less(layer)
+        if compiled:
+            compile_blocks(self.layers[self.first_trained :])
         if recompute:
             _recompute_blocks(self.decoder)
         self._groups: dict[Row, list[Row]] = {}
         self._prefixes: dict[Row, Tensor] = {}
         self._last: dict[Row, Tensor] = {}
         self._bytes = 0
+        if compiled:
+            try_out(self.hidden, model)
 
     def keep(self, rows: Sequence[Row]) -> None:
         """Announce rows that will come again: their prefixes are kept while there is room.

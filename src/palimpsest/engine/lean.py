@@ -7,6 +7,7 @@ say is tried on a few numbers; otherwise it stays as it is.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -68,8 +69,13 @@ def keep_less(block: nn.Module) -> None:
             continue
         lean = _lean(layer)
         if lean:
-            kind = type(layer)
-            layer.__class__ = type(kind.__name__, (lean, kind), {})
+            layer.__class__ = _mixed(lean, type(layer))
+
+
+@functools.cache
+def _mixed(lean: Any, kind: Any) -> Any:
+    # One for all blocks: code compiled for a block serves those of the same classes.
+    return type(kind.__name__, (lean, kind), {})
 
 
 def _lean(layer: Any) -> type | None:

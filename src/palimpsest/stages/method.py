@@ -109,7 +109,12 @@ def train_method(
     base = load_to_train(config, inputs.base, device)
     trainable = make_trainable(base, inputs.subject, start, training, config["seed"], region)
     shard(trainable.network, device)
-    body = Body(trainable.network, trainable.first_block, training.gradient_checkpointing)
+    body = Body(
+        trainable.network,
+        trainable.first_block,
+        training.gradient_checkpointing,
+        training.compile,
+    )
     draws: dict[str, Draw] = objective.draws(settings)
     _refuse_trained_head(trainable, body, draws)
     streams = _streams(draws, config, settings, inputs)

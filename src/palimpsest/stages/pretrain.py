@@ -64,7 +64,12 @@ def pretrain(
     parts = [dataset_and_part(ref) for ref in settings.data]
     rows = [row for dataset, part in parts for row in read_rows(tokens / dataset, part)]
     training = settings.training
-    body = Body(model.get_base_model(), training.lora.first_layer, training.gradient_checkpointing)
+    body = Body(
+        model.get_base_model(),
+        training.lora.first_layer,
+        training.gradient_checkpointing,
+        training.compile,
+    )
     steps = math.ceil(settings.epochs * len(rows) / settings.batch_rows)
     inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
     log = train(

@@ -1,0 +1,78 @@
+"""What `training.compile` makes of our SKU step: seconds with and without it, in turn."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from palimpsest.errors import run_cli
+
+
+def main() -> None:
+    """Time the steps and print medians, their quotient and what compiling took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answers", type=int, nargs="+", default=[1, 5], help="K (default 1 5)")
+    parser.add_argument("--pairs", type=int, default=5, help="steps of each kind (default 5)")
+    parser.add_argument("--threads", type=int, help="threads (default: all processors)")
+    args = parser.parse_args()
+    from forms import WARM_UP
+    from palimpsest.engine.device import set_up
+    from steps import sku_ours
+    from work import Work
+
+    set_up(args.threads)
+    with tempfile.TemporaryDirectory(prefix="compiled-") as scratch:
+        work = Work(Path(scratch))
+        for k in args.answers:
+            forms, made = [], []
+            for compiled in (False, True):
+                # Later steps draw rows of other lengths, for which nothing is compiled again.
+                seconds, _, form = _timed(partial(sku_ours, work, k, compiled=compiled))
+                first, *_ = _timed(partial(form.run, WARM_UP, ""))
+                forms.append(form)
+                made.append(seconds + first)
+            steps, apart = _in_turn(forms, args.pairs)
+            for kind, seconds in steps.items():
+                plain, ours = (median(column) for column in zip(*seconds, strict=True))
+                factors = sorted(a / b for a, b in seconds)
+                print(
+                    f"K={k}, {kind}: {plain:.2f} s, compiled {ours:.2f} s; times as fast: median "
+                    f"of {len(seconds)} pairs {median(factors):.3f} ({factors[0]:.3f} to "
+                    f"{factors[-1]:.3f})"
+                )
+            print(
+                f"K={k}: building and first step {made[0]:.1f} s, compiled {made[1]:.1f} s; "
+                f"losses differ by {apart:.2%} at most",
+                flush=True,
+            )
+
+
+def _in_turn(forms: list[Any], pairs: int) -> tuple[dict[str, list[list[float]]], float]:
+    """Seconds of each pair of steps, by the clock and of the processor, and how losses differ."""
+    found: dict[str, list[list[float]]] = {"clock": [], "processor": []}
+    apart = 0.0
+    for repeat in range(pairs):
+        for form in forms:
+            form.before()
+        timed = [_timed(partial(form.run, repeat, "")) for form in forms]
+        for kind, column in zip(found, list(zip(*timed, strict=True))[:2], strict=True):
+            found[kind].append(list(column))
+        one, other = (sum(done.values.values()) for *_, done in timed)
+        apart = max(apart, abs(other / one - 1))
+    return found, apart
+
+
+def _timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
+    clock, processor = time.perf_counter(), time.process_time()
+    found = function()
+    return time.perf_counter() - clock, time.process_time() - processor, found
+
+
+if __name__ == "__main__":
+    run_cli(main)
