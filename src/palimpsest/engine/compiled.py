@@ -1,8 +1,8 @@
 """The decoder's blocks as `torch.compile` makes them.
 
-Attention stays outside: it goes row by row, and how many rows there are, and how long, is new in
-every step. What is around it sees one sequence, so it is compiled once for every length and, as
-blocks differ in their weights alone, for all of them.
+Attention stays outside: how many rows there are, and how long, is new in every step. What is around
+it sees one sequence, so it is compiled once for every length and, as blocks differ in their weights
+alone, for all of them.
 """
 
 from __future__ import annotations

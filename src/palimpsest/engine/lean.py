@@ -8,7 +8,7 @@ say is tried on a few numbers; otherwise it stays as it is.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -67,9 +67,9 @@ def keep_less(block: nn.Module) -> None:
     for layer in block.modules():
         if isinstance(layer, (_Gated, _Normed, _Adapted)):
             continue
-        lean = _lean(layer)
+        lean, kind = _lean(layer), cast("Any", type(layer))
         if lean:
-            layer.__class__ = _mixed(lean, type(layer))
+            layer.__class__ = _mixed(lean, kind)
 
 
 @functools.cache
