@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -25,6 +27,9 @@ from palimpsest.io.digest import Bytes, hashing
 
 BLOCK = 1 << 18
 """Numbers in memory at once, or one row if that is longer: 1 MiB in fp32 stays in the cache."""
+
+_AHEAD = 1 << 25
+"""Bytes that the disk is given together, while the next ones are made."""
 
 _TYPES = {
     torch.float64: "F64",
@@ -139,10 +144,22 @@ def write_parts(file: Path, parts: Iterable[Bytes]) -> str:
         hashing() as digest,
         _one_thread(),
     ):
+        begun = 0
         for part in parts:
             handle.write(part)
             digest.update(part)
+            begun = _begin_sync(handle, begun)
         return digest.hexdigest()
+
+
+def _begin_sync(handle: BinaryIO, begun: int) -> int:
+    # Otherwise the disk would wait until all is written, and then be waited for. The advice starts
+    # the writing of these bytes; the few of them that are on the disk at once leave the cache.
+    end = handle.tell()
+    if end - begun < _AHEAD or not hasattr(os, "posix_fadvise"):
+        return begun
+    os.posix_fadvise(handle.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
+    return end
 
 
 @contextlib.contextmanager
