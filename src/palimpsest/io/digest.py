@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 Bytes = bytes | bytearray | memoryview
 
+BEHIND = 8
+"""Blocks that may wait: with one, whoever makes them and whoever hashes wait for each other."""
+
 
 class Digest:
-    """sha256 of blocks; each is hashed while the next one is made, so two are in memory."""
+    """sha256 of blocks, hashed while the next ones are made: `BEHIND` of them are in memory."""
 
     def __init__(self, other: ThreadPoolExecutor) -> None:
         """Hash in the one thread of `other`."""
         self._sha, self._other = hashlib.sha256(), other
-        self._hashed = other.submit(self._sha.update, b"")
+        self._waiting: deque[Future[None]] = deque()
 
     def update(self, block: Bytes) -> None:
         """Add `block`, which nobody may change afterwards."""
-        self._hashed.result()
-        self._hashed = self._other.submit(self._sha.update, block)
+        if len(self._waiting) == BEHIND:
+            self._waiting.popleft().result()
+        self._waiting.append(self._other.submit(self._sha.update, block))
 
     def hexdigest(self) -> str:
         """The sha256 (hex) of all blocks."""
-        self._hashed.result()
+        while self._waiting:
+            self._waiting.popleft().result()
         return self._sha.hexdigest()
 
 

@@ -130,10 +130,10 @@ def write_tensors(
 
 
 def write_parts(file: Path, parts: Iterable[Bytes]) -> str:
-    """Write a file, atomically, of parts that follow each other; two of them are in memory.
+    """Write a file, atomically, of parts that follow each other; a few of them are in memory.
 
     Returns:
-        The file's sha256 (hex); each part is hashed while the next one is made.
+        The file's sha256 (hex); each part is hashed while the next ones are made.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
