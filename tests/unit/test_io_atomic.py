@@ -60,6 +60,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "file").read_text() == "old"
 
 
+def test_a_failed_write_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic_path(tmp_path / "new" / "file") as temporary:
+            temporary.write_text("half")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        fail()
+    assert names(tmp_path) == []
+
+
 def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "folder") as temporary:
         (temporary / "old").touch()

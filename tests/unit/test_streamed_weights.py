@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import tiny_models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io import tensors
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.digest import Bytes
+from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model import delta
 from palimpsest.model.description import MODEL, write_model
@@ -149,6 +150,58 @@ def test_negated_differences_are_minus_lambda_times_what_was_acquired(
     assert all(torch.equal(found[name], -1.5 * vector[name]) for name in vector)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scaled_differences_are_written_as_the_plain_form_writes_them(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    values = {
+        "b": torch.randn(13, 48).to(dtype),
+        "a": torch.randn(7).to(dtype),
+        "wide": torch.randn(3, 5, dtype=torch.float64),
+        "number": torch.tensor(2.5, dtype=dtype),
+        "empty": torch.zeros(0, 4, dtype=dtype),
+    }
+    folder = tmp_path / "acquired"
+    folder.mkdir()
+    save_file(values, folder / delta.WEIGHTS, {"format": "pt"})
+    write_manifest(folder, [delta.WEIGHTS])
+    digest = delta.write_scaled(tmp_path / "ours", folder, -0.3, "manifest.json")
+    save_file({name: -0.3 * v for name, v in values.items()}, tmp_path / "plain", {"format": "pt"})
+    assert digest == sha256_of(tmp_path / "ours" / delta.WEIGHTS) == sha256_of(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("place", [3, 11, -1])
+def test_what_was_altered_is_refused_by_the_same_words_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """A byte of the header's length, of the header, of the last number: writing has begun."""
+    written, write = [], tensors.write_parts
+
+    def watched(file: Path, parts: Iterator[Bytes]) -> str:
+        return write(file, (part for part in parts if not written.append(part)))
+
+    def refused(read: Callable[[], Any]) -> str:
+        folder.mkdir()
+        delta.write_deltas(folder, {"w": torch.randn(40, tiny.WIDTH)})
+        write_manifest(folder, [delta.WEIGHTS])
+        content = bytearray((folder / delta.WEIGHTS).read_bytes())
+        content[place] ^= 1
+        (folder / delta.WEIGHTS).write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            read()
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == [f"{delta.WEIGHTS}.damaged-1", "manifest.json.damaged-1"]
+        shutil.rmtree(folder)
+        return str(caught.value)
+
+    folder, out = tmp_path / "acquired", tmp_path / "out"
+    words = refused(lambda: verified(folder, delta.WEIGHTS))
+    monkeypatch.setattr(delta, "write_parts", watched)
+    assert refused(lambda: delta.write_scaled(out, folder, -1.0, "manifest.json")) == words
+    assert not out.exists()
+    assert len(written) > 2 or place != -1
+
+
 def test_a_task_vector_negated_twice_is_the_same_to_the_bit(base: Path, tmp_path: Path) -> None:
     acquired = acquired_by(base, tmp_path / "acquired")
     once, twice = tmp_path / "once", tmp_path / "twice"
@@ -176,13 +229,14 @@ def test_a_killed_negation_leaves_what_the_next_one_removes(
 ) -> None:
     """The half file holds what was acquired: it must not stay under a name that nobody knows."""
     acquired, model = acquired_by(base, tmp_path / "acquired"), tmp_path / "model"
-    seen, read = set(), delta.read_block
+    seen, parts = set(), delta.scaled_parts
 
-    def watched(*args: Any) -> Tensor:
-        seen.update(path.name for path in model.glob(".*"))
-        return read(*args)
+    def watched(*args: Any) -> Iterator[Bytes]:
+        for part in parts(*args):
+            seen.update(path.name for path in model.glob(".*"))
+            yield part
 
-    monkeypatch.setattr(delta, "read_block", watched)
+    monkeypatch.setattr(delta, "scaled_parts", watched)
     negated(base, acquired, model, 1.0)
     (name,) = seen
     left = model / name.replace(f".{os.getpid()}.", ".999999999.")

@@ -49,14 +49,16 @@ def explain_write_error(error: OSError, path: Path) -> UserError:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it into place.
 
-    On any exception the temporary file is removed and `path` is left as it was. Everybody may read
-    the file, unless its folder is private: then it is, too.
+    On any exception the temporary file is removed, with the folder if it was made for it, and
+    `path` is left as it was. Everybody may read the file, unless its folder is private: then it
+    is, too.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
     temporary = _temporary(path)
+    made = not path.parent.exists()
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +68,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 os.fsync(handle.fileno())
             os.chmod(temporary, 0o644 if path.parent.stat().st_mode & 0o077 else 0o600)
             os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(NotADirectoryError):
+    except BaseException:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+            if made:
+                path.parent.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -6,22 +6,27 @@ rebuilds it.
 
 Files are hashed whenever they are read, base weights too. A remembered digest (for a size and
 date) would miss what a disk loses by itself. It costs little: reading is needed anyway, and
-several files are hashed at once.
+several files are hashed at once, or a file in the pass that uses it (`verified_stream`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
+from palimpsest.io.digest import hashing
 from palimpsest.io.sealed import ALTERED, damaged, read_document, write_document
 
 NAME = "manifest.json"
+
+_MISSING = "is missing"
+_BLOCK = 1 << 20
 
 
 def write_manifest(
@@ -73,12 +78,47 @@ def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
         UserError: the file is missing, truncated or altered; what is there is moved aside.
     """
     folder = Path(folder)
-    entry = read_manifest(folder, name)["files"].get(file)
-    if entry is None:
-        raise UserError(f"{folder / name} does not list {file}")
-    if fault := _fault(folder / file, entry):
+    if fault := _fault(folder / file, _entry(folder, file, name)):
         raise damaged(folder / file, fault, folder / name)
     return folder / file
+
+
+@contextlib.contextmanager
+def verified_stream(
+    folder: str | Path, file: str, name: str = NAME
+) -> Iterator[Callable[[int], bytearray]]:
+    """Give a function that reads the next so many bytes of `file` (fewer at its end).
+
+    What was read is compared with the folder's manifest, called `name`, when the context is left:
+    until then nothing that is made of it may get a name.
+
+    Raises:
+        UserError: as `verified`; where the bytes differ, in place of the error that they led to.
+    """
+    folder = Path(folder)
+    path, entry = folder / file, _entry(folder, file, name)
+    if fault := _size_fault(path, entry):
+        raise damaged(path, fault, folder / name)
+    with open(path, "rb") as handle, hashing() as digest:
+
+        def read(count: int) -> bytearray:
+            block = bytearray(min(count, entry["bytes"] - handle.tell()))
+            del block[handle.readinto(block) :]
+            digest.update(block)
+            return block
+
+        def compare() -> None:
+            while read(_BLOCK):
+                pass
+            if digest.hexdigest() != entry["sha256"]:
+                raise damaged(path, ALTERED, folder / name)
+
+        try:
+            yield read
+        except Exception:
+            compare()
+            raise
+        compare()
 
 
 def verified_folder(folder: str | Path, weights: bool = True) -> Path:
@@ -103,12 +143,25 @@ def verified_folder(folder: str | Path, weights: bool = True) -> Path:
     return folder
 
 
+def _entry(folder: Path, file: str, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] | None = read_manifest(folder, name)["files"].get(file)
+    if entry is None:
+        raise UserError(f"{folder / name} does not list {file}")
+    return entry
+
+
 def _fault(path: Path, entry: dict[str, Any]) -> str | None:
     """What is wrong with a file; None: nothing."""
     try:
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            return f"has {size} bytes instead of {entry['bytes']}"
-        return ALTERED if sha256_of(path) != entry["sha256"] else None
+        fault = _size_fault(path, entry)
+        return fault or (ALTERED if sha256_of(path) != entry["sha256"] else None)
     except FileNotFoundError:
-        return "is missing"
+        return _MISSING
+
+
+def _size_fault(path: Path, entry: dict[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return _MISSING
+    return None if size == entry["bytes"] else f"has {size} bytes instead of {entry['bytes']}"

@@ -8,13 +8,14 @@ of types, shapes and places, and the tensors one after the other
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -22,9 +23,13 @@ from torch import Tensor
 
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path
+from palimpsest.io.digest import Bytes, hashing
 
-BLOCK = 1 << 20
-"""Numbers in memory at once (4 MiB of them in fp32), or one row if that is longer."""
+BLOCK = 1 << 18
+"""Numbers in memory at once, or one row if that is longer: 1 MiB in fp32 stays in the cache."""
+
+_AHEAD = 1 << 25
+"""Bytes that the disk is given together, while the next ones are made."""
 
 _TYPES = {
     torch.float64: "F64",
@@ -114,26 +119,83 @@ def write_tensors(
         metadata: what the file says about itself.
 
     Returns:
-        The file's sha256 (hex); each block is hashed while the next one is made.
+        The file's sha256 (hex).
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
     # As safetensors itself orders them: wide types first, so that every tensor is aligned.
     names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
-    digest = hashlib.sha256()
+    return write_parts(file, _parts(names, specs, block, metadata or {}))
+
+
+def write_parts(file: Path, parts: Iterable[Bytes]) -> str:
+    """Write a file, atomically, of parts that follow each other; a few of them are in memory.
+
+    Returns:
+        The file's sha256 (hex); each part is hashed while the next ones are made.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
     with (
         atomic_path(file) as temporary,
         open(temporary, "wb") as handle,
-        ThreadPoolExecutor(1) as other,
+        hashing() as digest,
+        _one_thread(),
     ):
-        hashed = other.submit(digest.update, b"")
-        for part in _parts(names, specs, block, metadata or {}):
+        begun = 0
+        for part in parts:
             handle.write(part)
-            # A block is hashed while the next one is made: two of them are in memory.
-            hashed.result()
-            hashed = other.submit(digest.update, part)
-    return digest.hexdigest()
+            digest.update(part)
+            begun = _begin_sync(handle, begun)
+        return digest.hexdigest()
+
+
+def _begin_sync(handle: BinaryIO, begun: int) -> int:
+    # Otherwise the disk would wait until all is written, and then be waited for. The advice starts
+    # the writing of these bytes; the few of them that are on the disk at once leave the cache.
+    end = handle.tell()
+    if end - begun < _AHEAD or not hasattr(os, "posix_fadvise"):
+        return begun
+    os.posix_fadvise(handle.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
+    return end
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # A second thread of OpenMP waits for its next task in a loop, on the core that is to hash.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def scaled_parts(file: Path, read: Callable[[int], bytearray], factor: float) -> Iterator[Bytes]:
+    """The bytes of a file as it is, but each number times `factor`, rounded to its type.
+
+    Args:
+        file: a safetensors file.
+        read: gives the next so many of its bytes.
+        factor: what to multiply with.
+
+    Raises:
+        UserError: a tensor is of a type that torch does not compute with.
+    """
+    specs = specs_of(file)
+    size = read(8)
+    yield size
+    header = read(int.from_bytes(size, "little"))
+    yield header
+    table = json.loads(header)
+    for name in sorted(specs, key=lambda name: table[name]["data_offsets"]):
+        dtype, left = specs[name].dtype, specs[name].bytes
+        while left:
+            block = read(min(left, BLOCK * dtype.itemsize))
+            left -= len(block)
+            yield _bytes(factor * torch.frombuffer(block, dtype=dtype), dtype)
 
 
 def _parts(
@@ -141,12 +203,15 @@ def _parts(
     specs: Mapping[str, Spec],
     block: Callable[[str, slice], Tensor],
     metadata: Mapping[str, str],
-) -> Iterator[bytes | memoryview]:
+) -> Iterator[Bytes]:
     yield _header(names, specs, metadata)
     for name in names:
         for rows in specs[name].blocks():
-            values = block(name, rows).detach().to("cpu", specs[name].dtype).contiguous()
-            yield values.flatten().view(torch.uint8).numpy().data
+            yield _bytes(block(name, rows).detach(), specs[name].dtype)
+
+
+def _bytes(values: Tensor, dtype: torch.dtype) -> memoryview:
+    return values.to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _header(names: list[str], specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> bytes:

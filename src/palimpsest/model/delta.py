@@ -7,7 +7,7 @@ update is never rounded away in a bf16 weight.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.io.manifest import verified
-from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
+from palimpsest.io.digest import Bytes
+from palimpsest.io.manifest import verified, verified_stream
+from palimpsest.io.tensors import Spec, scaled_parts, write_parts, write_tensors
 from palimpsest.model.names import base_name
 
 WEIGHTS = "delta.safetensors"
@@ -142,21 +143,21 @@ def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> str:
 
 
 def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> str:
-    """Write `factor` times the differences in `source`, a block of rows at a time.
+    """Write `factor` times the differences in `source`, which are read once, in blocks.
 
     Returns:
         The file's sha256 (hex).
 
     Raises:
-        UserError: the file in `source` is missing or altered; nothing is written then.
+        UserError: the file in `source` is missing or altered; nothing is left then.
     """
-    file = verified(source, WEIGHTS, manifest)
-    return write_tensors(
-        folder / WEIGHTS,
-        specs_of(file),
-        lambda name, rows: factor * read_block(file, name, rows),
-        {"format": "pt"},
-    )
+    return write_parts(folder / WEIGHTS, _scaled(source, factor, manifest))
+
+
+def _scaled(source: Path, factor: float, manifest: str) -> Iterator[Bytes]:
+    # The last part is followed by the comparison: before the file gets its name.
+    with verified_stream(source, WEIGHTS, manifest) as read:
+        yield from scaled_parts(source / WEIGHTS, read, factor)
 
 
 def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:
