@@ -1,9 +1,8 @@
-"""The matrix products of a piece of work, alone: no form with these products can be faster."""
+"""The matrix products of a piece of work, alone: about what a form with them takes at least."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +22,9 @@ PRODUCTS = {
 REPEATS = 5
 """Repeats whose products are written down; later ones begin with the first again."""
 
-TURNS = 64 << 20
-"""Bytes of operands of one kind that take turns, so that they do not all come from the cache."""
+POOL_BYTES = 256 << 20
+"""Random numbers of a type that factors are taken from, each behind the one before: a factor comes
+from memory, as weights do."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,26 @@ class Operand:
     dtype: torch.dtype
     device: torch.device
 
-    def make(self) -> Tensor:
-        """Random numbers that lie like this."""
-        last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        numbers = torch.randn(max(last, 0) + 1, device=self.device).to(self.dtype)
-        return numbers.as_strided(self.shape, self.stride)
+    @property
+    def span(self) -> int:
+        """Numbers from its first to its last."""
+        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+
+
+class Numbers:
+    """A ring of random numbers."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Draw them."""
+        count = POOL_BYTES // dtype.itemsize
+        self._pool, self._next = torch.randn(count, device=device).to(dtype), 0
+
+    def like(self, operand: Operand) -> Tensor:
+        """The next ones, lying like a factor."""
+        if self._next + operand.span > len(self._pool):
+            self._next = 0
+        first, self._next = self._next, self._next + -(-operand.span // 64) * 64
+        return self._pool.as_strided(operand.shape, operand.stride, first)
 
 
 Call = tuple[Callable[..., Tensor], tuple[Operand, ...]]
@@ -76,18 +91,13 @@ def products_alone(form: Form) -> Form:
         with Recorder() as recorder:
             form.run(repeat, "")
         recorded.append(recorder.calls)
-    kinds = {operand for calls in recorded for _, operands in calls for operand in operands}
-    numbers: Mapping[Operand, Iterator[Tensor]] = {kind: _turns(kind) for kind in kinds}
+    kinds = {(o.dtype, o.device) for calls in recorded for _, factors in calls for o in factors}
+    numbers = {kind: Numbers(*kind) for kind in kinds}
 
     @torch.no_grad()
     def run(repeat: int, _: str) -> Done:
-        for product, operands in recorded[repeat % REPEATS]:
-            product(*(next(numbers[operand]) for operand in operands))
+        for product, factors in recorded[repeat % REPEATS]:
+            product(*(numbers[o.dtype, o.device].like(o) for o in factors))
         return Done(0)
 
     return Form(run)
-
-
-def _turns(kind: Operand) -> Iterator[Tensor]:
-    size = max(1, kind.dtype.itemsize * torch.Size(kind.shape).numel())
-    return itertools.cycle([kind.make() for _ in range(min(8, max(1, TURNS // size)))])

@@ -166,6 +166,19 @@ def test_layers_that_compute_something_else_stay() -> None:
     assert isinstance(layers[3], kind)
 
 
+class GatedNorm(LlamaRMSNorm):
+    """As some hybrids have it: without its gate it is a plain norm."""
+
+    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
+        return super().forward(hidden_states if gate is None else hidden_states * F.silu(gate))
+
+
+def test_a_norm_with_a_gate_stays() -> None:
+    norm = GatedNorm(16)
+    keep_less(norm)
+    assert norm(torch.ones(2, 16), torch.zeros(2, 16)).abs().max() == 0
+
+
 def test_a_norm_that_computes_something_else_stays() -> None:
     norm = Gemma2RMSNorm(Gemma2Config(hidden_size=16).hidden_size)  # its weight counts from 1
     norm.variance_epsilon = norm.eps

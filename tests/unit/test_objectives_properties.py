@@ -406,16 +406,23 @@ def test_a_pass_that_ends_early_gives_the_states_and_gradients_of_the_full_one(k
 def test_untrained_states_are_those_of_a_separate_frozen_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Analysis360 7 (8): differences at zero are the model as it was, to the bit."""
-    # Rows of other streams that share a pass through attention change roundings.
+    """Analysis360 7 (8): differences at zero are the model as it was.
+
+    To the bit where rows go through attention alone; which rows share its pass changes roundings.
+    """
+    states_in_pairs(rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(packing, "OVERHEAD", 0)
+    states_in_pairs(rtol=0, atol=0)
+
+
+def states_in_pairs(rtol: float, atol: float) -> None:
     made = bench("rmu", dtype=torch.float32)
     frozen = Body(tiny.llama(torch.float32), 1)
     stream = made.streams()["retain"]
     separate = frozen.states(stream.rows, reads=Reads(final=False, blocks=(2,)))
     for mine, theirs, moved in zip(stream.untrained[2], separate, stream.blocks[2], strict=True):
-        assert torch.equal(mine, theirs.blocks[2])
-        assert not torch.equal(mine, moved)
+        torch.testing.assert_close(mine, theirs.blocks[2], rtol=rtol, atol=atol)
+        assert not torch.allclose(mine, moved, rtol=1e-3)
         assert not mine.requires_grad
 
 

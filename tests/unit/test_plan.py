@@ -16,7 +16,7 @@ from palimpsest.config import read_config
 from palimpsest.config.schema import Config
 from palimpsest.config.targets import unsuited
 from palimpsest.errors import UserError
-from palimpsest.plan import times
+from palimpsest.plan import needs, times
 from palimpsest.plan.estimate import ORDER, Plan, plan
 from palimpsest.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
 from palimpsest.plan.machine import Machine, this_machine
@@ -306,3 +306,16 @@ def test_this_machine_has_memory_and_a_disk() -> None:
 def test_a_gate_without_silu_keeps_one_vector_more(key: str, kept: int) -> None:
     config = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9, "hidden_act": key}
     assert from_config({**config, "model_type": "gemma"}, "here").kept == kept
+
+
+def test_the_limits_that_are_written_twice_are_the_same() -> None:
+    """A plan imports no torch, so it has its own copies."""
+    from palimpsest.engine.body import PREFIX_BYTES
+    from palimpsest.engine.head import CHUNK_BYTES
+    from palimpsest.stages.localize import BATCH_TOKENS
+
+    assert (needs.CHUNK_BYTES, needs.LOCALIZED, needs.PREFIXES) == (
+        CHUNK_BYTES,
+        BATCH_TOKENS,
+        PREFIX_BYTES,
+    )

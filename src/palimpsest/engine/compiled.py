@@ -45,7 +45,7 @@ def try_out(hidden: Callable[[Sequence[Row]], Sequence[Tensor]], model: nn.Modul
             torch.autograd.grad(total, trained, allow_unused=True)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         reason = one_line(str(error).strip().partition("\n")[0])
         raise UserError(
             f"training.compile: torch.compile does not work here ({reason}); it needs a C++ "

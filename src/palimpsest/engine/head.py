@@ -30,11 +30,11 @@ Head = Callable[[Tensor], Tensor]
 _Found = tuple[Tensor, Tensor]
 # Values of positions [n], and each one's derivative by its logits [n, vocabulary].
 
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
-"""Logits (fp32) that exist at once. On a CPU this is the largest piece of memory that the C library
-gives again without asking the system; with smaller ones the head is read more often. A head that is
-trained makes its weight, and that weight's gradient, for every chunk: it has the larger ones
-everywhere."""
+CHUNK_BYTES = {"cpu": 28 << 20, "cuda": 256 << 20}
+"""Logits (fp32) that exist at once. On a CPU this is nearly the largest piece of memory (32 MiB)
+that the C library gives again without asking the system; with smaller ones the head is read more
+often. A head that is trained makes its weight, and that weight's gradient, for every chunk: it has
+the larger ones everywhere."""
 
 
 def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:

@@ -2,12 +2,14 @@
 
 A layer gets another class, made of its own and one of those below; its weights stay where they
 are. What kind a layer is shows in the names of its parts, and whether it computes what these names
-say is tried on a few numbers; otherwise it stays as it is.
+say is tried on a few numbers; otherwise it stays as it is. All this comes last: torch's
+parametrizations cannot be removed from such a class.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any, cast
 
 import torch
@@ -85,7 +87,9 @@ def _lean(layer: Any) -> type | None:
     if all(isinstance(part, nn.Module) for part in parts):
         return _Gated if _same(layer, _Gated, layer.up_proj.weight) else None
     if hasattr(layer, "variance_epsilon") and getattr(layer, "weight", None) is not None:
-        return _Normed if _same(layer, _Normed, layer.weight) else None
+        # Some norms take a gate, too.
+        alone = len(inspect.signature(layer.forward).parameters) == 1
+        return _Normed if alone and _same(layer, _Normed, layer.weight) else None
     return None
 
 

@@ -28,7 +28,7 @@ class _LowRank(torch.autograd.Function):
         inner = rows @ a.T
         ctx.save_for_backward(x, weight, a, b, inner)
         made = F.linear(rows, weight, bias).addmm_(inner, b.T)
-        return made.view(*x.shape[:-1], -1)
+        return made.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable

@@ -93,13 +93,14 @@ def verified_stream(
     until then nothing that is made of it may get a name.
 
     Raises:
-        UserError: as `verified`; where the bytes differ, in place of the error that they led to.
+        UserError: as `verified`, or the file cannot be read; where the bytes differ, in place of
+            the error that they led to.
     """
     folder = Path(folder)
     path, entry = folder / file, _entry(folder, file, name)
     if fault := _size_fault(path, entry):
         raise damaged(path, fault, folder / name)
-    with open(path, "rb") as handle, hashing() as digest:
+    with _readable(path), open(path, "rb") as handle, hashing() as digest:
 
         def read(count: int) -> bytearray:
             block = bytearray(min(count, entry["bytes"] - handle.tell()))
@@ -141,6 +142,15 @@ def verified_folder(folder: str | Path, weights: bool = True) -> Path:
             if fault:
                 raise damaged(folder / file, fault, folder / NAME)
     return folder
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    # Who writes meanwhile would take the error for one of writing.
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _entry(folder: Path, file: str, name: str) -> dict[str, Any]:

@@ -158,7 +158,8 @@ def _begin_sync(handle: BinaryIO, begun: int) -> int:
     end = handle.tell()
     if end - begun < _AHEAD or not hasattr(os, "posix_fadvise"):
         return begun
-    os.posix_fadvise(handle.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
+    with contextlib.suppress(OSError):  # advice that a file system may refuse
+        os.posix_fadvise(handle.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
     return end
 
 
