@@ -96,3 +96,14 @@ def test_prompts_are_padded_on_the_left() -> None:
     ids, mask = pad_left([torch.tensor([5, 6, 7]), torch.tensor([8])], pad=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_the_head_is_read_once_for_all_rows(tokenizer: Any) -> None:
+    """In bfloat16 on a CPU a slice of the states would have it copied for every row."""
+    model = tiny.llama(torch.bfloat16, vocab_size=5000)
+    head = model.lm_head
+    with torch.profiler.profile(profile_memory=True) as profile:
+        answer(model, tokenizer, ROWS, 2, batch_rows=6)
+    most = max(event.self_cpu_memory_usage for event in profile.key_averages())
+    assert most < 2 * head.weight.nbytes
+    assert not head._forward_pre_hooks

@@ -403,3 +403,13 @@ def test_the_cost_of_a_mixture_is_that_of_its_kept_rows() -> None:
 def test_each_algorithm_refuses_the_settings_of_another(key: str) -> None:
     with pytest.raises(ValueError, match="steering"):
         methods.settings(key, steering=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_stream_without_targets_here_has_values_of_the_type_of_others(dtype: torch.dtype) -> None:
+    """Where several processes train, what they have is put together."""
+    row = replace(A, labels=torch.full_like(A.response, IGNORED))
+    states = torch.ones(len(A), 3, dtype=dtype, requires_grad=True)
+    values = Stream([row], [states[:0]], lambda h: h).token_nll()
+    assert values.dtype is torch.promote_types(dtype, torch.float32)
+    assert values.requires_grad

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,19 +94,35 @@ def answer(
         batch = order[first : first + batch_rows]
         ids, mask = pad_left([rows[i].prompt for i in batch], int(tokenizer.pad_token_id))
         device = next(model.parameters()).device
-        output = model.generate(  # type: ignore[operator]
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=max_new_tokens,
-            **how,
-            eos_token_id=sorted(stops) or None,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        with _one_head(model):
+            output = model.generate(  # type: ignore[operator]
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=max_new_tokens,
+                **how,
+                eos_token_id=sorted(stops) or None,
+                pad_token_id=tokenizer.pad_token_id,
+            )
         made = output[:, ids.shape[1] :].cpu()
         for i, tokens in zip(batch, made, strict=True):
             answers[i] = cut(tokens.tolist(), stops, tokenizer)
         done(first + len(batch), sum(answers[i].tokens for i in batch))
     return [answers[i] for i in range(len(rows))]
+
+
+@contextlib.contextmanager
+def _one_head(model: nn.Module) -> Iterator[None]:
+    # The prompts' last states are a slice of all of them. For such a one, in bfloat16 on a CPU, the
+    # product with the head would copy the head for every row.
+    def laid_out(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(states.contiguous() for states in args)
+
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(laid_out)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:

@@ -121,9 +121,11 @@ class Stream:
         counts = labels != IGNORED
         if not counts.all():
             states, labels = states[counts], labels[counts]
-        # Without any target the value is an empty sum that still belongs to the graph.
-        values = function(states, labels) if len(labels) else states.sum(-1)
-        return self._joined(values, self._counts())
+        if not len(labels):
+            # An empty sum still belongs to the graph, and has the type of other processes' values.
+            wide = torch.promote_types(states.dtype, torch.float32)
+            return self._joined(states.sum(-1, dtype=wide), self._counts())
+        return self._joined(function(states, labels), self._counts())
 
     def _joined(self, values: Tensor, counts: Sequence[int]) -> Tensor:
         return ranks.joined(values, counts, [len(h) > 0 for h in self.hidden])
