@@ -2,7 +2,7 @@
 # make test   everything that CI checks
 # make chaos  kills, cuts and deletes during the embedded chain; it must end as if nothing happened
 # make results  the tables of docs/results.md, from the published KnowUnDo privacy set and TruthfulQA
-# make bench  speed beside plain forms of the same work: docs/performance.md (12 minutes, 2 cores)
+# make bench  speed beside plain forms of the same work: docs/performance.md (25 minutes, 2 cores)
 # make slurm  adds what runs the stages as SLURM jobs (docs/cluster.md)
 # make lint   formatters, linters and the type checker alone
 # make clean  removes what was computed (downloads stay); make distclean also .venv and downloads

@@ -8,7 +8,7 @@ asked in turn (A B A B ...), after one run of each that does not count. Written 
   docs/performance.md    the table between its two marks
   docs/performance.svg   times as fast as the plain form; docs/growth.svg: time against size
 
-Only the rows of the pieces that run are replaced. The whole takes about twelve minutes on two
+Only the rows of the pieces that run are replaced. The whole takes about 25 minutes on two
 cores, 8 GB of memory and 6 GB of disk.
 """
 

@@ -123,8 +123,8 @@ def described(timings: Timings) -> str:
     data = "; ".join(f"{name}: {value}" for name, value in facts.get("data", {}).items())
     apart = timings.largest_difference()
     same = (
-        f"\n\nResults of the first timed repeat, plain form against ours: the largest relative "
-        f"difference is {apart[0]:.1e} ({apart[1]})."
+        f"\n\nResults of the first timed repeat, plain form against ours: the largest difference "
+        f"is {apart[0]:.1e} of a piece's largest result ({apart[1]})."
         if apart
         else ""
     )
