@@ -143,8 +143,8 @@ def _gradients(
         k.to(kind).transpose(1, 2) * scale,
         _unseen(n, window, q.new_empty(0, dtype=kind)),
     )
-    by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k, dtype=kind), None
-    by_v = torch.zeros_like(v, dtype=kind)
+    by_q = torch.empty_like(q)
+    by_k, by_v = (torch.zeros_like(t, dtype=kind) for t in (k, v))
     for first in range(0, n, QUERIES):
         end = min(first + QUERIES, n)
         some_q, some_g = (t[:, :, first:end].flatten(1, 2) for t in (q, g))
