@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tiny_models as tiny
 from palimpsest.engine import attention
-from palimpsest.engine.attention import attend_in_groups
+from palimpsest.engine.attention import attend_in_passes
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, join
 
@@ -58,7 +58,7 @@ def results(packing: Packing, given: list[Tensor], window: int, plain: bool) -> 
     if plain:
         out = row_by_row(q, k, v, packing, window)
     else:
-        out = attend_in_groups(q, k, v, packing.groups, SCALE, window)
+        out = attend_in_passes(q, k, v, packing.passes, SCALE, window)
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), given[3])]
 
 
@@ -72,8 +72,8 @@ def test_groups_have_the_outputs_and_gradients_of_rows_alone(
     packing = packing_of([(3, 4), (9, 8), (4, 16), (2, 5), (1, 1), (30, 21)])
     given = states(packing, torch.float64, heads, size=6)
     # Shared prompts and filled rows are among them.
-    assert any(len(row) > 1 for group in packing.groups for row in group.rows)
-    assert any(len(group.rows) > 1 for group in packing.groups)
+    assert len(packing.passes.again)
+    assert any(rows > 1 for rows, _ in packing.passes.shapes)
     for ours, plain in zip(
         results(packing, given, window, False), results(packing, given, window, True), strict=True
     ):
@@ -99,7 +99,7 @@ def test_what_a_row_is_filled_up_with_reaches_nothing() -> None:
     """A row's results are the same whether or not it shares its pass."""
     rows = tiny.rows([(5, 40), (4, 30)])
     both, alone = Packing.of(rows, CPU), Packing.of(rows[:1], CPU)
-    assert len(both.groups) == 1
+    assert len(both.passes.shapes) == 1
     given = states(both, torch.float32)
     n = len(rows[0])
     own = [*(t[:, :n] for t in given[:3]), given[3][:n]]

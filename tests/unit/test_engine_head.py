@@ -187,6 +187,52 @@ def test_any_head_gives_the_gradients_of_a_plain_one(inputs: tuple) -> None:
     assert_same(with_gradient(lambda h: heads.nll(h, labels, same, 4), hidden), plain)
 
 
+class Capped(nn.Linear):
+    """A head whose backward pass needs its own logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * torch.tanh(super().forward(x) / 2)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", [nn.Linear, Capped])
+def test_blocks_of_a_chunk_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, inputs: tuple, kind: type[nn.Linear], trained: bool
+) -> None:
+    hidden, reference, labels, plain = inputs
+    head = kind(WIDTH, VOCABULARY, bias=False).double().requires_grad_(trained)
+    head.load_state_dict(plain.state_dict())
+    functions = [
+        lambda h: heads.nll(h, labels, head, 10),
+        lambda h: heads.kl(h, reference, head, 10),
+        lambda h: heads.entropy(h, head, 10),
+        lambda h: heads.kl_from_uniform(h, head, 10),
+        lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 10),
+        lambda h: sum(heads.token_table(h, labels, head, 10)[2:], 0 * h.sum(-1)),
+    ]
+    whole = [with_gradient(function, hidden) for function in functions]
+    monkeypatch.setitem(heads.BLOCK_BYTES, "cpu", 3 * 8 * VOCABULARY)
+    asked = []
+    heads_blocks = heads._blocks
+    monkeypatch.setattr(
+        heads,
+        "_blocks",
+        lambda *args: [asked.append(len(block[0])) or block for block in heads_blocks(*args)],
+    )
+    for function, expected in zip(functions, whole, strict=True):
+        assert_same(with_gradient(function, hidden), expected)
+    assert set(asked) == {1, 3}
+
+
+@pytest.mark.parametrize("gap", [0.0, 30.0, 100.0, 300.0])
+def test_likelihood_is_exact_where_the_label_is_all_or_nothing(gap: float) -> None:
+    """log q of one of two tokens whose logits lie so far apart, for either of them."""
+    logits = torch.tensor([[gap, 0.0], [0.0, gap], [-gap, 0.0]])
+    labels = torch.tensor([0, 0, 1])
+    expected = -logits.double().log_softmax(-1)[range(3), labels]
+    torch.testing.assert_close(heads.nll(logits, labels, lambda x: x), expected.float())
+
+
 def test_a_trained_head_has_larger_chunks() -> None:
     """Each of its chunks makes the whole weight's gradient."""
     head = torch.nn.Linear(2, 1 << 15)

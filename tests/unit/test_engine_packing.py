@@ -16,7 +16,7 @@ import tiny_models as tiny
 from palimpsest.config.draw import Reads
 from palimpsest.config.training import Lora
 from palimpsest.engine import packing as packs
-from palimpsest.engine.attention import attend_in_groups
+from palimpsest.engine.attention import attend_in_passes
 from palimpsest.engine.body import Body
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, join
@@ -172,7 +172,7 @@ def test_the_kernel_is_told_the_rows_that_the_groups_hold(
     tokens = sum(packing.lengths)
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
-    loop = attend_in_groups(q[0], k[0], v[0], packing.groups, 0.3, window)
+    loop = attend_in_passes(q[0], k[0], v[0], packing.passes, 0.3, window)
     torch.testing.assert_close(packs._varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
 
 
@@ -186,7 +186,7 @@ def test_the_kernel_itself_agrees_with_the_groups(window: int) -> None:
         torch.randn(1, heads, tokens, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
         for heads in (4, 2, 2)
     ]
-    loop = attend_in_groups(*(s[0] for s in states), packing.groups, 0.3, window)
+    loop = attend_in_passes(*(s[0] for s in states), packing.passes, 0.3, window)
     kernel = packs._varlen(*(s[0] for s in states), packing, 0.3, window)
     torch.testing.assert_close(kernel, loop, rtol=2e-2, atol=2e-2)
     for a, b in zip(

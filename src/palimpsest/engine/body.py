@@ -313,8 +313,10 @@ class Body:
     @torch.no_grad()
     def _packs(self) -> bool:
         # Not every architecture lets its attention be replaced: compare rows both ways, of which
-        # two share their prompt, and pack only where they are the same.
-        rows = [Row("", ids, 4) for ids in (torch.arange(1, 9), torch.arange(3, 10))]
+        # two share their prompt, and pack only where they are the same. The tokens are ordinary
+        # ones: after special ones hardly two forms agree in half precision.
+        tokens = (torch.arange(9) + self.vocabulary // 2) % self.vocabulary
+        rows = [Row("", ids, 4) for ids in (tokens[:8], tokens[2:])]
         rows.append(Row("", torch.cat([rows[0].prompt, rows[1].response]), 4))
         packing = Packing.of(rows, self.device)
         ids = packing.packed([row.ids for row in rows]).to(self.device)
@@ -334,7 +336,11 @@ class Body:
         if packing.seen < len(self.layers):
             return False
         limit = torch.finfo(alone[0].dtype).eps ** 0.5
-        errors = [(a - b).norm() / b.norm() for a, b in zip(found, alone, strict=True)]
+        # What goes wrong reaches every later token; roundings may grow at a single one.
+        errors = [
+            ((a - b).norm(dim=-1) / b.norm(dim=-1))[4:].median()
+            for a, b in zip(found, alone, strict=True)
+        ]
         return bool(max(errors) < limit)
 
 

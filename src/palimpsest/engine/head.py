@@ -1,10 +1,11 @@
 """Token statistics from hidden states through the language-model head, in bounded memory.
 
 Only the positions that count reach the head, and vocabulary-sized tensors exist for one chunk of
-positions at a time. A position's value depends on its own hidden state alone, so its gradient is
-found at once, with the value, and only scaled in the backward pass: nothing is computed again
-(except where the head itself is trained). The derivatives by the logits are written out, with
-q = softmax(z)::
+positions at a time. In a chunk the head multiplies once; what follows goes on in blocks of its
+positions, in fp32, small enough to stay in the processor's cache. A position's value depends on its
+own hidden state alone, so its gradient is found at once, with the value, and only scaled in the
+backward pass: nothing is computed again (except where the head itself is trained). The derivatives
+by the logits are written out, with q = softmax(z)::
 
     -log q_y                        q - 1_y
     KL(p || q)                      q - p
@@ -16,7 +17,7 @@ q = softmax(z)::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,11 +31,18 @@ Head = Callable[[Tensor], Tensor]
 _Found = tuple[Tensor, Tensor]
 # Values of positions [n], and each one's derivative by its logits [n, vocabulary].
 
+_OfBlock = Callable[..., _Found]
+# Finds them from the logits of a block, at least fp32, and what else is known of its positions. The
+# logits are its own: it may write into them.
+
 CHUNK_BYTES = {"cpu": 28 << 20, "cuda": 256 << 20}
-"""Logits (fp32) that exist at once. On a CPU this is nearly the largest piece of memory (32 MiB)
-that the C library gives again without asking the system; with smaller ones the head is read more
-often. A head that is trained makes its weight, and that weight's gradient, for every chunk: it has
-the larger ones everywhere."""
+"""Logits of a chunk, in the head's type. On a CPU this is nearly the largest piece of memory
+(32 MiB) that the C library gives again without asking the system; with smaller ones the head is
+read more often. A head that is trained makes its weight, and that weight's gradient, for every
+chunk: it has the larger ones everywhere."""
+
+BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
+"""Logits of a block, in fp32."""
 
 
 def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -51,9 +59,10 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) ->
     """
 
     def of(logits: Tensor, y: Tensor) -> _Found:
-        log_q = logits.log_softmax(-1)
-        values = -log_q.gather(-1, y[:, None])[:, 0]
-        q = log_q.exp_()
+        largest, label = logits.amax(-1), logits.gather(-1, y[:, None])[:, 0]
+        q = torch.softmax(logits, -1, out=logits)
+        # log q_y = z_y - logsumexp(z), and logsumexp(z) is known where q is largest.
+        values = largest - q.amax(-1).log() - label
         return values, q.scatter_add_(-1, y[:, None], -torch.ones_like(q[:, :1]))
 
     return _chunked(of, hidden, (labels,), head, chunk)
@@ -72,14 +81,13 @@ def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) 
         sum_v p(v) (log p(v) - log q(v)) in nats, [n], at least fp32.
     """
 
-    def of(logits: Tensor, r: Tensor) -> _Found:
-        log_p = _logits(head, r).log_softmax(-1)
-        log_q = logits.log_softmax(-1)
+    def of(logits: Tensor, of_reference: Tensor) -> _Found:
+        log_p, log_q = of_reference.log_softmax(-1), logits.log_softmax(-1)
         p = log_p.exp()
         values = torch.linalg.vecdot(p, log_p.sub_(log_q))
         return values, log_q.exp_().sub_(p)
 
-    return _chunked(of, hidden, (reference,), head, chunk)
+    return _chunked(of, hidden, (), head, chunk, reference=reference)
 
 
 def entropy(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -163,15 +171,21 @@ def token_table(
         deviation of a token's log-probability under the model's own distribution q, that is
         sum q log q and sqrt(sum q (log q - mean)^2) (Min-K%++, arXiv:2404.02936); each [n].
     """
-    columns = []
-    for h, y in _chunks((hidden, labels), head, chunk):
-        log_q = _logits(head, h).log_softmax(-1)
+
+    def of(logits: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        log_q = logits.log_softmax(-1)
         logprob, hit = log_q.gather(-1, y[:, None])[:, 0], log_q.argmax(-1) == y
         q = log_q.exp()
         mean = torch.linalg.vecdot(q, log_q)
         # In place: a new tensor of this size costs more than what is done to it.
         squares = log_q.sub_(mean[:, None]).square_()
-        columns.append((logprob, hit, mean, torch.linalg.vecdot(q, squares).sqrt()))
+        return logprob, hit, mean, torch.linalg.vecdot(q, squares).sqrt()
+
+    columns = [
+        of(*block)
+        for h, y in _chunks((hidden, labels), head, chunk)
+        for block in _blocks([head(h)], (y,))
+    ]
     logprob, hit, mean, sd = (torch.cat(column) for column in zip(*columns, strict=True))
     return logprob, hit, mean, sd
 
@@ -194,29 +208,32 @@ def second_best(
     """
     found = []
     for h, y in _chunks((hidden, labels), head, chunk):
-        logits = _logits(head, h).index_fill(-1, excluded, -math.inf)
-        found.append(logits.scatter(-1, y[:, None], -math.inf).argmax(-1))
+        logits = head(h).index_fill(-1, excluded, -math.inf)
+        found.append(logits.scatter_(-1, y[:, None], -math.inf).argmax(-1))
     return torch.cat(found)
 
 
-def _logits(head: Head, hidden: Tensor) -> Tensor:
-    logits = head(hidden)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _chunked(
-    function: Callable[..., _Found],
+    function: _OfBlock,
     hidden: Tensor,
     others: tuple[Tensor, ...],
     head: Head,
     chunk: int | None,
+    reference: Tensor | None = None,
 ) -> Tensor:
+    # `others` and the logits of `reference` are handed on to `function`.
     trained = isinstance(head, nn.Module) and any(p.requires_grad for p in head.parameters())
-    parts = _chunks((hidden, *others), head, chunk, trained)
+    known = () if reference is None else (reference.detach(),)
+    parts = [
+        (own, rest[: len(known)], rest[len(known) :])
+        for own, *rest in _chunks((hidden, *known, *others), head, chunk, trained)
+    ]
     if trained:
         # The head's own gradient is a sum over positions.
-        def again(h: Tensor, *rest: Tensor) -> Tensor:
-            return _OfLogits.apply(function, _logits(head, h), *rest)
+        def again(own: Tensor, references: list[Tensor], rest: list[Tensor]) -> Tensor:
+            with torch.no_grad():
+                beside = [head(state) for state in references]
+            return _OfLogits.apply(function, beside, rest, head(own))
 
         return torch.cat([checkpoint(again, *part, use_reentrant=False) for part in parts])
     return _OfStates.apply(function, head, parts, hidden)
@@ -229,20 +246,51 @@ def _chunks(
         vocabulary = head.out_features if isinstance(head, nn.Linear) else 1 << 16
         kind = "cuda" if trained else inputs[0].device.type
         limit = CHUNK_BYTES.get(kind, CHUNK_BYTES["cpu"])
-        chunk = max(limit // (4 * vocabulary), 1)
+        chunk = _fitting(limit, vocabulary * inputs[0].element_size())
     return list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
 
 
+def _fitting(limit: int, each: int) -> int:
+    number = max(limit // each, 1)
+    return number - number % 16 if number > 16 else number  # products like round sizes
+
+
+def _blocks(logits: list[Tensor], others: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    # Logits in copies, at least fp32, and what else is known, of one block after the other.
+    kind = torch.promote_types(logits[0].dtype, torch.float32)
+    limit = BLOCK_BYTES.get(logits[0].device.type, BLOCK_BYTES["cpu"])
+    rows = _fitting(limit, logits[0].shape[-1] * kind.itemsize)
+    for first in range(0, max(len(logits[0]), 1), rows):
+        block = slice(first, first + rows)
+        yield [*(t[block].to(kind, copy=True) for t in logits), *(t[block] for t in others)]
+
+
+def _in_blocks(
+    function: _OfBlock, logits: list[Tensor], others: Sequence[Tensor], slopes: Tensor | None
+) -> Tensor:
+    # Values; the derivatives are written to `slopes`, which may be the logits themselves.
+    values, first = [], 0
+    for block in _blocks(logits, others):
+        value, slope = function(*block)
+        values.append(value)
+        if slopes is not None:
+            slopes[first : first + len(value)] = slope
+        first += len(value)
+    return torch.cat(values)
+
+
 def _with_gradient(
-    function: Callable[..., _Found], head: Head, states: Tensor, others: list[Tensor]
+    function: _OfBlock, head: Head, own: Tensor, beside: list[Tensor], others: Sequence[Tensor]
 ) -> _Found:
     if type(head) is nn.Linear:
-        values, slopes = function(_logits(head, states), *others)
-        return values, slopes.to(states.dtype) @ head.weight
-    leaf = states.requires_grad_()
+        logits = head(own)
+        values = _in_blocks(function, [logits, *beside], others, slopes=logits)
+        return values, logits @ head.weight
+    leaf = own.requires_grad_()
     with torch.enable_grad():
-        logits = _logits(head, leaf)
-    values, slopes = function(logits.detach(), *others)
+        logits = head(leaf)
+    slopes = torch.empty_like(logits)
+    values = _in_blocks(function, [logits.detach(), *beside], others, slopes)
     return values, torch.autograd.grad(logits, leaf, slopes)[0]
 
 
@@ -252,18 +300,19 @@ class _OfStates(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        function: Callable[..., _Found],
+        function: _OfBlock,
         head: Head,
-        parts: list[tuple[Tensor, ...]],
+        parts: list[tuple[Tensor, list[Tensor], list[Tensor]]],
         hidden: Tensor,
     ) -> Tensor:
         values: list[Tensor] = []
         gradients: list[Tensor] = []
-        for own, *others in parts:
+        for own, references, others in parts:
+            beside = [head(state) for state in references]
             if not hidden.requires_grad:
-                values.append(function(_logits(head, own), *others)[0])
+                values.append(_in_blocks(function, [head(own), *beside], others, None))
                 continue
-            value, gradient = _with_gradient(function, head, own.detach(), others)
+            value, gradient = _with_gradient(function, head, own.detach(), beside, others)
             values.append(value)
             gradients.append(gradient)
         if gradients:
@@ -282,15 +331,16 @@ class _OfLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, function: Callable[..., _Found], logits: Tensor, *others: Tensor
+        ctx: Any, function: _OfBlock, beside: list[Tensor], others: list[Tensor], logits: Tensor
     ) -> Tensor:
-        values, slopes = function(logits.detach(), *others)
+        slopes = torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
+        values = _in_blocks(function, [logits, *beside], others, slopes)
         ctx.save_for_backward(slopes)
-        ctx.others = len(others)
+        ctx.kind = logits.dtype
         return values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, factors: Tensor) -> tuple[None, None, None, Tensor]:
         (slopes,) = ctx.saved_tensors
-        return None, slopes * factors[:, None], *[None] * ctx.others
+        return None, None, None, (slopes * factors[:, None]).to(ctx.kind)

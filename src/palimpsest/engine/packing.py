@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from palimpsest.engine.attention import Group, Span, attend_in_groups
+from palimpsest.engine.attention import Passes, attend_in_passes
 from palimpsest.engine.rows import Row, length_groups
 
 NAME = "palimpsest_packed"
@@ -101,49 +101,27 @@ class Packing:
         return found[None].to(self.device)
 
     @cached_property
-    def in_order(self) -> list[tuple[tuple[int, ...], bool]]:
-        """Rows in the order of the sequence, and whether each brings its prompt's outputs."""
-        brought: set[int] = set()
-        found = []
-        for row in sorted(self.rows, key=lambda row: row[-1]):
-            found.append((row, row[0] not in brought))
-            brought.add(row[0])
-        return found
+    def tokens(self) -> list[Tensor]:
+        """The tokens of each row in the order of the rows, as they stand in the sequence."""
+        pieces = torch.arange(sum(self.lengths)).split(self.lengths)
+        return [torch.cat([pieces[i] for i in row]) for row in self.rows]
 
     @cached_property
-    def groups(self) -> list[Group]:
+    def passes(self) -> Passes:
         """Rows of similar length, as they share a pass through attention."""
-        starts = [0, *itertools.accumulate(self.lengths)]
-        rows = [
-            [Span(starts[i], self.firsts[i], self.lengths[i], brings or i != row[0]) for i in row]
-            if len(row) > 1
-            else [Span(starts[row[0]], 0, self.lengths[row[0]], True)]
-            for row, brings in self.in_order
-        ]
-        lengths = [sum(span.length for span in row) for row in rows]
-        return [
-            Group([rows[i] for i in members], max(lengths[i] for i in members))
-            for members in length_groups(lengths, OVERHEAD)
-        ]
+        groups = length_groups([len(row) for row in self.tokens], OVERHEAD)
+        return Passes(self.tokens, groups, self.device)
 
     @cached_property
     def kernel(self) -> _Kernel:
         """What the variable-length kernel is told."""
-        order = self.in_order
-        lengths = [sum(self.lengths[i] for i in row) for row, _ in order]
-        ends = [0, *itertools.accumulate(lengths)]
-        found = _Kernel(torch.tensor(ends, dtype=torch.int32, device=self.device), max(lengths))
-        if all(len(row) == 1 for row, _ in order):
-            return found
-        pieces = torch.arange(sum(self.lengths), device=self.device).split(self.lengths)
-        outputs = torch.arange(ends[-1], device=self.device).split(lengths)
-        found.reads = torch.cat([pieces[i] for row, _ in order for i in row])
-        found.keeps = torch.cat(
-            [
-                out if brings else out[-self.lengths[row[-1]] :]
-                for (row, brings), out in zip(order, outputs, strict=True)
-            ]
-        )
+        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i][-1])
+        one_by_one = Passes(self.tokens, [[i] for i in order], self.device)
+        lengths = [longest for _, longest in one_by_one.shapes]
+        ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+        found = _Kernel(ends.to(self.device), max(lengths))
+        if any(len(row) > 1 for row in self.rows):
+            found.reads, found.keeps = one_by_one.reads, one_by_one.brought
         return found
 
 
@@ -207,7 +185,7 @@ def attend(
     if _in_one_kernel(query, value):
         return _varlen(query[0], key[0], value[0], packing, scaling, window)[None], None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend_in_groups(query[0], key[0], value[0], packing.groups, scale, window)[None], None
+    return attend_in_passes(query[0], key[0], value[0], packing.passes, scale, window)[None], None
 
 
 def _in_one_kernel(query: Tensor, value: Tensor) -> bool:

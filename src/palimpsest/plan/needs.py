@@ -7,8 +7,8 @@ Memory is the sum of what is alive at the worst moment:
   tensors also as the sum with the weight that the backward pass needs);
 - activations that the backward pass needs, of every token of a step in every block from the first
   trained one on: `_per_block`, per token;
-- logits in fp32, at most `palimpsest.engine.head.CHUNK_BYTES` at once, in as many copies as a term
-  makes.
+- logits, at most `palimpsest.engine.head.CHUNK_BYTES` at once of a model, and in fp32 at most
+  `BLOCK_BYTES`, in as many copies as a term makes.
 
 On the CPU the system's allocator keeps part of what training has freed: `SPARE`, the one number
 that was fitted, to the embedded subject's records.
@@ -32,6 +32,9 @@ from palimpsest.plan.shapes import Shape
 
 CHUNK_BYTES = {"cpu": 28 << 20, "cuda": 256 << 20}
 """As `palimpsest.engine.head.CHUNK_BYTES`."""
+
+BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
+"""As `palimpsest.engine.head.BLOCK_BYTES`."""
 
 LOCALIZED = 1024
 """As `palimpsest.stages.localize.BATCH_TOKENS`."""
@@ -102,7 +105,8 @@ class _Step:
         disk: bytes that are written.
         rows: what is read.
         training: bytes that come and go in training.
-        logits: positions that ask for logits at most at once, and the copies that are made.
+        logits: positions that ask for logits at most at once, models that give some, and the
+            copies that are made.
     """
 
     memory: float
@@ -110,7 +114,7 @@ class _Step:
     disk: float
     rows: Lengths
     training: float = 0.0
-    logits: tuple[float, int] = (0.0, 0)
+    logits: tuple[float, int, int] = (0.0, 0, 0)
 
 
 def light(job: Job, shape: Shape | None, source: str = "") -> Needs:
@@ -145,9 +149,10 @@ class Model:
             return light(job, shape)
         step: _Step = getattr(self, f"_{job.rule}")(job, shape, width)
         weights = shape.parameters * width
-        positions, copies = step.logits
-        limit = CHUNK_BYTES["cuda" if gpu else "cpu"]
-        logits = copies * min(positions * shape.vocabulary * 4.0, limit)
+        positions, models, copies = step.logits
+        kind, numbers = "cuda" if gpu else "cpu", positions * shape.vocabulary
+        logits = models * min(numbers * width, CHUNK_BYTES[kind])
+        logits += copies * min(numbers * 4.0, BLOCK_BYTES[kind])
         if gpu:
             device = CONTEXT + weights + step.memory + step.training + logits
             return Needs(device, CUDA + weights, step.disk, step.work, *_known(step.rows))
@@ -222,7 +227,7 @@ class Model:
         whole = reads.final or not reads.blocks
         last = shape.layers if whole else max(reads.blocks) + 1
         moving = _activations(shape, terms, first, width, settings.training, last)
-        logits = _most_logits(terms) if reads.final else (0.0, 0)
+        logits = _most_logits(terms) if reads.final else (0.0, 0, 0)
         work = settings.steps * sum(
             _training_work(shape, term.tokens, term.positions, first) for term in terms
         )
@@ -279,7 +284,7 @@ class Model:
         draws = draws_of(self.cfg, job.wildcards["model"], job.wildcards["method"])
         scenario = self._scenario(job)
         rows = self._rows(job, {getattr(scenario, s) for d in draws for s in d.sets})
-        logits = rows.targets * rows.share(16), 3
+        logits = rows.targets * rows.share(16), 2, 0
         memory = _passing(shape, rows.worst(16), width)
         return _Step(memory, 2.0 * shape.parameters * rows.tokens, MB, rows, logits=logits)
 
@@ -299,7 +304,7 @@ class Model:
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
         work = 2.0 * shape.parameters * (2.5 * rows.tokens + 2.0 * decoded * new)
         disk = 60.0 * rows.targets * 2
-        return _Step(_passing(shape, tokens, width), work, disk, rows, logits=(positions, 3))
+        return _Step(_passing(shape, tokens, width), work, disk, rows, logits=(positions, 1, 3))
 
     def _sweep(self, job: Job, shape: Shape, width: int) -> _Step:
         scenario = self._scenario(job)
@@ -311,7 +316,7 @@ class Model:
         passes = rows.tokens + 2.0 * 2 * count * new
         work = len(self.cfg.sweep.scales) * 2.0 * shape.parameters * passes
         memory = _passing(shape, tokens, width)
-        return _Step(memory, work, MB / 10, rows, logits=(positions, 3))
+        return _Step(memory, work, MB / 10, rows, logits=(positions, 1, 3))
 
     def _lm_eval(self, job: Job, shape: Shape, width: int) -> _Step:
         scenario = self._scenario(job)
@@ -397,11 +402,11 @@ def _per_block(shape: Shape, width: int) -> float:
     return width * (5.0 * shape.width + 2.0 * shape.heads + shape.kept * shape.inner)
 
 
-def _most_logits(terms: Iterable[_Term]) -> tuple[float, int]:
-    """Positions of the largest term, and copies of the logits that one makes."""
+def _most_logits(terms: Iterable[_Term]) -> tuple[float, int, int]:
+    """Positions of the largest term, models that it reads, and copies of the logits it makes."""
     terms = list(terms)
-    copies = 5 if any(term.compared for term in terms) else 3
-    return max(term.positions for term in terms), copies
+    models, copies = (2, 5) if any(term.compared for term in terms) else (1, 3)
+    return max(term.positions for term in terms), models, copies
 
 
 def _prefixes(shape: Shape, rows: Lengths, first: int, width: int) -> float:
