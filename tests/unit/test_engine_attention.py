@@ -62,13 +62,15 @@ def results(packing: Packing, given: list[Tensor], window: int, plain: bool) -> 
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), given[3])]
 
 
+@pytest.mark.parametrize("short", [0, 12, 256])
 @pytest.mark.parametrize("queries", [5, 128])
 @pytest.mark.parametrize("window", [0, 6])
 @pytest.mark.parametrize("heads", [(4, 2), (3, 3), (4, 1)])
-def test_groups_have_the_outputs_and_gradients_of_rows_alone(
-    monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], window: int, queries: int
+def test_passes_have_the_outputs_and_gradients_of_rows_alone(
+    monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], window: int, queries: int, short: int
 ) -> None:
     monkeypatch.setattr(attention, "QUERIES", queries)
+    monkeypatch.setattr(attention, "SHORT", short)
     packing = packing_of([(3, 4), (9, 8), (4, 16), (2, 5), (1, 1), (30, 21)])
     given = states(packing, torch.float64, heads, size=6)
     # Shared prompts and filled rows are among them.
@@ -78,6 +80,18 @@ def test_groups_have_the_outputs_and_gradients_of_rows_alone(
         results(packing, given, window, False), results(packing, given, window, True), strict=True
     ):
         torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_probabilities_are_kept_of_short_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SHORT", 20)
+    monkeypatch.setattr(attention, "QUERIES", 8)
+    packing = Packing.of(tiny.rows([(3, 9), (20, 80)]), CPU)
+    assert packing.passes.shapes == [(1, 12), (1, 100)]
+    q, k, v = (t.requires_grad_() for t in states(packing, torch.float32)[:3])
+    saved = attend_in_passes(q, k, v, packing.passes, SCALE, 0).grad_fn.saved_tensors
+    assert [t.shape for t in saved[3:]] == [(2, 2 * 4, 12), (2, 2 * 8, 8)]
+    with torch.no_grad():
+        assert attend_in_passes(q, k, v, packing.passes, SCALE, 0).grad_fn is None
 
 
 def test_bfloat16_is_as_exact_as_the_fused_backward_pass() -> None:

@@ -9,12 +9,13 @@ and the scale s::
     P = softmax(s Q K')     O = P V
     dV += P' G        dS = P * (G V' - rowsum(P * G V'))        dQ = s dS K        dK += s dS' Q
 
-P is found at least in fp32, as in the fused pass, and again on the way back; nothing of its size is
-kept.
+P is found at least in fp32, as in the fused pass. In long rows it is found again on the way back,
+because it grows with the square of their length; that of short ones is kept, in the states' type.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ from torch.autograd.function import once_differentiable
 
 from palimpsest.engine.rows import pad
 
-QUERIES = 96
+QUERIES = 128
 """Queries of a block."""
+
+SHORT = 256
+"""Rows up to so many tokens keep their probabilities for the backward pass."""
 
 
 class Passes:
@@ -124,19 +128,21 @@ class _Passes(torch.autograd.Function):
         scale: float,
         window: int,
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value)
         ctx.passes, ctx.scale, ctx.window = passes, scale, window
         heads, tokens, _ = query.shape
         out = query.new_empty(len(passes.reads) * heads, value.shape[-1])
         tables = [passes.tables(_read(t, passes), len(t)) for t in (query, key, value)]
+        kept: list[Tensor] = []
         for q, k, v, made in zip(*tables, passes.tables(out, heads), strict=True):
-            _outputs(q, k, v, made, scale, window)
+            kept += _outputs(q, k, v, made, scale, window, any(ctx.needs_input_grad))
+        ctx.save_for_backward(query, key, value, *kept)
         return _brought(out, passes, heads).view(tokens, heads, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        passes, whole = ctx.passes, ctx.saved_tensors
+        saved = ctx.saved_tensors
+        passes, whole, kept = ctx.passes, saved[:3], iter(saved[3:])
         states = [_read(state, passes) for state in whole]
         found = [torch.empty_like(state) for state in states]
         given, made = (
@@ -145,7 +151,7 @@ class _Passes(torch.autograd.Function):
         )
         slopes = passes.tables(_slopes(outer, passes), len(whole[0]))
         for own, slope, parts in zip(given, slopes, made, strict=True):
-            _gradients(own, slope, parts, ctx.scale, ctx.window)
+            _gradients(own, slope, parts, ctx.scale, ctx.window, kept)
         return *(_summed(f, passes, len(t)) for f, t in zip(found, whole, strict=True)), *[None] * 3
 
 
@@ -179,16 +185,31 @@ def _summed(states: Tensor, passes: Passes, heads: int) -> Tensor:
     return found.transpose(0, 1)
 
 
-def _outputs(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, window: int) -> None:
-    """Fill in the outputs of full rows, [rows, heads, n, value size]."""
-    k, v = k.flatten(0, 1), v.flatten(0, 1)
-    out = out.view(len(k), -1, *out.shape[2:])
-    for block, end, _, p in _blocks(q, k, scale, window):
-        out[:, :, block] = (p @ v[:, :end]).unflatten(1, (out.shape[1], -1))
+def _outputs(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, window: int, keep: bool
+) -> list[Tensor]:
+    """Fill in the outputs of full rows, [rows, heads, n, value size].
+
+    Returns:
+        The probabilities of every block, if `keep` and the rows are short.
+    """
+    n, keep = q.shape[2], keep and q.shape[2] <= SHORT
+    q, k, v, out = _by_keys(q, k, v, out)
+    kept = []
+    for block, p in zip(_blocks(n), _probabilities(q, k, scale, window), strict=True):
+        out[:, :, block] = (p @ v[:, 0, : block.stop]).unflatten(1, (out.shape[1], -1))
+        if keep:
+            kept.append(p)
+    return kept
 
 
 def _gradients(
-    states: Sequence[Tensor], slope: Tensor, found: Sequence[Tensor], scale: float, window: int
+    states: Sequence[Tensor],
+    slope: Tensor,
+    found: Sequence[Tensor],
+    scale: float,
+    window: int,
+    kept: Iterator[Tensor],
 ) -> None:
     """Fill in the gradients of full rows' queries, keys and values, [rows, heads, n, size].
 
@@ -198,63 +219,76 @@ def _gradients(
         found: what is filled in.
         scale: factor on the products.
         window: see `attend_in_passes`.
+        kept: probabilities of the blocks of short rows; those of these rows are taken off.
     """
-    q, k, v = states[0], *(t.flatten(0, 1) for t in states[1:])
-    by_q, by_k, by_v = (t.view(len(k), -1, *t.shape[2:]) for t in found)
-    slope = slope.view(len(k), -1, *slope.shape[2:])
+    n, (q, k, v, g) = slope.shape[2], _by_keys(*states, slope)
+    by_q, by_k, by_v = _by_keys(*found)
+    probabilities = kept if n <= SHORT else _probabilities(q, k, scale, window)
     sums: list[Tensor] = []
-    for block, end, some_q, p in _blocks(q, k, scale, window):
-        g = slope[:, :, block].flatten(1, 2)
-        by_p = g @ v[:, :end].transpose(1, 2)
+    for block, p in zip(_blocks(n), probabilities, strict=False):
+        some_q, some_g = (t[:, :, block].flatten(1, 2) for t in (q, g))
+        by_p = some_g @ v[:, 0, : block.stop].transpose(1, 2)
         by_s = torch.ops.aten._softmax_backward_data(by_p, p, -1, p.dtype)
-        by_q[:, :, block] = (by_s @ k[:, :end]).unflatten(1, (by_q.shape[1], -1))
-        parts = by_s.transpose(1, 2) @ some_q, p.transpose(1, 2) @ g
+        by_q[:, :, block] = (by_s @ k[:, 0, : block.stop]).unflatten(1, (by_q.shape[1], -1))
+        parts = by_s.transpose(1, 2) @ some_q, p.transpose(1, 2) @ some_g
         if not sums:  # the last block sees all keys
             sums = [part.to(_wide(part)) if block.start else part for part in parts]
             continue
         for whole, part in zip(sums, parts, strict=True):
-            whole[:, :end] += part
+            whole[:, : block.stop] += part
     by_k[:, 0], by_v[:, 0] = sums
     by_q *= scale
     by_k *= scale
 
 
-def _blocks(
-    q: Tensor, k: Tensor, scale: float, window: int
-) -> Iterator[tuple[slice, int, Tensor, Tensor]]:
-    """Blocks of queries, the last one first.
+def _by_keys(query: Tensor, key: Tensor, *others: Tensor) -> list[Tensor]:
+    """Heads by the keys that they share: [rows, heads, n, size] to [all keys, heads, n, size]."""
+    count = key.shape[0] * key.shape[1]
+    return [t.reshape(count, -1, *t.shape[2:]) for t in (query, key, *others)]
+
+
+def _blocks(n: int) -> list[slice]:
+    """Blocks of n queries, the last one first; each sees the keys up to its own end."""
+    return [slice(first, min(first + QUERIES, n)) for first in reversed(range(0, n, QUERIES))]
+
+
+def _probabilities(q: Tensor, k: Tensor, scale: float, window: int) -> Iterator[Tensor]:
+    """Probabilities of every block.
 
     Args:
-        q: [rows, heads, n, size].
-        k: [rows * key heads, n, size].
+        q: [key heads of all rows, heads that share them, n, size].
+        k: [key heads of all rows, 1, n, size].
         scale: factor on the products.
         window: see `attend_in_passes`.
 
     Yields:
-        The block, the end of the keys that it sees, its queries [rows * key heads, m, size]
-        (heads that share their keys stand one after another, as if they were more queries), and
-        its probabilities [rows * key heads, m, end] in the queries' type.
+        [key heads of all rows, m, end] in the queries' type; heads that share their keys stand one
+        after another, as if they were more queries.
     """
     n, kind = q.shape[2], _wide(q)
-    q = q.view(len(k), -1, *q.shape[2:])
-    keys, unseen = k.to(kind).transpose(1, 2) * scale, _unseen(n, window, kind, q.device)
-    every = 0 < window < n  # otherwise the keys before the block are seen
-    for first in reversed(range(0, n, QUERIES)):
-        end = min(first + QUERIES, n)
-        some = q[:, :, first:end].flatten(1, 2)
-        scores = some.to(kind) @ keys[:, :, :end]
-        known = 0 if every else first
-        scores.unflatten(1, (-1, end - first))[..., known:].add_(unseen[first:end, known:end])
-        yield slice(first, end), end, some, torch.softmax(scores, -1, out=scores).to(q.dtype)
+    keys = k[:, 0].to(kind).transpose(1, 2) * scale
+    window = window if window < n else 0
+    for block in _blocks(n):
+        queries, end = block.stop - block.start, block.stop
+        scores = q[:, :, block].flatten(1, 2).to(kind) @ keys[:, :, :end]
+        unseen = _unseen(queries, end, window, kind, q.device)
+        scores.unflatten(1, (-1, queries))[..., -unseen.shape[1] :].add_(unseen)
+        yield torch.softmax(scores, -1, out=scores).to(q.dtype)
 
 
 def _wide(states: Tensor) -> torch.dtype:
     return torch.promote_types(states.dtype, torch.float32)
 
 
-def _unseen(n: int, window: int, kind: torch.dtype, device: torch.device) -> Tensor:
-    """0 where a token is seen and -inf where not, [n, n] (queries, keys)."""
-    found = torch.full((n, n), -torch.inf, dtype=kind, device=device).triu_(1)
-    if 0 < window < n:
-        found += torch.full_like(found, -torch.inf).tril_(-window)
+@functools.lru_cache(maxsize=64)
+def _unseen(queries: int, end: int, window: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """0 where a key is seen and -inf where not, for the last `queries` of `end` tokens.
+
+    Without a window all keys before them are seen, and left out: [queries, queries].
+    """
+    keys = end if window else queries
+    found = torch.full((queries, keys), -torch.inf, dtype=kind, device=device)
+    found.triu_(1 + keys - queries)
+    if window:
+        found += torch.full_like(found, -torch.inf).tril_(keys - queries - window)
     return found

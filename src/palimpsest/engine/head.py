@@ -35,7 +35,7 @@ _OfBlock = Callable[..., _Found]
 # Finds them from the logits of a block, at least fp32, and what else is known of its positions. The
 # logits are its own: it may write into them.
 
-CHUNK_BYTES = {"cpu": 28 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
 """Logits of a chunk, in the head's type. On a CPU this is nearly the largest piece of memory
 (32 MiB) that the C library gives again without asking the system; with smaller ones the head is
 read more often. A head that is trained makes its weight, and that weight's gradient, for every

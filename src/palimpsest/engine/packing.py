@@ -24,7 +24,7 @@ from palimpsest.engine.rows import Row, length_groups
 NAME = "palimpsest_packed"
 """What transformers calls this attention. It gets no mask from there."""
 
-OVERHEAD = 32
+OVERHEAD = 64
 """What one more pass through attention costs, in tokens that are filled in."""
 
 HALF = (torch.float16, torch.bfloat16)

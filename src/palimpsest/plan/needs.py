@@ -30,7 +30,7 @@ from palimpsest.plan.jobs import Job
 from palimpsest.plan.rows import Lengths, Tokens, joined
 from palimpsest.plan.shapes import Shape
 
-CHUNK_BYTES = {"cpu": 28 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
 """As `palimpsest.engine.head.CHUNK_BYTES`."""
 
 BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
