@@ -186,7 +186,7 @@ def test_an_altered_adapter_is_refused(subject: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"has been altered \(sha256 differs\)"):
+    with pytest.raises(UserError, match=r"has been altered \(its checksum differs\)"):
         attach_subject(tiny.llama(), subject)
 
 

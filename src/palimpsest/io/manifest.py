@@ -1,12 +1,13 @@
-"""Manifests: a small JSON file that vouches for the files beside it by size and sha256.
+"""Manifests: a small JSON file that vouches for the files beside it by size and hashes.
 
 Rules depend on manifests instead of on gigabyte files. A file that no longer matches its
 manifest is named, moved aside together with the manifest, and refused: the same command then
 rebuilds it.
 
-Files are hashed whenever they are read, base weights too. A remembered digest (for a size and
-date) would miss what a disk loses by itself. It costs little: reading is needed anyway, and
-several files are hashed at once, or a file in the pass that uses it (`verified_stream`).
+Files are compared whenever they are read, base weights too. A remembered digest (for a size and
+date) would miss what a disk loses by itself. It costs little (`palimpsest.io.digest`): reading is
+needed anyway, and several files are hashed at once, or a file in the pass that uses it
+(`verified_stream`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import sha256_of
-from palimpsest.io.digest import hashing
-from palimpsest.io.sealed import ALTERED, damaged, read_document, write_document
+from palimpsest.io.digest import SHA256, XXH3, digests_of, hashing
+from palimpsest.io.sealed import damaged, read_document, write_document
 
 NAME = "manifest.json"
 
-_MISSING = "is missing"
+_MISSING, _ALTERED = "is missing", "has been altered (its checksum differs)"
 _BLOCK = 1 << 20
 
 
@@ -33,23 +33,23 @@ def write_manifest(
     folder: str | Path,
     files: Iterable[str],
     name: str = NAME,
-    digests: Mapping[str, str] | None = None,
+    digests: Mapping[str, Mapping[str, str]] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Write ``folder/name``: ``{"files": {name: {"bytes", "sha256"}}, **facts}``, sealed.
+    """Write ``folder/name``: ``{"files": {name: {"bytes", "sha256", "xxh3"}}, **facts}``, sealed.
 
     Args:
         folder: the folder that holds the files.
         files: names relative to `folder`.
         name: name of the manifest itself.
-        digests: sha256 of files whose bytes were hashed when they were written.
+        digests: hashes of files that were hashed when they were written.
         facts: anything else worth recording (source, counts, dropped rows).
     """
     folder, known = Path(folder), digests or {}
     entries = {
         file: {
             "bytes": (folder / file).stat().st_size,
-            "sha256": known.get(file) or sha256_of(folder / file),
+            **(known.get(file) or digests_of(folder / file)),
         }
         for file in sorted(files)
     }
@@ -100,7 +100,8 @@ def verified_stream(
     path, entry = folder / file, _entry(folder, file, name)
     if fault := _size_fault(path, entry):
         raise damaged(path, fault, folder / name)
-    with _readable(path), open(path, "rb") as handle, hashing() as digest:
+    kind = _kind(entry)
+    with _readable(path), open(path, "rb") as handle, hashing(kind) as digest:
 
         def read(count: int) -> bytearray:
             block = bytearray(min(count, entry["bytes"] - handle.tell()))
@@ -111,8 +112,8 @@ def verified_stream(
         def compare() -> None:
             while read(_BLOCK):
                 pass
-            if digest.hexdigest() != entry["sha256"]:
-                raise damaged(path, ALTERED, folder / name)
+            if digest.hexdigests()[kind] != entry[kind]:
+                raise damaged(path, _ALTERED, folder / name)
 
         try:
             yield read
@@ -163,10 +164,17 @@ def _entry(folder: Path, file: str, name: str) -> dict[str, Any]:
 def _fault(path: Path, entry: dict[str, Any]) -> str | None:
     """What is wrong with a file; None: nothing."""
     try:
-        fault = _size_fault(path, entry)
-        return fault or (ALTERED if sha256_of(path) != entry["sha256"] else None)
+        if fault := _size_fault(path, entry):
+            return fault
+        kind = _kind(entry)
+        return None if digests_of(path, kind)[kind] == entry[kind] else _ALTERED
     except FileNotFoundError:
         return _MISSING
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    """The hash that a file is compared by; manifests of earlier versions have sha256 alone."""
+    return XXH3 if XXH3 in entry else SHA256
 
 
 def _size_fault(path: Path, entry: dict[str, Any]) -> str | None:

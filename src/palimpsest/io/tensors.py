@@ -109,7 +109,7 @@ def write_tensors(
     specs: Mapping[str, Spec],
     block: Callable[[str, slice], Tensor],
     metadata: Mapping[str, str] | None = None,
-) -> str:
+) -> dict[str, str]:
     """Write a safetensors file, one block of rows in memory.
 
     Args:
@@ -119,7 +119,7 @@ def write_tensors(
         metadata: what the file says about itself.
 
     Returns:
-        The file's sha256 (hex).
+        The file's hashes, see `palimpsest.io.digest`.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -129,11 +129,11 @@ def write_tensors(
     return write_parts(file, _parts(names, specs, block, metadata or {}))
 
 
-def write_parts(file: Path, parts: Iterable[Bytes]) -> str:
+def write_parts(file: Path, parts: Iterable[Bytes]) -> dict[str, str]:
     """Write a file, atomically, of parts that follow each other; a few of them are in memory.
 
     Returns:
-        The file's sha256 (hex); each part is hashed while the next ones are made.
+        The file's hashes; each part is hashed while the next ones are made.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -149,7 +149,7 @@ def write_parts(file: Path, parts: Iterable[Bytes]) -> str:
             handle.write(part)
             digest.update(part)
             begun = _begin_sync(handle, begun)
-        return digest.hexdigest()
+        return digest.hexdigests()
 
 
 def _begin_sync(handle: BinaryIO, begun: int) -> int:

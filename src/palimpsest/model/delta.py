@@ -127,11 +127,11 @@ def set_factor(model: nn.Module, factor: float) -> None:
             module.factor = factor
 
 
-def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> str:
+def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> dict[str, str]:
     """Write the differences to ``folder/delta.safetensors``, from whichever device they are on.
 
     Returns:
-        The file's sha256 (hex).
+        The file's hashes, see `palimpsest.io.digest`.
     """
     specs = {name: Spec(value.dtype, tuple(value.shape)) for name, value in deltas.items()}
     return write_tensors(
@@ -142,11 +142,11 @@ def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> str:
     )
 
 
-def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> str:
+def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> dict[str, str]:
     """Write `factor` times the differences in `source`, which are read once, in blocks.
 
     Returns:
-        The file's sha256 (hex).
+        The file's hashes, see `palimpsest.io.digest`.
 
     Raises:
         UserError: the file in `source` is missing or altered; nothing is left then.

@@ -18,7 +18,7 @@ def write_model(
     folder: Path,
     base: Path,
     updates: dict[str, Update],
-    deltas: Callable[[Path], str] | None = None,
+    deltas: Callable[[Path], dict[str, str]] | None = None,
     files: tuple[str, ...] = (),
     **facts: Any,
 ) -> None:
@@ -28,7 +28,7 @@ def write_model(
         folder: where to write; files of an earlier model in it are removed.
         base: ``resources/models/<base>``.
         updates: module -> low-rank update.
-        deltas: writes the differences of the base's tensors into a folder, gives the file's sha256.
+        deltas: writes the differences of the base's tensors into a folder, gives the file's hashes.
         files: further files in `folder` that belong to the model.
         facts: anything else worth recording.
     """

@@ -6,7 +6,7 @@ Memory is the sum of what is alive at the worst moment:
 - what is trained, in fp32: value, gradient and the optimiser's two moments (differences of base
   tensors also as the sum with the weight that the backward pass needs);
 - activations that the backward pass needs, of every token of a step in every block from the first
-  trained one on: `_per_block`, per token;
+  trained one on: `_per_block`, per token; of short rows also attention's probabilities;
 - logits, at most `palimpsest.engine.head.CHUNK_BYTES` at once of a model, and in fp32 at most
   `BLOCK_BYTES`, in as many copies as a term makes.
 
@@ -35,6 +35,9 @@ CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
 
 BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
 """As `palimpsest.engine.head.BLOCK_BYTES`."""
+
+SHORT = 256
+"""As `palimpsest.engine.attention.SHORT`."""
 
 LOCALIZED = 1024
 """As `palimpsest.stages.localize.BATCH_TOKENS`."""
@@ -184,7 +187,7 @@ class Model:
             raise ValueError("a subject without pretraining is its base")
         rows = self._rows(job, scenario.kept() if kept else settings.data)
         count = settings.batch_rows
-        terms = [_Term(rows.worst(count), rows.targets * rows.share(count))]
+        terms = [_Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
         trained = _adapter(shape, settings.training.lora)
         first = settings.training.lora.first_layer
         memory = 16 * trained + _prefixes(shape, rows, first, width)
@@ -211,8 +214,8 @@ class Model:
             asked = tokens if draw.reference else rows.targets * rows.share(draw.rows)
             # Of a mixture the rows to be forgotten are compared with nothing.
             halves = len(draw.signs) or 1
-            terms.append(_Term(tokens / halves, asked / halves, draw.reference))
-            terms += [_Term(tokens / halves, asked / halves)] * (halves - 1)
+            terms.append(_Term(tokens / halves, asked / halves, rows.mean, draw.reference))
+            terms += [_Term(tokens / halves, asked / halves, rows.mean)] * (halves - 1)
         trained, first, bytes_each = self._trained(settings, job, shape, width)
         rows = joined(read)
         compared = sum(
@@ -272,7 +275,7 @@ class Model:
         lora = pretraining.training.lora if pretraining else Lora()
         tokens = min(LOCALIZED, rows.tokens)
         targets = rows.targets * tokens / max(rows.tokens, 1)
-        terms = [_Term(tokens, targets)]
+        terms = [_Term(tokens, targets, rows.mean)]
         training = pretraining.training if pretraining else None
         moving = _activations(shape, terms, lora.first_layer, width, training)
         work = scenario.localize.rounds * _training_work(
@@ -331,10 +334,11 @@ class Model:
 
 @dataclass(frozen=True)
 class _Term:
-    """What one term of the loss reads in a step."""
+    """What one term of the loss reads in a step; `row` is the mean length of its rows."""
 
     tokens: float
     positions: float
+    row: float
     compared: bool = False
 
 
@@ -386,11 +390,15 @@ def _activations(
     training: Training | None,
     last: int | None = None,
 ) -> float:
-    tokens, blocks = sum(term.tokens for term in terms), (last or shape.layers) - first
-    # One block more: the gradients of the block that the backward pass is in.
+    terms, blocks = list(terms), (last or shape.layers) - first
+    tokens = sum(term.tokens for term in terms)
+    # A row of n tokens keeps n probabilities of each of its tokens (on GPUs a kernel keeps none).
+    seen = sum(term.tokens * term.row for term in terms if term.row <= SHORT)
+    kept = tokens * _per_block(shape, width) + seen * shape.queries * width
     if training and training.gradient_checkpointing:
-        return tokens * (blocks * shape.width * width + 2 * _per_block(shape, width))
-    return tokens * (blocks + 1) * _per_block(shape, width)
+        return blocks * tokens * shape.width * width + 2 * kept
+    # One block more: the gradients of the block that the backward pass is in.
+    return (blocks + 1) * kept
 
 
 def _per_block(shape: Shape, width: int) -> float:

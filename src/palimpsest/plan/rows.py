@@ -50,6 +50,11 @@ class Lengths:
         """Of the longest row."""
         return max((length for length, _ in self.rows), default=0)
 
+    @property
+    def mean(self) -> float:
+        """Tokens of a row, over all rows."""
+        return self.tokens / max(len(self.rows), 1)
+
     def share(self, count: float) -> float:
         """`count` rows, as a share of all."""
         return count / max(len(self.rows), 1)

