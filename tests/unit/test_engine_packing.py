@@ -164,7 +164,7 @@ def plain_varlen(
 
 @pytest.mark.parametrize("rows", [tiny.rows(SHAPES), with_shared_prompts()])
 @pytest.mark.parametrize("window", [0, 6])
-def test_the_kernel_is_told_the_rows_that_the_groups_hold(
+def test_the_kernel_is_told_the_rows_that_the_passes_hold(
     monkeypatch: pytest.MonkeyPatch, rows: list[Row], window: int
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen)
@@ -178,7 +178,7 @@ def test_the_kernel_is_told_the_rows_that_the_groups_hold(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("window", [0, 6])
-def test_the_kernel_itself_agrees_with_the_groups(window: int) -> None:
+def test_the_kernel_itself_agrees_with_the_passes(window: int) -> None:
     packing = Packing.of(with_shared_prompts(), torch.device("cuda"))
     tokens = sum(packing.lengths)
     torch.manual_seed(0)
@@ -203,6 +203,23 @@ def test_rows_are_not_packed_where_a_mask_alone_would_limit_them(key: str) -> No
     assert Body(model).packs
     setattr(model.config, key, 64)  # llama hands no window on to its attention
     assert not Body(model).packs
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_packing_is_tried_with_ordinary_tokens(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """After special tokens (the first of a vocabulary) two forms may differ in half precision."""
+    seen: list[Tensor] = []
+    decode = Body._decode
+    monkeypatch.setattr(
+        Body,
+        "_decode",
+        lambda *args, **inputs: [seen.append(inputs["input_ids"]), decode(*args, **inputs)][1],
+    )
+    body = Body(tiny.llama(dtype))
+    assert body.packs
+    assert min(int(ids.min()) for ids in seen) == body.vocabulary // 2
 
 
 def test_attention_sinks_are_refused() -> None:
