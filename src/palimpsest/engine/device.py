@@ -40,16 +40,22 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def _bf16_is_faster(size: int = 256, repeats: int = 15) -> bool:
     """Whether matrix products take at most 0.8 times as long in bfloat16 as in fp32.
 
-    The best of several, taken in turn: whatever else the machine does, the choice is the same.
-    Without bfloat16 instructions they are 100 times slower.
+    Two runs must choose alike, whatever else the machine does: so the time is the processor's, of
+    one thread, and the best of several products that are made in turn. Without bfloat16
+    instructions they are 100 times slower.
     """
     squares = [torch.ones(size, size, dtype=t) for t in (torch.bfloat16, torch.float32)]
-    times = [[_seconds(square) for square in squares] for _ in range(repeats)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = [[_seconds(square) for square in squares] for _ in range(repeats)]
+    finally:
+        torch.set_num_threads(threads)
     bf16, fp32 = (min(column) for column in zip(*times, strict=True))
     return bf16 < 0.8 * fp32
 
 
 def _seconds(square: torch.Tensor) -> float:
-    began = time.perf_counter()
+    began = time.thread_time()
     square @ square
-    return time.perf_counter() - began
+    return time.thread_time() - began
