@@ -86,10 +86,10 @@ def test_probabilities_are_kept_of_short_rows_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(attention, "SHORT", 20)
     monkeypatch.setattr(attention, "QUERIES", 8)
     packing = Packing.of(tiny.rows([(3, 9), (20, 80)]), CPU)
-    assert packing.passes.shapes == [(1, 12), (1, 100)]
+    assert packing.passes.shapes == [(1, 16), (1, 112)]
     q, k, v = (t.requires_grad_() for t in states(packing, torch.float32)[:3])
     saved = attend_in_passes(q, k, v, packing.passes, SCALE, 0).grad_fn.saved_tensors
-    assert [t.shape for t in saved[3:]] == [(2, 2 * 4, 12), (2, 2 * 8, 8)]
+    assert [t.shape for t in saved[3:]] == [(2, 2 * 8, 16), (2, 2 * 8, 8)]
     with torch.no_grad():
         assert attend_in_passes(q, k, v, packing.passes, SCALE, 0).grad_fn is None
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -42,18 +43,24 @@ class Passes:
         tokens: the tokens of each row, indices into the sequence; rows may share tokens.
         groups: the rows of each pass; every row is in one.
         device: where the states are.
+        multiple: passes are as long as the next multiple of it.
 
     Attributes:
-        shapes: rows and longest row of each pass.
+        shapes: rows and length of each pass.
         reads: the token at every place, int64; 0 where a row is filled up.
         brought: for every token of the sequence, the place whose output it takes.
         again: further places of tokens that rows share.
     """
 
     def __init__(
-        self, tokens: Sequence[Tensor], groups: Sequence[Sequence[int]], device: torch.device
+        self,
+        tokens: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        device: torch.device,
+        multiple: int = 1,
     ) -> None:
         tables = [pad([tokens[i] for i in members]) for members in groups]
+        tables = [F.pad(table, (0, -table.shape[1] % multiple)) for table in tables]
         self.shapes = [(table.shape[0], table.shape[1]) for table in tables]
         reads = torch.cat([table.flatten() for table in tables])
         brought = reads.new_empty(1 + max(int(row.max()) for row in tokens))
