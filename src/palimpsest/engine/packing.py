@@ -28,8 +28,7 @@ OVERHEAD = 64
 """What one more pass through attention costs, in tokens that are filled in."""
 
 MULTIPLE = 16
-"""Passes through attention are so many tokens long, or twice as many, and so on: processors multiply
-such shapes faster, and meet fewer new ones, which cost them time."""
+"""Of so many tokens is the length of a pass: such shapes are multiplied faster."""
 
 HALF = (torch.float16, torch.bfloat16)
 """Types of the variable-length kernel."""
