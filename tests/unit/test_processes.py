@@ -142,7 +142,7 @@ def test_an_altered_file_is_named_though_another_process_moves_it_aside(tmp_path
     status, _, errors = Running(tmp_path, body).ended()
     assert status == 1
     assert errors.count("error:") == 1
-    assert "table has been altered (sha256 differs); moved aside as table.damaged-1" in errors
+    assert "table has been altered (its checksum differs); moved aside as table.damaged-1" in errors
 
 
 def test_a_fault_of_the_program_in_a_copy_shows_where_it_is(tmp_path: Path):
