@@ -91,8 +91,7 @@ class Passes:
                 for some, shape in zip(numbers, self.shapes, strict=True)
             ]
             places = torch.arange(len(self.reads) * heads, device=self.reads.device)
-            by_token = [table.transpose(1, 2).flatten(0, 1) for table in self.tables(places, heads)]
-            brought = torch.cat(by_token)[self.brought].flatten()
+            brought = self.by_place(places, heads)[self.brought].flatten()
             self._of_heads[heads] = torch.cat(reads), brought
         return self._of_heads[heads]
 
@@ -103,6 +102,10 @@ class Passes:
             part.view(rows, heads, longest, *states.shape[1:])
             for part, (rows, longest) in zip(parts, self.shapes, strict=True)
         ]
+
+    def by_place(self, states: Tensor, heads: int) -> Tensor:
+        """The same with the heads of a place together, [places, heads, ...]."""
+        return torch.cat([t.transpose(1, 2).flatten(0, 1) for t in self.tables(states, heads)])
 
 
 def attend_in_passes(
@@ -121,10 +124,10 @@ def attend_in_passes(
     Returns:
         [T, heads, value size].
     """
-    return _Passes.apply(query, key, value, passes, scale, window)
+    return _Attend.apply(query, key, value, passes, scale, window)
 
 
-class _Passes(torch.autograd.Function):
+class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -186,8 +189,7 @@ def _summed(states: Tensor, passes: Passes, heads: int) -> Tensor:
     """Sums over the places of every token, [places of all heads, size] to [heads, T, size]."""
     found = _brought(states, passes, heads).view(len(passes.brought), heads, -1)
     if len(passes.again):
-        by_place = [t.transpose(1, 2).flatten(0, 1) for t in passes.tables(states, heads)]
-        more = torch.cat(by_place)[passes.again]
+        more = passes.by_place(states, heads)[passes.again]
         found.index_add_(0, passes.reads[passes.again], more)
     return found.transpose(0, 1)
 
