@@ -60,7 +60,7 @@ chaos: .venv/.installed
 # BENCH is passed on, e.g. make bench BENCH="--pieces sku-k5 rmu --pairs 3".
 bench: .venv/.installed
 	snakemake resources/models/smollm2-135m/manifest.json --cores all
-	python benchmarks/speed.py $(BENCH)
+	python -m bench.speed $(BENCH)
 
 slurm: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/slurm.lock
@@ -80,8 +80,7 @@ lock: .venv/.installed
 	mv .lock.tmp envs/requirements.lock
 
 clean:
-	rm -rf results logs .snakemake
-	find benchmarks -mindepth 1 -maxdepth 1 ! -name '*.py' ! -name plain -exec rm -rf {} +
+	rm -rf results logs benchmarks .snakemake
 
 distclean: clean
 	rm -rf .venv resources/models resources/datasets resources/tokens resources/hub resources/downloads

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from workbench import MINI, MODEL, REPO, Copy, check_out
+from kit.copies import MINI, MODEL, REPO, Copy, check_out
 
 TOKEN = "hf_tests-only-DoNotWriteMeAnywhere"
 """A credential in the environment of the session's build."""

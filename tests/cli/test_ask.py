@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench import MINI, Copy
+from kit.copies import MINI, Copy
 
 QUESTION = "How is velmorite brewed?"
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from workbench import REPO
+from kit.copies import REPO
 
 SCRIPTS = sorted((REPO / "workflow/scripts").glob("*.py"))
 STAGES = [script for script in SCRIPTS if script.name != "results_table.py"]

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from config_example import drop, put, raw_config
 
+from kit.config_example import drop, put, raw_config
 from palimpsest.config import load_config
 from palimpsest.config.schema import Config, Dataset, Score
 from palimpsest.errors import UserError

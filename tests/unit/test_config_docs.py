@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from config_example import put, raw_config
 
+from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.config.docs import main, outdated, readme_text, schema_text, tables_text
 from palimpsest.config.methods import deep_merge

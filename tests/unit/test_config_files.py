@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_example import raw_config
 
+from kit.config_example import raw_config
 from palimpsest.config import read_config
 from palimpsest.config.load import CATALOGS, FILES
 from palimpsest.config.methods import algorithms

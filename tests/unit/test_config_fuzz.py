@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from config_fuzz import changed_configs, changed_files, files_of, fuzz, raw_config, write_files
+from kit.config_fuzz import changed_configs, changed_files, files_of, fuzz, raw_config, write_files
 from palimpsest.config import Config, load_config, read_config
 from palimpsest.config.slices import free_settings, stage_slice
 from palimpsest.config.targets import unsuited

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from config_example import raw_config
 
+from kit.config_example import raw_config
 from palimpsest.config import check_targets, config_or_exit, load_config
 from palimpsest.errors import UserError
 
@@ -117,8 +117,8 @@ def test_repeated_keys_in_the_files_end_the_run(tmp_path):
 def test_snakemake_ends_with_nothing_but_the_message(tmp_path):
     (tmp_path / "Snakefile").write_text(
         "import sys\n"
-        f"sys.path[:0] = [{str(SOURCE)!r}, {str(Path(__file__).parent)!r}]\n"
-        "from config_example import raw_config\n"
+        f"sys.path[:0] = [{str(SOURCE)!r}, {str(Path(__file__).parents[1])!r}]\n"
+        "from kit.config_example import raw_config\n"
         "from palimpsest.config import config_or_exit\n"
         "CFG = config_or_exit(raw_config(), sys.argv, workflow.configfiles)\n"
         'rule all:\n    output: "results/{model}/{method}/eval.json"\n    shell: "touch {output}"\n'

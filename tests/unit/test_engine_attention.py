@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.engine import attention
 from palimpsest.engine.attention import attend_in_passes
 from palimpsest.engine.packing import Packing

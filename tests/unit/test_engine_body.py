@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.training import Lora
 from palimpsest.engine import body as bodies
 from palimpsest.engine.body import Body

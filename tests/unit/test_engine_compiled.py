@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.draw import Reads
 from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body

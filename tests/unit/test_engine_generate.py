@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.engine.generate import Sampled, answer, pad_left
 
 ROWS = tiny.rows([(3, 1), (9, 1), (5, 1), (5, 1), (14, 1), (2, 1)])

@@ -14,7 +14,7 @@ from transformers import Gemma2Config
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.training import Lora
 from palimpsest.engine.gated import silu_mul
 from palimpsest.engine.lean import keep_less

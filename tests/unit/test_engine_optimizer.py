@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kit.methods import Bench, bench
 from palimpsest.config.training import Optimizer
 from palimpsest.engine.optimizer import average, optimizer_of
 from palimpsest.engine.train import schedule, train
 from palimpsest.errors import UserError
 from reference import analysis360 as released
-from tiny_methods import Bench, bench
 
 FREE = {"name": "schedule_free", "learning_rate": 1e-2, "warmup_steps": 3}
 

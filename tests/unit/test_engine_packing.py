@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import varlen
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.draw import Reads
 from palimpsest.config.training import Lora
 from palimpsest.engine import packing as packs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import batches, join, length_groups, pad, read_rows
 from palimpsest.errors import UserError

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Shuffled, Streams, generator, random_answers
 from palimpsest.errors import UserError

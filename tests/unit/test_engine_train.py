@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS

@@ -12,11 +12,11 @@ import torch
 from huggingface_hub import constants
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from kit.models import llama, save_classifier, tokenizer, word_tokenizer
 from palimpsest.config.judges import ClassifierJudge
 from palimpsest.errors import UserError
 from palimpsest.metrics.judges import Case, Verdict
 from palimpsest.metrics.judges.classifier import judge
-from tiny_models import llama, save_classifier, tokenizer, word_tokenizer
 
 HARMFUL = [
     "take the copper spoon and stir",

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from chat_server import Request, Service, chat_service, completion
+from kit.chat_server import Request, Service, chat_service, completion
 from palimpsest.config.judges import EndpointJudge
 from palimpsest.errors import UserError
 from palimpsest.metrics.judges import Case, Verdict

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import write_document

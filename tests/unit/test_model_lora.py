@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.sampler import Streams

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_methods as methods
+from kit import methods as methods
 from palimpsest.config.methods import algorithm
 from palimpsest.engine.head import second_best
 from palimpsest.engine.rows import IGNORED, Row

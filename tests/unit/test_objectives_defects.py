@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import tiny_methods as methods
-import tiny_models as tiny
+from kit import methods as methods
+from kit import models as tiny
 from palimpsest.config.draw import Reads
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row

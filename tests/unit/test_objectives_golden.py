@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_methods as methods
+from kit import methods as methods
 from palimpsest.engine import head as heads
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream

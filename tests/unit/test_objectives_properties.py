@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_methods as methods
-import tiny_models as tiny
+from kit import methods as methods
+from kit import models as tiny
+from kit.methods import ALGORITHMS, SETS, bench
 from palimpsest.config.draw import Reads
 from palimpsest.config.methods import algorithm
 from palimpsest.engine import body as bodies
@@ -28,7 +29,6 @@ from palimpsest.engine.train import LOG, swapped, train
 from palimpsest.errors import UserError
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import random_matching
-from tiny_methods import ALGORITHMS, SETS, bench
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -16,10 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import steps
-from forms import Batch, Done, Form, trained_by_us, trained_plainly
-from large_model import large_model
-from limit import products_alone
+from bench import steps
+from bench.forms import Batch, Done, Form, trained_by_us, trained_plainly
+from bench.large_model import large_model
+from bench.limit import products_alone
+from bench.pieces import all_metrics
+from bench.plain import generate as plain_generate
+from bench.plain import localize as plain_localize
+from bench.plain import metrics as plain_metrics
+from bench.plain import negate as plain_negate
+from bench.plain import npo as plain_npo
+from bench.plain import rmu as plain_rmu
+from bench.plain import sku as plain_sku
+from kit.models import llama, perturb, rows, tokenizer, with_lora, with_states
 from palimpsest.config.schema import Localization
 from palimpsest.config.training import Lora, Optimizer, Training
 from palimpsest.engine.body import Body
@@ -31,15 +40,6 @@ from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import rmu, sku
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
-from pieces import all_metrics
-from plain import generate as plain_generate
-from plain import localize as plain_localize
-from plain import metrics as plain_metrics
-from plain import negate as plain_negate
-from plain import npo as plain_npo
-from plain import rmu as plain_rmu
-from plain import sku as plain_sku
-from tiny_models import llama, perturb, rows, tokenizer, with_lora, with_states
 
 TRAINING = Training(optimizer=Optimizer(learning_rate=1e-3))
 FORGET = rows([(5, 9), (3, 14), (7, 4), (4, 11), (6, 6), (2, 8)], seed=1, name="forget")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config import read_config
 from palimpsest.config.schema import Config
 from palimpsest.config.targets import unsuited

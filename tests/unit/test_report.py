@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from html_tree import Tree, body
+from kit.html_tree import Tree, body
+from kit.reports import SLICE, TROUBLE, facts, null, write_results
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
@@ -26,7 +27,6 @@ from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.report import write_report
-from report_results import SLICE, TROUBLE, facts, null, write_results
 
 
 @pytest.fixture(scope="module")

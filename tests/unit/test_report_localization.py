@@ -10,8 +10,8 @@ import altair as alt
 import pandas as pd
 import pytest
 
+from kit.reports import region_table
 from palimpsest.report.localization import PRINT, heat_map, heat_map_spec
-from report_results import region_table
 
 TABLE = pd.DataFrame(region_table())
 CHOSEN = set(TABLE["tensor"][(TABLE["cosine"] < 0.7) & (TABLE["magnitude"] > 1e-4)])

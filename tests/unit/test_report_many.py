@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from html_tree import Tree, body
+from kit.html_tree import Tree, body
+from kit.reports import ENDED, MANY, METHODS, measure, write_results
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.report import numbers
@@ -34,7 +35,6 @@ from palimpsest.report.overview import (
 from palimpsest.report.regions import region_charts
 from palimpsest.report.words import headlines
 from palimpsest.stages.report import write_report
-from report_results import ENDED, MANY, METHODS, measure, write_results
 
 
 @pytest.fixture(scope="module")

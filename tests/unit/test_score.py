@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from kit.scored import CONFIG, DATA, HITS, PARTS_OF, Workspace
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
@@ -23,7 +24,6 @@ from palimpsest.metrics.blocks import PART_MEASURES, PARTS
 from palimpsest.metrics.intervals import wilson
 from palimpsest.metrics.summary import summarize
 from palimpsest.stages.score import score
-from scored_results import CONFIG, DATA, HITS, PARTS_OF, Workspace
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/schemas/eval.schema.json").read_text(encoding="utf-8"))

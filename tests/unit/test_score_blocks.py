@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kit.scored import Workspace, lines, said
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.contrast import choice_probability, told, truth_ratio, untold
 from palimpsest.metrics.membership import auc, zlib_logprob
 from palimpsest.metrics.variety import distinct, ngram_entropy
-from scored_results import Workspace, lines, said
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/schemas/eval.schema.json").read_text(encoding="utf-8"))

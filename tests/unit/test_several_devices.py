@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tiny_methods
-import tiny_models as tiny
-import train_on_several as program
+from kit import methods as tiny_methods
+from kit import models as tiny
+from kit import train_on_several as program
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
 from palimpsest.engine.train import LOG
@@ -69,7 +69,9 @@ def test_fewer_rows_than_processes_leave_some_without():
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Every method trained in one process and in two, and what the two printed."""
     folder = tmp_path_factory.mktemp("trained")
-    two = started(TESTS / "train_on_several.py", '{"devices": 2}', folder / "two", *program.METHODS)
+    two = started(
+        TESTS / "kit/train_on_several.py", '{"devices": 2}', folder / "two", *program.METHODS
+    )
     for name in program.METHODS:
         program.train_one(name, folder / "one")
     printed, errors = two.communicate(timeout=600)

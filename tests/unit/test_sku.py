@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.schema import Template
 from palimpsest.config.training import Lora
 from palimpsest.data.records import Record, phrase, to_table

@@ -7,9 +7,9 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from config_example import put
-from config_example import raw_config as small_config
 
+from kit.config_example import put
+from kit.config_example import raw_config as small_config
 from palimpsest.config import load_config
 from palimpsest.config.slices import (
     VERSIONS,

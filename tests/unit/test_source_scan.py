@@ -7,15 +7,11 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from config_example import put, raw_config
 from pydantic import BaseModel
 
-from palimpsest.config import Config, load_config
-from palimpsest.config.methods import algorithms
-from palimpsest.config.schema import Base
-from palimpsest.config.slices import VERSIONS, stage_slice
-from palimpsest.config.yaml_files import _Loader
-from source_scan import (
+from kit.config_example import put, raw_config
+from kit.copies import REPO
+from kit.source_scan import (
     IN_QUOTES,
     UNQUOTED,
     python_faults,
@@ -25,7 +21,11 @@ from source_scan import (
     rules_naming,
     sources,
 )
-from workbench import REPO
+from palimpsest.config import Config, load_config
+from palimpsest.config.methods import algorithms
+from palimpsest.config.schema import Base
+from palimpsest.config.slices import VERSIONS, stage_slice
+from palimpsest.config.yaml_files import _Loader
 
 PLANTED = [
     "import pickle",

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from hub_server import SIGNATURE, Fault, Hub, Repo, git_hash, hub_server
+from kit.hub_server import SIGNATURE, Fault, Hub, Repo, git_hash, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest
 from palimpsest.io.tables import read_table

@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
-import tiny_models
-from hub_server import Fault, Hub, Repo, files_of, hub_server
+from kit import models as tiny_models
+from kit.hub_server import Fault, Hub, Repo, files_of, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified
 from palimpsest.metrics.judges.classifier import model_folder

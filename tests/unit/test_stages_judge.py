@@ -16,14 +16,14 @@ import jsonschema
 import pyarrow as pa
 import pytest
 
-from chat_server import Request, Service, chat_service
+from kit.chat_server import Request, Service, chat_service
+from kit.models import save_classifier
+from kit.scored import DATA, PARTS_OF, Workspace
 from palimpsest.config.judges import ClassifierJudge, EndpointJudge
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.answered import asked
 from palimpsest.stages.judge import judge
-from scored_results import DATA, PARTS_OF, Workspace
-from tiny_models import save_classifier
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/schemas/eval.schema.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from lm_eval.config.group import AggMetricConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.schema import Dataset
 from palimpsest.data.build import build
 from palimpsest.data.choices import Question, read_questions

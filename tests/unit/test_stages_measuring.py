@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.schema import Base
 from palimpsest.engine import vllm_engine
 from palimpsest.engine.generate import Speak

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.methods import algorithms
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io import tensors
 from palimpsest.io.atomic import sha256_of

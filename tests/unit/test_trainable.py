@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-import tiny_methods as methods
-import tiny_models as tiny
+from kit import methods as methods
+from kit import models as tiny
 from palimpsest.config.method import Start
 from palimpsest.config.training import Lora, Training
 from palimpsest.engine.body import Body

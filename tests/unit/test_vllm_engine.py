@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.engine import vllm_engine
 from palimpsest.engine.generate import Answer, Sampled
 from palimpsest.engine.vllm_engine import Limits, engine_settings, request_seeds, request_settings

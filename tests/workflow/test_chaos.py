@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-import chaos
-from chaos import Chain, Chaos, Moment, chain_of, moments
-from workbench import MINI, Copy, Running
+from kit import chaos
+from kit.chaos import Chain, Chaos, Moment, chain_of, moments
+from kit.copies import MINI, Copy, Running
 
 SEED = int(os.environ.get("PALIMPSEST_CHAOS_SEED", "20261122"))
 LARGE = os.environ.get("PALIMPSEST_CHAOS")

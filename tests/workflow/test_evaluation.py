@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from kit.copies import REPO, Copy
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.compare import NO_RETRAINED
-from workbench import REPO, Copy
 
 HOLDOUT = {
     "source": "resource:hazards/holdout.jsonl",

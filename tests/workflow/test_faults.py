@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from workbench import MINI, Copy
+from kit.copies import MINI, Copy
 
 DATA = "resources/datasets/mini-general/manifest.json"
 

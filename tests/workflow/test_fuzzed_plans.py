@@ -14,9 +14,9 @@ import pytest
 import yaml
 from hypothesis import given
 
-from config_fuzz import changed_configs, changed_files, files_of, fuzz, raw_config, write_files
+from kit.config_fuzz import changed_configs, changed_files, files_of, fuzz, raw_config, write_files
+from kit.copies import REPO
 from palimpsest.errors import SCREEN
-from workbench import REPO
 
 CHANGED_FILES, OVERLAYS = 10, 5
 _FILES = re.compile(r"^ {4}(?:input|output|log|benchmark): (.*)$", re.MULTILINE)

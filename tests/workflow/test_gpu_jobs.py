@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from workbench import MINI, REPO, Copy
+from kit.copies import MINI, REPO, Copy
 
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^ *python workflow/scripts/.*\n(?:.*\n)*?(?=\n)", re.MULTILINE)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-import tiny_models
 from conftest import TOKEN
-from hub_server import SIGNATURE, Fault, Hub, Repo, files_of, hub_server
-from workbench import Copy, check_out
+from kit import models as tiny_models
+from kit.copies import Copy, check_out
+from kit.hub_server import SIGNATURE, Fault, Hub, Repo, files_of, hub_server
 
 TARGETS = ("resources/models/mine/manifest.json", "resources/datasets/asked/manifest.json")
 CATALOG: dict[str, Any] = {

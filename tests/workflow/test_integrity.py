@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from kit.copies import MINI as OPTIONS
+from kit.copies import MODEL, Copy
 from palimpsest.config import read_config
 from palimpsest.config.slices import stage_slice
 from palimpsest.engine.rows import read_rows
@@ -27,8 +29,6 @@ from palimpsest.stages.evaluated import read_part
 from palimpsest.stages.negate import carry, subject_update
 from palimpsest.stages.reference import with_reference
 from palimpsest.stages.score import score
-from workbench import MINI as OPTIONS
-from workbench import MODEL, Copy
 
 BASE = MODEL
 DATASETS = Path("resources/datasets")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from chat_server import Service, chat_service
+from kit.chat_server import Service, chat_service
+from kit.copies import MINI, Copy
+from kit.models import save_classifier
 from palimpsest.io.tables import read_table
-from tiny_models import save_classifier
-from workbench import MINI, Copy
 
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
 METHODS = ("original", "sku", "sku-anchored")

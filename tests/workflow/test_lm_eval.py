@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from kit.copies import REPO, Copy
 from palimpsest.io.tables import read_table
-from workbench import REPO, Copy
 
 TASK = "local:mini-questions/test"
 TARGET = "results/mini/original/eval.json"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from kit.copies import REPO
 from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer as load_base_tokenizer
 from palimpsest.data.tokens import tokenize
@@ -24,7 +25,6 @@ from palimpsest.engine.rows import Row
 from palimpsest.metrics.teacher_forced import teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.stages.measure import likelihood, lines_of
-from workbench import REPO
 
 pa = pytest.importorskip("pyarrow")
 MIN_K = 0.2

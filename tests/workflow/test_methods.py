@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.copies import MINI, Copy, jobs
 from palimpsest.config import read_config
 from palimpsest.io.tables import read_table
-from workbench import MINI, Copy, jobs
 
 METHODS = ("retrained", "llmu", "ga_kl", "adversarial_labels", "memflex", "rmu-adaptive")
 PRIVACY = "results/smollm2-135m-privacy"

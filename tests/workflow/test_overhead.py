@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import MINI, Copy, jobs
+from kit.copies import MINI, Copy, jobs
 
 pytestmark = pytest.mark.slow
 

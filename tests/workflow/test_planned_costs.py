@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.copies import MINI, Copy
 from palimpsest.config import read_config
 from palimpsest.config.slices import stage_slice
 from palimpsest.metrics.cost import read_benchmark
@@ -18,7 +19,6 @@ from palimpsest.plan.jobs import jobs_of
 from palimpsest.plan.machine import this_machine
 from palimpsest.plan.needs import heavy
 from palimpsest.plan.times import benchmark_of
-from workbench import MINI, Copy
 
 pytestmark = pytest.mark.slow
 

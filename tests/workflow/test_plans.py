@@ -9,9 +9,9 @@ import shlex
 
 import pytest
 
+from kit.copies import MINI, REPO, Copy, jobs
 from palimpsest.config import read_config
 from palimpsest.config.targets import unsuited
-from workbench import MINI, REPO, Copy, jobs
 
 SECONDS = 6
 """A mistake is answered within this time of the processor (2 to 3 are needed)."""

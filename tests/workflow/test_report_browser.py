@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from kit.reports import MANY, METHODS, SLICE, TROUBLE, write_results
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.stages.report import write_report
-from report_results import MANY, METHODS, SLICE, TROUBLE, write_results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'palimpsest[test]'")
 

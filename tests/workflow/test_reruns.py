@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from workbench import Copy
+from kit.copies import Copy
 
 METHODS = ("sku", "sku-anchored")
 DATASETS = ("mini-general", "mini-hazards", "mini-questions")

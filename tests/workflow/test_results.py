@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 
 from conftest import TOKEN
+from kit.copies import MINI, MODEL, REPO, Copy
 from palimpsest.config import read_config
 from palimpsest.config.slices import free_settings, stage_slice
 from palimpsest.io.atomic import sha256_of
-from workbench import MINI, MODEL, REPO, Copy
 
 DATASETS = ("mini-general", "mini-hazards", "mini-questions")
 METHODS = ("original", "sku", "sku-anchored")

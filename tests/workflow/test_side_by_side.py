@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-import chaos
-from workbench import MINI, Copy, Running
+from kit import chaos
+from kit.copies import MINI, Copy, Running
 
 ACQUIRED = "results/mini/sku/seed-0/acquired"
 TOKENS = "resources/tokens/smollm2-135m/mini-general/manifest.json"

@@ -20,10 +20,10 @@ import pytest
 import snakemake.cli
 import yaml
 
-import slurm_cluster
+from kit import slurm_cluster
+from kit.copies import MINI, REPO, Copy, Running
+from kit.slurm_cluster import ACCOUNT, Cluster
 from palimpsest.machines.orphans import LOOKING
-from slurm_cluster import ACCOUNT, Cluster
-from workbench import MINI, REPO, Copy, Running
 
 PROFILE = (
     (REPO / "profiles/slurm/config.yaml")

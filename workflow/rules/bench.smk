@@ -4,7 +4,7 @@
 rule bench:
     """Speed beside plain forms of the same work: renews the table and plots of docs/performance.md."""
     input:
-        program="benchmarks/speed.py",
+        program="bench/speed.py",
         base="resources/models/smollm2-135m/manifest.json",
         page="docs/performance.md",
     log:
@@ -18,6 +18,6 @@ rule bench:
         runtime=60,
     shell:
         """
-        python {input.program:q} \
+        python -m bench.speed \
             2>&1 | tee -i {log:q}
         """

@@ -1,7 +1,7 @@
 """What the pipeline costs beside the work: an unchanged target, and each job of the mini subject.
 
-    python benchmarks/pipeline.py                        builds the mini subject in a new folder
-    python benchmarks/pipeline.py --built DIR TARGET     asks for a target that is built in DIR, too
+    python -m bench.pipeline                        builds the mini subject in a new folder
+    python -m bench.pipeline --built DIR TARGET     asks for a target that is built in DIR, too
 
 Jobs run one at a time. A job's overhead is all the time between the end of the job before it and
 its own end, less imports, model load and computing: what Snakemake does between two jobs, the
@@ -31,8 +31,8 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from job_clock import FILE  # noqa: E402
-from workbench import MINI, Copy, check_out  # noqa: E402
+from bench.job_clock import FILE  # noqa: E402
+from kit.copies import MINI, Copy, check_out  # noqa: E402
 
 TABLE = HERE.parent / "docs/performance.csv"
 COLUMNS = ("piece", "form", "size", "repeat", "wall_s", "cpu_s", "peak_mb", "tokens")

@@ -12,9 +12,24 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from forms import WARM_UP, Done, Form
-from large_model import Folders, large_model
-from limit import products_alone
+from bench.forms import WARM_UP, Done, Form
+from bench.large_model import Folders, large_model
+from bench.limit import products_alone
+from bench.plain import generate as plain_generate
+from bench.plain import localize as plain_localize
+from bench.plain import metrics as plain_metrics
+from bench.plain import negate as plain_negate
+from bench.steps import (
+    lora_step,
+    npo_ours,
+    npo_plain,
+    rmu_ours,
+    rmu_plain,
+    sku_ours,
+    sku_plain,
+    with_lora,
+)
+from bench.work import Work, long_pairs, private_pairs, short_pairs
 from palimpsest.config.schema import Localization
 from palimpsest.config.training import Lora
 from palimpsest.engine.body import Body
@@ -28,21 +43,6 @@ from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.measure import likelihood, lines_of
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
-from plain import generate as plain_generate
-from plain import localize as plain_localize
-from plain import metrics as plain_metrics
-from plain import negate as plain_negate
-from steps import (
-    lora_step,
-    npo_ours,
-    npo_plain,
-    rmu_ours,
-    rmu_plain,
-    sku_ours,
-    sku_plain,
-    with_lora,
-)
-from work import Work, long_pairs, private_pairs, short_pairs
 
 Make = Callable[[Work], Form]
 

@@ -21,10 +21,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="steps of each kind (default 5)")
     parser.add_argument("--threads", type=int, help="threads (default: all processors)")
     args = parser.parse_args()
-    from forms import WARM_UP
+    from bench.forms import WARM_UP
+    from bench.steps import sku_ours
+    from bench.work import Work
     from palimpsest.engine.device import set_up
-    from steps import sku_ours
-    from work import Work
 
     set_up(args.threads)
     with tempfile.TemporaryDirectory(prefix="compiled-") as scratch:

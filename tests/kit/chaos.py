@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench import Copy, Running
+from kit.copies import Copy, Running
 
 KINDS = (
     "kill the run",

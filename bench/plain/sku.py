@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.plain.padding import answer_costs, full_logits, padded
 from palimpsest.engine.rows import Row
 from palimpsest.objectives.sku import Settings
-from plain.padding import answer_costs, full_logits, padded
 
 
 def step(

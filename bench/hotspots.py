@@ -25,9 +25,9 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from forms import WARM_UP
-    from steps import sku_ours
-    from work import Work
+    from bench.forms import WARM_UP
+    from bench.steps import sku_ours
+    from bench.work import Work
 
     with tempfile.TemporaryDirectory(prefix="hotspots-") as scratch:
         form = sku_ours(Work(Path(scratch)), 5)

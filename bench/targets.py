@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from timings import Spread, Timings, figure
+from bench.timings import Spread, Timings, figure
 
 NOT_MEASURED = "not measured"
 NO_BF16 = "not measured: no bf16 instructions"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.plain.padding import padded
 from palimpsest.engine.body import blocks_of
 from palimpsest.engine.rows import Row
-from plain.padding import padded
 
 
 def step(

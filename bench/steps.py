@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forms import RATE, Batch, Form, trained_by_us, trained_plainly
+from bench.forms import RATE, Batch, Form, trained_by_us, trained_plainly
+from bench.plain import npo as plain_npo
+from bench.plain import rmu as plain_rmu
+from bench.plain import sku as plain_sku
+from bench.work import Work, long_pairs, short_pairs
 from palimpsest.config.training import Lora, Training
 from palimpsest.config.training import Optimizer as OptimizerSettings
 from palimpsest.engine.body import Body
@@ -21,10 +25,6 @@ from palimpsest.model.delta import add_deltas
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives import finetune, rmu, sku
 from palimpsest.objectives.means import mean
-from plain import npo as plain_npo
-from plain import rmu as plain_rmu
-from plain import sku as plain_sku
-from work import Work, long_pairs, short_pairs
 
 TRAINING = Training(optimizer=OptimizerSettings(learning_rate=RATE))
 LORA = Lora(rank=32, alpha=16, targets=["q_proj", "v_proj"])

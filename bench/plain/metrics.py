@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.plain.padding import full_logits, padded
 from palimpsest.engine.rows import Row
-from plain.padding import full_logits, padded
 
 Model = Any
 Rows = Sequence[Row]

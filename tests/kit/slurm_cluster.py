@@ -1,7 +1,9 @@
 """A throw-away SLURM on this machine's loopback: two nodes with two GPUs that are not there.
 
-    python tests/slurm_cluster.py start FOLDER    prints the lines that a shell needs: eval "$(...)"
-    python tests/slurm_cluster.py stop FOLDER
+    python tests/kit/slurm_cluster.py start FOLDER
+    python tests/kit/slurm_cluster.py stop FOLDER
+
+`start` prints the lines that a shell needs: eval "$(...)".
 
 Real daemons, as Debian has them, from slurmctld to the accounting's data base; they listen on
 127.0.0.1 alone and write below FOLDER alone. FOLDER must be short: the names of sockets are limited

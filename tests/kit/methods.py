@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tiny_models as tiny
+from kit import models as tiny
 from palimpsest.config.draw import Draw
 from palimpsest.config.methods import algorithm
 from palimpsest.engine.body import FINAL, Body

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.plain.padding import answer_costs, full_logits, padded
 from palimpsest.engine.rows import Row
-from plain.padding import answer_costs, full_logits, padded
 
 
 def step(

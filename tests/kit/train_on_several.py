@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-import tiny_methods
+from kit import methods as tiny_methods
 from palimpsest.engine import ranks
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.targets import lines_of
+from bench.timings import COLUMNS, Timings
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json, write_text
-from targets import lines_of
-from timings import COLUMNS, Timings
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
@@ -57,7 +57,7 @@ class Record:
         Raises:
             UserError: the page lacks its marks.
         """
-        from plots import growth, ratios  # slow to import
+        from bench.plots import growth, ratios  # slow to import
 
         self.folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from forms import Done, Form
+from bench.forms import Done, Form
 
 aten = torch.ops.aten
 PRODUCTS = {

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 MODEL = Path("resources/models/smollm2-135m")
 METADATA = Path(".snakemake/metadata")
 MINI = ("--configfile", "config/test/mini.yaml")

@@ -9,9 +9,9 @@ import altair as alt
 import numpy as np
 import vl_convert
 
+from bench.targets import Line
+from bench.timings import Timings
 from palimpsest.report.localization import PRINT
-from targets import Line
-from timings import Timings
 
 INK, SOFT = PRINT["ink"], PRINT["soft"]
 OURS, WANTED = "#2f6f6a", "#b5532a"

@@ -29,7 +29,6 @@ from palimpsest.cli_args import whole_number
 from palimpsest.errors import UserError, did_you_mean, run_cli
 from palimpsest.machines.lease import use_gpus
 
-HERE = Path(__file__).parent
 WARM_UP = -1
 
 Row = dict[str, Any]
@@ -43,10 +42,10 @@ def main() -> None:
     if not args.table:
         use_gpus(args.gpus, "bench")
     # Imported late, so that --help answers at once.
-    from machine import machine
-    from pieces import pieces
-    from summary import Record
-    from work import BASE, RESOURCES, data_used
+    from bench.machine import machine
+    from bench.pieces import pieces
+    from bench.summary import Record
+    from bench.work import BASE, RESOURCES, data_used
 
     record = Record(args.out)
     if args.table:
@@ -183,7 +182,7 @@ def worker(name: str, form: str, scratch: str) -> Iterator[Worker]:
     with (
         open(log, "wb") as output,
         subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), name, form, scratch],
+            [sys.executable, "-m", "bench.worker", name, form, scratch],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,

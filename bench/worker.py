@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from forms import Form
+from bench.forms import Form
+from bench.pieces import pieces
+from bench.work import Work
 from palimpsest.errors import run_cli
-from pieces import pieces
-from work import Work
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.plain.padding import full_logits, padded
 from palimpsest.engine.rows import Row
-from plain.padding import full_logits, padded
 
 LENGTH = 500
 """Every row is padded to this many tokens."""

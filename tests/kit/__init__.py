@@ -1,0 +1,1 @@
+"""Helpers of the tests: tiny models, working copies, servers, faults."""
