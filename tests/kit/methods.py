@@ -16,7 +16,7 @@ from kit import models as tiny
 from palimpsest.config.draw import Draw
 from palimpsest.config.methods import algorithm
 from palimpsest.engine.body import FINAL, Body
-from palimpsest.engine.head import second_best
+from palimpsest.engine.kernels.head import second_best
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kit import methods as methods
 from palimpsest.config.methods import algorithm
-from palimpsest.engine.head import second_best
+from palimpsest.engine.kernels.head import second_best
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
 from palimpsest.objectives import (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kit import methods as methods
-from palimpsest.engine import head as heads
+from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from palimpsest.objectives import max_entropy, min_posterior, random_matching, rmu

@@ -20,9 +20,9 @@ from kit.methods import ALGORITHMS, SETS, bench
 from palimpsest.config.draw import Reads
 from palimpsest.config.methods import algorithm
 from palimpsest.engine import body as bodies
-from palimpsest.engine import head as heads
-from palimpsest.engine import packing
 from palimpsest.engine.body import Body, States
+from palimpsest.engine.kernels import head as heads
+from palimpsest.engine.kernels import packing
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import LOG, swapped, train
@@ -52,11 +52,9 @@ class Counting(Body):
         super().__init__(*args)
         self.tokens = {True: 0, False: 0}
 
-    def states(
-        self, rows: Sequence[Row], made: Sequence[Row] = (), *rest: Any, **named: Any
-    ) -> list[States]:
-        self.tokens[torch.is_grad_enabled()] += sum(map(len, [*rows, *made]))
-        return super().states(rows, made, *rest, **named)
+    def states(self, rows: Sequence[Row], *rest: Any, **named: Any) -> list[States]:
+        self.tokens[torch.is_grad_enabled()] += sum(map(len, rows))
+        return super().states(rows, *rest, **named)
 
 
 def forwarded(made: methods.Bench) -> dict[bool, int]:
@@ -385,7 +383,7 @@ def test_a_pass_that_ends_early_gives_the_states_and_gradients_of_the_full_one(k
     if kept:
         body.keep(rows)
     runs = [0] * tiny.LAYERS
-    for i, block in enumerate(body.layers):
+    for i, block in enumerate(body.decoder.blocks):
         block.register_forward_hook(lambda *_, i=i: runs.__setitem__(i, runs[i] + 1))
     early = [s.blocks[2] for s in body.states(rows, reads=Reads(final=False, blocks=(2,)))]
     assert runs[3] == 0
@@ -500,7 +498,7 @@ def test_llmu_s_forget_rows_only_lend_their_prompts_where_they_are_not_ascended_
 def test_labels_that_are_dear_at_first_are_not_taken_for_divergence(tmp_path: Path) -> None:
     """Random labels cost a subject that is sure of itself more than twice blind guessing."""
     made = bench("random_labels", tmp_path, dtype=torch.float32, moved=False, steps=2)
-    made.job.body.decoder.norm.weight.mul_(12)
+    made.job.body.decoder.module.norm.weight.mul_(12)
     assert made.streams()["forget"].nll().mean() > 2 * math.log(tiny.VOCABULARY)
     train(made.job)
 
@@ -530,7 +528,7 @@ def test_a_layer_below_training_is_refused_where_blocks_cannot_run_apart() -> No
         body.states(rows, reads=Reads(final=False, blocks=(1,)))
     levels = body.states(rows, reads=Reads(every=True))[0].blocks
     assert sorted(levels) == [-1, 2], "what enters block 2, and its output; then the final state"
-    outputs = body.decoder(rows[0].ids[None], output_hidden_states=True).hidden_states
+    outputs = body.decoder.module(rows[0].ids[None], output_hidden_states=True).hidden_states
     torch.testing.assert_close(levels[-1], outputs[2][0])
 
 

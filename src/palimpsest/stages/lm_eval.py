@@ -1,4 +1,4 @@
-"""General ability through EleutherAI's Language Model Evaluation Harness (lm-eval).
+"""General ability through EleutherAI's Language Model Evaluation LmEvalModel (lm-eval).
 
 Its own tasks come from the Hugging Face Hub; ``local:dataset/part`` is made from one of our parts,
 in memory, and touches no network.
@@ -27,7 +27,7 @@ from palimpsest.config.types import local_part
 from palimpsest.data.choices import read_questions
 from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
-from palimpsest.engine.harness import Harness, quiet
+from palimpsest.engine.lm_eval_model import LmEvalModel, quiet
 from palimpsest.errors import UserError
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
@@ -83,19 +83,19 @@ def run_tasks(
     device = set_up(threads)
     network = load_model(model, base, config["dtype"], device, config["trust_remote_code"])
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
-    harness = Harness(network, tokenizer, taught_tokenizer(base), label, batch_rows, batch_tokens)
+    lm = LmEvalModel(network, tokenizer, taught_tokenizer(base), label, batch_rows, batch_tokens)
     found: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, tasks in loaded.items():
-        harness.ours, harness.label = local_part(name) is not None, f"{label} {name}"
-        found[name], added = ask(harness, name, tasks, config["tasks"][name]["limit"])
+        lm.ours, lm.label = local_part(name) is not None, f"{label} {name}"
+        found[name], added = ask(lm, name, tasks, config["tasks"][name]["limit"])
         rows += added
     write_table(out / "lm_eval.parquet", pa.Table.from_pylist(rows, schema=ROWS))
     write_document(out / "lm_eval.json", {"tasks": found, "lm_eval": version("lm-eval")})
 
 
 def ask(
-    harness: Harness, name: str, loaded: Loaded, limit: int | None
+    harness: LmEvalModel, name: str, loaded: Loaded, limit: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run one task or group.
 
@@ -104,7 +104,7 @@ def ask(
     """
     _seed()
     # simple_evaluate would load tasks after the model, and describe the machine for 5 seconds.
-    result = evaluate(lm=harness, task_dict=loaded, limit=limit, log_samples=True)
+    result = evaluate(lm=lm, task_dict=loaded, limit=limit, log_samples=True)
     return _entry(name, loaded, result, limit), _rows(loaded, result)
 
 

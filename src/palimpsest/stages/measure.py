@@ -20,7 +20,7 @@ import torch
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import Answer, Sampled, Speak
-from palimpsest.engine.head import token_table
+from palimpsest.engine.kernels.head import token_table
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.io.sealed import write_document
@@ -210,7 +210,7 @@ def _answers(speak: Speak, questions: Sequence[Questions]) -> list[Said]:
 def likelihood(
     body: Body, lines: Sequence[Line], batch_tokens: int, tokenizer: Any, label: str
 ) -> pa.Table:
-    """One line per target token, see `palimpsest.engine.head.token_table`."""
+    """One line per target token, see `palimpsest.engine.kernels.head.token_table`."""
     progress = Progress(f"{label} likelihood", len(lines))
     keys = ("part", "id", "alternative", "position", "token", "logprob", "hit", "mean", "sd", "eos")
     columns: dict[str, list[Any]] = {key: [] for key in keys}

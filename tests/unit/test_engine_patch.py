@@ -16,10 +16,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from kit import models as tiny
 from palimpsest.config.training import Lora
-from palimpsest.engine.gated import silu_mul
-from palimpsest.engine.lean import keep_less
-from palimpsest.engine.low_rank import low_rank
-from palimpsest.engine.norms import rms_norm
+from palimpsest.engine.kernels.low_rank import low_rank
+from palimpsest.engine.kernels.patch import keep_less
+from palimpsest.engine.kernels.rms_norm import rms_norm
+from palimpsest.engine.kernels.silu_mul import silu_mul
 from palimpsest.model.lora import add_trainable
 
 Form = Callable[..., Tensor]
