@@ -9,7 +9,7 @@ import torch
 
 from kit import models as tiny
 from palimpsest.config.training import Lora
-from palimpsest.engine import prefixes
+from palimpsest.engine import prefixes, probe
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
 

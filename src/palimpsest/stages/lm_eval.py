@@ -95,7 +95,7 @@ def run_tasks(
 
 
 def ask(
-    harness: LmEvalModel, name: str, loaded: Loaded, limit: int | None
+    lm: LmEvalModel, name: str, loaded: Loaded, limit: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run one task or group.
 
