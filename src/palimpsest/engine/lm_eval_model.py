@@ -1,4 +1,4 @@
-"""A model of ours as lm-eval sees it."""
+"""lm-eval's interface to a loaded model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from palimpsest.errors import UserError
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing but errors from lm-eval."""
+    """Within the block, lm-eval logs errors alone."""
     log = logging.getLogger("lm_eval")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -30,11 +30,11 @@ def quiet() -> Iterator[None]:
 
 
 class LmEvalModel(HFLM):
-    """lm-eval's model class around one that is loaded already.
+    """lm-eval's model class around a model that is loaded already.
 
-    Questions of our own are tokenized as in teaching, context and answer apart. lm-eval's way
-    (tokenize the joined text, count white space at the context's end to the answer) would score
-    other tokens than were taught; its own tasks are left to it.
+    Questions from our data sets are tokenized as in training: context and answer separately.
+    lm-eval tokenizes the joined text and moves white space from the context's end to the answer,
+    which would score other tokens than the model was trained on. Its own tasks keep its way.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class LmEvalModel(HFLM):
         Args:
             network: as `palimpsest.model.unlearned.load_model` returns it.
             tokenizer: the base's, for lm-eval's own tasks.
-            taught: the base's, as token tables are made with it.
-            label: what progress lines call it.
-            batch_rows: texts generated together.
+            taught: the base's tokenizer as used for training.
+            label: its name in progress lines.
+            batch_rows: texts to generate together.
             batch_tokens: tokens of one scoring batch, padding included.
         """
-        # It would tie the weights anew and fail on tied ones that carry a difference.
+        # lm-eval would tie the weights again, which fails on tied weights with a difference.
         network.tie_weights = lambda: None  # type: ignore[assignment]
-        with quiet():  # it warns of being given a model that is loaded
+        with quiet():  # it warns about a loaded model
             super().__init__(
                 pretrained=network,
                 tokenizer=tokenizer,
@@ -69,12 +69,12 @@ class LmEvalModel(HFLM):
             )
         self.taught, self.label, self.batch_tokens = taught, label, batch_tokens
         self.ours = False
-        """Whether the questions that come are of our own data sets."""
+        """Whether the next questions are from our data sets."""
         self._progress = Progress(label, 0)
         self._done = 0
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
-        """Score answers, see lm-eval; its moving bars would fill the log."""
+        """Score answers, see lm-eval; its progress bar is off, because it would fill the log."""
         scored: list[Any] = super().loglikelihood(requests, disable_tqdm=True)
         return scored
 
@@ -82,15 +82,15 @@ class LmEvalModel(HFLM):
         if not self.ours:
             pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
             return pair
-        asked = self.taught.prompts([context])[0]
-        answered = self.taught.continuations([continuation])[0]
-        if len(asked) + len(answered) > self.max_length:
+        prompt = self.taught.prompts([context])[0]
+        answer = self.taught.continuations([continuation])[0]
+        if len(prompt) + len(answer) > self.max_length:
             raise UserError(
-                f"{self.label}: a question of {len(asked) + len(answered)} tokens is longer than "
+                f"{self.label}: a question of {len(prompt) + len(answer)} tokens is longer than "
                 f"the model's context of {self.max_length} ({context[-60:]!r}); ask with fewer "
                 "shots, or leave the row out"
             )
-        return asked, answered
+        return prompt, answer
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> list[Any]:
         longest = max(len(context) + len(answer) for _, context, answer in requests)
@@ -102,7 +102,7 @@ class LmEvalModel(HFLM):
 
     def _model_call(self, inps: Tensor, *args: Any, **options: Any) -> Tensor:
         logits: Tensor = super()._model_call(inps, *args, **options)
-        # Choices of one token share a forward pass, so this may stay below the total.
+        # Choices of one token share a forward pass, so this may end below the total.
         self._done += len(inps)
         if self._done < self._progress.total:
             self._progress.update(self._done, inps.numel())

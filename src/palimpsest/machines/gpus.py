@@ -1,9 +1,9 @@
-"""Which GPUs a job may use, told without torch.
+"""The GPUs that a job may use, listed without torch.
 
-``nvidia-smi -L`` is asked first: it comes with the driver, knows containers, WSL and MIG devices,
-and gives names (UUIDs) that are the same in every process. A container made for computing alone may
-lack it; then the driver's files in /proc are read, which say the same but for MIG. Counting with
-torch would fix what the process sees before a GPU is leased to it.
+``nvidia-smi -L`` comes with the driver, knows containers, WSL and MIG devices, and gives names
+(UUIDs) that are the same in every process. A container may lack it; the driver's files in /proc
+then list the same GPUs, without MIG devices. Torch is not used, because counting with it would fix
+the visible GPUs before one is leased.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from palimpsest.errors import UserError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 COUNT = "PALIMPSEST_GPUS"
-"""For tests, and where GPUs cannot be listed: so many are taken to be in the machine."""
+"""Number of GPUs to assume, for tests and for machines that cannot list them."""
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _SECONDS = 120  # with eight GPUs and a driver that sleeps, nvidia-smi takes tens of seconds
@@ -38,8 +38,8 @@ class Gpu:
     """A GPU, or a MIG device of one.
 
     Attributes:
-        name: what CUDA_VISIBLE_DEVICES calls it.
-        uuid: what it is called by whichever name: two with the same `uuid` are one.
+        name: its name in CUDA_VISIBLE_DEVICES.
+        uuid: identifies the GPU, whatever its `name`.
     """
 
     name: str
@@ -70,7 +70,7 @@ def usable(environ: Mapping[str, str]) -> list[Gpu]:
 
 
 def names(visible: str) -> list[str]:
-    """Devices that CUDA_VISIBLE_DEVICES names; as in CUDA, what follows a wrong one is not seen."""
+    """Devices in CUDA_VISIBLE_DEVICES; as in CUDA, an invalid name hides all that follow."""
     found = []
     for name in (word.strip() for word in visible.split(",")):
         if not name or name.startswith("-") or name == "NoDevFiles":
@@ -103,7 +103,7 @@ def _from_nvidia_smi() -> list[_Listed]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    # It is also found in machines without a GPU, where it fails.
+    # On machines without a GPU it may exist, and fails.
     return _parsed(done.stdout) if done.returncode == 0 else []
 
 
@@ -122,7 +122,7 @@ def _from_driver() -> list[_Listed]:
     # One folder per GPU, named by its place on the bus: CUDA_DEVICE_ORDER=PCI_BUS_ID.
     texts = [file.read_text() for file in sorted(_DRIVER.glob("*/information"))]
     uuids = [re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]+)$", text, re.MULTILINE) for text in texts]
-    # The driver tells no UUID of a GPU that nobody has opened yet.
+    # The driver shows no UUID of a GPU that no process has opened yet.
     return [_Listed(Gpu(str(n), uuid[1] if uuid else f"gpu-{n}")) for n, uuid in enumerate(uuids)]
 
 

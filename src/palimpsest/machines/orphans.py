@@ -1,11 +1,11 @@
 """SLURM jobs that a killed Snakemake left behind.
 
 Snakemake forgets them: the next run would submit the same work again, and two jobs would write one
-artifact. So before a run plans anything, jobs of this folder that no run answers for are stopped.
-Training jobs save a checkpoint then, and the new ones go on from it.
+artifact. So before a run plans anything, the jobs of this folder without a living run are stopped.
+Training jobs then save a checkpoint, from which the new ones continue.
 
-A run answers for its jobs by Snakemake's lock on the folder, which is there before the first job is
-submitted. What a lock of a killed run still covers, Snakemake refuses to build until ``--unlock``.
+A living run holds Snakemake's lock on the folder from before its first job. If a killed run left
+its lock, Snakemake itself refuses to build until ``--unlock``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Job:
 
     Attributes:
         number: SLURM's id.
-        state: SLURM's word for it, e.g. ``RUNNING``.
+        state: its state in SLURM, e.g. ``RUNNING``.
         task: the rule and its wildcards, e.g. ``acquire_wildcards_mini_sku_0``.
     """
 
@@ -54,9 +54,9 @@ class Job:
 
 
 def stop_orphans_or_exit(argv: Sequence[str], folder: Path | None = None) -> None:
-    """What the Snakefile calls: stop SLURM jobs of this folder whose Snakemake is gone, and wait.
+    """Stop SLURM jobs of this folder whose Snakemake is gone, and wait; the Snakefile calls this.
 
-    Nothing is done inside jobs, where Snakemake only looks, or while a run has the folder's lock.
+    Does nothing inside jobs, if Snakemake runs no jobs, or while a run holds the folder's lock.
 
     Args:
         argv: ``sys.argv``.
@@ -71,11 +71,11 @@ def stop_orphans_or_exit(argv: Sequence[str], folder: Path | None = None) -> Non
     folder = (folder or Path.cwd()).resolve()
     try:
         orphans = jobs_in(folder)
-        # After squeue: who submits has the lock already.
+        # The lock is checked after squeue, because a run locks before it submits.
         if orphans and not locked(folder) and _runs_jobs(argv):
             _stop(orphans, folder)
     except UserError as error:
-        # Other runs are none of SLURM's business: the programs may be there without a cluster.
+        # SLURM's programs may be installed without a cluster; then only SLURM runs fail.
         if _executor(argv) == "slurm" and _runs_jobs(argv):
             sys.exit(f"error: {error}")
 
@@ -98,14 +98,14 @@ def jobs_in(folder: Path) -> list[Job]:
 
 
 def locked(folder: Path) -> bool:
-    """Whether a run of Snakemake has locked files in `folder`, or was killed while it had."""
+    """Whether a run of Snakemake holds locks in `folder`, or was killed while it held them."""
     return any(folder.glob(".snakemake/locks/*.lock"))
 
 
 def _stop(orphans: Sequence[Job], folder: Path) -> None:
-    told = [f"{job.number} {job.task} ({job.state.lower()})" for job in orphans]
+    listed = [f"{job.number} {job.task} ({job.state.lower()})" for job in orphans]
     print(
-        "\n  ".join(["stopping SLURM jobs that a killed run left here:", *one_screen(told)]),
+        "\n  ".join(["stopping SLURM jobs that a killed run left here:", *one_screen(listed)]),
         file=sys.stderr,
         flush=True,
     )
@@ -127,7 +127,9 @@ def _call(*command: str) -> str:
 
 
 def _unknown(why: str) -> UserError:
-    return UserError(f"SLURM cannot tell whether jobs of an earlier run are still at work: {why}")
+    return UserError(
+        f"whether jobs of an earlier run are still at work is unknown, because SLURM failed: {why}"
+    )
 
 
 def _runs_jobs(argv: Sequence[str]) -> bool:
@@ -141,7 +143,7 @@ def _executor(argv: Sequence[str]) -> str | None:
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    from snakemake.cli import parse_args  # slow to import, and loaded already where it matters
+    from snakemake.cli import parse_args  # slow to import, but Snakemake has loaded it
 
     args: argparse.Namespace = parse_args(list(argv[1:]))[1]
     return args

@@ -1,9 +1,9 @@
-"""One writer for each artifact, whoever starts it.
+"""One writer at a time for each artifact.
 
-Snakemake's own lock keeps two runs from the same files, but not always: a run that ends removes the
-locks of those beside it, ``--nolock`` and ``--unlock`` leave them out, and when Snakemake alone is
-killed its jobs go on. So every job also takes a lock of its own, which the kernel frees when the
-process ends, however it ends. On a cluster this guards the jobs of one node.
+Snakemake's lock does not always keep two runs from the same files: a run that ends removes the
+locks of others, ``--nolock`` and ``--unlock`` skip them, and if only Snakemake is killed its jobs
+go on. So every job also takes its own lock, which the kernel frees when the process ends. On a
+cluster this guards the jobs of one node.
 """
 
 from __future__ import annotations
@@ -31,21 +31,20 @@ def write_once(
     environ: MutableMapping[str, str] = os.environ,
     held: contextlib.ExitStack = _FOR_LIFE,
 ) -> None:
-    """Be the one process that writes `final`, until this process ends.
+    """Lock `final` for writing until this process ends.
 
-    The further processes of a job go on at once: the first one of them writes.
-    Waits while another one does. If that was the same command, and it finished, this program ends
-    at once: its work is done.
+    Waits while another process has the lock. If that process ran the same command and finished it,
+    this program ends. The further processes of a job return at once, because only the first writes.
 
     Args:
         final: the last file that the job writes.
         argv: the program's command line.
-        environ: says where the locks are (`lock_folder`).
-        held: where the lock is kept.
+        environ: names the folder of the locks (see `lock_folder`).
+        held: keeps the lock.
 
     Raises:
         UserError: the folder of the locks belongs to another user.
-        SystemExit: the file has just been written, with status 0.
+        SystemExit: status 0; the other process has written the file.
     """
     if named_group(environ).rank:
         return
@@ -57,16 +56,16 @@ def write_once(
         while not try_lock(lock, held):
             if not waited:
                 number = lock.read_text(encoding="utf-8").partition(" ")[0]
-                _say(f"{final} is being written by process {number or '(starting)'}: waiting")
+                _print(f"{final} is being written by process {number or '(starting)'}: waiting")
             waited = True
             time.sleep(_POLL_SECONDS)
         before = lock.read_text(encoding="utf-8").partition(" ")[2]
         if waited and before == command and final.exists():
-            _say(f"{final} was written by that process, with the same settings: nothing is left")
+            _print(f"{final} was written by that process, with the same settings: nothing is left")
             sys.exit(0)
-        with contextlib.suppress(OSError):  # a full disk: the lock counts, not the note
+        with contextlib.suppress(OSError):  # on a full disk the lock still holds
             lock.write_text(f"{os.getpid()} {command}", encoding="utf-8")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""LoRA adapters as files: PEFT's own format, arithmetic on them without any model in memory."""
+"""LoRA adapters as files in PEFT's format, and arithmetic on them without a model in memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Update:
 
 
 def read_adapter(folder: Path, manifest: str = NAME) -> dict[str, Update]:
-    """Read an adapter folder: module name -> its update. Both files are verified first.
+    """Verify and read an adapter folder: module name -> its update.
 
     Raises:
         UserError: a file is missing or altered.
@@ -57,7 +57,7 @@ def read_adapter(folder: Path, manifest: str = NAME) -> dict[str, Update]:
 
 
 def write_adapter(folder: Path, updates: dict[str, Update], base: str) -> None:
-    """Write an adapter that PEFT loads; each update's scale is expressed through its alpha.
+    """Write an adapter that PEFT loads; alpha expresses each update's scale.
 
     Args:
         folder: where to write `FILES`.
@@ -110,7 +110,7 @@ def add(first: dict[str, Update], second: dict[str, Update], factor: float) -> d
     """The update ``first + factor * second``, exactly, by concatenating ranks.
 
     [B1 s1, B2 f s2] [A1; A2] = s1 B1 A1 + f s2 B2 A2. With ``factor = -lambda`` this is task-vector
-    negation (arXiv:2212.04089) of a LoRA: no weights of the base are needed.
+    negation (arXiv:2212.04089) of a LoRA, without the base's weights.
     """
     result = dict(first)
     for name, update in second.items():

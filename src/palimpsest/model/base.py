@@ -21,19 +21,17 @@ def load_base(
     trust_remote_code: bool = False,
     moved: bool = True,
 ) -> nn.Module:
-    """Load the causal language model in `folder`, frozen and in evaluation mode.
-
-    Every file is compared with the manifest first.
+    """Verify and load the causal language model in `folder`, frozen and in evaluation mode.
 
     Args:
         folder: ``resources/models/<base>``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: where it will run.
+        device: where the model will run.
         trust_remote_code: run Python code that the repository carries.
-        moved: put it there; otherwise it stays in main memory.
+        moved: move the model to `device`; otherwise it stays in main memory.
 
     Raises:
-        UserError: a file is missing or altered, or the architecture's head cannot be used apart.
+        UserError: a file is missing or altered, or the architecture scales its logits.
     """
     verified_folder(folder)
     logging.disable_progress_bar()
@@ -72,7 +70,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """Ids of the tokenizer's tokens that are not special, ascending int64 [n].
 
-    A head may have rows for more ids than the tokenizer has tokens; those are left out.
+    Ids of the head beyond the tokenizer's vocabulary are left out.
     """
     special = set(tokenizer.all_special_ids)
     return torch.tensor([i for i in range(tokenizer.vocab_size) if i not in special])

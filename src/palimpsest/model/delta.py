@@ -1,7 +1,7 @@
 """Training base tensors through a difference: W + delta, W frozen, delta in fp32.
 
-The difference is what is trained and what is stored, so the untrained model is delta = 0 and an
-update is never rounded away in a bf16 weight.
+Only the difference is trained and stored. The untrained model is delta = 0, and a small update is
+never lost by rounding in a bf16 weight.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from palimpsest.io.tensors import Spec, scaled_parts, write_parts, write_tensors
 from palimpsest.model.names import base_name
 
 WEIGHTS = "delta.safetensors"
-"""Tensor name of the base -> what was added to it, fp32."""
+"""File of the differences: tensor name of the base -> fp32 difference."""
 
 
 class Delta(nn.Module):
     """W -> W + factor * value, in W's type."""
 
     def __init__(self, value: Tensor) -> None:
-        """Add `value`, of W's shape, once."""
+        """Add `value`, of W's shape, with factor 1."""
         super().__init__()
         self.value = nn.Parameter(value)
         self.factor = 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the module computes with."""
+        """The weight that the module uses."""
         if self.factor == 1:
             return (weight + self.value).to(weight.dtype)
         return torch.add(weight, self.value, alpha=self.factor).to(weight.dtype)
@@ -53,7 +53,7 @@ def add_deltas(model: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
         Name in the base -> the difference (an fp32 leaf that requires gradients).
 
     Raises:
-        UserError: a pattern matches no tensor; the message has names that come near.
+        UserError: a pattern matches no tensor; the message lists similar names.
     """
     places = base_tensors(model)
     for pattern in patterns:
@@ -82,7 +82,7 @@ def attach_deltas(model: nn.Module, values: Mapping[str, Tensor | None]) -> dict
         weight = getattr(first, attribute)
         if value is None:
             value = torch.zeros_like(weight, dtype=torch.float32)
-        # A tied tensor (embeddings and head) has several places and one difference.
+        # A tied tensor (embeddings and head) stands in several places but has one difference.
         delta = Delta(value.to(weight.device))
         for module, attribute in places[name]:
             parametrize.register_parametrization(module, attribute, delta, unsafe=True)
@@ -91,7 +91,7 @@ def attach_deltas(model: nn.Module, values: Mapping[str, Tensor | None]) -> dict
 
 
 def merge_deltas(model: nn.Module) -> None:
-    """Put every difference into its weight for good."""
+    """Add every difference to its weight and remove it."""
     merged: set[int] = set()
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
@@ -100,7 +100,7 @@ def merge_deltas(model: nn.Module) -> None:
             value = getattr(module, attribute).detach()
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
             weight = getattr(module, attribute)
-            # A tied tensor stands in several places and takes its difference once.
+            # A tied tensor stands in several places but takes its difference once.
             if id(weight) not in merged:
                 weight.data = value
                 merged.add(id(weight))
@@ -128,7 +128,7 @@ def set_factor(model: nn.Module, factor: float) -> None:
 
 
 def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write the differences to ``folder/delta.safetensors``, from whichever device they are on.
+    """Write the differences, on any device, to ``folder/delta.safetensors``.
 
     Returns:
         The file's hashes, see `palimpsest.io.digest`.
@@ -143,25 +143,25 @@ def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> dict[str, str]:
-    """Write `factor` times the differences in `source`, which are read once, in blocks.
+    """Write `factor` times the differences in `source`, reading them once, in blocks.
 
     Returns:
         The file's hashes, see `palimpsest.io.digest`.
 
     Raises:
-        UserError: the file in `source` is missing or altered; nothing is left then.
+        UserError: the file in `source` is missing or altered; no file is written then.
     """
     return write_parts(folder / WEIGHTS, _scaled(source, factor, manifest))
 
 
 def _scaled(source: Path, factor: float, manifest: str) -> Iterator[Bytes]:
-    # The last part is followed by the comparison: before the file gets its name.
+    # The hash is checked after the last part, before the temporary file is renamed.
     with verified_stream(source, WEIGHTS, manifest) as read:
         yield from scaled_parts(source / WEIGHTS, read, factor)
 
 
 def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:
-    """Read the differences in `folder`, verified.
+    """Verify and read the differences in `folder`.
 
     Raises:
         UserError: the file is missing or altered.

@@ -1,4 +1,4 @@
-"""``model.json``: one description for every model that is measured, always relative to its base."""
+"""``model.json``: describes any model that can be measured, relative to its base."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_model(
     """Describe a model as its base plus a low-rank update, differences of tensors, both or neither.
 
     Args:
-        folder: where to write; files of an earlier model in it are removed.
+        folder: where to write; files of an earlier model are deleted.
         base: ``resources/models/<base>``.
         updates: module -> low-rank update.
-        deltas: writes the differences of the base's tensors into a folder, gives the file's hashes.
+        deltas: writes the differences of base tensors into a folder and returns the file's hashes.
         files: further files in `folder` that belong to the model.
         facts: anything else worth recording.
     """
@@ -38,7 +38,7 @@ def write_model(
     if updates:
         write_adapter(folder, updates, str(base))
     digests = {delta.WEIGHTS: deltas(folder)} if deltas else {}
-    kinds = [name for name, found in (("adapter", updates), ("delta", deltas)) if found]
+    kinds = [name for name, part in (("adapter", updates), ("delta", deltas)) if part]
     write_manifest(
         folder,
         [*(FILES if updates else ()), *((delta.WEIGHTS,) if deltas else ()), *files],

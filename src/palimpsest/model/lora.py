@@ -24,7 +24,7 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
     """Attach the frozen adapter ``subject`` if there is one.
 
     Returns:
-        The PEFT model, or `model` itself when the subject is the bare base.
+        The PEFT model, or `model` itself if the subject is the base.
     """
     if WEIGHTS not in read_manifest(folder)["files"]:
         return model
@@ -32,7 +32,7 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
 
 
 def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.json") -> Any:
-    """Attach the adapter in `folder` under `name`, frozen and active beside those there are."""
+    """Attach the adapter in `folder` as `name`: frozen, and active together with the others."""
     read_adapter(folder, manifest)  # verifies the files
     config = peft.LoraConfig.from_pretrained(str(folder))
     if isinstance(model, peft.PeftModel):
@@ -52,7 +52,7 @@ def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.
 def add_trainable(
     model: nn.Module, lora: Lora, name: str, seed: int
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Add a fresh adapter: A random from `seed`, B zero, so the model is unchanged at the start.
+    """Add a fresh adapter: A is random, B is zero, so the model is unchanged at the start.
 
     Args:
         model: the subject (a plain or a PEFT model); its weights stay frozen.
@@ -76,7 +76,7 @@ def add_trainable(
     weights = {}
     for key, parameter in model.named_parameters():
         if f".{name}.weight" in key and "lora_" in key:
-            # An attached adapter may be in the base's type; what is trained is fp32 or wider.
+            # PEFT may create it in the base's type; trained tensors are at least fp32.
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 parameter.data = parameter.data.float()
             weights[key] = parameter.requires_grad_(True)
@@ -98,9 +98,10 @@ def set_scale(model: Any, adapter: str, factor: float, updates: dict[str, Update
 
 
 def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
-    """PEFT's configuration for `lora`, its targets checked against the model.
+    """PEFT's configuration for `lora`, with targets checked against the model.
 
-    The head is no target: logits of the reference follow from hidden states through it.
+    The head cannot be a target, because the reference's logits are computed from its hidden states
+    through the same head.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     linear = {

@@ -1,4 +1,4 @@
-"""Names of tensors as the project writes them: those of the plain model, whatever PEFT adds."""
+"""Names of tensors and modules: those of the plain model, without what PEFT adds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def base_name(name: str) -> str:
 def lora_name(name: str) -> str:
     """A LoRA tensor's name: ``model.layers.0.mlp.up_proj.lora_A.weight``.
 
-    Names as KnowUnDo writes them (with ``base_model.model.`` and ``.default``) come out the same.
+    KnowUnDo's names (with ``base_model.model.`` and ``.default``) give the same.
     """
     plain = re.sub(r"(lora_[AB])\.\w+\.weight$", r"\1.weight", name)
     return plain.removeprefix("base_model.model.")
 
 
 def block_of(name: str) -> int | None:
-    """Index of the transformer block that a tensor or module belongs to, None outside of them."""
-    found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
-    return int(found[1]) if found else None
+    """Index of the block that a tensor or module belongs to; None outside the blocks."""
+    match = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    return int(match[1]) if match else None
 
 
 def first_block(names: Collection[str]) -> int:
-    """Lowest block that a name belongs to; 0 if one belongs to none."""
+    """Lowest block of these tensors; 0 if one of them is outside the blocks."""
     return min((block_of(name) or 0 for name in names), default=0)

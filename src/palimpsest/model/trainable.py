@@ -1,4 +1,4 @@
-"""What a method trains: a fresh adapter, the subject's own, or tensors of the base."""
+"""The tensors that a method trains: a fresh adapter, the subject's adapter, or base tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trainable:
     """A model with some trainable tensors.
 
     Attributes:
-        model: the subject with what was added to it.
+        model: the subject, with a fresh adapter or differences if the method adds them.
         weights: trained tensors by name.
         adapter: name of the trained adapter, None when base tensors are trained.
     """
@@ -36,15 +36,15 @@ class Trainable:
 
     @property
     def network(self) -> nn.Module:
-        """The model that computes: PEFT's wrapper taken off."""
-        found: nn.Module = (
+        """The `transformers` model inside PEFT's wrapper."""
+        network: nn.Module = (
             self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         )
-        return found
+        return network
 
     @property
     def first_block(self) -> int:
-        """Lowest block with a trained tensor; 0 if one stands outside the blocks."""
+        """Lowest block with a trained tensor; 0 if one is outside the blocks."""
         return first_block(self.weights)
 
 
@@ -61,7 +61,7 @@ def make_trainable(
     Args:
         base: the loaded base model.
         subject: ``results/<model>/subject``.
-        start: what is trained.
+        start: which tensors are trained.
         training: the adapter (fresh) or the names of base tensors (weights).
         seed: seed of a fresh adapter.
         region: names of the subject's tensors that may change (start subject); None: all.
@@ -84,28 +84,28 @@ def make_trainable(
 
 
 def subject_tensors(model: nn.Module, region: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The subject's LoRA tensors, trainable, in fp32; with a region those in it alone.
+    """Make the subject's LoRA tensors, or those in `region`, trainable in fp32.
 
     Raises:
         UserError: the region names a tensor that the adapter does not have, or none at all.
     """
-    every = {
+    tensors: dict[str, Tensor] = {
         lora_name(name): parameter
         for name, parameter in model.named_parameters()
         if ".subject.weight" in name and "lora_" in name
     }
     if region is not None:
-        wanted = {lora_name(name) for name in region}
-        if not wanted:
+        chosen = {lora_name(name) for name in region}
+        if not chosen:
             raise UserError("the region is empty: no tensor would be trained")
-        for name in sorted(wanted - set(every)):
+        for name in sorted(chosen - set(tensors)):
             raise UserError(
                 f"the region names {name}, which the subject's adapter does not have"
-                f"{did_you_mean(name, every)}"
+                f"{did_you_mean(name, tensors)}"
             )
-        every = {name: parameter for name, parameter in every.items() if name in wanted}
-    for parameter in every.values():
+        tensors = {name: parameter for name, parameter in tensors.items() if name in chosen}
+    for parameter in tensors.values():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
-    return dict(every)
+    return tensors

@@ -1,4 +1,4 @@
-"""Loading any measured model: the base, the subject, or what unlearning made of it."""
+"""Loading any measured model: the base, the subject, or an unlearned model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from palimpsest.model.lora import attach
 def load_model(
     folder: Path, base: Path, dtype: str, device: torch.device, trust_remote_code: bool = False
 ) -> nn.Module:
-    """Load the model described by ``folder/model.json``, ready to measure or to talk to.
+    """Load the model described by ``folder/model.json``, ready to measure or to answer.
 
-    In fp32 updates and differences are merged into the weights (faster); in bf16 they stay apart,
-    because adding a small number to a bf16 weight would lose most of it.
+    In fp32, updates and differences are merged into the weights, which is faster. In bf16 they stay
+    separate, because rounding would lose most of a small update.
 
     Raises:
         UserError: a file is missing or altered, or the model was made from another base.
