@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
+from palimpsest.config.draw import Draw, Kind
 from palimpsest.config.method import Start, UnlearnSettings, Weights
 from palimpsest.objectives.means import mean
 
@@ -31,7 +31,8 @@ def draws(s: KeepingSettings) -> dict[str, Draw]:
     if s.weights.forget:
         read["forget"] = Draw(s.rows.forget, ("forget",))
     if s.weights.retain:
-        read["retain"] = Draw(s.rows.retain, ("retain",), reference=s.retain_term == "kl")
+        reference: Kind | None = "states" if s.retain_term == "kl" else None
+        read["retain"] = Draw(s.rows.retain, ("retain",), reference=reference)
     return read
 
 
