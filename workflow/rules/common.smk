@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-from palimpsest.config.methods import algorithm
 from palimpsest.config.slices import (
     datasets_of,
     devices_of,
@@ -94,9 +93,7 @@ def methods_with_examples(adversarial):
     """Methods whose rows are labelled or mixed before training: by the subject, or without it."""
     found = []
     for name, settings in CFG.methods.items():
-        made = [
-            draw for draw in algorithm(settings.algorithm).draws(settings).values() if draw.examples
-        ]
+        made = [draw for draw in settings.draws().values() if draw.examples]
         if made and any(draw.labels == "adversarial" for draw in made) == adversarial:
             found.append(name)
     return found

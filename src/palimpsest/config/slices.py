@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.judges import FORBIDDEN, JUDGES_FREE
-from palimpsest.config.methods import algorithm
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.canonical import canonical_json
@@ -188,8 +187,7 @@ def _region(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
 
 def _examples(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     settings = cfg.method(method, model)
-    module = algorithm(settings.algorithm)
-    made = [draw for draw in module.draws(settings).values() if draw.examples]
+    made = [draw for draw in settings.draws().values() if draw.examples]
     # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
     kept = {"algorithm", "steps", "training", "start", "end_token"}
     minimal = settings.model_dump(include=kept)
@@ -214,7 +212,7 @@ def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     given = _trained(settings.model_dump())
     for key in ("scale", "seeds", "models", "title", "region"):
         given.pop(key, None)
-    if getattr(settings, "start", "fresh") != "fresh":
+    if settings.start != "fresh":
         given["training"].pop("lora")
     elif settings.chain == "acquire":
         # What was acquired before there was a choice stays valid.
@@ -222,12 +220,11 @@ def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     if hasattr(settings, "region"):
         # What the region holds reaches the stage as a file; here it only matters if there is one.
         given["region"] = None if settings.region is None else {}
-    draws = algorithm(settings.algorithm).draws(settings).values()
     return {
         **_load(_base(cfg, model)),
         "settings": given,
         "seed": int(seed),
-        "sets": _sets(cfg, model, draws),
+        "sets": _sets(cfg, model, settings.draws().values()),
     }
 
 
@@ -423,8 +420,7 @@ def datasets_of(cfg: Config, model: str, stage: str, method: str = "original") -
 
 def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
     """What the streams of a method read."""
-    settings = cfg.method(method, model)
-    return list(algorithm(settings.algorithm).draws(settings).values())
+    return list(cfg.method(method, model).draws().values())
 
 
 _SLICES = {
