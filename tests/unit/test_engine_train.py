@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.sampler import Streams
@@ -25,10 +24,12 @@ from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import LOG, Job, Loss, schedule, train
 from palimpsest.errors import UserError
 from palimpsest.objectives import sku
+from palimpsest.objectives.sku import Sku
+from palimpsest.settings.training import Lora, Optimizer
 from reference import released
 
 STEPS = 6
-SETTINGS = sku.Settings(
+SETTINGS = Sku(
     algorithm="sku",
     steps=STEPS,
     rows={"forget": 2, "retain": 2},
@@ -57,13 +58,13 @@ def run(
         subject, Lora(rank=4, alpha=8, first_layer=2), seed=seed, moved=False
     )
     parts = {"forget": FORGET, "retain": tiny.with_states(subject, RETAIN)}
-    sizes = {name: draw.rows for name, draw in sku.draws(SETTINGS).items()}
+    sizes = {name: draw.rows for name, draw in SETTINGS.draws().items()}
     calls = [0]
 
     def loss(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         calls[0] += 1
         before(calls[0])
-        return sku.loss(streams, SETTINGS)
+        return SETTINGS.loss(streams, {})
 
     objective: Loss = loss
     train(

@@ -221,9 +221,9 @@ def test_free_settings_change_no_byte(work: Work, free: dict[str, Any]) -> None:
 def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from palimpsest.objectives import sku
+    from palimpsest.objectives.sku import Sku
 
-    real = sku.loss
+    real = Sku.loss
     calls = [0]
 
     def killed(*args: Any) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sku, "loss", killed)
+        patch.setattr(Sku, "loss", killed)
         with pytest.raises(KeyboardInterrupt):
             work.acquire("killed", checkpoint_seconds=0)
     assert work.at("killed.ckpt").exists()

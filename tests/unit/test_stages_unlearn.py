@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.methods import algorithms
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
@@ -26,6 +25,7 @@ from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.delta import WEIGHTS as DELTA
 from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
+from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import Region
 from palimpsest.stages.examples import examples, read_examples
 from palimpsest.stages.localize import TABLE, localize
@@ -108,8 +108,7 @@ class Work:
 
     def unlearn(self, name: str, config: dict[str, Any], **more: Any) -> Path:
         """Run the stage (and the examples before it, where there are some)."""
-        module = algorithms()[config["settings"]["algorithm"]]
-        draws = module.draws(module.Settings(**config["settings"])).values()
+        draws = objective(config["settings"]).draws().values()
         made = None
         if any(draw.examples for draw in draws):
             made = self.root / f"{name}-examples"
@@ -154,7 +153,7 @@ def before(work: Work) -> Any:
 
 
 def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
-    unlearning = {k for k, m in algorithms().items() if m.Settings.chain == "unlearn"}
+    unlearning = {k for k, m in algorithms().items() if m.chain == "unlearn"}
     assert unlearning == set(METHODS)
 
 
@@ -333,8 +332,8 @@ def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
-    from palimpsest.config.training import Training
     from palimpsest.model.trainable import make_trainable
+    from palimpsest.settings.training import Training
     from palimpsest.stages.localize import mean_gradients
 
     training = Training(optimizer={"learning_rate": 1.0})

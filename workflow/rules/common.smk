@@ -6,6 +6,7 @@ import re
 from palimpsest.environment import use_this_environment
 from palimpsest.pipeline import results
 from palimpsest.pipeline.slices import devices_of, scenario_of
+from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report
 
 use_this_environment()
@@ -120,7 +121,7 @@ def region_of(wildcards):
 
 def asks_subject(wildcards):
     """Whether the method's labels are the subject's own guesses."""
-    return int(Examples.asks_subject(CFG, wildcards.model, wildcards.method))
+    return int(Examples.asks_subject(CFG, Wildcards(**wildcards)))
 
 
 def subject_that_guesses(wildcards):

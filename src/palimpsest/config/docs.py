@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.load import CATALOGS
-from palimpsest.config.method import MethodSettings
-from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Config
-from palimpsest.config.types import FORMATS, Section
 from palimpsest.errors import UserError, run_cli
 from palimpsest.io.atomic import write_text
+from palimpsest.objectives.catalog import algorithms
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.types import FORMATS, Section
 
 BEGIN = "<!-- key tables: written by `python -m palimpsest.config.docs` -->"
 END = "<!-- end of the key tables -->"
@@ -68,11 +68,11 @@ def tables_text() -> str:
         lines += [f"### `{name}`", "", key["description"], ""]
         if name == "methods":
             lines += ["Keys that every method has:", "", *_table(_keys_of(MethodSettings))]
-            for key, module in sorted(algorithms().items()):
-                first_line = (inspect.getdoc(module) or "").splitlines()[0]
+            for key, method in sorted(algorithms().items()):
+                first_line = (inspect.getdoc(inspect.getmodule(method)) or "").splitlines()[0]
                 lines += [f"#### `algorithm: {key}`", "", first_line, ""]
                 common = _keys_of(MethodSettings)
-                lines += _table(k for k in _keys_of(module.Settings) if k not in common)
+                lines += _table(k for k in _keys_of(method) if k not in common)
         else:
             lines += _table(_top_level(name))
     return "\n".join(lines).rstrip() + "\n"

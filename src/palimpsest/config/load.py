@@ -9,14 +9,16 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
-from palimpsest.config.methods import algorithms, deep_merge
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import Catalogs, check_judge, check_references
 from palimpsest.config.schema import Config, Score
-from palimpsest.config.types import NAME, Section, not_a_name
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.catalog import algorithms
+from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.types import NAME, Section, not_a_name
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
@@ -128,8 +130,7 @@ def _settings(value: Any, place: Place, problems: list[Problem]) -> type[Section
         return MethodSettings  # says itself that a table is needed
     key = value.get("algorithm")
     if isinstance(key, str) and key in algorithms():
-        settings: type[Section] = algorithms()[key].Settings
-        return settings
+        return algorithms()[key]
     fault = f"no algorithm {shown(key)}" if "algorithm" in value else "missing"
     text = f"{fault}{did_you_mean(key if isinstance(key, str) else '', algorithms())}"
     problems.append(Problem((*place, "algorithm"), text))
@@ -150,7 +151,7 @@ def _section(
 
 
 def _override_problems(
-    raw: Mapping[str, Any], valid: Mapping[str, MethodSettings], models: list[str]
+    raw: Mapping[str, Any], valid: Mapping[str, Objective], models: list[str]
 ) -> Iterator[Problem]:
     """Check ``methods.<method>.models``: known subjects, keys and values of the algorithm."""
     for method, settings in valid.items():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
-from palimpsest.config.methods import MethodEntry, with_overrides
-from palimpsest.config.training import Training
-from palimpsest.config.types import (
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.catalog import MethodEntry, with_overrides
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import (
     Count,
     FileName,
     Fraction,
@@ -193,6 +193,12 @@ class Pretraining(Section):
     seed: Index = 0
     """Seed of initialisation and order."""
 
+    @model_validator(mode="after")
+    def _an_adapter(self) -> Self:
+        if self.training.parameters:
+            raise ValueError("pretraining trains an adapter: leave training.parameters out")
+        return self
+
 
 class Localization(Section):
     """Gradients on perturbed answers that tell where the subject keeps what it shall forget."""
@@ -362,7 +368,7 @@ class Sweep(Section):
 
 
 class Report(Section):
-    """What results/report.html shows."""
+    """What a page shows."""
 
     models: Annotated[
         dict[Name, Annotated[list[Name], Field(min_length=1)]], BeforeValidator(_without_nulls)
@@ -398,7 +404,7 @@ class Config(Section):
     all_methods: Report = Report(models={})
     """What results/all_methods.html shows, the same page over more methods."""
 
-    def method(self, method: str, model: str) -> MethodSettings:
+    def method(self, method: str, model: str) -> Objective:
         """Settings of `method` for the subject `model`, its overrides applied."""
         return with_overrides(self.methods[method], model)
 

@@ -7,15 +7,13 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Optimizer
 from palimpsest.engine import ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
@@ -25,6 +23,8 @@ from palimpsest.engine.rows import Row, shares
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.settings.draw import Reads
+from palimpsest.settings.training import Optimizer
 
 Loss = Callable[[Mapping[str, Stream]], dict[str, Tensor]]
 """Weighted terms of one step; their sum is minimised."""
@@ -59,6 +59,7 @@ class Job:
         checkpoint_seconds: time between checkpoints; the result does not depend on it.
         reads: hidden states that the objective reads.
         finished: why training ends before the last step, or None; asked after every step.
+        fixed: tensors that `loss` reads and that training does not change.
     """
 
     label: str
@@ -73,6 +74,7 @@ class Job:
     checkpoint_seconds: float = 60.0
     reads: Reads = FINAL
     finished: Callable[[Mapping[str, Stream]], str | None] | None = None
+    fixed: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(job: Job) -> Path:

@@ -10,11 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.method import AcquireSettings
 from palimpsest.io.atomic import explained, write_text
 from palimpsest.model.adapter import updates_of
 from palimpsest.stages.common import finish, finish_deltas, side_folder
-from palimpsest.stages.method import Inputs, settings_of, train_method
+from palimpsest.stages.method import Inputs, objective_of, train_method
 
 WARNING = "HAZARDOUS: this strengthens the knowledge that is to be forgotten. Do not share it."
 
@@ -50,13 +49,12 @@ def acquire(
     """
     make_private(side_folder(out))
     inputs = Inputs(base, subject, tokens, reference)
-    settings = settings_of(config, free)
-    assert isinstance(settings, AcquireSettings)
-    done = train_method(config, free, inputs, settings.start, None, out, label, threads)
+    method = objective_of(config, free)
+    done = train_method(method, config, inputs, None, out, label, threads)
     make_private(out)
     write_text(out / "HAZARDOUS.txt", WARNING + "\n")
     facts = {"hazardous": True, "seed": config["seed"]}
-    if settings.start == "weights":
+    if method.start == "weights":
         finish_deltas(out, done.log, done.trainable.weights, **facts)
     else:
         finish(out, done.log, updates_of(done.trainable.model, "unlearned"), base, **facts)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from palimpsest.engine import ranks
 from palimpsest.engine.body import Body
 from palimpsest.engine.train import LOG
+from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path, sha256_of
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.manifest import write_manifest
@@ -25,6 +26,18 @@ def dataset_and_part(ref: str) -> tuple[str, str]:
     """Split ``dataset/part``."""
     dataset, part = ref.split("/")
     return dataset, part
+
+
+def part_of(sets: Mapping[str, str | None], name: str) -> str:
+    """The ``dataset/part`` of a set.
+
+    Raises:
+        UserError: the scenario has no such set.
+    """
+    ref = sets[name]
+    if ref is None:
+        raise UserError(f"this method uses {name} rows, and the scenario has no '{name}'")
+    return ref
 
 
 def side_folder(out: Path) -> Path:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from palimpsest.config.methods import deep_merge
 from palimpsest.config.schema import Pretraining
-from palimpsest.engine.body import Body
+from palimpsest.engine.assemble import Sets, body_of, job_of, streams_of
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import read_rows
-from palimpsest.engine.sampler import Streams
 from palimpsest.engine.shards import shard
-from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import Job, train
+from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, write_manifest
 from palimpsest.model.adapter import read_adapter, updates_of
 from palimpsest.model.description import write_model
 from palimpsest.model.lora import add_trainable
+from palimpsest.objectives.teaching import Teaching
+from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.method import Rows
 from palimpsest.stages.common import (
     dataset_and_part,
     finish,
@@ -63,29 +60,23 @@ def pretrain(
     shard(model.get_base_model(), device)
     parts = [dataset_and_part(ref) for ref in settings.data]
     rows = [row for dataset, part in parts for row in read_rows(tokens / dataset, part)]
-    training = settings.training
-    body = Body(
-        model.get_base_model(),
-        training.lora.first_layer,
-        training.gradient_checkpointing,
-        training.compile,
+    body = body_of(model.get_base_model(), settings.training.lora.first_layer, settings.training)
+    teaching = Teaching(
+        steps=math.ceil(settings.epochs * len(rows) / settings.batch_rows),
+        rows=Rows(retain=settings.batch_rows),
+        training=settings.training,
     )
-    steps = math.ceil(settings.epochs * len(rows) / settings.batch_rows)
     inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
-    log = train(
-        Job(
-            label=label,
-            body=body,
-            weights=weights,
-            streams=Streams({"rows": settings.batch_rows}, {"rows": rows}, settings.seed),
-            loss=_finetune,
-            steps=steps,
-            optimizer=settings.training.optimizer,
-            folder=side_folder(out),
-            fingerprint=run_fingerprint(config, inputs, body),
-            checkpoint_seconds=settings.training.checkpoint_seconds,
-        )
+    job = job_of(
+        teaching,
+        streams_of(teaching.draws(), Sets({"taught": rows}), settings.seed),
+        body,
+        weights,
+        label=label,
+        folder=side_folder(out),
+        fingerprint=run_fingerprint(config, inputs, body),
     )
+    log = train(job)
     finish(out, log, updates_of(model, "subject"), base, adapter=True)
 
 
@@ -122,7 +113,3 @@ def retrain(
     adapter = out.with_name("adapter")
     pretrain(config, free, base, tokens, adapter, label, threads)
     write_model(out, base, read_adapter(adapter), **carry(adapter, out))
-
-
-def _finetune(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-    return {"nll": streams["rows"].nll().mean()}

@@ -9,7 +9,6 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from palimpsest.config.method import UnlearnSettings
 from palimpsest.engine.train import LOG
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
@@ -17,7 +16,7 @@ from palimpsest.model.adapter import add, updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.stages.common import copy_log, side_folder
-from palimpsest.stages.method import Inputs, Trained, settings_of, train_method
+from palimpsest.stages.method import Inputs, Trained, objective_of, train_method
 from palimpsest.stages.negate import subject_update
 
 VECTORS = "vectors.safetensors"
@@ -45,12 +44,11 @@ def unlearn(
     Raises:
         UserError: an input is missing or altered, nothing would be trained, training diverged.
     """
-    settings = settings_of(config, free)
-    assert isinstance(settings, UnlearnSettings)
+    method = objective_of(config, free)
     region = None
     if inputs.region is not None:
         region = read_document(inputs.region)["tensors"]
-    done = train_method(config, free, inputs, settings.start, region, out, label, threads)
+    done = train_method(method, config, inputs, region, out, label, threads)
     _write(done, inputs, out, config["seed"])
     shutil.rmtree(side_folder(out), ignore_errors=True)
 
@@ -58,9 +56,9 @@ def unlearn(
 def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
     trained, files = done.trainable, [LOG]
     copy_log(done.log, out)
-    if done.vectors:
+    if done.fixed:
         with atomic_path(out / VECTORS) as temporary:
-            save_file({k: v.contiguous() for k, v in done.vectors.items()}, temporary)
+            save_file({k: v.contiguous() for k, v in done.fixed.items()}, temporary)
         files.append(VECTORS)
     subject = subject_update(inputs.subject)
     deltas = None
