@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.load import CATALOGS
-from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Config
-from palimpsest.config.types import FORMATS, Section
 from palimpsest.errors import UserError, run_cli
 from palimpsest.io.atomic import write_text
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.types import FORMATS, Section
 
 BEGIN = "<!-- key tables: written by `python -m palimpsest.config.docs` -->"
 END = "<!-- end of the key tables -->"

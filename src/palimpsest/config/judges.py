@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from palimpsest.config.types import (
+from palimpsest.settings.types import (
     Count,
     Fraction,
     Index,

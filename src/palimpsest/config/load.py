@@ -9,14 +9,14 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import algorithms, deep_merge
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import Catalogs, check_judge, check_references
 from palimpsest.config.schema import Config, Score
-from palimpsest.config.types import NAME, Section, not_a_name
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.types import NAME, Section, not_a_name
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""

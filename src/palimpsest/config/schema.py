@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import MethodEntry, with_overrides
-from palimpsest.config.training import Training
-from palimpsest.config.types import (
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import (
     Count,
     FileName,
     Fraction,
@@ -362,7 +362,7 @@ class Sweep(Section):
 
 
 class Report(Section):
-    """What results/report.html shows."""
+    """What a page shows."""
 
     models: Annotated[
         dict[Name, Annotated[list[Name], Field(min_length=1)]], BeforeValidator(_without_nulls)

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.draw import Draw
 from palimpsest.config.judges import FORBIDDEN, JUDGES_FREE
 from palimpsest.config.methods import algorithm
-from palimpsest.config.region import Region
 from palimpsest.config.schema import Base, Config, Scenario
-from palimpsest.config.training import Training
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.canonical import canonical_json
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.region import Region
+from palimpsest.settings.training import Training
 
 VERSIONS = {
     "download_model": 1,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from palimpsest.config.types import Count, Index, NonNegative, Pattern, Positive, Section
+from palimpsest.settings.types import Count, Index, NonNegative, Pattern, Positive, Section
 
 
 class Lora(Section):
