@@ -126,8 +126,6 @@ def _download_data(cfg: Config, dataset: str) -> dict[str, Any]:
         **unused,
         "content": _resource_hash(d.source),
         "facts_content": _resource_hash(d.facts),
-        # Without a sidecar file this adapter gives choices, since its version 2.
-        **({"adapter_version": 2} if d.adapter == "truthfulqa" and d.facts is None else {}),
     }
 
 
