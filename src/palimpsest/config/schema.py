@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from palimpsest.config.datasets import DatasetEntry
-from palimpsest.config.judges import Judges
+from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.methods import MethodEntry, with_overrides
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.training import Training
@@ -256,7 +256,7 @@ class Score(Section):
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
     """Length of the n-grams whose distinct share tells how varied the answers are."""
-    harm_judge: Literal["leak", "classifier", "endpoint"] = "leak"
+    harm_judge: HarmJudge = "leak"
     """leak: harmful is what contains a key string of the forbidden fact; others: see `judges`."""
 
 
@@ -298,7 +298,7 @@ class Config(Section):
     score: Score = Score()
     """What is computed from the measurements."""
     judges: Judges = Judges()
-    """Who judges harm, where `score.harm_judge` is not leak."""
+    """Settings of the judge that `score.harm_judge` names; leak needs none."""
     sweep: Sweep = Sweep()
     """Trade-off over lambda."""
     report: Report
