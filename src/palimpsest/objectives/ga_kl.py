@@ -40,7 +40,7 @@ class Settings(UnlearnSettings):
 def draws(s: Settings) -> dict[str, Draw]:
     """What each stream of a step reads."""
     other = "general" if s.algorithm == "ga_kl_ood" else "retain"
-    return {"mixture": replace(mixture(s, other)["mixture"], reference=True)}
+    return {"mixture": replace(mixture(s, other)["mixture"], reference="states")}
 
 
 def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.objectives.means import mean
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Kind
 from palimpsest.settings.method import Start, UnlearnSettings, Weights
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def draws(s: KeepingSettings) -> dict[str, Draw]:
     if s.weights.forget:
         read["forget"] = Draw(s.rows.forget, ("forget",))
     if s.weights.retain:
-        read["retain"] = Draw(s.rows.retain, ("retain",), reference=s.retain_term == "kl")
+        reference: Kind | None = "states" if s.retain_term == "kl" else None
+        read["retain"] = Draw(s.rows.retain, ("retain",), reference=reference)
     return read
 
 

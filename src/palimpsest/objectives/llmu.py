@@ -64,7 +64,7 @@ def draws(s: Settings) -> dict[str, Draw]:
     if s.weights.random:
         read["random"] = Draw(n * s.random_answers, ("forget",), answers_of=("retain",))
     if s.weights.retain:
-        read["retain"] = Draw(s.rows.retain, ("retain",), reference=True)
+        read["retain"] = Draw(s.rows.retain, ("retain",), reference="states")
     return read
 
 

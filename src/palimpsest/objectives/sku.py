@@ -102,7 +102,7 @@ def draws(s: Settings) -> dict[str, Draw]:
         read["random"] = Draw(n * s.random_answers, ("forget",), answers_of=("forget",))
     if s.preservation.sign and s.weights.preserve:
         sets = ("retain", "general") if s.preservation.general else ("retain",)
-        read["retain"] = Draw(s.rows.retain, sets, reference=True)
+        read["retain"] = Draw(s.rows.retain, sets, reference="states")
     return read
 
 
