@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from palimpsest.config.schema import Dataset
 from palimpsest.data.build import Built, build
-from palimpsest.data.records import SCHEMA
 from palimpsest.data.text import windows
 from palimpsest.data.wikitext import untokenized
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.stages.download_data import download_data
 
 TEXTS = [f"Text number {i} has some words, and it says that {i} is a number." for i in range(10)]
@@ -48,7 +48,7 @@ def column(built: Built, name: str, part: str = "all") -> list[Any]:
 
 def test_a_text_is_a_response_without_a_prompt(tmp_path: Path) -> None:
     built = make(texts(tmp_path / "t.jsonl"))
-    assert built.parts["all"].schema.equals(SCHEMA)
+    assert built.parts["all"].schema.equals(schemas.DATASET)
     assert column(built, "prompt") == [""] * 10
     assert column(built, "response") == TEXTS
     assert column(built, "id")[3] == "set-00003"

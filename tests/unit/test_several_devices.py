@@ -20,7 +20,7 @@ from kit import models as tiny
 from kit import train_on_several as program
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
-from palimpsest.engine.train import LOG
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.model.adapter import WEIGHTS
 from palimpsest.stages.acquire import acquire
 from palimpsest.stages.pretrain import pretrain
@@ -44,7 +44,7 @@ def started(*args: str | Path, **env: str) -> subprocess.Popen[str]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
 
 
 # Shares.
@@ -187,7 +187,7 @@ def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_on
     side = root / "broken.ckpt"
 
     first = acquisition.start("broken", steps)
-    until(first, side / LOG)
+    until(first, side / TRAINING_LOG)
     first.terminate()
     errors = first.communicate(timeout=300)[1]
     assert first.returncode == 143, errors

@@ -26,12 +26,12 @@ from kit import models as tiny
 from palimpsest.config.schema import Dataset
 from palimpsest.data.build import build
 from palimpsest.data.choices import Question, read_questions
-from palimpsest.data.records import SCHEMA
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.harness import Harness
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.adapter import updates_of
@@ -82,7 +82,7 @@ def save_dataset(folder: Path, parts: dict[str, pa.Table]) -> None:
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     known = {"key": [], "choices": [], "perturbed": [], "source_row": 0}
-    return pa.Table.from_pylist([{**known, **row} for row in rows], schema=SCHEMA)
+    return pa.Table.from_pylist([{**known, **row} for row in rows], schema=schemas.DATASET)
 
 
 @pytest.fixture(scope="module")

@@ -19,21 +19,21 @@ from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import DIVERGED
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import GRADIENTS, MODEL, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import WEIGHTS, read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.delta import WEIGHTS as DELTA
-from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.examples import examples, read_examples
-from palimpsest.stages.localize import TABLE, localize
+from palimpsest.stages.localize import localize
 from palimpsest.stages.merge import merge
 from palimpsest.stages.method import Inputs
 from palimpsest.stages.pretrain import pretrain, retrain
 from palimpsest.stages.reference import reference
 from palimpsest.stages.region import select_region
-from palimpsest.stages.unlearn import VECTORS, unlearn
+from palimpsest.stages.unlearn import unlearn
 
 CPU = torch.device("cpu")
 LOAD = {"dtype": "float32", "trust_remote_code": False}
@@ -352,7 +352,7 @@ def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(wor
 def test_the_table_has_a_line_for_each_tensor_of_the_adapter(work: Work, located: Path) -> None:
     from palimpsest.io.tables import read_table
 
-    table = read_table(located / TABLE)[0].to_pandas()
+    table = read_table(located / GRADIENTS)[0].to_pandas()
     assert len(table) == 2 * len(read_adapter(work.subject))
     assert set(table["matrix"]) == {"A", "B"}
     assert set(table["layer"]) == {1, 2, 3}

@@ -21,12 +21,13 @@ from transformers import AutoModelForCausalLM
 from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io import tensors
+from palimpsest.io.artifacts import MODEL
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.digest import Bytes, digests_of
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model import delta
-from palimpsest.model.description import MODEL, write_model
+from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate

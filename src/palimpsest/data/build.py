@@ -35,7 +35,7 @@ class Built:
     """A data set, ready to be written."""
 
     parts: dict[str, pa.Table]
-    """Part -> rows in source order, columns `palimpsest.data.records.SCHEMA`."""
+    """Part -> rows in source order, columns `palimpsest.io.schemas.DATASET`."""
     facts: dict[str, Any]
     """What the manifest says: format, rows, groups, split, dropped and repaired rows."""
 

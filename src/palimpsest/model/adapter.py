@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from palimpsest.io.artifacts import MANIFEST
 from palimpsest.io.atomic import atomic_path, write_json
-from palimpsest.io.manifest import NAME, verified
+from palimpsest.io.manifest import verified
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -36,7 +37,7 @@ class Update:
     scale: float
 
 
-def read_adapter(folder: Path, manifest: str = NAME) -> dict[str, Update]:
+def read_adapter(folder: Path, manifest: str = MANIFEST) -> dict[str, Update]:
     """Read an adapter folder: module name -> its update. Both files are verified first.
 
     Raises:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from palimpsest.io.artifacts import MANIFEST, MODEL
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import NAME, write_manifest
+from palimpsest.io.manifest import write_manifest
 from palimpsest.model import delta
 from palimpsest.model.adapter import FILES, Update, write_adapter
-
-MODEL = "model.json"
 
 
 def write_model(
@@ -45,6 +44,6 @@ def write_model(
         name=MODEL,
         digests=digests,
         kind="+".join(kinds) or "base",
-        base_manifest=sha256_of(base / NAME),
+        base_manifest=sha256_of(base / MANIFEST),
         **facts,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.method import AcquireSettings
+from palimpsest.io.artifacts import HAZARDOUS
 from palimpsest.io.atomic import explained, write_text
 from palimpsest.model.adapter import updates_of
 from palimpsest.stages.common import finish, finish_deltas, side_folder
@@ -54,7 +55,7 @@ def acquire(
     assert isinstance(settings, AcquireSettings)
     done = train_method(config, free, inputs, settings.start, None, out, label, threads)
     make_private(out)
-    write_text(out / "HAZARDOUS.txt", WARNING + "\n")
+    write_text(out / HAZARDOUS, WARNING + "\n")
     facts = {"hazardous": True, "seed": config["seed"]}
     if settings.start == "weights":
         finish_deltas(out, done.log, done.trainable.weights, **facts)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from palimpsest.engine import ranks
 from palimpsest.engine.body import Body
-from palimpsest.engine.train import LOG
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.io.atomic import atomic_path, sha256_of
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.manifest import write_manifest
@@ -59,7 +59,7 @@ def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> n
 
 def copy_log(log: Path, out: Path) -> None:
     """Put the step log of a training beside what it made, in the folder `out`."""
-    with atomic_path(out / LOG) as temporary:
+    with atomic_path(out / TRAINING_LOG) as temporary:
         shutil.copyfile(log, temporary)
 
 
@@ -82,5 +82,5 @@ def _finish(
     for other in {*FILES, delta.WEIGHTS} - set(files):
         (out / other).unlink(missing_ok=True)
     copy_log(log, out)
-    write_manifest(out, [*files, LOG], trained_parameters=trained, **facts)
+    write_manifest(out, [*files, TRAINING_LOG], trained_parameters=trained, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

@@ -22,22 +22,13 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.lora import attach_subject
 from palimpsest.stages.common import dataset_and_part
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("prompt_length", pa.int32()),
-        ("labels", pa.list_(pa.int32())),
-        ("sign", pa.int8()),
-    ]
-)
-"""Columns of ``.../seed-<seed>/examples/<stream>.parquet``."""
 
 BATCH_ROWS = 16
 
@@ -82,8 +73,8 @@ def examples(
             assert subject is not None
             rows = adversarial_labels(config, base, subject, sets[0], label, threads)
         counts[name] = len(rows)
-        write_table(out / f"{name}.parquet", _table(rows), labels=draw.labels, signs=draw.signs)
-    write_manifest(out, [f"{name}.parquet" for name in counts], rows=counts)
+        write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
+    write_manifest(out, list(map(table_of, counts)), rows=counts)
 
 
 def read_examples(folder: Path, stream: str) -> list[Row]:
@@ -92,7 +83,7 @@ def read_examples(folder: Path, stream: str) -> list[Row]:
     Raises:
         UserError: the table is missing or altered.
     """
-    table, _ = read_table(verified(folder, f"{stream}.parquet"))
+    table, _ = read_table(verified(folder, table_of(stream)))
     return [
         Row(
             r["id"],
@@ -188,4 +179,4 @@ def _table(rows: Sequence[Row]) -> pa.Table:
         }
         for row in rows
     ]
-    return pa.Table.from_pylist(lines, schema=SCHEMA)
+    return pa.Table.from_pylist(lines, schema=schemas.EXAMPLES)

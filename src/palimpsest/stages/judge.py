@@ -10,25 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palimpsest.io import schemas
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.judges import Case, Judge, Verdict, load_judge
 from palimpsest.stages.evaluated import Part, columns_of, further, read_part
-from palimpsest.stages.scored import SPOKEN, answers_of
+from palimpsest.stages.scored import answers_of
 
 EMPTY = Verdict(False, said="(empty answer)")
 """Who says nothing gives nothing away; no judge is asked."""
-
-SCHEMA = pa.schema(
-    {
-        "part": pa.string(),
-        "id": pa.string(),
-        "harmful": pa.bool_(),
-        "score": pa.float64(),
-        "said": pa.string(),
-        "reason": pa.string(),
-    }
-)
-"""Columns of judged.parquet."""
 
 
 def judge(
@@ -71,13 +60,13 @@ def judge(
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
         for ((block, name), _), verdict in zip(asked, verdicts, strict=True)
     ]
-    write_table(out, pa.Table.from_pylist(rows, schema=SCHEMA), judge=config["judge"])
+    write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), judge=config["judge"])
     return _summary(verdicts)
 
 
 def _cases(part: Part, generations: Path) -> list[tuple[tuple[str, str], Case]]:
     """(block, id) and case of each answer of a part."""
-    table = columns_of(generations, SPOKEN)
+    table = columns_of(generations, schemas.GENERATIONS.names)
     table = table.filter(pc.equal(table.column("part"), part.block))
     wanted = pc.is_in(table.column("id"), pa.array(part.ids))
     said = answers_of(table.filter(wanted), part, part, f"{generations}, part {part.block}")

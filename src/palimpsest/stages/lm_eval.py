@@ -29,6 +29,8 @@ from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
 from palimpsest.engine.harness import Harness, quiet
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import LM_EVAL, LM_EVAL_ROWS
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_tokenizer
@@ -36,17 +38,6 @@ from palimpsest.model.unlearned import load_model
 
 LOCAL_VERSION = 1
 """Version of a local task, in ``lm_eval.json``."""
-
-ROWS = pa.schema(
-    [
-        ("task", pa.string()),
-        ("id", pa.string()),
-        ("answer", pa.int64()),
-        ("logprobs", pa.list_(pa.float64())),
-        ("hit", pa.bool_()),
-    ]
-)
-"""Columns of lm_eval.parquet: a multiple-choice question, its choices' log-probabilities."""
 
 Loaded = dict[str, Any]
 """What lm-eval's task manager returns for one name: ``tasks`` and ``groups``."""
@@ -90,8 +81,8 @@ def run_tasks(
         harness.ours, harness.label = local_part(name) is not None, f"{label} {name}"
         found[name], added = ask(harness, name, tasks, config["tasks"][name]["limit"])
         rows += added
-    write_table(out / "lm_eval.parquet", pa.Table.from_pylist(rows, schema=ROWS))
-    write_document(out / "lm_eval.json", {"tasks": found, "lm_eval": version("lm-eval")})
+    write_table(out / LM_EVAL_ROWS, pa.Table.from_pylist(rows, schema=schemas.LM_EVAL))
+    write_document(out / LM_EVAL, {"tasks": found, "lm_eval": version("lm-eval")})
 
 
 def ask(

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import read_manifest, verified, verified_folder, write_manifest
 from palimpsest.io.tensors import Spec, metadata_of, read_block, specs_of, write_tensors
 from palimpsest.model import delta
 from palimpsest.model.adapter import Update, read_adapter
-from palimpsest.model.description import MODEL
 from palimpsest.model.names import block_of
 
 Change = Callable[[Tensor, slice], Tensor]

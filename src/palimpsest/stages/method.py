@@ -21,7 +21,7 @@ from palimpsest.engine.sampler import Streams
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import Job, first_values, run, train
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME
+from palimpsest.io.artifacts import MANIFEST
 from palimpsest.model.trainable import Trainable, make_trainable
 from palimpsest.stages.common import (
     dataset_and_part,
@@ -209,8 +209,8 @@ def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, D
 
 
 def _manifests(config: dict[str, Any], inputs: Inputs) -> list[Path]:
-    found = [inputs.base / NAME, inputs.subject / NAME]
-    found += [folder / NAME for folder in (inputs.reference, inputs.examples) if folder]
+    found = [inputs.base / MANIFEST, inputs.subject / MANIFEST]
+    found += [folder / MANIFEST for folder in (inputs.reference, inputs.examples) if folder]
     found += [inputs.region] if inputs.region else []
     refs = [ref for ref in config["sets"].values() if ref]
-    return found + [inputs.tokens / dataset_and_part(ref)[0] / NAME for ref in refs]
+    return found + [inputs.tokens / dataset_and_part(ref)[0] / MANIFEST for ref in refs]

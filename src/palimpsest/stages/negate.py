@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
@@ -33,7 +34,7 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
     if delta.WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
-    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=NAME)
+    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
     # With lambda = 0 there is no difference at all: not even the sign of a zero.
     write_model(out, base, updates, negated if scale else None, **facts)
 

@@ -19,7 +19,8 @@ from palimpsest.engine.shards import shard
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, train
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME, write_manifest
+from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import read_adapter, updates_of
 from palimpsest.model.description import write_model
 from palimpsest.model.lora import add_trainable
@@ -71,7 +72,7 @@ def pretrain(
         training.compile,
     )
     steps = math.ceil(settings.epochs * len(rows) / settings.batch_rows)
-    inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
+    inputs = [base / MANIFEST, *(tokens / dataset / MANIFEST for dataset, _ in parts)]
     log = train(
         Job(
             label=label,

@@ -18,6 +18,7 @@ from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import reference_of
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.model.base import load_base
@@ -64,7 +65,7 @@ def reference(
             hidden = body.hidden(batch)
             states |= {row.id: h.cpu().contiguous() for row, h in zip(batch, hidden, strict=True)}
             progress.update(first + len(batch), sum(map(len, batch)))
-        files.append(file_name(ref))
+        files.append(reference_of(ref))
         with atomic_path(out / files[-1]) as temporary:
             save_file(states, temporary)
     write_manifest(out, files, parts=config["parts"])
@@ -78,14 +79,9 @@ def with_reference(rows: list[Row], folder: Path, ref: str) -> list[Row]:
     Raises:
         UserError: a file is missing or altered, or was made of other rows.
     """
-    path = verified(folder, file_name(ref))
+    path = verified(folder, reference_of(ref))
     states = load_file(path)
     for row in rows:
         if row.id not in states or not 0 <= len(states[row.id]) - len(row) <= 1:
             raise UserError(f"{path} was not made of the rows of {ref} (row {row.id}); delete it")
     return [replace(row, reference=states[row.id][: len(row)]) for row in rows]
-
-
-def file_name(ref: str) -> str:
-    """File of a part, ``questions/train`` -> ``questions.train.safetensors``."""
-    return ref.replace("/", ".") + ".safetensors"

@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from palimpsest.config.region import Region
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GRADIENTS, REGION, REGION_TABLE
 from palimpsest.io.manifest import verified
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
@@ -33,7 +35,7 @@ def select_region(config: dict[str, Any], localization: Path, out: Path) -> None
         UserError: no tensor is chosen (the message has the quantiles), or a file names others.
     """
     settings = Region(**{k: v for k, v in config["region"].items() if k != "content"})
-    table = read_table(verified(localization, "gradients.parquet"))[0].to_pandas()
+    table = read_table(verified(localization, GRADIENTS))[0].to_pandas()
     limits = None
     if settings.by == "file":
         chosen = named(table, Path(str(settings.file)))
@@ -44,10 +46,11 @@ def select_region(config: dict[str, Any], localization: Path, out: Path) -> None
             raise UserError(_empty(table, settings, limits))
     if settings.random:
         chosen = pd.Series(drawn(len(table), int(chosen.sum()), config["seed"]))
-    write_table(out / "region.parquet", pa.Table.from_pandas(table.assign(selected=chosen)))
+    marked = table.assign(selected=chosen)
+    write_table(out / REGION_TABLE, pa.Table.from_pandas(marked, schemas.REGION))
     names = table["tensor"][chosen].tolist()
     write_document(
-        out / "region.json",
+        out / REGION,
         {
             "tensors": names,
             "of": len(table),
@@ -56,7 +59,7 @@ def select_region(config: dict[str, Any], localization: Path, out: Path) -> None
             "random": settings.random,
         },
     )
-    print(f"{out / 'region.json'}: {len(names)} of {len(table)} tensors", flush=True)
+    print(f"{out / REGION}: {len(names)} of {len(table)} tensors", flush=True)
 
 
 def limits_of(table: pd.DataFrame, settings: Region) -> tuple[float, float]:

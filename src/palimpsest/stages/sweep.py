@@ -16,7 +16,8 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.sampler import generator
-from palimpsest.io.manifest import NAME, read_manifest, verified
+from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.summary import summarize
 from palimpsest.model import delta
@@ -105,7 +106,7 @@ def sweep(
 def _attached(model: Any, acquired: Path) -> tuple[Any, Collection[str], Callable[[float], None]]:
     """The model with the task vector, the names that it changes, and how to scale it."""
     if delta.WEIGHTS in read_manifest(acquired)["files"]:
-        differences = delta.attach_deltas(model, delta.read_deltas(acquired, NAME))
+        differences = delta.attach_deltas(model, delta.read_deltas(acquired, MANIFEST))
         model.requires_grad_(False)
         return model, differences, partial(delta.set_factor, model)
     task_vector = read_adapter(acquired)

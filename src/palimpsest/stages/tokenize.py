@@ -9,6 +9,7 @@ from typing import Any
 from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer, tokenize, tokenize_text
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
@@ -49,7 +50,7 @@ def tokenize_dataset(
     longest: dict[str, int] = {}
     with atomic_folder(output) as folder:
         for part in config["parts"]:
-            source, _ = read_table(verified(dataset, f"{part}.parquet"))
+            source, _ = read_table(verified(dataset, table_of(part)))
             where = f"{dataset.name}/{part}"
             table, longest[part] = (
                 tokenize_text(source, tokenizer, where)
@@ -58,7 +59,7 @@ def tokenize_dataset(
             )
             rows[part] = table.num_rows
             write_table(
-                folder / f"{part}.parquet",
+                folder / table_of(part),
                 table,
                 base=base.name,
                 dataset=dataset.name,
@@ -69,7 +70,7 @@ def tokenize_dataset(
             )
         manifest = write_manifest(
             folder,
-            [f"{part}.parquet" for part in rows],
+            [table_of(part) for part in rows],
             rows=rows,
             longest=longest,
             tokenizer=digest,

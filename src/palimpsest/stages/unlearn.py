@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from palimpsest.config.method import UnlearnSettings
-from palimpsest.engine.train import LOG
+from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
@@ -19,9 +19,6 @@ from palimpsest.model.description import write_model
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Inputs, Trained, settings_of, train_method
 from palimpsest.stages.negate import subject_update
-
-VECTORS = "vectors.safetensors"
-"""Fixed tensors of the objective: RMU's control vector, random matching's targets."""
 
 
 def unlearn(
@@ -56,7 +53,7 @@ def unlearn(
 
 
 def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
-    trained, files = done.trainable, [LOG]
+    trained, files = done.trainable, [TRAINING_LOG]
     copy_log(done.log, out)
     if done.vectors:
         with atomic_path(out / VECTORS) as temporary:
@@ -70,7 +67,7 @@ def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
         updates = updates_of(trained.model, "subject")
     else:
         updates, deltas = subject, partial(write_deltas, deltas=trained.weights)
-    steps = sum(1 for _ in (out / LOG).open("rb"))
+    steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
         inputs.base,
