@@ -122,7 +122,7 @@ def _ask(args: argparse.Namespace) -> None:
     from palimpsest.machines.lease import use_gpus
 
     use_gpus(1, f"palimpsest ask {args.model} {args.method}")
-    from palimpsest.stages.ask import answers
+    from palimpsest.measuring.ask import answers
 
     base = cfg.models[args.model].base
     told = answers(

@@ -22,9 +22,10 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
+from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.rows import with_own_responses
 from palimpsest.metrics.teacher_forced import teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
-from palimpsest.stages.measure import likelihood, lines_of
 
 pa = pytest.importorskip("pyarrow")
 MIN_K = 0.2
@@ -123,7 +124,9 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each_five_times_cheaper(
     chosen = rows[:16]
     _logits(model, chosen[0])
     began = time.process_time()
-    table = likelihood(Body(model), lines_of({"general": chosen}), 2048, tokenizer, "pairs")
+    table = likelihood(
+        Body(model), with_own_responses({"general": chosen}), 2048, tokenizer, "pairs"
+    )
     found = teacher_forced(table, [row.id for row in chosen], "pairs", MIN_K)
     between = time.process_time()
     plain = {
