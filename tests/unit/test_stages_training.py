@@ -24,7 +24,7 @@ from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MODEL, TRAINING_LOG
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL, TRAINING_LOG
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
@@ -452,11 +452,11 @@ WEIGHTS = {
 def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work: Work) -> None:
     acquired = work.acquire("acquired-weights", WEIGHTS)
     modes = {path.name: path.stat().st_mode & 0o777 for path in acquired.iterdir()}
-    names = {"HAZARDOUS.txt", delta.WEIGHTS, "manifest.json", TRAINING_LOG}
+    names = {"HAZARDOUS.txt", DELTA_WEIGHTS, "manifest.json", TRAINING_LOG}
     assert modes == dict.fromkeys(names, 0o600)
     assert acquired.stat().st_mode & 0o777 == 0o700
     assert read_manifest(acquired)["hazardous"] is True
-    vector = load_file(acquired / delta.WEIGHTS)
+    vector = load_file(acquired / DELTA_WEIGHTS)
     assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
     assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
     out = work.at("less-weights")
@@ -474,7 +474,7 @@ def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work:
 def test_a_subject_s_task_vector_leaves_no_file_of_another_kind(work: Work) -> None:
     acquired = work.acquire("changed-kind", WEIGHTS)
     work.acquire("changed-kind")
-    assert not (acquired / delta.WEIGHTS).exists()
+    assert not (acquired / DELTA_WEIGHTS).exists()
     work.acquire("changed-kind", WEIGHTS)
     assert not (acquired / "adapter_model.safetensors").exists()
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MODEL
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import read_manifest, verified, verified_folder, write_manifest
 from palimpsest.io.tensors import Spec, metadata_of, read_block, specs_of, write_tensors
-from palimpsest.model import delta
 from palimpsest.model.adapter import Update, read_adapter
 from palimpsest.model.names import block_of
 
@@ -75,7 +74,7 @@ def _changes(model: Path) -> dict[str, Change]:
         f"{name}.weight": partial(_apply_rows, update=update) for name, update in updates.items()
     }
     if "delta" in kinds:
-        file = verified(model, delta.WEIGHTS, MODEL)
+        file = verified(model, DELTA_WEIGHTS, MODEL)
         for name in specs_of(file):
             both = partial(_add_rows, file=file, name=name, then=changes.get(name))
             changes[name] = both

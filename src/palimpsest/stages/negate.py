@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
-from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
+from palimpsest.model.adapter import Update, add, read_adapter
 from palimpsest.model.description import write_model
 from palimpsest.stages.common import copy_log
 
@@ -31,7 +31,7 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
     """
     updates, scale = subject_update(subject), config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
-    if delta.WEIGHTS not in read_manifest(acquired)["files"]:
+    if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
     negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
@@ -66,4 +66,4 @@ def untaught(base: Path, out: Path) -> None:
 
 def subject_update(subject: Path) -> dict[str, Update]:
     """The subject's adapter; empty when the subject is the bare base."""
-    return read_adapter(subject) if WEIGHTS in read_manifest(subject)["files"] else {}
+    return read_adapter(subject) if ADAPTER_WEIGHTS in read_manifest(subject)["files"] else {}

@@ -17,7 +17,7 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import generator
 from palimpsest.io import schemas
-from palimpsest.io.artifacts import MANIFEST, table_of
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST, table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.answers import Questions, answer_questions, answers_table
@@ -99,7 +99,7 @@ def sweep(
 
 def _attached(model: Any, acquired: Path) -> tuple[Any, Collection[str], Callable[[float], None]]:
     """The model with the task vector, the tensors that it changes, and what sets its factor."""
-    if delta.WEIGHTS in read_manifest(acquired)["files"]:
+    if DELTA_WEIGHTS in read_manifest(acquired)["files"]:
         differences = delta.attach_deltas(model, delta.read_deltas(acquired, MANIFEST))
         model.requires_grad_(False)
         return model, differences, partial(delta.set_factor, model)
