@@ -35,12 +35,13 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
+from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.rows import with_own_responses
 from palimpsest.metrics.membership import zlib_logprob
 from palimpsest.metrics.teacher_forced import teacher_forced
 from palimpsest.model.base import ordinary_tokens
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
-from palimpsest.stages.measure import likelihood, lines_of
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -208,7 +209,7 @@ def all_metrics(
     body: Body, rows: Sequence[Row], tokenizer: Any, batch_tokens: int
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
-    table = likelihood(body, lines_of({"retain": rows}), batch_tokens, tokenizer, "bench")
+    table = likelihood(body, with_own_responses({"retain": rows}), batch_tokens, tokenizer, "bench")
     found = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
     return {

@@ -21,18 +21,18 @@ from kit import models as tiny
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, train
+from palimpsest.engine.train import train
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL, TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.delta import add_deltas
-from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives import rmu
 from palimpsest.settings.draw import Reads
 from palimpsest.stages.examples import adversarial_labels, mixture, random_labels
 from palimpsest.stages.method import Inputs
-from palimpsest.stages.unlearn import VECTORS, unlearn
+from palimpsest.stages.unlearn import unlearn
 from reference import analysis360, knowundo, plain
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
@@ -317,7 +317,7 @@ def test_one_seed_gives_one_delta_file_and_another_seed_another(
     files = {
         "delta.safetensors",
         MODEL,
-        LOG,
+        TRAINING_LOG,
         *([VECTORS] if key[:2] == "ra" or key == "rmu" else []),
     }
     assert {p.name for p in outs[0].iterdir()} == files

@@ -23,8 +23,9 @@ from palimpsest.engine import packing
 from palimpsest.engine.body import Body, States
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, swapped, train
+from palimpsest.engine.train import swapped, train
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import random_matching
 from palimpsest.settings.draw import Reads
@@ -478,7 +479,7 @@ def test_llmu_stops_once_the_forget_rows_cost_more_than_the_limit(
         log = train(made.job)
         logs[limit] = [json.loads(x) for x in log.read_text().splitlines()]
     stopped, whole = logs[9.0], logs[None]
-    assert log.name == LOG
+    assert log.name == TRAINING_LOG
     assert len(whole) == 60
     assert 1 < len(stopped) < 60
     assert stopped[-1]["ended"].endswith("> 9 nats per token")

@@ -16,12 +16,12 @@ from kit.copies import MODEL, Copy
 from palimpsest.config import read_config
 from palimpsest.engine.rows import read_rows
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL as DESCRIPTION
 from palimpsest.io.manifest import verified_folder
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.metrics.cost import training_log
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
-from palimpsest.model.description import MODEL as DESCRIPTION
 from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import Compare
 from palimpsest.report.inputs import read_subjects

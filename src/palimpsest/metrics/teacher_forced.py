@@ -14,8 +14,6 @@ import pyarrow as pa
 
 from palimpsest.errors import UserError
 
-COLUMNS = ("id", "position", "logprob", "hit", "mean", "sd", "eos")
-"""Columns of a likelihood table that are read here."""
 NO_TOKENS = "the response has no token besides end-of-text"
 """Why a row has no teacher-forced measure."""
 _ROUNDING = 1e-3

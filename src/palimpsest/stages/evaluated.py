@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.answered import asked, sampled_block, wrapped_block
@@ -55,7 +56,7 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
         UserError: the file is missing, damaged, empty, lacks a column or repeats an id.
     """
     dataset, name = ref.split("/")
-    path = verified(datasets / dataset, f"{name}.parquet")
+    path = verified(datasets / dataset, table_of(name))
     table = columns_of(path, ("id", "prompt", "response", "key"), ("perturbed",)).sort_by("id")
     ids = table.column("id").to_pylist()
     if not ids:

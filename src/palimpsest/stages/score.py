@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME
+from palimpsest.io.artifacts import LM_EVAL, MANIFEST, MEASURE
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.blocks import metrics_block
@@ -25,8 +25,6 @@ from palimpsest.stages.scored import Rows, score_seed
 
 SCHEMA_VERSION = 1
 """Version of eval.json (``workflow/schemas/eval.schema.json``)."""
-
-LM_EVAL = "lm_eval.json"
 
 TYPES = {
     "seed": pa.int64(),
@@ -107,7 +105,7 @@ def score(
     settings = config["score"]
     seeds = dict(zip(config["seeds"], _in_order(seed_folders, config["seeds"]), strict=True))
     parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
-    measured = [read_document(folder / "measure.json") for folder in seeds.values()]
+    measured = [read_document(folder / MEASURE) for folder in seeds.values()]
     forget = next(part for part in parts if part.block == "forget")
     forget = forget.at(forget.asked(config["answers"]))
     answered = further(forget, config["wrappers"], config["sampled"])
@@ -127,7 +125,7 @@ def score(
         "provenance": provenance(
             configs or {"score": config},
             config["seeds"],
-            [*data_manifests, *(datasets / name / NAME for name in used)],
+            [*data_manifests, *(datasets / name / MANIFEST for name in used)],
             model_manifests,
             measured,
         ),

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GENERATIONS, JUDGED, LIKELIHOOD
 from palimpsest.io.tables import read_table
 from palimpsest.judges import FORBIDDEN, Case, Verdict, load_judge
 from palimpsest.metrics import teacher_forced as forced
@@ -21,16 +23,8 @@ from palimpsest.metrics.text import NO_WORDS, score_answers
 from palimpsest.metrics.variety import ngram_entropy
 from palimpsest.stages.evaluated import Part, columns_of
 
-LIKELIHOOD = "likelihood.parquet"
-GENERATIONS = "generations.parquet"
-
-JUDGED = "judged.parquet"
-
 COMPARED = ("forget", "holdout")
 """Blocks that membership inference compares."""
-
-SPOKEN = ("part", "id", "answer", "tokens", "stopped", "before_tokens", "before_logprob")
-"""Columns of generations.parquet."""
 
 Rows = dict[str, list[Any]]
 """Columns of rows.parquet for one seed and block."""
@@ -54,12 +48,12 @@ def score_seed(
         config: the stage's slice.
         untaught: likelihood table of the base model, for the reference attack.
     """
-    likelihood = _by_block(
-        folder / LIKELIHOOD, ("part", "alternative", *forced.COLUMNS), [p.block for p in parts]
-    )
+    likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
     spoken = [part.block for part in parts if part.block in ANSWERED]
     generations = _by_block(
-        folder / GENERATIONS, SPOKEN, [*spoken, *(part.block for part in answered)]
+        folder / GENERATIONS,
+        schemas.GENERATIONS.names,
+        [*spoken, *(part.block for part in answered)],
     )
     judged = _judged(folder / JUDGED, config["score"]["harm_judge"])
     found: dict[str, Rows] = {}
@@ -122,7 +116,7 @@ def _attacked(found: forced.TeacherForced, part: Part, min_k: float, untaught: P
         "zlib_logprob": np.array(list(map(zlib_logprob, found.logprob_sum, part.responses))),
     }
     if untaught is not None:
-        table = _by_block(untaught, ("part", "alternative", *forced.COLUMNS), [part.block], False)
+        table = _by_block(untaught, schemas.LIKELIHOOD.names, [part.block], False)
         own = table[part.block]
         own = own.filter(pc.equal(own.column("alternative"), RESPONSE))
         where = f"{untaught}, part {part.block}"
