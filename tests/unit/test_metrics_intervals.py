@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from palimpsest.metrics.estimates import mean, missing, perplexity, rate, rounded, spread
 from palimpsest.metrics.intervals import bootstrap, bootstrap_means, wilson
-from palimpsest.metrics.measure import mean, missing, perplexity, rate, rounded, spread
 
 SETTINGS = {"confidence": 0.95, "bootstrap": 400}
 

@@ -20,6 +20,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.columns import columns_of
+from palimpsest.report.headlines import headlines
 from palimpsest.report.inputs import Subject, read_subjects
 from palimpsest.report.overview import (
     DOT,
@@ -33,7 +34,6 @@ from palimpsest.report.overview import (
     overview_charts,
 )
 from palimpsest.report.regions import region_charts
-from palimpsest.report.words import headlines
 from palimpsest.stages.report import write_report
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from palimpsest.report import numbers
 from palimpsest.report.diff import Span, marked
+from palimpsest.report.headlines import balance, headlines
 from palimpsest.report.inputs import Run, Subject
-from palimpsest.report.words import balance, headlines
 
 
 def test_without_erased_words_the_spans_join_to_the_answer() -> None:

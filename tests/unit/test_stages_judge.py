@@ -22,7 +22,7 @@ from kit.scored import DATA, PARTS_OF, Workspace
 from palimpsest.config.judges import ClassifierJudge, EndpointJudge
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.answered import asked
+from palimpsest.metrics.asked import asked
 from palimpsest.stages.judge import judge
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.answered import RESPONSE, asked
+from palimpsest.metrics.asked import RESPONSE, asked
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model

@@ -22,7 +22,8 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
-from palimpsest.metrics.teacher_forced import teacher_forced
+from palimpsest.metrics.rows import computed
+from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.stages.measure import likelihood, lines_of
 
@@ -124,7 +125,9 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each_five_times_cheaper(
     _logits(model, chosen[0])
     began = time.process_time()
     table = likelihood(Body(model), lines_of({"general": chosen}), 2048, tokenizer, "pairs")
-    found = teacher_forced(table, [row.id for row in chosen], "pairs", MIN_K)
+    tokens = teacher_forced(table, [row.id for row in chosen], "pairs")
+    texts = [""] * len(chosen)
+    columns = computed(Reading(tokens, texts, {"min_k": MIN_K}), "holdout")
     between = time.process_time()
     plain = {
         name: np.array([metric(*_logits(model, row)) for row in chosen])
@@ -133,5 +136,5 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each_five_times_cheaper(
     once, each = between - began, time.process_time() - between
     print(f"\n{once:.1f} s of CPU in one pass, {each:.1f} s in {len(PLAIN)} passes")
     for name, values in plain.items():
-        assert getattr(found, name) == pytest.approx(values, rel=1e-3, abs=1e-4), name
+        assert columns[name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
     assert each > 5 * once

@@ -11,7 +11,7 @@ from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, read_manifest, verified
-from palimpsest.metrics.measure import rounded
+from palimpsest.metrics.estimates import rounded
 
 LOG = "train.jsonl"
 MODEL = "model.json"

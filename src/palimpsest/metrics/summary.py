@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from palimpsest.errors import UserError
-from palimpsest.metrics.teacher_forced import STALE, some, teacher_forced
-from palimpsest.metrics.text import score_answers
+from palimpsest.metrics.answers import Answers, rouge_of
+from palimpsest.metrics.measures import answers
+from palimpsest.metrics.measures import teacher_forced as forced
+from palimpsest.metrics.teacher_forced import STALE, Reading, some, teacher_forced
 
 if TYPE_CHECKING:
     import pandas as pd
+
+USUAL = {"rouge": "rougeL", "rouge_stemmer": True, "recall_rouge": 0.9}
+"""Settings of the section ``score`` that a sweep uses."""
+SWEPT = {
+    measure.name: measure.column
+    for measure in (
+        answers.RECALL,
+        forced.ACCURACY,
+        forced.PROBABILITY,
+        answers.ROUGE_L,
+        answers.DEGENERATE,
+    )
+    if measure.column is not None
+}
+"""Measure -> the column whose mean a sweep has."""
 
 
 def summarize(
@@ -24,7 +42,7 @@ def summarize(
         likelihood: lines of ``likelihood.parquet``.
         generations: lines of ``generations.parquet``; its rows are the ones that count.
         truth: part, id, response, key of at least those rows.
-        settings: of `palimpsest.metrics.text.score_answers`.
+        settings: instead of those in `USUAL`.
 
     Returns:
         part -> ``n``, ``recall_rate``, ``accuracy``, ``probability``, ``perplexity``, ``rouge_l``,
@@ -37,46 +55,44 @@ def summarize(
         str(part): _summary(
             str(part),
             likelihood[likelihood["part"] == part],
-            said.sort_values("id"),
+            lines.sort_values("id"),
             truth[truth["part"] == part],
-            settings,
+            USUAL | settings,
         )
-        for part, said in generations.groupby("part")
+        for part, lines in generations.groupby("part")
     }
 
 
 def _summary(
     part: str,
     likelihood: pd.DataFrame,
-    said: pd.DataFrame,
+    generations: pd.DataFrame,
     truth: pd.DataFrame,
     settings: dict[str, Any],
 ) -> dict[str, float | int | None]:
-    ids = said["id"].tolist()
+    ids = generations["id"].tolist()
     if unknown := sorted(set(ids) - set(truth["id"])):
         raise UserError(f"part {part}: row {some(unknown)} is not in the data set; {STALE}")
-    wanted = truth.set_index("id").loc[ids]
+    rows = truth.set_index("id").loc[ids]
     table = pa.Table.from_pandas(likelihood, preserve_index=False)
-    forced = teacher_forced(table, ids, f"likelihood of part {part}")
-    answers = score_answers(
-        said["answer"].tolist(),
-        wanted["response"].tolist(),
-        [list(key) for key in wanted["key"]],
-        **settings,
-    )
-    tokens = int(forced.tokens.sum())
-    surprise = -float(forced.logprob_sum.sum()) / tokens if tokens else math.nan
+    tokens = teacher_forced(table, ids, f"likelihood of part {part}")
+    texts, responses = generations["answer"].tolist(), rows["response"].tolist()
+    keys = [list(key) for key in rows["key"]]
+    rouge = rouge_of(texts, responses, settings)
+    sources = {
+        Reading: Reading(tokens, responses, settings),
+        Answers: Answers(texts, responses, keys, rouge, settings, {}),
+    }
+    count = int(tokens.count.sum())
+    surprise = -float(tokens.total(tokens.logprob).sum()) / count if count else math.nan
     return {
         "n": len(ids),
-        "recall_rate": _mean(answers["recall"]),
-        "accuracy": _mean(forced.accuracy.tolist()),
-        "probability": _mean(forced.probability.tolist()),
+        **{name: _mean(column.each(sources[column.of])) for name, column in SWEPT.items()},
         "perplexity": math.exp(surprise) if surprise < 700 else None,
-        "rouge_l": _mean(answers["rouge_l"]),
-        "degenerate_rate": _mean(answers["degenerate"]),
     }
 
 
-def _mean(values: list[Any]) -> float | None:
-    known = [float(v) for v in values if v is not None and not math.isnan(v)]
+def _mean(values: Iterable[Any] | None) -> float | None:
+    numbers = () if values is None else values
+    known = [float(v) for v in numbers if v is not None and not math.isnan(v)]
     return math.fsum(known) / len(known) if known else None

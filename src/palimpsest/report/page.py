@@ -22,10 +22,10 @@ from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.columns import Column, columns_of
+from palimpsest.report.headlines import headlines, interval, stopped
 from palimpsest.report.inputs import BEFORE, Run, Subject
 from palimpsest.report.overview import overview_charts
 from palimpsest.report.regions import region_charts
-from palimpsest.report.words import headlines, interval, stopped
 
 FACTS = ("seeds", "device", "packages", "sources", "git")
 """Parts of the provenance that are lists or short values; hashes and config are shown apart."""

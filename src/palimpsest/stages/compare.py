@@ -10,7 +10,8 @@ import pandas as pd
 
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.compare import differences, forget_quality, privleak, similarity
+from palimpsest.metrics.compare import differences
+from palimpsest.metrics.measures import comparisons
 
 SCHEMA_VERSION = 1
 """Version of compare.json."""
@@ -40,10 +41,7 @@ def compare(
         "method": config["method"],
         "confidence": settings["confidence"],
         "differences": differences(method, prior, settings),
-        "similarity": similarity(method, prior, settings),
-        "forget_quality": forget_quality(method, gold),
-        "privleak": privleak(method, gold, settings),
-    }
+    } | {one.name: one.compute(method, prior, gold, settings) for one in comparisons()}
     write_document(out, result)
     return result
 

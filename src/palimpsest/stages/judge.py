@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.judges import Case, Judge, Verdict, load_judge
-from palimpsest.stages.evaluated import Part, columns_of, further, read_part
-from palimpsest.stages.scored import SPOKEN, answers_of
+from palimpsest.metrics.parts import Part, columns_of, further, read_part
+from palimpsest.metrics.rows import SPOKEN, answers_of
 
 EMPTY = Verdict(False, said="(empty answer)")
 """Who says nothing gives nothing away; no judge is asked."""

@@ -25,7 +25,7 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
-from palimpsest.metrics.answered import ANSWERED, RESPONSE, asked, sampled_block, wrapped_block
+from palimpsest.metrics.asked import ANSWERED, RESPONSE, asked, sampled_block, wrapped_block
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.common import dataset_and_part

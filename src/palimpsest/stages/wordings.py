@@ -18,8 +18,7 @@ from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize, toke
 from palimpsest.engine.rows import Row
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.answered import asked
-from palimpsest.metrics.contrast import CONTRASTED
+from palimpsest.metrics.asked import CONTRASTED, asked
 from palimpsest.stages.common import dataset_and_part
 
 

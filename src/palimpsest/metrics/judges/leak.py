@@ -7,7 +7,7 @@ from typing import Any
 
 from palimpsest.metrics.judges import Case, Verdict
 from palimpsest.metrics.matching import contains_any, usable
-from palimpsest.metrics.text import NO_WORDS, reaches
+from palimpsest.metrics.measures.answers import NO_WORDS, reaches
 
 
 def judge(cases: Sequence[Case], settings: Mapping[str, Any]) -> list[Verdict]:
