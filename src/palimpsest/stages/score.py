@@ -20,9 +20,7 @@ from palimpsest.metrics.lm_eval import lm_eval_block
 from palimpsest.metrics.parts import further, read_part
 from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
-
-SCHEMA_VERSION = 1
-"""Version of eval.json (``workflow/schemas/eval.schema.json``)."""
+from palimpsest.metrics.schema import SCHEMA_VERSION
 
 LM_EVAL = "lm_eval.json"
 

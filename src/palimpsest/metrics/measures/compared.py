@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from palimpsest.metrics.declaration import Comparison, Shown
 from palimpsest.metrics.estimates import (
@@ -68,9 +69,6 @@ def forget_quality(method: pd.DataFrame, retrained: pd.DataFrame | None) -> dict
     sides = [_row_means(frame, "truth_ratio") for frame in (method, retrained)]
     if not all(side.size for side in sides):
         return {**null, "reason": "no row of forget has a truth ratio"}
-    # Takes long to import, and whoever asks what measures there are imports this file.
-    from scipy import stats
-
     test = stats.ks_2samp(*sides, method="exact")
     # The smallest p-values are below what a floating-point number can hold.
     p = max(float(test.pvalue), 5e-324)
@@ -120,7 +118,6 @@ SIMILARITY = Comparison(
         Shown(
             "retain",
             key="similarity",
-            group="Against before",
             says="ROUGE-L of the answers to keep against those before unlearning: 100% is word for "
             "word.",
         ),
