@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palimpsest.io.numbers import duration
 from palimpsest.metrics.declaration import (
     HARM,
     KNOWUNDO,
@@ -232,7 +233,7 @@ COST_COLUMNS = (
         "",
         "Time of the stages that this method alone needs; the subject's pretraining is not "
         "counted.",
-        numbers.seconds,
+        duration,
         train_seconds,
     ),
     Column(

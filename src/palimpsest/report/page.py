@@ -18,6 +18,7 @@ import vl_convert
 
 from palimpsest import __version__
 from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.io.numbers import duration
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
@@ -221,7 +222,7 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
     costs = [run.eval["cost"] for run in runs]
     stages = dict.fromkeys(stage for cost in costs for stage in cost.get("wall_s") or {})
     columns = [
-        (stage, [_text((cost.get("wall_s") or {}).get(stage), numbers.seconds) for cost in costs])
+        (stage, [_text((cost.get("wall_s") or {}).get(stage), duration) for cost in costs])
         for stage in stages
     ]
     for label, key, form in (
