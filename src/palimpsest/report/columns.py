@@ -135,7 +135,9 @@ def _compared(entry: Comparison, shown: Shown) -> Column:
     def read(run: Run) -> Value:
         found = run.compare.get(entry.name)
         found = found.get(shown.block) if found and shown.block else found
-        return found | {"value": found[entry.value]} if found else _ABSENT
+        if not found or entry.value == "value":
+            return found or _ABSENT
+        return {"value": found[entry.value], "reason": found["reason"]}
 
     return Column(
         key=shown.key or entry.name,
