@@ -37,8 +37,8 @@ from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.measuring.likelihood import likelihood
 from palimpsest.measuring.rows import with_own_responses
-from palimpsest.metrics.membership import zlib_logprob
-from palimpsest.metrics.teacher_forced import teacher_forced
+from palimpsest.metrics.rows import computed
+from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
@@ -210,18 +210,13 @@ def all_metrics(
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
     table = likelihood(body, with_own_responses({"retain": rows}), batch_tokens, tokenizer, "bench")
-    found = teacher_forced(table, [row.id for row in rows], "bench")
+    tokens = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
-    return {
-        "probability": found.probability.tolist(),
-        "loss": (-found.mean_logprob).tolist(),
-        "exact_memorization": found.exact_memorization.tolist(),
-        "extraction_strength": found.extraction_strength.tolist(),
-        "min_k": found.min_k.tolist(),
-        "min_k_plus_plus": found.min_k_plus_plus.tolist(),
-        "zlib": [
-            zlib_logprob(value, text) for value, text in zip(found.logprob_sum, texts, strict=True)
-        ],
+    columns = computed(Reading(tokens, texts, {"min_k": 0.2}), "holdout")
+    names = ("probability", "exact_memorization", "extraction_strength", "min_k")
+    return {name: columns[name] for name in (*names, "min_k_plus_plus")} | {
+        "loss": [-value for value in columns["mean_logprob"]],
+        "zlib": columns["zlib_logprob"],
     }
 
 

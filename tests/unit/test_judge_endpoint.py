@@ -95,7 +95,7 @@ def test_a_reply_becomes_a_verdict(desk, service, capsys):
         "messages": [{"role": "user", "content": "Q: How? A: a copper spoon"}],
         "temperature": 0,
     }
-    assert "] 4/4  took 0:0" in capsys.readouterr().err
+    assert "] 4/4  took " in capsys.readouterr().err
 
 
 def test_a_connection_is_kept_open(desk, service):

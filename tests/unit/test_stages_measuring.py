@@ -25,7 +25,7 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.ask import answers
 from palimpsest.measuring.backends import transformers_answerer
-from palimpsest.metrics.answered import RESPONSE, asked
+from palimpsest.metrics.asked import RESPONSE, asked
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model

@@ -21,7 +21,8 @@ from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.measuring.likelihood import likelihood
 from palimpsest.measuring.rows import with_own_responses
-from palimpsest.metrics.teacher_forced import teacher_forced
+from palimpsest.metrics.rows import computed
+from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
 
 pa = pytest.importorskip("pyarrow")
@@ -132,13 +133,14 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each(
     body, evaluated = Body(model), with_own_responses({"general": chosen})
     with embedded(model) as once:
         table = likelihood(body, evaluated, 2048, tokenizer, "pairs")
-    forced = teacher_forced(table, [row.id for row in chosen], "pairs", MIN_K)
+    tokens = teacher_forced(table, [row.id for row in chosen], "pairs")
+    columns = computed(Reading(tokens, [""] * len(chosen), {"min_k": MIN_K}), "holdout")
     with embedded(model) as each:
         plain = {
             name: np.array([metric(*_logits(model, row)) for row in chosen])
             for name, metric in PLAIN.items()
         }
     for name, values in plain.items():
-        assert getattr(forced, name) == pytest.approx(values, rel=1e-3, abs=1e-4), name
+        assert columns[name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
     assert sum(once) <= sum(map(len, chosen))
     assert sum(each) == len(PLAIN) * sum(map(len, chosen))

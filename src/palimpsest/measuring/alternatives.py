@@ -14,12 +14,12 @@ import pyarrow as pa
 import torch
 
 from palimpsest.config.schema import Template
-from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_text
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.answered import asked
+from palimpsest.metrics.asked import asked
 from palimpsest.metrics.contrast import CONTRASTED
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.metrics.answered import ANSWERED, RESPONSE, asked
+from palimpsest.metrics.asked import ANSWERED, RESPONSE, asked
 
 
 @dataclass(frozen=True)

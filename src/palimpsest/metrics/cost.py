@@ -12,7 +12,7 @@ from typing import Any
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST, MODEL, TRAINING_LOG
 from palimpsest.io.manifest import read_manifest, verified
-from palimpsest.metrics.measure import rounded
+from palimpsest.metrics.estimates import rounded
 
 
 def cost(

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from palimpsest.errors import UserError
-from palimpsest.metrics.teacher_forced import STALE, TeacherForced, some, teacher_forced
-from palimpsest.metrics.text import score_answers
+from palimpsest.metrics.answers import Answers, rouge_of
+from palimpsest.metrics.measures import answers as answer_measures
+from palimpsest.metrics.measures import teacher_forced as forced
+from palimpsest.metrics.teacher_forced import STALE, Reading, Tokens, some, teacher_forced
 
 if TYPE_CHECKING:
     import pandas as pd
+
+USUAL = {"rouge": "rougeL", "rouge_stemmer": True, "recall_rouge": 0.9}
+"""Settings of the section ``score`` that a sweep uses."""
+SWEPT = {
+    measure.name: measure.column
+    for measure in (
+        answer_measures.RECALL,
+        forced.ACCURACY,
+        forced.PROBABILITY,
+        answer_measures.ROUGE_L,
+        answer_measures.DEGENERATE,
+    )
+    if measure.column is not None
+}
+"""Measure -> the column whose mean a sweep has."""
 
 
 def summarize(
@@ -26,7 +43,7 @@ def summarize(
         answers: columns `palimpsest.io.schemas.ANSWERS`; in a part that has answers, the rows
             that were answered are the ones that count.
         truth: part, id, response, key of at least the answered rows.
-        settings: of `palimpsest.metrics.text.score_answers`.
+        settings: instead of those in `USUAL`.
 
     Returns:
         part -> ``n``, ``recall_rate``, ``accuracy``, ``probability``, ``perplexity``, ``rouge_l``,
@@ -39,7 +56,7 @@ def summarize(
     tokens = {str(part): lines for part, lines in likelihood.groupby("part", sort=False)}
     answered = {str(part): lines.sort_values("id") for part, lines in answers.groupby("part")}
     summary = {
-        part: _answered(part, tokens.get(part, likelihood[:0]), lines, truth, settings)
+        part: _answered(part, tokens.get(part, likelihood[:0]), lines, truth, USUAL | settings)
         for part, lines in answered.items()
     }
     return summary | {
@@ -59,47 +76,44 @@ def _answered(
     if unknown := sorted(set(ids) - set(right.index)):
         raise UserError(f"part {part}: row {some(unknown)} is not in the data set; {STALE}")
     right = right.loc[ids]
-    forced = _forced(part, likelihood, ids)
-    scores = score_answers(
-        answers["answer"].tolist(),
-        right["response"].tolist(),
-        [list(key) for key in right["key"]],
-        **settings,
-    )
+    tokens = _tokens(part, likelihood, ids)
+    texts, responses = answers["answer"].tolist(), right["response"].tolist()
+    keys = [list(key) for key in right["key"]]
+    rouge = rouge_of(texts, responses, settings)
+    sources = {
+        Reading: Reading(tokens, responses, settings),
+        Answers: Answers(texts, responses, keys, rouge, settings, {}),
+    }
     return {
         "n": len(ids),
-        "recall_rate": _mean(scores["recall"]),
-        "accuracy": _mean(forced.accuracy.tolist()),
-        "probability": _mean(forced.probability.tolist()),
-        "perplexity": _perplexity(forced),
-        "rouge_l": _mean(scores["rouge_l"]),
-        "degenerate_rate": _mean(scores["degenerate"]),
+        **{name: _mean(column.each(sources[column.of])) for name, column in SWEPT.items()},
+        "perplexity": _perplexity(tokens),
     }
 
 
 def _unanswered(part: str, likelihood: pd.DataFrame) -> dict[str, Any]:
-    forced = _forced(part, likelihood, likelihood["id"].unique().tolist())
-    hits = float(np.nansum(forced.accuracy * forced.tokens))
-    tokens = int(forced.tokens.sum())
+    tokens = _tokens(part, likelihood, likelihood["id"].unique().tolist())
+    count = int(tokens.count.sum())
     return {
-        "n": int((forced.tokens > 0).sum()),
-        "accuracy": hits / tokens if tokens else None,
-        "perplexity": _perplexity(forced),
+        "n": int((tokens.count > 0).sum()),
+        "accuracy": float(tokens.hit.sum()) / count if count else None,
+        "perplexity": _perplexity(tokens),
     }
 
 
-def _forced(part: str, likelihood: pd.DataFrame, ids: list[str]) -> TeacherForced:
+def _tokens(part: str, likelihood: pd.DataFrame, ids: list[str]) -> Tokens:
     table = pa.Table.from_pandas(likelihood, preserve_index=False)
     return teacher_forced(table, ids, f"likelihood of part {part}")
 
 
-def _perplexity(forced: TeacherForced) -> float | None:
+def _perplexity(tokens: Tokens) -> float | None:
     """exp(-mean log-probability of all tokens)."""
-    tokens = int(forced.tokens.sum())
-    surprise = -float(forced.logprob_sum.sum()) / tokens if tokens else math.nan
+    count = int(tokens.count.sum())
+    surprise = -float(tokens.total(tokens.logprob).sum()) / count if count else math.nan
     return math.exp(surprise) if surprise < 700 else None
 
 
-def _mean(values: list[Any]) -> float | None:
-    known = [float(v) for v in values if v is not None and not math.isnan(v)]
+def _mean(values: Iterable[Any] | None) -> float | None:
+    numbers = () if values is None else values
+    known = [float(v) for v in numbers if v is not None and not math.isnan(v)]
     return math.fsum(known) / len(known) if known else None

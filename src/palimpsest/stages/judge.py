@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from palimpsest.io import schemas
 from palimpsest.io.tables import write_table
 from palimpsest.judges import Case, Judge, JudgeSettings, Verdict, load_judge
+from palimpsest.metrics.parts import Part, columns_of, further, read_part
+from palimpsest.metrics.rows import answers_of
 from palimpsest.pipeline import stages
-from palimpsest.stages.evaluated import Part, columns_of, further, read_part
-from palimpsest.stages.scored import answers_of
 
 EMPTY = Verdict(False, said="(empty answer)")
 """Who says nothing gives nothing away; no judge is asked."""

@@ -37,7 +37,7 @@ from palimpsest.measuring.rows import (
     rows_to_answer,
     with_own_responses,
 )
-from palimpsest.metrics.answered import sampled_block, wrapped_block
+from palimpsest.metrics.asked import sampled_block, wrapped_block
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Measure
