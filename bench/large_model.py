@@ -13,6 +13,7 @@ from torch import Tensor
 from palimpsest.io.artifacts import DELTA_WEIGHTS
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
+from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.negate import negate
 
 WIDTH, INNER, VOCABULARY, BLOCKS = 1024, 2752, 32000, 17
@@ -89,7 +90,15 @@ def _write(found: Folders, blocks: int, width: int) -> None:
     trained = sum(tensor.numel() for tensor in differences.values())
     write_manifest(found.acquired, [DELTA_WEIGHTS], trained_parameters=trained)
     write_manifest(found.subject, [])
-    negate({"scale": 1.0}, found.base, found.subject, found.acquired, found.negated)
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=found.base,
+            subject=found.subject,
+            acquired=found.acquired,
+            out=found.negated,
+        )
+    )
 
 
 def _shards(blocks: int, width: int) -> Iterator[tuple[str, list[tuple[str, tuple[int, int]]]]]:

@@ -40,6 +40,7 @@ from palimpsest.measuring.rows import with_own_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
+from palimpsest.pipeline.stages import Merge, Negate
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
@@ -152,7 +153,15 @@ def _negation(work: Work, make: Callable[[Folders, Path], None]) -> Form:
 
 
 def _negate_ours(folders: Folders, out: Path) -> None:
-    negate({"scale": 1.0}, folders.base, folders.subject, folders.acquired, out)
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=folders.base,
+            subject=folders.subject,
+            acquired=folders.acquired,
+            out=out,
+        )
+    )
 
 
 def _copy(folders: Folders, out: Path) -> None:
@@ -368,7 +377,10 @@ def pieces() -> dict[str, Piece]:
                 ),
                 "ours": lambda w: _negation(w, _negate_ours),
                 "merge": lambda w: _negation(
-                    w, lambda f, out: merge(f.base, f.negated, out, "bench")
+                    w,
+                    lambda f, out: merge(
+                        Merge(config={}, base=f.base, model=f.negated, out=out, label="bench")
+                    ),
                 ),
                 "copy": lambda w: _negation(w, _copy),
             },

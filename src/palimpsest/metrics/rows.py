@@ -107,9 +107,7 @@ def score_seed(
         config: the stage's slice.
         untaught: likelihood table of the base model, for the reference attack.
     """
-    likelihood = _by_block(
-        folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts]
-    )
+    likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
     greedy = [part.block for part in parts if part.block in ANSWERED]
     generations = _by_block(
         folder / GENERATIONS,
