@@ -335,7 +335,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "steps": 1_000_000}}
     options = {
         "config": json.dumps(config),
-        "free": json.dumps(FREE),
+        "untracked": json.dumps(FREE),
         "base": work.base,
         "subject": work.at("subject"),
         "tokens": work.tokens,
@@ -345,7 +345,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     }
     arguments = [str(x) for key, value in options.items() for x in (f"--{key}", value)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "workflow" / "scripts" / "acquire.py"), *arguments],
+        [sys.executable, str(ROOT / "workflow" / "scripts" / "stage.py"), "acquire", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stderr=subprocess.PIPE,
         text=True,
