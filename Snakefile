@@ -6,12 +6,10 @@ import sys
 from snakemake.utils import min_version
 
 from palimpsest.config.targets import check_yaml_or_exit, config_or_exit
-from palimpsest.environment import lighten_snakemake, remember_signatures
 from palimpsest.machines.orphans import stop_orphans_or_exit
 
 min_version("9.25.0")
 check_yaml_or_exit()
-lighten_snakemake()
 
 
 configfile: "config/bases.yaml"
@@ -54,9 +52,6 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/bench.smk"
-
-
-remember_signatures(workflow.rules)
 
 
 report: "workflow/report/workflow.rst"
