@@ -1,4 +1,4 @@
-# Palimpsest: make a language model forget one body of knowledge, keep the rest, and prove both.
+# Palimpsest: make a language model forget one body of knowledge, keep the rest, and measure both.
 #   snakemake results/smollm2-135m/sku/eval.json --cores all     one result (options after the target)
 #   snakemake --cores all                                        everything that the report shows
 import sys
