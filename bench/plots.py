@@ -49,7 +49,7 @@ def ratios(lines: Sequence[Line]) -> str:
     )
     title = alt.TitleParams(
         "Times as fast as the plain form",
-        subtitle="point: median of pairs; line: least to largest; tick: what was to be reached",
+        subtitle="point: median of pairs; line: least to largest; tick: target",
     )
     return _svg(chart.properties(width=460, height=alt.Step(26), title=title))
 
