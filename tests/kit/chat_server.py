@@ -67,11 +67,13 @@ class Service:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         try:
-            if (found := self.reply(request)) is not None:
-                request.send(found)
+            reply = self.reply(request)
         finally:
+            # Before the reply is sent: the client's next request may come at once.
             with self._lock:
                 self._now -= 1
+        if reply is not None:
+            request.send(reply)
 
 
 @contextmanager

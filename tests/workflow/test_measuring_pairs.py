@@ -1,4 +1,4 @@
-"""What measuring once and in batches saves, against the plain form: pairs of one run, same results.
+"""Measuring once and in batches gives the results of the plain form; what it saves is printed.
 
 Figures are printed: ``pytest -s tests/workflow/test_measuring_pairs.py``.
 """
@@ -58,7 +58,7 @@ def rows(embedded_model: Any) -> list[Row]:
     ]
 
 
-def test_batched_answers_are_those_of_each_prompt_alone_three_times_as_fast(
+def test_batched_answers_are_those_of_each_prompt_alone(
     model: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
     answer(model, tokenizer, rows[:2], 2, 2)
@@ -70,7 +70,6 @@ def test_batched_answers_are_those_of_each_prompt_alone_three_times_as_fast(
     tokens = sum(one.tokens for one in together)
     print(f"\n{tokens / batched:.0f} tokens/s in batches, {tokens / single:.0f} one by one")
     assert together == alone
-    assert single > 3 * batched
 
 
 # The plain form: one forward pass with all logits for every metric, each by its definition.
@@ -117,7 +116,7 @@ PLAIN: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
 }
 
 
-def test_one_pass_gives_every_metric_of_a_pass_for_each_five_times_cheaper(
+def test_one_pass_gives_every_metric_of_a_pass_for_each(
     model: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
     chosen = rows[:16]
@@ -134,4 +133,3 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each_five_times_cheaper(
     print(f"\n{once:.1f} s of CPU in one pass, {each:.1f} s in {len(PLAIN)} passes")
     for name, values in plain.items():
         assert getattr(found, name) == pytest.approx(values, rel=1e-3, abs=1e-4), name
-    assert each > 5 * once
