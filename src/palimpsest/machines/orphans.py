@@ -56,8 +56,8 @@ class Job:
 def stop_orphans_or_exit(argv: Sequence[str], folder: Path | None = None) -> None:
     """Stop SLURM jobs of this folder whose Snakemake is gone, and wait for their end.
 
-    The Snakefile calls it. It does nothing inside jobs, with options such as ``--dry-run``, and while
-    a run has the folder's lock.
+    The Snakefile calls it. It does nothing inside jobs, with options such as ``--dry-run``, and
+    while a run has the folder's lock.
 
     Args:
         argv: ``sys.argv``.
