@@ -1,4 +1,4 @@
-"""What a form of a piece of work is, and the training step that both kinds of forms make."""
+"""The forms of a piece of work, and the training step of both kinds of forms."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RATE = 2e-4
 
 @dataclass(frozen=True)
 class Done:
-    """What a form did.
+    """The result of a form.
 
     Attributes:
-        tokens: real tokens that were read or written, without padding.
-        values: what came out, to be compared between forms.
+        tokens: real tokens that it read or wrote, without padding.
+        values: its results, to compare the forms.
     """
 
     tokens: int
@@ -39,7 +39,7 @@ class Done:
 
 
 def nothing() -> None:
-    """Before most repeats there is nothing to do."""
+    """Do nothing, as before most repeats."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Form:
     """One way to do a piece of work.
 
     Attributes:
-        run: does it; told the number of the repeat and the size.
-        before: what is not timed (removing files of the last repeat).
-        facts: what else is worth knowing.
+        run: does the work, for a number of the repeat and a size.
+        before: work that is not timed (to remove files of the last repeat).
+        facts: other facts to record.
     """
 
     run: Callable[[int, str], Done]
@@ -82,8 +82,8 @@ def trained_by_us(
 ) -> Form:
     """Steps of `palimpsest.engine.train.train`, as the stages run it.
 
-    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` is asked
-    before each repeat, and not timed: a stage makes one for all of its steps.
+    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` is made
+    before each repeat and not timed: a stage makes one for all of its steps.
     """
     restore, bodies = restoring(weights), [body()]
 

@@ -54,7 +54,7 @@ SETS = {
 
 
 def settings(key: str, **over: Any) -> Any:
-    """Settings of an algorithm with whatever it needs; `over` replaces whole keys."""
+    """Settings of an algorithm with all that it needs; `over` replaces whole keys."""
     given: dict[str, Any] = {
         "algorithm": key,
         "steps": 3,
