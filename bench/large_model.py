@@ -1,4 +1,4 @@
-"""A sharded 1 GB model with random weights, and what training it whole would have left."""
+"""A sharded 1 GB model with random weights, and the files that a training of it would leave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARDS = 4
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the model's files are.
+    """Folders and sizes of the model.
 
     Attributes:
         base: the original, in shards, as the stage ``download_model`` leaves it.
@@ -56,7 +56,7 @@ def shapes(blocks: int = BLOCKS, width: int = WIDTH) -> dict[str, tuple[int, int
 
 
 def large_model(folder: Path, blocks: int = BLOCKS, width: int = WIDTH) -> Folders:
-    """Write the model into `folder`, unless it is there."""
+    """Write the model into `folder` if it is missing."""
     sides = {name: 4 * rows * columns for name, (rows, columns) in shapes(blocks, width).items()}
     found = Folders(
         *(folder / name for name in ("base", "trained", "acquired", "negated", "subject")),

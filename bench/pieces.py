@@ -56,9 +56,9 @@ class Piece:
     Attributes:
         title: one line for the table and for ``--help``.
         forms: name -> how a form is made.
-        sizes: sizes that each form is asked for in turn.
-        pairs: most repeats (None: as many as asked for).
-        one_by_one: its forms may not be made at the same time.
+        sizes: sizes of the work; each form runs all of them in turn.
+        pairs: most repeats (None: no limit of its own).
+        one_by_one: its forms must not start at the same time.
     """
 
     title: str
@@ -243,28 +243,29 @@ def generate_plain(work: Work) -> Form:
     model, rows = work.load("float32"), _prompts(work)
 
     def run(repeat: int, _: str) -> Done:
-        said = plain_generate.answers(model, work.tokenizer, _first(rows, repeat, 2), NEW_TOKENS)
-        return Done(_read_and_said(work, rows, said), {"characters": len("".join(said))})
+        answers = plain_generate.answers(model, work.tokenizer, _first(rows, repeat, 2), NEW_TOKENS)
+        return _answered(work, rows, answers)
 
     return Form(run)
 
 
 def generate_ours(work: Work) -> Form:
-    """As the stage ``measure`` has its answers."""
+    """Answers as in the stage ``measure``."""
     model, rows = work.load("auto"), _prompts(work)
     batch_rows = work.config.measure.generation.batch_rows
 
     def run(repeat: int, _: str) -> Done:
         chosen = _first(rows, repeat, 2)
-        said = [a.text for a in answer(model, work.tokenizer, chosen, NEW_TOKENS, batch_rows)]
-        return Done(_read_and_said(work, rows, said), {"characters": len("".join(said))})
+        answers = answer(model, work.tokenizer, chosen, NEW_TOKENS, batch_rows)
+        return _answered(work, rows, [one.text for one in answers])
 
     return Form(run)
 
 
-def _read_and_said(work: Work, rows: Sequence[Row], said: Sequence[str]) -> int:
-    prompts = sum(row.prompt_length for row, _ in zip(rows, said, strict=False))
-    return prompts + sum(len(work.tokenizer.encode(text)) for text in said)
+def _answered(work: Work, rows: Sequence[Row], answers: Sequence[str]) -> Done:
+    prompts = sum(row.prompt_length for row, _ in zip(rows, answers, strict=False))
+    written = sum(len(work.tokenizer.encode(text)) for text in answers)
+    return Done(prompts + written, {"characters": len("".join(answers))})
 
 
 # The machine itself.
@@ -398,7 +399,7 @@ def pieces() -> dict[str, Piece]:
             pairs=2,
         ),
         "machine": Piece(
-            "the engine against the machine: a LoRA step beside matrix products",
+            "the engine against the machine: a LoRA step and matrix products",
             {
                 **_gemm(torch.float32),
                 **(_gemm(torch.bfloat16) if bf16 else {}),

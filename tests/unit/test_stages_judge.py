@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,9 +228,12 @@ def test_a_failure_is_one_line_without_the_key(workspace, service):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_stopped(workspace, service, number):
+    signalled = threading.Event()
+
     def slow(request: Request) -> str:
         if len(service.requests) > 1:
-            time.sleep(2)
+            signalled.wait(60)
+            time.sleep(1)
         return "NO"
 
     service.reply = slow
@@ -238,6 +242,7 @@ def test_a_killed_run_goes_on_where_it_stopped(workspace, service, number):
     while len(service.requests) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(number)
+    signalled.set()
     process.communicate()
     assert process.returncode != 0
     assert not (workspace.seed(0) / "judged.parquet").exists()
