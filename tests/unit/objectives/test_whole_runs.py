@@ -114,7 +114,7 @@ def test_one_seed_gives_one_delta_file_and_another_seed_another(
         "delta.safetensors",
         MODEL,
         LOG,
-        *([VECTORS] if key[:2] == "ra" or key == "rmu" else []),
+        *([VECTORS] if methods.bench(key).job.fixed else []),
     }
     assert {p.name for p in outs[0].iterdir()} == files
     description = json.loads((outs[0] / MODEL).read_text())
