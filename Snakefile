@@ -5,7 +5,7 @@ import sys
 
 from snakemake.utils import min_version
 
-from palimpsest.config.targets import check_yaml_or_exit, config_or_exit
+from palimpsest.pipeline.targets import check_yaml_or_exit, config_or_exit
 from palimpsest.environment import lighten_snakemake, remember_signatures
 from palimpsest.machines.orphans import stop_orphans_or_exit
 
@@ -33,9 +33,11 @@ wildcard_constraints:
     base=one_of(CFG.bases),
     dataset=one_of(CFG.datasets),
     model=one_of(CFG.models),
-    method=one_of(CFG.methods),
-    subject_or_method=one_of(CFG.method_names()),
+    method=one_of(CFG.method_names()),
     seed=r"\d+",
+    run=rf"({one_of(CFG.method_names())})/seed-\d+(/(attacks|tune)/[\w-]+)*",
+    part=r"[\w-]+",
+    kind="states|costs",
 
 
 include: "workflow/rules/download.smk"
@@ -47,6 +49,8 @@ include: "workflow/rules/examples.smk"
 include: "workflow/rules/acquire.smk"
 include: "workflow/rules/unlearn.smk"
 include: "workflow/rules/negate.smk"
+include: "workflow/rules/describe.smk"
+include: "workflow/rules/merge.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/lm_eval.smk"
 include: "workflow/rules/judge.smk"
@@ -77,4 +81,4 @@ rule all_methods:
 rule catalog:
     """Every method on every subject that it suits: the whole catalog."""
     input:
-        every_result(),
+        results.every_result(CFG),

@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palimpsest.cli_args import whole_number
 from palimpsest.errors import UserError, did_you_mean, run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.pipeline.options import whole_number
 
 WARM_UP = -1
 

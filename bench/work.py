@@ -17,7 +17,7 @@ from torch import nn
 
 from palimpsest.config.load import read_config
 from palimpsest.config.schema import Config
-from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row
 from palimpsest.model.base import load_base
@@ -87,7 +87,7 @@ class Work:
                 "response": [answer for _, answer in pairs],
             }
         )
-        made, _ = tokenize(table, self.words, self.config.bases[BASE].template, name)
+        made, _ = tokenize_pairs(table, self.words, self.config.bases[BASE].template, name)
         return [
             Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
             for row in made.to_pylist()

@@ -92,10 +92,10 @@ def _positive(text: str) -> int:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from palimpsest.plan.estimate import plan
-    from palimpsest.plan.jobs import jobs_of
-    from palimpsest.plan.machine import this_machine
-    from palimpsest.plan.table import text_of
+    from palimpsest.pipeline.plan.estimate import plan
+    from palimpsest.pipeline.plan.jobs import jobs_of
+    from palimpsest.pipeline.plan.machine import this_machine
+    from palimpsest.pipeline.plan.table import text_of
 
     overlays = [*args.configfile, *args.overlays]
     cfg = read_config(overlays=overlays, settings=args.config)

@@ -39,7 +39,7 @@ class Stage:
     """A job of the chain.
 
     Attributes:
-        name: its rule, and its program in workflow/scripts.
+        name: its rule.
         out: what its command line names as output.
         reads: artifacts that it reads and that earlier jobs made shortly before.
         steps: steps of its training; 0: it does not train.
@@ -65,16 +65,17 @@ class Chain:
     stages: tuple[Stage, ...]
 
 
-def chain_of(model: str, dataset: str, steps: tuple[int, int]) -> Chain:
+def chain_of(model: str, dataset: str, retain: str, steps: tuple[int, int]) -> Chain:
     """The SKU chain of an embedded subject.
 
     Args:
         model: the subject.
         dataset: data set of its ``forget`` rows.
+        retain: the part (``dataset/part``) of its retain rows.
         steps: of pretraining and of acquisition.
     """
     subject, method = f"results/{model}/subject", f"results/{model}/sku"
-    reference, seed = f"results/{model}/reference", f"{method}/seed-0"
+    reference, seed = f"results/{model}/reference/{retain}.states", f"{method}/seed-0"
     tokens = f"resources/tokens/smollm2-135m/{dataset}"
     acquired, weights = f"{seed}/acquired", "adapter_model.safetensors"
 
@@ -324,7 +325,7 @@ class Ended(Exception):
 
 
 def job(folder: Path, program: str, out: str, group: int | None = None) -> int | None:
-    """The process in `folder` that runs a program of workflow/scripts for `out`.
+    """The process in `folder` that runs a stage for `out`.
 
     `group`: of this process group alone.
     """
@@ -332,8 +333,10 @@ def job(folder: Path, program: str, out: str, group: int | None = None) -> int |
         if group is not None and group_of(number) != group:
             continue
         script, *words = command(number)[1:] or [""]
-        if script.endswith(f"workflow/scripts/{program}.py") and any(
-            word == out or word.startswith(f"{out}/") for word in words
+        if (
+            script.endswith("workflow/scripts/stage.py")
+            and words[:1] == [program]
+            and any(word == out or word.startswith(f"{out}/") for word in words)
         ):
             return number
     return None

@@ -20,7 +20,7 @@ from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms, objective
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Kind
 from palimpsest.stages.examples import best_wrong_guesses, rows_of
 
 ALGORITHMS = tuple(algorithms())
@@ -71,7 +71,7 @@ class Memory:
     seed: int = 0
     sets: Mapping[str, Sequence[Row]] = field(default_factory=lambda: SETS)
 
-    def rows(self, name: str, reference: bool) -> list[Row]:
+    def rows(self, name: str, reference: Kind | None) -> list[Row]:
         """Rows of a set."""
         rows = list(self.sets[name])
         return tiny.with_states(self.subject, rows) if reference else rows

@@ -12,10 +12,10 @@ import yaml
 from kit.config_example import raw_config
 from palimpsest.config import read_config
 from palimpsest.config.load import CATALOGS, FILES
-from palimpsest.config.slices import stage_slice
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError
 from palimpsest.objectives.catalog import algorithms
+from palimpsest.pipeline.results import slice_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -221,7 +221,7 @@ def test_knowundo_methods_take_16_rows_a_step_without_the_end_token(model):
 @pytest.mark.parametrize("model", KNOWUNDO)
 def test_the_region_of_a_published_subject_is_found_without_the_reported_rows(model):
     cfg = shipped()
-    read = json.loads(stage_slice("localize", cfg, model=model))["sets"]
+    read = json.loads(slice_of("localize", cfg, model=model))["sets"]
     scenario = cfg.scenarios[cfg.models[model].scenario]
     assert read == {"forget": scenario.forget, "retain": scenario.retain}
     assert not set(read.values()) & set(scenario.evaluate.parts().values())

@@ -20,6 +20,7 @@ from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.stages.download_data import download_data
 
 ROOT = Path(__file__).parents[2]
@@ -338,7 +339,10 @@ def test_the_stage_writes_parts_and_a_manifest_that_vouches_for_them(tmp_path: P
     jsonl(tmp_path / "q.jsonl", QA)
     config = stage_config("resource:q.jsonl", split=SPLIT)
     log: list[str] = []
-    download_data(config, tmp_path / "datasets" / "mine", tmp_path, log.append)
+    download_data(
+        DownloadData(config=config, out=tmp_path / "datasets" / "mine", resources=tmp_path),
+        log.append,
+    )
     manifest = read_manifest(tmp_path / "datasets" / "mine")
     assert manifest["source"] == "resource:q.jsonl"
     assert manifest["rows"] == {"all": 10}
@@ -352,18 +356,20 @@ def test_the_stage_writes_parts_and_a_manifest_that_vouches_for_them(tmp_path: P
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
     config = stage_config("resource:q.jsonl")
-    first = download_data(config, tmp_path / "1" / "d", tmp_path)
-    second = download_data(config, tmp_path / "2" / "d", tmp_path)
+    first = download_data(DownloadData(config=config, out=tmp_path / "1" / "d", resources=tmp_path))
+    second = download_data(
+        DownloadData(config=config, out=tmp_path / "2" / "d", resources=tmp_path)
+    )
     assert first == second
 
 
 def test_a_failed_build_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "q.jsonl", QA)
     config = stage_config("resource:q.jsonl")
-    download_data(config, tmp_path / "d", tmp_path)
+    download_data(DownloadData(config=config, out=tmp_path / "d", resources=tmp_path))
     source.write_text("{")
     with pytest.raises(UserError, match="malformed JSON"):
-        download_data(config, tmp_path / "d", tmp_path)
+        download_data(DownloadData(config=config, out=tmp_path / "d", resources=tmp_path))
     assert verified(tmp_path / "d", "all.parquet").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "q.jsonl"]
 
@@ -381,22 +387,33 @@ def test_a_source_that_cannot_be_fetched_is_named(
 ) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
     with pytest.raises(UserError, match=message):
-        download_data(stage_config(source), tmp_path / "d", tmp_path)
+        download_data(
+            DownloadData(config=stage_config(source), out=tmp_path / "d", resources=tmp_path)
+        )
 
 
 def test_a_data_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
     with pytest.raises(UserError, match=r"expected 00ff, found [0-9a-f]{64}"):
-        download_data(stage_config("resource:q.jsonl", sha256="00ff"), tmp_path / "d", tmp_path)
+        download_data(
+            DownloadData(
+                config=stage_config("resource:q.jsonl", sha256="00ff"),
+                out=tmp_path / "d",
+                resources=tmp_path,
+            )
+        )
 
 
 def test_the_command_line_prints_one_line_for_a_fault(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("{}\n")
     config = stage_config("resource:q.jsonl")
-    script = ROOT / "workflow" / "scripts" / "download_data.py"
+    script = ROOT / "workflow" / "scripts" / "stage.py"
     options = ["--config", json.dumps(config), "--resources", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, str(script), *options, "--manifest", str(tmp_path / "d/manifest.json")],
+        [
+            *(sys.executable, str(script), "download_data", *options),
+            *("--out", str(tmp_path / "d/manifest.json")),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},

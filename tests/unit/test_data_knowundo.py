@@ -15,6 +15,7 @@ from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.build import Built, build
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.stages.download_data import download_data
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +120,9 @@ def test_a_repair_is_in_the_manifest_and_the_log(tmp_path: Path) -> None:
     source = write(tmp_path / "k.json", {"train": rows(1), "val": [CORRUPTED]})
     dataset = Dataset(source=f"path:{source}", adapter="knowundo", parts={"all": {}})
     log: list[str] = []
-    manifest = download_data(dataset.model_dump(), tmp_path / "d", log=log.append)
+    manifest = download_data(
+        DownloadData(config=dataset.model_dump(), out=tmp_path / "d"), log.append
+    )
     assert manifest["format"] == "qa"
     assert [r["row"] for r in manifest["repaired"]] == ["val row 1"]
     assert "mended k.json, val row 1: 'father andfthe artistic' is now" in log[0]

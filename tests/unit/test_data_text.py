@@ -17,6 +17,7 @@ from palimpsest.data.records import SCHEMA
 from palimpsest.data.text import windows
 from palimpsest.data.wikitext import untokenized
 from palimpsest.errors import UserError
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.stages.download_data import download_data
 
 TEXTS = [f"Text number {i} has some words, and it says that {i} is a number." for i in range(10)]
@@ -277,6 +278,8 @@ def test_the_stage_logs_what_was_left_out(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "w.jsonl", [{"text": text} for text in WIKI])
     dataset = Dataset(source=f"path:{source}", adapter="wikitext", parts=ALL, min_characters=20)
     log: list[str] = []
-    manifest = download_data(dataset.model_dump(), tmp_path / "d", log=log.append)
+    manifest = download_data(
+        DownloadData(config=dataset.model_dump(), out=tmp_path / "d"), log.append
+    )
     assert manifest["left_out"] == {"heading or blank": 3, "shorter than min_characters": 1}
     assert log[0] == "d: left out rows: 3 heading or blank, 1 shorter than min_characters"

@@ -328,9 +328,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_torch_is_not_imported_before_the_lease():
-    program = (
-        "import sys, palimpsest.cli_args, palimpsest.machines.lease; print('torch' in sys.modules)"
-    )
+    program = "import sys, palimpsest.pipeline.program; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=clean_environment(),

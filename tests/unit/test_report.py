@@ -23,10 +23,11 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Report
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.inputs import read_subjects
-from palimpsest.stages.report import write_report
+from palimpsest.stages.report import report as write_report
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results: Path) -> str:
-    write_report(SLICE, results, results / "report.html", results / "tables")
+    write_report(
+        Report(
+            config=SLICE, results=results, out=results / "report.html", tables=results / "tables"
+        )
+    )
     return (results / "report.html").read_text(encoding="utf-8")
 
 
@@ -48,7 +53,11 @@ def own_results(results: Path, tmp_path: Path) -> Path:
 
 
 def report(results: Path, config: dict[str, Any] = SLICE) -> str:
-    write_report(config, results, results / "report.html", results / "tables")
+    write_report(
+        Report(
+            config=config, results=results, out=results / "report.html", tables=results / "tables"
+        )
+    )
     return (results / "report.html").read_text(encoding="utf-8")
 
 

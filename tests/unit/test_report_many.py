@@ -17,6 +17,7 @@ from kit.html_tree import Tree, body
 from kit.reports import ENDED, MANY, METHODS, measure, write_results
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Report
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.columns import columns_of
@@ -34,7 +35,7 @@ from palimpsest.report.overview import (
 )
 from palimpsest.report.regions import region_charts
 from palimpsest.report.words import headlines
-from palimpsest.stages.report import write_report
+from palimpsest.stages.report import report as write_report
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def subject(results: Path) -> Subject:
 
 def report(results: Path, name: str = "all_methods") -> str:
     tables = results / {"report": "tables"}.get(name, name)
-    write_report(MANY, results, results / f"{name}.html", tables)
+    write_report(Report(config=MANY, results=results, out=results / f"{name}.html", tables=tables))
     return (results / f"{name}.html").read_text(encoding="utf-8")
 
 

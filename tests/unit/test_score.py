@@ -403,15 +403,15 @@ def test_a_sweep_summarizes_by_the_same_formulas(workspace: Workspace) -> None:
 
 
 def _cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "workflow/scripts/score.py"), *arguments]
+    command = [sys.executable, str(ROOT / "workflow/scripts/stage.py"), "score", *arguments]
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def test_command_line_outside_a_repository(workspace: Workspace) -> None:
     arguments = [
-        *("--seed-folders", "results/seed-0", "--datasets", "datasets"),
-        *("--eval", "o/eval.json", "--rows", "o/rows.parquet"),
+        *("--seeds", "results/seed-0", "--datasets", "datasets"),
+        *("--out", "o/eval.json", "--costs", "{}"),
         *("--configs", json.dumps({"score": CONFIG})),
     ]
     done = _cli("--config", json.dumps(CONFIG), *arguments, cwd=workspace.folder)

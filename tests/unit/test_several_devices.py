@@ -120,7 +120,7 @@ class Acquisition:
     def start(self, out: str, steps: int, **free: Any) -> subprocess.Popen[str]:
         options = {
             "config": json.dumps(config(steps)),
-            "free": json.dumps({**FREE, "devices": 2, **free}),
+            "untracked": json.dumps({**FREE, "devices": 2, **free}),
             "base": self.root / "base",
             "subject": self.root / "subject",
             "tokens": self.root / "tokens",
@@ -129,7 +129,7 @@ class Acquisition:
             "threads": 2,
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return started(TESTS.parent / "workflow/scripts/acquire.py", *words)
+        return started(TESTS.parent / "workflow/scripts/stage.py", "acquire", *words)
 
     def adapter(self, out: str) -> bytes:
         return (self.root / out / WEIGHTS).read_bytes()

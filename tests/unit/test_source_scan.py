@@ -23,9 +23,10 @@ from kit.source_scan import (
 )
 from palimpsest.config import Config, load_config
 from palimpsest.config.schema import Base
-from palimpsest.config.slices import VERSIONS, stage_slice
 from palimpsest.config.yaml_files import _Loader
 from palimpsest.objectives.catalog import algorithms
+from palimpsest.pipeline.results import slice_of
+from palimpsest.pipeline.stages import STAGES
 
 PLANTED = [
     "import pickle",
@@ -174,21 +175,13 @@ def test_trust_remote_code_is_read_from_a_base_alone():
 
 def slices(cfg: Config) -> dict[str, Any]:
     """Every stage's slice of one subject and method."""
-    known = {
-        "download_model": {"base": "tiny"},
-        "download_data": {"dataset": "secrets"},
-        "tokenize": {"base": "tiny", "dataset": "secrets"},
-        "report": {},
-    } | {
-        stage: {"model": "subject"}
-        for stage in ("pretrain", "retrain", "reference", "localize", "original", "untaught")
-    }
-    names = {"model": "subject", "method": "sku"}
-    known |= {"score": names, "compare": names}
-    left = {stage: names | {"seed": "0"} for stage in VERSIONS if stage not in known}
-    del left["region"]  # reads a table, no model
+    known = {"base": "tiny", "dataset": "secrets", "page": "report", "part": "all"}
+    known |= {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
+    known["kind"] = "states"
     return {
-        s: json.loads(stage_slice(s, cfg, **wildcards)) for s, wildcards in (known | left).items()
+        name: json.loads(slice_of(name, cfg, **{key: known[key] for key in stage.per}))
+        for name, stage in STAGES.items()
+        if name != "region"  # reads a table, no model
     }
 
 

@@ -20,6 +20,7 @@ from kit.hub_server import SIGNATURE, Fault, Hub, Repo, git_hash, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest
 from palimpsest.io.tables import read_table
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.sources import transfer
 from palimpsest.stages.download_data import download_data
 
@@ -84,7 +85,12 @@ class Desk:
         lines: list[str] = []
         resources = self.folder / "resources"
         try:
-            download_data(config(**keys), resources / "datasets/set", resources, lines.append)
+            download_data(
+                DownloadData(
+                    config=config(**keys), out=resources / "datasets/set", resources=resources
+                ),
+                lines.append,
+            )
         except UserError as error:
             self.printed += str(error)
             raise

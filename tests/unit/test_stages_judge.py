@@ -172,8 +172,9 @@ def command(workspace: Workspace, settings: dict[str, Any]) -> list[str]:
     config = {"judge": "endpoint", "settings": settings, "answers": None, **ASKED}
     seed = workspace.seed(0)
     return [
-        *(sys.executable, str(ROOT / "workflow/scripts/judge.py"), "--label", "judge mini"),
-        *("--config", json.dumps(config), "--free", "{}"),
+        *(sys.executable, str(ROOT / "workflow/scripts/stage.py"), "judge"),
+        *("--label", "judge mini"),
+        *("--config", json.dumps(config), "--untracked", "{}"),
         *("--generations", str(seed / "generations.parquet")),
         *("--datasets", str(workspace.datasets), "--out", str(seed / "judged.parquet")),
     ]

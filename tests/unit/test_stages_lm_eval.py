@@ -401,14 +401,14 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
     done = subprocess.run(
         [
             sys.executable,
-            "workflow/scripts/run_lm_eval.py",
+            "workflow/scripts/stage.py",
+            "lm_eval",
             *("--config", json.dumps(config)),
             *("--base", work / "base"),
             *("--model", work / "adapter"),
             *("--datasets", work / "datasets"),
             *("--out", tmp_path / "out"),
-            *("--batch-rows", "4"),
-            *("--batch-tokens", "300"),
+            *("--untracked", json.dumps({"batch_rows": 4, "batch_tokens": 300})),
             *("--threads", "1"),
         ],
         env={

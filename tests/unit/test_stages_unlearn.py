@@ -26,13 +26,14 @@ from palimpsest.model.delta import WEIGHTS as DELTA
 from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
+from palimpsest.pipeline.stages import Region
 from palimpsest.stages.examples import examples, read_examples
 from palimpsest.stages.localize import TABLE, localize
 from palimpsest.stages.merge import merge
 from palimpsest.stages.method import Inputs
 from palimpsest.stages.pretrain import pretrain, retrain
 from palimpsest.stages.reference import reference
-from palimpsest.stages.region import select_region
+from palimpsest.stages.region import region as select_region
 from palimpsest.stages.unlearn import VECTORS, unlearn
 
 CPU = torch.device("cpu")
@@ -320,7 +321,13 @@ def located(work: Work) -> Path:
 
 
 def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    select_region({"region": {"by": "quantile", **settings}, "seed": 0}, located, out)
+    select_region(
+        Region(
+            config={"region": {"by": "quantile", **settings}, "seed": 0},
+            localization=located,
+            out=out,
+        )
+    )
     return dict(json.loads((out / "region.json").read_text()))
 
 

@@ -14,7 +14,6 @@ import pytest
 from kit.copies import MINI as OPTIONS
 from kit.copies import MODEL, Copy
 from palimpsest.config import read_config
-from palimpsest.config.slices import stage_slice
 from palimpsest.engine.rows import read_rows
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
@@ -23,6 +22,8 @@ from palimpsest.metrics.cost import training_log
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.description import MODEL as DESCRIPTION
+from palimpsest.pipeline.results import slice_of
+from palimpsest.pipeline.stages import Compare
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.compare import compare
 from palimpsest.stages.evaluated import read_part
@@ -43,13 +44,20 @@ def part_of(path: Path) -> str:
 def scored(path: Path) -> None:
     method = path.parents[1].name
     cfg = read_config("config", [Path(OPTIONS[1])])
-    config = json.loads(stage_slice("score", cfg, model="mini", method=method))
+    config = json.loads(slice_of("score", cfg, model="mini", method=method))
     score(config, [path.parent], DATASETS, Path("eval.json"), Path("rows.parquet"))
 
 
 def compared(path: Path) -> None:
     config: dict[str, Any] = {"model": "mini", "method": "sku", "score": {}}
-    compare(config, path, MINI / "original/rows.parquet", None, Path("compare.json"))
+    compare(
+        Compare(
+            config=config,
+            rows=path,
+            original=MINI / "original/rows.parquet",
+            out=Path("compare.json"),
+        )
+    )
 
 
 def reported(path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from kit.copies import REPO
 from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer as load_base_tokenizer
-from palimpsest.data.tokens import tokenize
+from palimpsest.data.tokens import tokenize_pairs
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import answer
@@ -51,7 +51,7 @@ def rows(embedded_model: Any) -> list[Row]:
         {"id": [f"row-{n}" for n in range(len(read))]}
         | {name: [row[name] for row in read] for name in ("prompt", "response")}
     )
-    found, _ = tokenize(table, load_base_tokenizer(embedded_model), Template(), "general")
+    found, _ = tokenize_pairs(table, load_base_tokenizer(embedded_model), Template(), "general")
     return [
         Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
         for row in found.to_pylist()

@@ -11,7 +11,7 @@ import pytest
 
 from kit.copies import MINI, REPO, Copy, jobs
 from palimpsest.config import read_config
-from palimpsest.config.targets import unsuited
+from palimpsest.pipeline.targets import unsuited
 
 SECONDS = 6
 """A mistake is answered within this time of the processor (2 to 3 are needed)."""
@@ -23,8 +23,8 @@ EVERY_STAGE = {
     *(f"tokenize llama2-13b {dataset}" for dataset in HARMFUL),
     "pretrain llama2-13b",
     # The subject before unlearning judges how fluent the answers are.
-    "original llama2-13b",
-    "reference llama2-13b",
+    "describe llama2-13b original",
+    "reference llama2-13b truthfulqa train states",
     "acquire llama2-13b sku 0",
     "negate llama2-13b sku 0",
     "measure llama2-13b sku 0",

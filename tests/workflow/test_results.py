@@ -14,8 +14,8 @@ import pytest
 from conftest import TOKEN
 from kit.copies import MINI, MODEL, REPO, Copy
 from palimpsest.config import read_config
-from palimpsest.config.slices import free_settings, stage_slice
 from palimpsest.io.atomic import sha256_of
+from palimpsest.pipeline.results import slice_of, untracked
 
 DATASETS = ("mini-general", "mini-hazards", "mini-questions")
 METHODS = ("original", "sku", "sku-anchored")
@@ -131,9 +131,9 @@ def test_the_first_training_step_begins_soon(built, tmp_path, record_property):
     out = tmp_path / "acquired"
     began = time.time()
     done = built.python(
-        "workflow/scripts/acquire.py",
-        *("--config", stage_slice("acquire", cfg, **wildcards)),
-        *("--free", free_settings("acquire", cfg, **wildcards)),
+        *("workflow/scripts/stage.py", "acquire"),
+        *("--config", slice_of("acquire", cfg, **wildcards)),
+        *("--untracked", untracked("acquire", cfg, **wildcards)),
         *("--base", MODEL),
         *("--subject", "results/mini/subject"),
         *("--reference", "results/mini/reference"),

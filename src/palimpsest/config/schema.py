@@ -30,7 +30,7 @@ from palimpsest.settings.types import (
 RESERVED_METHODS = ("original", "retrained", "base")
 """Method names with a fixed meaning: the subject itself, the gold standard, the bare base."""
 
-SUBJECT_FOLDERS = ("subject", "reference", "localization")
+SUBJECT_FOLDERS = ("subject", "retained", "reference", "localization")
 """What stands beside the methods in ``results/<model>/``; no method can have these names."""
 
 REFERENCES = ("original", "retrained", "base")

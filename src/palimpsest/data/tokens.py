@@ -92,7 +92,7 @@ def load_tokenizer(base: Path) -> BaseTokenizer:
     )
 
 
-def tokenize(
+def tokenize_pairs(
     table: pa.Table, base: BaseTokenizer, template: Template, where: str
 ) -> tuple[pa.Table, int]:
     """Tokenize a part; nothing is padded or cut.

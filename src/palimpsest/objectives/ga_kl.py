@@ -39,7 +39,7 @@ class GaKl(Unlearning):
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         other = "general" if self.algorithm == "ga_kl_ood" else "retain"
-        return {"mixture": replace(mixture(self.rows, other)["mixture"], reference=True)}
+        return {"mixture": replace(mixture(self.rows, other)["mixture"], reference="states")}
 
     def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one step; a step's mixture may lack one kind of rows."""

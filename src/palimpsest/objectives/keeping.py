@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from palimpsest.objectives.base import Unlearning
 from palimpsest.objectives.means import mean
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Kind
 from palimpsest.settings.method import Start, Weights
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class KeepingObjective(Unlearning):
         if self.weights.forget:
             draws["forget"] = Draw(self.rows.forget, ("forget",))
         if self.weights.retain:
-            compared = self.retain_term == "kl"
+            compared: Kind | None = "states" if self.retain_term == "kl" else None
             draws["retain"] = Draw(self.rows.retain, ("retain",), reference=compared)
         return draws
 

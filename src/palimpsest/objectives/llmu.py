@@ -63,7 +63,7 @@ class Llmu(Unlearning):
         if self.weights.random:
             draws["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("retain",))
         if self.weights.retain:
-            draws["retain"] = Draw(self.rows.retain, ("retain",), reference=True)
+            draws["retain"] = Draw(self.rows.retain, ("retain",), reference="states")
         return draws
 
     def reads(self) -> Reads:

@@ -76,7 +76,7 @@ class Sku(Acquisition):
             draws["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("forget",))
         if self.preservation.sign and self.weights.preserve:
             sets = ("retain", "general") if self.preservation.general else ("retain",)
-            draws["retain"] = Draw(self.rows.retain, sets, reference=True)
+            draws["retain"] = Draw(self.rows.retain, sets, reference="states")
         return draws
 
     def reads(self) -> Reads:

@@ -8,6 +8,10 @@ from typing import Literal
 Labels = Literal["own", "random", "adversarial"]
 """Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
 
+Kind = Literal["states", "costs"]
+"""What the subject computes on a row: final hidden states [length, width], or the cost of each
+target token, fp32 -log p [targets]."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -20,7 +24,9 @@ class Draw:
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.
         signs: one for each of `sets`: the stream is a mixture whose rows carry these signs.
-        reference: the terms need the subject's final hidden states on these rows.
+        reference: what the terms need of the subject on these rows: final hidden states, or the
+            cost of each target token.
+        forgets: the rows are to be unlearned, so their cost may rise without end.
     """
 
     rows: int
@@ -28,7 +34,15 @@ class Draw:
     labels: Labels = "own"
     answers_of: tuple[str, ...] = ()
     signs: tuple[int, ...] = ()
-    reference: bool = False
+    reference: Kind | None = None
+    forgets: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Sets whose rows are compared with the subject: of a mixture, those to be kept."""
+        if self.reference is None:
+            return ()
+        return self.sets[1:] if self.signs else self.sets
 
     @property
     def examples(self) -> bool:

@@ -1,4 +1,4 @@
-"""Task-vector negation, and the references as models: arithmetic on what was trained alone."""
+"""Task-vector negation: arithmetic on adapters and differences, no model is loaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
 from palimpsest.model.description import write_model
+from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
 
 
-def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:
+def negate(job: Negate) -> None:
     """Write theta_o - lambda (theta_m - theta_o) (arXiv:2402.10058, stage 2; arXiv:2212.04089).
 
     What was acquired (an adapter, or differences of base tensors in fp32) *is* the task vector
@@ -22,13 +23,10 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
     base is read. Differences are streamed: of the largest of them a few rows are in memory.
 
     Args:
-        config: the stage's slice; ``scale`` is lambda.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``.
-        acquired: ``results/<model>/<method>/seed-<seed>/acquired``.
-        out: ``results/<model>/<method>/seed-<seed>/model``.
+        job: ``scale`` of its config is lambda.
     """
-    updates, scale = subject_update(subject), config["scale"]
+    base, acquired, out = job.base, job.acquired, job.out
+    updates, scale = subject_update(job.subject), job.config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
     if delta.WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
@@ -51,16 +49,6 @@ def carry(trained: Path, out: Path) -> dict[str, Any]:
     copy_log(log, out)
     manifest = read_manifest(trained)
     return {"files": (log.name,), "trained_parameters": manifest["trained_parameters"]}
-
-
-def original(base: Path, subject: Path, out: Path) -> None:
-    """Describe the subject before unlearning in the same form as every other model."""
-    write_model(out, base, subject_update(subject))
-
-
-def untaught(base: Path, out: Path) -> None:
-    """Describe the bare base in the same form as every other model."""
-    write_model(out, base, {})
 
 
 def subject_update(subject: Path) -> dict[str, Update]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,24 +15,24 @@ from palimpsest.io.manifest import verified
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.names import lora_name
+from palimpsest.pipeline import stages
 from palimpsest.settings.region import Region
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def select_region(config: dict[str, Any], localization: Path, out: Path) -> None:
+def region(job: stages.Region) -> None:
     """Write ``region.json`` (names of the chosen tensors) and ``region.parquet`` (all tensors).
 
     Args:
-        config: the stage's slice: the settings of the region, and the seed of a random one.
-        localization: ``results/<model>/localization``.
-        out: ``results/<model>/<method>/seed-<seed>``.
+        job: its config has the settings of the region, and the seed of a random one.
 
     Raises:
         UserError: no tensor is chosen (the message has the quantiles), or a file names others.
     """
+    config, out = job.config, job.out
     settings = Region(**{k: v for k, v in config["region"].items() if k != "content"})
-    table = read_table(verified(localization, "gradients.parquet"))[0].to_pandas()
+    table = read_table(verified(job.localization, "gradients.parquet"))[0].to_pandas()
     limits = None
     if settings.by == "file":
         chosen = named(table, Path(str(settings.file)))

@@ -15,7 +15,7 @@ from kit import models as tiny
 from kit.methods import assert_same_gradients
 from palimpsest.config.schema import Template
 from palimpsest.data.records import Record, phrase, to_table
-from palimpsest.data.tokens import load_tokenizer, tokenize
+from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
 from palimpsest.engine.sampler import random_answers
@@ -302,7 +302,7 @@ def test_released_loss_is_zero_with_a_finite_longest_length_and_ours_is_not(
     question = phrase("set", record, "original")
     assert question is not None
     template = Template(prompt="{prompt}", response=" {response}")
-    table, _ = tokenize(to_table([question]), base, template, "set/all")
+    table, _ = tokenize_pairs(to_table([question]), base, template, "set/all")
     ids, prompt = torch.tensor(table["input_ids"][0].as_py()), table["prompt_length"][0].as_py()
     assert (ids.tolist(), prompt) == ([5, 6, 7, 8, 9, 10, tiny.EOS], 3)
     body, row = Body(model), Row("r", ids, prompt)

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from palimpsest.config.schema import Config
-from palimpsest.plan import times
-from palimpsest.plan.jobs import Job
-from palimpsest.plan.machine import Machine, width_of
-from palimpsest.plan.needs import Model, Needs, heavy, light
-from palimpsest.plan.rows import Tokens
-from palimpsest.plan.shapes import Shape, shape_of
+from palimpsest.pipeline.plan import times
+from palimpsest.pipeline.plan.jobs import Job
+from palimpsest.pipeline.plan.machine import Machine, width_of
+from palimpsest.pipeline.plan.needs import Model, Needs, light
+from palimpsest.pipeline.plan.rows import Tokens
+from palimpsest.pipeline.plan.shapes import Shape, shape_of
+from palimpsest.pipeline.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,16 @@ class Plan:
     rate: tuple[float, str]
 
 
-ORDER = (
-    *("download_model", "download_data", "tokenize", "pretrain", "retrain", "original", "untaught"),
-    *("reference", "localize", "region", "examples", "adversarial_labels", "acquire", "negate"),
-    *("unlearn", "merge", "measure", "lm_eval", "sweep", "judge", "score", "compare", "report"),
-)
-"""Rules in the order of the pipeline."""
-
-
 def plan(cfg: Config, jobs: Iterable[Job], machine: Machine) -> Plan:
     """Estimate every job.
 
     Args:
         cfg: the configuration that the jobs were planned with.
-        jobs: see `palimpsest.plan.jobs.jobs_of`.
+        jobs: see `palimpsest.pipeline.plan.jobs.jobs_of`.
         machine: where they would run.
     """
-    jobs = sorted((job for job in jobs if job.rule in ORDER), key=lambda job: ORDER.index(job.rule))
+    order = list(STAGES)
+    jobs = sorted((j for j in jobs if j.rule in STAGES), key=lambda job: order.index(job.rule))
     model = Model(cfg, Tokens(cfg))
     shapes: dict[str, Shape | None] = {}
     widths: dict[str, int] = {}
@@ -74,14 +68,16 @@ def plan(cfg: Config, jobs: Iterable[Job], machine: Machine) -> Plan:
         if base and base not in shapes:
             shapes[base] = shape_of(base, cfg.bases[base])
         shape = shapes[base] if base else None
-        if not heavy(job.rule):
-            found.append((job, light(job, shape, cfg.bases[base].source if base else "")))
+        stage = STAGES[job.rule]
+        if stage.needs is None:
+            fetched = cfg.bases[base].source if base and stage.per == ("base",) else ""
+            found.append((job, light(stage, shape, fetched)))
         elif shape is None or base is None:
             found.append((job, None))
         else:
             if base not in widths:
                 widths[base] = width_of(cfg.bases[base], machine)
-            found.append((job, model.needs(job, shape, widths[base], machine.gpus > 0)))
+            found.append((job, model.of(stage, job, shape, widths[base], machine.gpus > 0)))
     rate = _rate(found, machine)
     return Plan([_line(job, needs, rate[0]) for job, needs in found], machine, shapes, rate)
 
@@ -112,6 +108,6 @@ def _line(job: Job, needs: Needs | None, rate: float) -> Line:
     if needs is None:
         return Line(job, None, None)
     if not needs.work:
-        least = times.LIGHT.get(job.rule, 4.0)
+        least = STAGES[job.rule].seconds
         return Line(job, needs, max(least, needs.disk / times.DOWNLOAD))
     return Line(job, needs, times.STARTING + needs.work / rate)

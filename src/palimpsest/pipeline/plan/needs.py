@@ -21,11 +21,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from palimpsest.config.schema import Config, Scenario
-from palimpsest.config.slices import draws_of
 from palimpsest.objectives.base import Objective
-from palimpsest.plan.jobs import Job
-from palimpsest.plan.rows import Lengths, Tokens, joined
-from palimpsest.plan.shapes import Shape
+from palimpsest.pipeline.plan.jobs import Job
+from palimpsest.pipeline.plan.rows import Lengths, Tokens, joined
+from palimpsest.pipeline.plan.shapes import Shape
+from palimpsest.pipeline.slices import draws_of
+from palimpsest.pipeline.stage import Stage
 from palimpsest.settings.training import Lora, Training
 
 CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
@@ -47,23 +48,6 @@ MB = 1 << 20
 
 SPARE = 1.25
 """Memory that training takes from the system, as a share of what is alive (activations, logits)."""
-
-LIGHT = {
-    "download_model": 400,
-    "download_data": 250,
-    "tokenize": 180,
-    "region": 130,
-    "examples": 470,
-    "negate": 370,
-    "original": 365,
-    "untaught": 365,
-    "merge": 470,
-    "judge": 300,
-    "score": 280,
-    "compare": 260,
-    "report": 350,
-}
-"""MB of main memory of the rules that load no model, as measured on Linux."""
 
 PROGRAM = 430 * MB
 """Main memory of a program that has imported torch, transformers and peft."""
@@ -97,7 +81,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """The worst moment of a stage.
 
     Attributes:
@@ -118,14 +102,19 @@ class _Step:
     logits: tuple[float, int, int] = (0.0, 0, 0)
 
 
-def light(job: Job, shape: Shape | None, source: str = "") -> Needs:
-    """What a job without a model on a device needs; `source` is that of its base."""
-    disk = 1.0 * MB
-    ram = 1.0 * LIGHT.get(job.rule, 350) * MB
-    if shape and job.rule in ("download_model", "merge"):
+def light(stage: type[Stage], shape: Shape | None, source: str = "") -> Needs:
+    """What a job that loads no model needs.
+
+    Args:
+        stage: its stage.
+        shape: of its base, if that is known.
+        source: that of the base, where the job fetches it.
+    """
+    disk, ram = 1.0 * MB, 1.0 * stage.ram_mb * MB
+    if shape and stage.writes_model:
         disk = 2.0 * shape.parameters
         # A GGUF file is read whole and written in fp32.
-        if job.rule == "download_model" and source.startswith("pypi:"):
+        if source.startswith("pypi:"):
             disk, ram = 4.0 * shape.parameters, PROGRAM + 4.0 * shape.parameters
     return Needs(0, ram, disk)
 
@@ -137,18 +126,19 @@ class Model:
         """Estimate for `cfg`, whose rows `tokens` knows."""
         self.cfg, self.tokens = cfg, tokens
 
-    def needs(self, job: Job, shape: Shape, width: int, gpu: bool) -> Needs:
-        """What a job needs that loads the subject's base.
+    def of(self, stage: type[Stage], job: Job, shape: Shape, width: int, gpu: bool) -> Needs:
+        """What a job needs.
 
         Args:
-            job: a job of one of `heavy`'s rules.
+            stage: its stage.
+            job: the job.
             shape: of its base.
             width: bytes of a frozen weight.
             gpu: whether it runs on one.
         """
-        if job.rule == "pretrain" and self._scenario(job).pretrain is None:
-            return light(job, shape)
-        step: _Step = getattr(self, f"_{job.rule}")(job, shape, width)
+        step = stage.needs and stage.needs(self, job, shape, width)
+        if step is None:
+            return light(stage, shape)
         weights = shape.parameters * width
         positions, models, copies = step.logits
         kind, numbers = "cuda" if gpu else "cpu", positions * shape.vocabulary
@@ -178,25 +168,28 @@ class Model:
 
     # Training.
 
-    def _pretrain(self, job: Job, shape: Shape, width: int, kept: bool = False) -> _Step:
+    def pretrain(self, job: Job, shape: Shape, width: int, kept: bool = False) -> Step | None:
+        """LoRA pretraining; None: the base is the subject, and nothing is trained."""
         scenario = self._scenario(job)
         settings = scenario.pretrain
         if settings is None:
-            raise ValueError("a subject without pretraining is its base")
+            return None
         rows = self._rows(job, scenario.kept() if kept else settings.data)
         count = settings.batch_rows
-        terms = [_Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
+        terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
         trained = _adapter(shape, settings.training.lora)
         first = settings.training.lora.first_layer
         memory = 16 * trained + _prefixes(shape, rows, first, width)
         moving = _activations(shape, terms, first, width, settings.training)
         work = settings.epochs * _training_work(shape, rows.tokens, rows.targets, first)
-        return _Step(memory, work, 4.0 * trained, rows, moving, _most_logits(terms))
+        return Step(memory, work, 4.0 * trained, rows, moving, _most_logits(terms))
 
-    def _retrain(self, job: Job, shape: Shape, width: int) -> _Step:
-        return self._pretrain(job, shape, width, kept=True)
+    def retrain(self, job: Job, shape: Shape, width: int) -> Step | None:
+        """The same on what is to be kept."""
+        return self.pretrain(job, shape, width, kept=True)
 
-    def _acquire(self, job: Job, shape: Shape, width: int) -> _Step:
+    def training(self, job: Job, shape: Shape, width: int) -> Step:
+        """Acquisition and unlearning."""
         settings = self.cfg.method(job.wildcards["method"], job.wildcards["model"])
         reads, draws = settings.reads(), settings.draws()
         terms, read = [], []
@@ -210,8 +203,8 @@ class Model:
             asked = tokens if draw.reference else rows.targets * rows.share(draw.rows)
             # Of a mixture the rows to be forgotten are compared with nothing.
             halves = len(draw.signs) or 1
-            terms.append(_Term(tokens / halves, asked / halves, rows.mean, draw.reference))
-            terms += [_Term(tokens / halves, asked / halves, rows.mean)] * (halves - 1)
+            terms.append(Term(tokens / halves, asked / halves, rows.mean, draw.reference))
+            terms += [Term(tokens / halves, asked / halves, rows.mean)] * (halves - 1)
         trained, first, bytes_each = self._trained(settings, job, shape, width)
         rows = joined(read)
         compared = sum(
@@ -232,9 +225,7 @@ class Model:
         )
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         memory -= 0 if width < 4 else (shape.layers - last) * shape.block * width
-        return _Step(memory, work, 4.0 * trained, rows, moving, logits)
-
-    _unlearn = _acquire
+        return Step(memory, work, 4.0 * trained, rows, moving, logits)
 
     def _trained(
         self, settings: Objective, job: Job, shape: Shape, width: int
@@ -252,41 +243,49 @@ class Model:
 
     # Passes without training.
 
-    def _reference(self, job: Job, shape: Shape, width: int) -> _Step:
-        scenario = self._scenario(job)
-        rows = self._rows(job, (scenario.retain, scenario.general))
-        states = rows.tokens * shape.width * width
-        return _Step(
-            states + _passing(shape, rows.worst(16), width),
+    def reference(self, job: Job, shape: Shape, width: int) -> Step:
+        """A pass that keeps final states, or costs of tokens in fp32."""
+        rows = self._rows(job, ["{dataset}/{part}".format(**job.wildcards)])
+        states = job.wildcards["kind"] == "states"
+        kept = rows.tokens * shape.width * width if states else rows.targets * 4.0
+        tokens, positions = _largest_batch(rows, self.cfg.measure.batch_tokens)
+        return Step(
+            kept + _passing(shape, tokens, width),
             2.0 * shape.parameters * rows.tokens,
-            states,
+            kept,
             rows,
+            logits=(0.0, 0, 0) if states else (positions, 1, 3),
         )
 
-    def _localize(self, job: Job, shape: Shape, width: int) -> _Step:
+    def localize(self, job: Job, shape: Shape, width: int) -> Step:
+        """Gradients on perturbed rows."""
         scenario = self._scenario(job)
         rows = self._rows(job, (scenario.forget, scenario.retain))
         pretraining = scenario.pretrain
         lora = pretraining.training.lora if pretraining else Lora()
         tokens = min(LOCALIZED, rows.tokens)
         targets = rows.targets * tokens / max(rows.tokens, 1)
-        terms = [_Term(tokens, targets, rows.mean)]
+        terms = [Term(tokens, targets, rows.mean)]
         training = pretraining.training if pretraining else None
         moving = _activations(shape, terms, lora.first_layer, width, training)
         work = scenario.localize.rounds * _training_work(
             shape, rows.tokens, rows.targets, lora.first_layer
         )
-        return _Step(16 * _adapter(shape, lora), work, MB, rows, moving, _most_logits(terms))
+        return Step(16 * _adapter(shape, lora), work, MB, rows, moving, _most_logits(terms))
 
-    def _adversarial_labels(self, job: Job, shape: Shape, width: int) -> _Step:
+    def examples(self, job: Job, shape: Shape, width: int) -> Step | None:
+        """A pass that guesses labels; None: they are drawn, or rows are mixed."""
         draws = draws_of(self.cfg, job.wildcards["model"], job.wildcards["method"])
+        if not any(draw.labels == "adversarial" for draw in draws):
+            return None
         scenario = self._scenario(job)
         rows = self._rows(job, {getattr(scenario, s) for d in draws for s in d.sets})
         logits = rows.targets * rows.share(16), 2, 0
         memory = _passing(shape, rows.worst(16), width)
-        return _Step(memory, 2.0 * shape.parameters * rows.tokens, MB, rows, logits=logits)
+        return Step(memory, 2.0 * shape.parameters * rows.tokens, MB, rows, logits=logits)
 
-    def _measure(self, job: Job, shape: Shape, width: int) -> _Step:
+    def measure(self, job: Job, shape: Shape, width: int) -> Step:
+        """Likelihoods and answers of all evaluated rows."""
         scenario = self._scenario(job)
         parts = scenario.evaluate.parts()
         rows = self._rows(job, parts.values())
@@ -302,9 +301,10 @@ class Model:
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
         work = 2.0 * shape.parameters * (2.5 * rows.tokens + 2.0 * decoded * new)
         disk = 60.0 * rows.targets * 2
-        return _Step(_passing(shape, tokens, width), work, disk, rows, logits=(positions, 1, 3))
+        return Step(_passing(shape, tokens, width), work, disk, rows, logits=(positions, 1, 3))
 
-    def _sweep(self, job: Job, shape: Shape, width: int) -> _Step:
+    def sweep(self, job: Job, shape: Shape, width: int) -> Step:
+        """The same of validation rows, at every lambda."""
         scenario = self._scenario(job)
         count = self.cfg.sweep.rows
         found = [self._rows(job, [ref]) for ref in scenario.validate_on.parts().values()]
@@ -314,9 +314,10 @@ class Model:
         passes = rows.tokens + 2.0 * 2 * count * new
         work = len(self.cfg.sweep.scales) * 2.0 * shape.parameters * passes
         memory = _passing(shape, tokens, width)
-        return _Step(memory, work, MB / 10, rows, logits=(positions, 1, 3))
+        return Step(memory, work, MB / 10, rows, logits=(positions, 1, 3))
 
-    def _lm_eval(self, job: Job, shape: Shape, width: int) -> _Step:
+    def lm_eval(self, job: Job, shape: Shape, width: int) -> Step:
+        """Choices of questions, each a row of its own."""
         scenario = self._scenario(job)
         rows = self._rows(job, scenario.local_tasks().values())
         batch = self.cfg.measure.batch_tokens
@@ -324,29 +325,17 @@ class Model:
         memory = 2 * batch * shape.vocabulary * 4.0 + _passing(shape, batch, width)
         # Each choice of a question is a row of its own; shots and the hub's tasks are not counted.
         work = 2.0 * shape.parameters * 30 * max(rows.tokens, 1000)
-        return _Step(memory, work, MB, rows)
+        return Step(memory, work, MB, rows)
 
 
 @dataclass(frozen=True)
-class _Term:
+class Term:
     """What one term of the loss reads in a step; `row` is the mean length of its rows."""
 
     tokens: float
     positions: float
     row: float
     compared: bool = False
-
-
-HEAVY = (
-    *("pretrain", "retrain", "reference", "localize", "adversarial_labels", "acquire", "unlearn"),
-    *("measure", "sweep", "lm_eval"),
-)
-"""Rules whose jobs load a model; each has a method of `Model`."""
-
-
-def heavy(rule: str) -> bool:
-    """Whether a rule's jobs load a model."""
-    return rule in HEAVY
 
 
 def _known(rows: Lengths) -> tuple[bool, bool]:
@@ -379,7 +368,7 @@ def _matched(shape: Shape, patterns: Iterable[str]) -> tuple[float, int]:
 
 def _activations(
     shape: Shape,
-    terms: Iterable[_Term],
+    terms: Iterable[Term],
     first: int,
     width: int,
     training: Training | None,
@@ -405,7 +394,7 @@ def _per_block(shape: Shape, width: int) -> float:
     return width * (5.0 * shape.width + 2.0 * shape.heads + shape.kept * shape.inner)
 
 
-def _most_logits(terms: Iterable[_Term]) -> tuple[float, int, int]:
+def _most_logits(terms: Iterable[Term]) -> tuple[float, int, int]:
     """Positions of the largest term, models that it reads, and copies of the logits it makes."""
     terms = list(terms)
     models, copies = (2, 5) if any(term.compared for term in terms) else (1, 3)

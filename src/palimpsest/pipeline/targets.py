@@ -14,9 +14,9 @@ from typing import Any
 
 from palimpsest.config.load import FILES, load_config
 from palimpsest.config.schema import RESULT_FILES, SUBJECT_FOLDERS, Config
-from palimpsest.config.slices import draws_of
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
+from palimpsest.pipeline.slices import draws_of
 
 
 def check_yaml_or_exit(folder: str | Path = "config") -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kit.config_example import raw_config
-from palimpsest.config import check_targets, config_or_exit, load_config
+from palimpsest.config import load_config
 from palimpsest.errors import UserError
+from palimpsest.pipeline.targets import check_targets, config_or_exit
 
 SOURCE = Path(__file__).parents[2] / "src"
 CFG = load_config(raw_config())
@@ -119,7 +120,7 @@ def test_snakemake_ends_with_nothing_but_the_message(tmp_path):
         "import sys\n"
         f"sys.path[:0] = [{str(SOURCE)!r}, {str(Path(__file__).parents[1])!r}]\n"
         "from kit.config_example import raw_config\n"
-        "from palimpsest.config import config_or_exit\n"
+        "from palimpsest.pipeline.targets import config_or_exit\n"
         "CFG = config_or_exit(raw_config(), sys.argv, workflow.configfiles)\n"
         'rule all:\n    output: "results/{model}/{method}/eval.json"\n    shell: "touch {output}"\n'
     )

@@ -6,13 +6,11 @@ from pathlib import Path
 from statistics import median
 
 from palimpsest.metrics.cost import read_benchmark
-from palimpsest.plan.jobs import Job
+from palimpsest.pipeline.plan.jobs import Job
+from palimpsest.pipeline.stages import STAGES
 
 STARTING = 8.0
 """Seconds to import torch and transformers and to load a small model."""
-
-LIGHT = {"download_model": 60.0, "download_data": 5.0, "score": 5.0, "report": 15.0}
-"""Seconds of rules that load no model, where nothing was measured yet."""
 
 DOWNLOAD = 50e6
 """Bytes a second (an assumption)."""
@@ -26,14 +24,7 @@ GPU_RATE = 50e12
 
 def benchmark_of(job: Job, folder: Path = Path("benchmarks")) -> Path:
     """Where Snakemake records a job's costs."""
-    w = job.wildcards
-    parts = [w[k] for k in ("model", "base", "dataset", "method") if k in w]
-    name = ".".join([*parts, *([f"seed-{w['seed']}"] if "seed" in w else [])])
-    if job.rule == "report":
-        return folder / f"{Path(job.outputs[0]).stem}.jsonl"
-    if job.rule in ("original", "untaught", "retrain"):
-        name = w["model"]
-    return folder / job.rule / f"{name}.jsonl"
+    return folder / f"{STAGES[job.rule].place().format(**job.wildcards)}.jsonl"
 
 
 def measured(job: Job) -> float | None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from palimpsest.config.schema import Config
-from palimpsest.plan.estimate import Line, Plan
-from palimpsest.plan.needs import heavy
+from palimpsest.pipeline.plan.estimate import Line, Plan
+from palimpsest.pipeline.stages import STAGES
 
 HEAD = ("stage", "of", "device", "RAM", "disk", "time", "state")
 
@@ -41,7 +41,8 @@ def duration(seconds: float) -> str:
 def _group(line: Line) -> tuple[str, ...]:
     """Lines of one key are shown as one: stages without a model, by their rule and state."""
     job = line.job
-    if heavy(job.rule) or job.rule in ("download_model", "merge"):
+    stage = STAGES[job.rule]
+    if stage.needs or stage.writes_model:
         return (job.rule, *job.wildcards.values())
     return (job.rule, "cached" if job.cached else "runs")
 
@@ -66,7 +67,8 @@ def _subject(lines: Sequence[Line]) -> str:
     w = lines[0].job.wildcards
     if len(lines) > 1:
         return f"{len(lines)} jobs"
-    name = "/".join(w[key] for key in ("model", "base", "dataset", "method") if key in w)
+    keys = ("model", "base", "dataset", "part", "method")
+    name = "/".join(w[key] for key in keys if key in w)
     return f"{name} seed {w['seed']}" if w.get("seed", "0") != "0" else name
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from palimpsest.config.schema import SUBJECT_FOLDERS
 from palimpsest.errors import UserError, one_line, one_screen
 
-SHARED = ("subject", "reference", "localization")
-"""Folders of a subject that its methods share."""
+RUN = re.compile(r"(?P<method>[^/]+)/seed-(?P<seed>\d+)(/(attacks|tune)/[^/]+)*")
+"""The part of a path that names a model: a seed of a method, or something made of it."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Job:
         rule: its rule.
         outputs: the files that it declares.
         state: ``cached``, or why it would run: ``missing``, ``params changed``, ...
-        wildcards: those of `base`, `dataset`, `model`, `method` and `seed` that its paths hold.
+        wildcards: those that its paths hold.
     """
 
     rule: str
@@ -86,10 +88,15 @@ def wildcards_of(path: str) -> dict[str, str]:
             return {"dataset": dataset}
         case ["resources", "tokens", base, dataset, *_]:
             return {"base": base, "dataset": dataset}
-        case ["results", model, folder, *_] if folder in SHARED:
+        case ["results", model, "reference", dataset, kind, *_]:
+            part, _, kind = kind.rpartition(".")
+            return {"model": model, "dataset": dataset, "part": part, "kind": kind}
+        case ["results", page] if page.endswith(".html"):
+            return {"page": page.removesuffix(".html")}
+        case ["results", model, folder, *_] if folder in SUBJECT_FOLDERS:
             return {"model": model}
-        case ["results", model, method, seed, *_] if seed.startswith("seed-"):
-            return {"model": model, "method": method, "seed": seed.removeprefix("seed-")}
+        case ["results", model, *rest] if found := RUN.match("/".join(rest)):
+            return {"model": model, "run": found[0], **found.groupdict()}
         case ["results", model, method, _]:
             return {"model": model, "method": method}
     return {}
