@@ -4,6 +4,7 @@ import functools
 import re
 
 from palimpsest.environment import use_this_environment
+from palimpsest.judges import load_judge
 from palimpsest.pipeline import results
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
@@ -14,6 +15,8 @@ use_this_environment()
 # SLURM sends SIGTERM to every process of a job. The program saves a checkpoint then; the shell and
 # tee around it must stay until it has, or the job counts as ended and the rest of it is killed.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
+
+JUDGE = load_judge(CFG.score.harm_judge).Settings
 
 
 def one_of(names):

@@ -15,7 +15,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, first_values, run
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Kind
 from palimpsest.settings.training import Training
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """Where the rows of a training come from."""
 
-    def rows(self, name: str, reference: bool) -> list[Row]:
-        """Rows of the set `name`; with `reference` each has the subject's final states."""
+    def rows(self, name: str, reference: Kind | None) -> list[Row]:
+        """Rows of the set `name`, each with what the subject computes on it, if that is needed."""
 
     def examples(self, stream: str) -> list[Row]:
         """Rows of a stream that were made before training (`Draw.examples`), without states."""
@@ -38,7 +38,7 @@ class Sets:
 
     sets: Mapping[str, Sequence[Row]]
 
-    def rows(self, name: str, reference: bool) -> list[Row]:
+    def rows(self, name: str, reference: Kind | None) -> list[Row]:
         """Rows of a set."""
         return list(self.sets[name])
 
@@ -59,7 +59,7 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
         UserError: a set is missing or empty, or smaller than a step; no stream is left.
     """
 
-    def read(sets: Sequence[str], reference: bool) -> list[Row]:
+    def read(sets: Sequence[str], reference: Kind | None) -> list[Row]:
         return [row for name in sets for row in source.rows(name, reference)]
 
     def made(stream: str, draw: Draw) -> list[Row]:
@@ -67,17 +67,24 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
         if not draw.reference:
             return rows
         # Rows to be forgotten, the first set of a mixture, are compared with nothing.
-        states = {row.id: row.reference for row in read(draw.sets[1:], reference=True)}
-        return [replace(row, reference=states.get(row.id)) for row in rows]
+        compared = {row.id: row for row in read(draw.compared, draw.reference)}
+        return [with_reference_of(row, compared.get(row.id)) for row in rows]
 
     parts = {
         name: made(name, draw) if draw.examples else read(draw.sets, draw.reference)
         for name, draw in draws.items()
         if not draw.answers_of
     }
-    pools = {n: read(d.answers_of, reference=False) for n, d in draws.items() if d.answers_of}
+    pools = {n: read(d.answers_of, None) for n, d in draws.items() if d.answers_of}
     sizes = {name: draw.rows for name, draw in draws.items()}
     return Streams(sizes, parts, seed, pools)
+
+
+def with_reference_of(row: Row, other: Row | None) -> Row:
+    """`row` with what the subject computes on `other`, the same row as it was read."""
+    if other is None:
+        return row
+    return replace(row, reference=other.reference, reference_costs=other.reference_costs)
 
 
 def body_of(network: nn.Module, first_trained: int, training: Training) -> Body:
@@ -121,6 +128,7 @@ def job_of(
         checkpoint_seconds=objective.training.checkpoint_seconds,
         reads=objective.reads(),
         finished=objective.finished,
+        forgets=frozenset(name for name, draw in objective.draws().items() if draw.forgets),
     )
     tensors = _prepared(objective, job) if fixed is None else dict(fixed)
     return replace(job, loss=lambda step: objective.loss(step, tensors), fixed=tensors)

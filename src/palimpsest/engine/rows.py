@@ -27,6 +27,8 @@ class Row:
         ids: token ids of prompt and response, int64 [length].
         prompt_length: the first so many ids are prompt; the rest are the targets.
         reference: the subject's final hidden states at every token, [length, width], or None.
+        reference_costs: the subject's -log p of every target, fp32 [length - prompt_length], or
+            None.
         labels: what shall be predicted in place of the response, int64 [length - prompt_length].
         sign: in a mixture -1 for a row that is to be forgotten, +1 for another.
     """
@@ -37,6 +39,7 @@ class Row:
     reference: Tensor | None = None
     labels: Tensor | None = None
     sign: int = 1
+    reference_costs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

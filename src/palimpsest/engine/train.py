@@ -60,6 +60,7 @@ class Job:
         reads: hidden states that the objective reads.
         finished: why training ends before the last step, or None; asked after every step.
         fixed: tensors that `loss` reads and that training does not change.
+        forgets: streams whose rows are to be unlearned: their cost may rise without end.
     """
 
     label: str
@@ -75,6 +76,7 @@ class Job:
     reads: Reads = FINAL
     finished: Callable[[Mapping[str, Stream]], str | None] | None = None
     fixed: dict[str, Tensor] = field(default_factory=dict)
+    forgets: frozenset[str] = frozenset()
 
 
 def train(job: Job) -> Path:
@@ -278,7 +280,8 @@ def _step(
     values = {name: term.item() for name, term in terms.items()}
     # Objectives of inner states count squares, in no common unit: those need only be finite.
     _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
-    _check_learning(streams, values, step, math.log(job.body.vocabulary), first_costs)
+    learned = {name: stream for name, stream in streams.items() if name not in job.forgets}
+    _check_learning(learned, values, step, math.log(job.body.vocabulary), first_costs)
     torch.stack(list(terms.values())).sum().backward()
     ranks.sum_gradients(job.weights.values())
     norm = torch.nn.utils.clip_grad_norm_(

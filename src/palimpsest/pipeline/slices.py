@@ -14,17 +14,10 @@ from typing import Any
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.atomic import sha256_of
 from palimpsest.settings.draw import Draw
-from palimpsest.settings.training import Training
+from palimpsest.settings.types import tracked
 
 RESOURCES = Path("resources")
 """Where ``resource:`` sources live."""
-
-UNTRACKED = ("checkpoint_seconds", "gradient_checkpointing")
-"""How often a checkpoint is saved, and whether activations are recomputed, changes no result.
-
-`compile` is not one of them: compiled code rounds elsewhere, in bfloat16 far less often. That is
-another arithmetic on the same machine, and no checkpoint may go on in it.
-"""
 
 
 def base_of(cfg: Config, model: str) -> Base:
@@ -57,17 +50,6 @@ def file_hash(path: Path) -> str:
         return "missing"
 
 
-def tracked(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings without those of ``training`` that change no result."""
-    training = {k: v for k, v in settings["training"].items() if k not in UNTRACKED}
-    return settings | {"training": training}
-
-
-def untracked(training: Training) -> dict[str, Any]:
-    """The settings of ``training`` that change no result."""
-    return training.model_dump(include=set(UNTRACKED))
-
-
 def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
     """What the streams of a method read."""
     return list(cfg.method(method, model).draws().values())
@@ -83,7 +65,7 @@ def sets_of(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | N
 def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     """What a method's training depends on."""
     settings = cfg.method(method, model)
-    keys = tracked(settings.model_dump())
+    keys = tracked(settings)
     for key in ("scale", "seeds", "models", "title"):
         keys.pop(key, None)
     if settings.start != "fresh":

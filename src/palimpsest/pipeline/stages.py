@@ -7,16 +7,18 @@ reports and the SLURM profile read this page.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from palimpsest.config.judges import FORBIDDEN, JUDGES_FREE
 from palimpsest.config.schema import Config
+from palimpsest.judges import FORBIDDEN
 from palimpsest.pipeline import options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Model
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.types import Section, tracked, untracked
 
 __all__ = ["STAGES"]
 
@@ -109,7 +111,7 @@ class Pretrain(Stage):
         pretraining = slices.scenario_of(cfg, w.model).pretrain
         taught = None
         if pretraining is not None:
-            taught = slices.tracked(pretraining.model_dump()) | {"data": cls.reads(cfg, w)}
+            taught = tracked(pretraining) | {"data": cls.reads(cfg, w)}
         base = slices.base_of(cfg, w.model)
         return {"base": cfg.models[w.model].base, **slices.load(base), "pretrain": taught}
 
@@ -123,7 +125,7 @@ class Pretrain(Stage):
         pretraining = slices.scenario_of(cfg, w.model).pretrain
         if pretraining is None:
             return {}
-        return slices.untracked(pretraining.training) | slices.device_settings(cfg, w.model)
+        return untracked(pretraining.training) | slices.device_settings(cfg, w.model)
 
 
 @declared
@@ -310,7 +312,7 @@ class Training(Stage):
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         training = cfg.method(w.method, w.model).training
-        return slices.untracked(training) | slices.device_settings(cfg, w.model)
+        return untracked(training) | slices.device_settings(cfg, w.model)
 
 
 @declared
@@ -496,7 +498,7 @@ class Judge(Stage):
         scenario = slices.scenario_of(cfg, w.model)
         return {
             "judge": cfg.score.harm_judge,
-            "settings": _judge(cfg, exclude=set(JUDGES_FREE)),
+            "settings": _judge(cfg, tracked),
             "parts": _forbidden(cfg, w.model),
             "answers": scenario.evaluate.answers,
             "sampled": cfg.measure.sampling.seeds,
@@ -509,7 +511,7 @@ class Judge(Stage):
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return _judge(cfg, include=set(JUDGES_FREE))
+        return _judge(cfg, untracked)
 
 
 @declared
@@ -622,9 +624,9 @@ def batch_sizes(cfg: Config) -> dict[str, Any]:
     }
 
 
-def _judge(cfg: Config, **which: set[str]) -> dict[str, Any]:
+def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
     settings = getattr(cfg.judges, cfg.score.harm_judge, None)
-    return {} if settings is None else settings.model_dump(**which)
+    return {} if settings is None else which(settings)
 
 
 def _forbidden(cfg: Config, model: str) -> dict[str, str]:

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from palimpsest.settings.types import Count, Index, NonNegative, Pattern, Positive, Section
+from palimpsest.settings.types import (
+    UNTRACKED,
+    Count,
+    Index,
+    NonNegative,
+    Pattern,
+    Positive,
+    Section,
+)
 
 
 class Lora(Section):
@@ -53,9 +61,10 @@ class Training(Section):
     """start weights: regular expressions for names of the base's tensors, matched in full."""
     optimizer: Optimizer
     """Optimiser and schedule."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, UNTRACKED] = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
+    # Tracked: compiled code rounds elsewhere, and no checkpoint may go on in other arithmetic.
     compile: bool = False
     """Run the blocks through torch.compile: slower to start, same result but for its roundings."""
-    checkpoint_seconds: NonNegative = 60.0
+    checkpoint_seconds: Annotated[NonNegative, UNTRACKED] = 60.0
     """Save a resumable checkpoint after this many seconds (never changes the result)."""

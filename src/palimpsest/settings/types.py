@@ -184,3 +184,33 @@ TaskName = Annotated[str, AfterValidator(_task), _format("task")]
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
 """A regular expression."""
+
+
+class Untracked:
+    """Marks a key that changes how a stage runs and never what it computes."""
+
+
+UNTRACKED = Untracked()
+"""``batch_rows: Annotated[Count, UNTRACKED]``: an edit of this key runs nothing again."""
+
+
+def untracked(section: Section) -> dict[str, Any]:
+    """The values of a section's untracked keys; those of the sections in it are nested."""
+    return _divided(section)[1]
+
+
+def tracked(section: Section) -> dict[str, Any]:
+    """All other values of a section: what a result depends on."""
+    return _divided(section)[0]
+
+
+def _divided(section: Section) -> tuple[dict[str, Any], dict[str, Any]]:
+    values = section.model_dump()
+    rest: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        if UNTRACKED in field.metadata:
+            rest[name] = values.pop(name)
+        elif isinstance(inner := getattr(section, name), Section):
+            values[name], inner_rest = _divided(inner)
+            rest |= {name: inner_rest} if inner_rest else {}
+    return values, rest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import adapter
 from palimpsest.data.build import build
 from palimpsest.io.atomic import atomic_folder, sha256_of
 from palimpsest.io.manifest import write_manifest
@@ -32,7 +32,8 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
         UserError: the source cannot be fetched, or its rows are at fault.
     """
     output, resources = job.out, job.resources
-    dataset = Dataset(**{k: v for k, v in job.config.items() if k in Dataset.model_fields})
+    settings = adapter(job.config["adapter"]).Settings
+    dataset = settings(**{k: v for k, v in job.config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
     built = build(output.name, dataset, fetched.files, facts)

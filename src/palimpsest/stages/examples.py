@@ -24,6 +24,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.lora import attach_subject
 from palimpsest.objectives.catalog import objective
+from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw
 from palimpsest.stages.common import dataset_and_part, part_of
 
@@ -41,29 +42,13 @@ SCHEMA = pa.schema(
 BATCH_ROWS = 16
 
 
-def examples(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path | None,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
+def examples(job: Examples) -> None:
     """Write the examples of every stream that needs some, and their manifest.
-
-    Args:
-        config: the stage's slice: settings of the method, sets, seed.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``, needed for adversarial labels.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/<method>/seed-<seed>/examples``.
-        label: what progress lines call it.
-        threads: CPU threads.
 
     Raises:
         UserError: an input is missing or altered, or the scenario lacks a set.
     """
+    config, base, out = job.config, job.base, job.out
     method = objective(config["settings"])
     counts = {}
     for name, draw in method.draws().items():
@@ -71,10 +56,10 @@ def examples(
             continue
         rows = rows_of(
             draw,
-            [_read(config, ref, tokens) for ref in draw.sets],
+            [_read(config, ref, job.tokens) for ref in draw.sets],
             config["seed"],
             lambda: ordinary_tokens(load_tokenizer(base, config["trust_remote_code"])),
-            lambda rows: adversarial_labels(config, base, subject, rows, label, threads),
+            lambda rows: adversarial_labels(job, rows),
         )
         counts[name] = len(rows)
         write_table(out / f"{name}.parquet", _table(rows), labels=draw.labels, signs=draw.signs)
@@ -155,22 +140,14 @@ def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Ro
     ]
 
 
-def adversarial_labels(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path | None,
-    rows: Sequence[Row],
-    label: str,
-    threads: int | None,
-) -> list[Row]:
+def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:
     """Each answer token's label is what the subject finds likeliest of all others at that place."""
-    assert subject is not None
-    device = set_up(threads)
-    model = attach_subject(
-        load_base(base, config["dtype"], device, config["trust_remote_code"]), subject
-    )
-    special = torch.tensor(load_tokenizer(base, config["trust_remote_code"]).all_special_ids)
-    return best_wrong_guesses(Body(model), rows, special.to(device), label)
+    assert job.subject is not None
+    base, trusts = job.base, job.config["trust_remote_code"]
+    device = set_up(job.threads)
+    model = attach_subject(load_base(base, job.config["dtype"], device, trusts), job.subject)
+    special = torch.tensor(load_tokenizer(base, trusts).all_special_ids)
+    return best_wrong_guesses(Body(model), rows, special.to(device), job.label)
 
 
 @torch.no_grad()

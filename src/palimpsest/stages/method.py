@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -18,9 +17,9 @@ from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME
 from palimpsest.model.trainable import Trainable, make_trainable
-from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import objective
-from palimpsest.settings.draw import Draw
+from palimpsest.pipeline.stages import Training, Unlearn
+from palimpsest.settings.draw import Draw, Kind
 from palimpsest.settings.merge import deep_merge
 from palimpsest.stages.common import (
     dataset_and_part,
@@ -30,28 +29,7 @@ from palimpsest.stages.common import (
     side_folder,
 )
 from palimpsest.stages.examples import read_examples
-from palimpsest.stages.reference import with_reference
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Where a method reads from.
-
-    Attributes:
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``.
-        tokens: ``resources/tokens/<base>``.
-        reference: ``results/<model>/reference``; None if no term compares with the subject.
-        examples: ``.../seed-<seed>/examples``; None if no stream is labelled or mixed.
-        region: ``.../seed-<seed>/region.json``; None if nothing restricts what is trained.
-    """
-
-    base: Path
-    subject: Path
-    tokens: Path
-    reference: Path | None = None
-    examples: Path | None = None
-    region: Path | None = None
+from palimpsest.stages.reference import manifest_of, with_reference
 
 
 @dataclass(frozen=True)
@@ -59,35 +37,34 @@ class Files:
     """The rows of a method in files: a `palimpsest.engine.assemble.Source`.
 
     Attributes:
-        inputs: where they are.
-        sets: names of the scenario's sets -> ``dataset/part``, or None where it has none.
+        job: where they are; ``sets`` of its config has ``dataset/part`` of the scenario's sets.
         end_token: the end-of-text token after a response is a target too.
     """
 
-    inputs: Inputs
-    sets: Mapping[str, str | None]
+    job: Training
     end_token: bool
 
-    def rows(self, name: str, reference: bool) -> list[Row]:
+    def rows(self, name: str, reference: Kind | None) -> list[Row]:
         """Rows of a set.
 
         Raises:
             UserError: the scenario has no such set, or a file is missing or altered.
         """
-        ref = part_of(self.sets, name)
+        ref = part_of(self.job.config["sets"], name)
         dataset, part = dataset_and_part(ref)
-        rows = read_rows(self.inputs.tokens / dataset, part, self.end_token)
-        if not reference:
+        rows = read_rows(self.job.tokens / dataset, part, self.end_token)
+        if reference is None:
             return rows
-        if self.inputs.reference is None:
+        if self.job.reference is None:
             raise ValueError("a term compares with the subject, but no reference was given")
-        return with_reference(rows, self.inputs.reference, ref)
+        return with_reference(rows, self.job.reference, ref, reference)
 
     def examples(self, stream: str) -> list[Row]:
         """Labelled or mixed rows of a stream."""
-        if self.inputs.examples is None:
+        examples = examples_of(self.job)
+        if examples is None:
             raise ValueError(f"stream {stream} needs examples")
-        return read_examples(self.inputs.examples, stream)
+        return read_examples(examples, stream)
 
 
 @dataclass(frozen=True)
@@ -105,58 +82,47 @@ class Trained:
     fixed: dict[str, Tensor]
 
 
-def objective_of(config: Mapping[str, Any], free: Mapping[str, Any]) -> Objective:
-    """The configured method of a stage's slice; `free` are settings that change no result."""
-    return objective(deep_merge(config["settings"], {"training": free}))
+def examples_of(job: Training) -> Path | None:
+    """Folder of the labelled or mixed rows, if the job has some."""
+    return job.examples if isinstance(job, Unlearn) else None
 
 
-def train_method(
-    method: Objective,
-    config: dict[str, Any],
-    inputs: Inputs,
-    region: Sequence[str] | None,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> Trained:
+def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     """Train the subject with a method.
 
     Args:
-        method: the configured method.
-        config: the stage's slice: the base's type, sets, seed, and the identity of the run.
-        inputs: where to read from.
+        job: acquisition or unlearning.
         region: names of the subject's tensors that may change, None: all.
-        out: folder of the result; checkpoints go beside it.
-        label: what progress lines call it.
-        threads: CPU threads.
 
     Raises:
         UserError: an input is missing or altered, a set is empty, or training diverged.
     """
-    device, seed = set_up(threads), config["seed"]
-    base = load_to_train(config, inputs.base, device)
-    trainable = make_trainable(base, inputs.subject, method.start, method.training, seed, region)
+    config = job.config
+    method = objective(deep_merge(config["settings"], {"training": job.untracked}))
+    device, seed = set_up(job.threads), config["seed"]
+    base = load_to_train(config, job.base, device)
+    trainable = make_trainable(base, job.subject, method.start, method.training, seed, region)
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
     draws = method.draws()
     _refuse_trained_head(trainable, body, draws)
-    job = job_of(
+    training = job_of(
         method,
-        streams_of(draws, Files(inputs, config["sets"], method.end_token), seed),
+        streams_of(draws, Files(job, method.end_token), seed),
         body,
         trainable.weights,
-        label=label,
-        folder=side_folder(out),
-        fingerprint=run_fingerprint(config, _manifests(config, inputs), body),
+        label=job.label,
+        folder=side_folder(job.out),
+        fingerprint=run_fingerprint(config, _manifests(job, draws), body),
     )
-    return Trained(trainable, train(job), job.fixed)
+    return Trained(trainable, train(training), training.fixed)
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:
-    # The reference is hidden states: its logits follow from the head only while that is frozen.
+    # Logits follow from states only while the head is as it was; costs do not need it.
     head = {id(p) for p in body.head.parameters() if p.requires_grad}
     if head & {id(w) for w in trainable.weights.values()} and any(
-        draw.reference for draw in draws.values()
+        draw.reference == "states" for draw in draws.values()
     ):
         raise UserError(
             "training.parameters matches the language-model head (perhaps as the tied "
@@ -165,9 +131,16 @@ def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, D
         )
 
 
-def _manifests(config: dict[str, Any], inputs: Inputs) -> list[Path]:
-    found = [inputs.base / NAME, inputs.subject / NAME]
-    found += [folder / NAME for folder in (inputs.reference, inputs.examples) if folder]
-    found += [inputs.region] if inputs.region else []
-    refs = [ref for ref in config["sets"].values() if ref]
-    return found + [inputs.tokens / dataset_and_part(ref)[0] / NAME for ref in refs]
+def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
+    sets = job.config["sets"]
+    files = [job.base / NAME, job.subject / NAME]
+    compared = {(sets[name], d.reference) for d in draws.values() for name in d.compared}
+    files += [
+        manifest_of(job.reference, ref, kind)
+        for ref, kind in sorted(compared)
+        if job.reference and ref and kind
+    ]
+    if isinstance(job, Unlearn):
+        files += [job.examples / NAME] if job.examples else []
+        files += [job.region] if job.region else []
+    return files + [job.tokens / dataset_and_part(ref)[0] / NAME for ref in sets.values() if ref]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
 from palimpsest.config.schema import Pretraining
 from palimpsest.engine.assemble import Sets, body_of, job_of, streams_of
@@ -14,10 +12,10 @@ from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME, write_manifest
-from palimpsest.model.adapter import read_adapter, updates_of
-from palimpsest.model.description import write_model
+from palimpsest.model.adapter import updates_of
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.teaching import Teaching
+from palimpsest.pipeline.stages import Pretrain
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import Rows
 from palimpsest.stages.common import (
@@ -27,34 +25,24 @@ from palimpsest.stages.common import (
     run_fingerprint,
     side_folder,
 )
-from palimpsest.stages.negate import carry
 
 
-def pretrain(
-    config: dict[str, Any],
-    free: dict[str, Any],
-    base: Path,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
+def pretrain(job: Pretrain) -> None:
     """Teach the base model the scenario's rows and write the adapter ``subject``.
 
-    Args:
-        config: the stage's slice; ``pretrain`` null makes the bare base the subject.
-        free: settings of ``training`` that change no result.
-        base: ``resources/models/<base>``.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/subject``.
-        label: what progress lines call it.
-        threads: CPU threads.
+    ``pretrain`` of the job's config is null where nothing is taught: the bare base is the subject.
+
+    Raises:
+        UserError: an input is missing or altered, training diverged, or nothing is to be kept.
     """
+    config, base, tokens, out = job.config, job.base, job.tokens, job.out
     if config["pretrain"] is None:
         write_manifest(out, [], adapter=False)
         return
-    settings = Pretraining(**deep_merge(config["pretrain"], {"training": free}))
-    device = set_up(threads)
+    if not config["pretrain"]["data"]:
+        raise UserError("no part of pretrain.data is to be kept: there is nothing to train on")
+    settings = Pretraining(**deep_merge(config["pretrain"], {"training": job.untracked}))
+    device = set_up(job.threads)
     model = load_to_train(config, base, device)
     model, weights = add_trainable(model, settings.training.lora, "subject", settings.seed)
     shard(model.get_base_model(), device)
@@ -67,49 +55,14 @@ def pretrain(
         training=settings.training,
     )
     inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
-    job = job_of(
+    training = job_of(
         teaching,
         streams_of(teaching.draws(), Sets({"taught": rows}), settings.seed),
         body,
         weights,
-        label=label,
+        label=job.label,
         folder=side_folder(out),
         fingerprint=run_fingerprint(config, inputs, body),
     )
-    log = train(job)
+    log = train(training)
     finish(out, log, updates_of(model, "subject"), base, adapter=True)
-
-
-def retrain(
-    config: dict[str, Any],
-    free: dict[str, Any],
-    base: Path,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
-    """Pretrain the base on what is to be kept, and describe the result like every other model.
-
-    Args:
-        config: the stage's slice; ``pretrain.data`` has the kept parts alone.
-        free: settings of ``training`` that change no result.
-        base: ``resources/models/<base>``.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/retrained/seed-0/model``.
-        label: what progress lines call it.
-        threads: CPU threads.
-
-    Raises:
-        UserError: the scenario teaches nothing, or nothing that is to be kept.
-    """
-    if config["pretrain"] is None:
-        raise UserError(
-            "retrained: the scenario has no pretrain, so there is no model that never learned "
-            "what is to be forgotten; compare with 'original'"
-        )
-    if not config["pretrain"]["data"]:
-        raise UserError("retrained: no part of pretrain.data is to be kept")
-    adapter = out.with_name("adapter")
-    pretrain(config, free, base, tokens, adapter, label, threads)
-    write_model(out, base, read_adapter(adapter), **carry(adapter, out))
