@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from kit import methods
 from kit import models as tiny
 from kit.by_hand import RELABELLED, A, logits, near, stream, terms
 from palimpsest.engine.head import second_best
+from palimpsest.pipeline.stages import Examples
 from palimpsest.stages.examples import adversarial_labels
-from palimpsest.stages.method import Inputs
 from reference import knowundo
 
 
@@ -27,10 +29,14 @@ def test_the_best_wrong_guess_is_aligned_with_the_token_it_replaces() -> None:
     assert excluded.tolist() == [0, 0]
 
 
-def test_adversarial_labels_stand_where_the_model_predicts_them(inputs: Inputs) -> None:
+def test_adversarial_labels_stand_where_the_model_predicts_them(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """B3; KnowUnDo 7 (5). The released label of a token is a guess at the next one."""
     rows = list(methods.SETS["forget"])
-    made = adversarial_labels(methods.LOAD, inputs.base, inputs.subject, rows, "labels", 1)
+    made = adversarial_labels(
+        Examples(config=methods.LOAD, **inputs, out=tmp_path, threads=1), rows
+    )
     model = tiny.llama(torch.float32)
     late = 0
     for row, labelled in zip(rows, made, strict=True):

@@ -14,7 +14,8 @@ from torch import Tensor
 from kit import models as tiny
 from kit.methods import assert_same_gradients
 from palimpsest.config.schema import Template
-from palimpsest.data.records import Record, phrase, to_table
+from palimpsest.data.records import Record
+from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join

@@ -21,7 +21,8 @@ from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
-from palimpsest.stages.method import Inputs
+from palimpsest.pipeline.stages import Unlearn
+from palimpsest.stages.reference import FILE, folder_of
 from palimpsest.stages.unlearn import VECTORS, unlearn
 
 
@@ -89,7 +90,7 @@ def block_outputs(model: Any, row: Row) -> list[Tensor]:
     return outputs
 
 
-def unlearned(inputs: Inputs, out: Path, key: str, seed: int = 0, **over: Any) -> Path:
+def unlearned(inputs: dict[str, Path], out: Path, key: str, seed: int = 0, **over: Any) -> Path:
     given = methods.method(key, **over).model_dump(exclude={"seeds", "models", "title"})
     config = {
         **methods.LOAD,
@@ -98,13 +99,13 @@ def unlearned(inputs: Inputs, out: Path, key: str, seed: int = 0, **over: Any) -
         "sets": {"forget": "set/forget", "retain": "set/retain"},
     }
     free = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
-    unlearn(config, free, inputs, out, key, 1)
+    unlearn(Unlearn(config=config, untracked=free, **inputs, out=out, label=key, threads=1))
     return out
 
 
 @pytest.mark.parametrize("key", methods.ON_WEIGHTS)
 def test_one_seed_gives_one_delta_file_and_another_seed_another(
-    key: str, inputs: Inputs, tmp_path: Path
+    key: str, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """Analysis360 7 (10); #5: the released seed changes nothing."""
     outs = [unlearned(inputs, tmp_path / str(i), key, seed) for i, seed in enumerate((3, 3, 4))]
@@ -125,14 +126,14 @@ def test_one_seed_gives_one_delta_file_and_another_seed_another(
 @pytest.mark.parametrize("key", ["max_entropy", "rmu"])
 @pytest.mark.parametrize("start", ["weights", "fresh"])
 def test_what_was_trained_loads_with_an_adapter_too(
-    key: str, start: str, inputs: Inputs, tmp_path: Path
+    key: str, start: str, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """#27: the released LoRA run ends in an AttributeError once it has trained."""
     training = {"optimizer": {"learning_rate": 1e-2}}
     if start == "weights":
         training["parameters"] = [methods.DOWN]  # type: ignore[assignment]
     out = unlearned(inputs, tmp_path / "model", key, start=start, training=training)
-    model = load_model(out, inputs.base, "float32", torch.device("cpu"))
+    model = load_model(out, inputs["base"], "float32", torch.device("cpu"))
     ids = methods.SETS["forget"][0].ids[None]
     with torch.no_grad():
         moved = (model(ids).logits - tiny.llama(torch.float32)(ids).logits).abs().max()
@@ -140,19 +141,21 @@ def test_what_was_trained_loads_with_an_adapter_too(
 
 
 def test_a_head_that_is_trained_and_compared_is_refused_before_training(
-    inputs: Inputs, tmp_path: Path
+    inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     training = {**methods.RATE, "parameters": [r"model\.embed_tokens\.weight"]}
-    reference = tmp_path / "reference"
-    reference.mkdir()
+    reference = folder_of(tmp_path / "reference", "set/retain", "states")
+    reference.mkdir(parents=True)
     states = {row.id: torch.zeros(len(row), tiny.WIDTH) for row in methods.SETS["retain"]}
-    save_file(states, reference / "set.retain.safetensors")
-    write_manifest(reference, ["set.retain.safetensors"])
-    given = Inputs(inputs.base, inputs.subject, inputs.tokens, reference)
+    save_file(states, reference / FILE)
+    write_manifest(reference, [FILE])
+    compared = {**inputs, "reference": tmp_path / "reference"}
     with pytest.raises(UserError, match="matches the language-model head"):
-        unlearned(given, tmp_path / "m", "max_entropy", retain_term="kl", training=training)
+        unlearned(compared, tmp_path / "m", "max_entropy", retain_term="kl", training=training)
 
 
-def test_a_retain_set_smaller_than_a_batch_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_retain_set_smaller_than_a_batch_is_refused(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="a step draws 5 rows of the retain set, which has 4"):
         unlearned(inputs, tmp_path / "m", "min_posterior", rows={"forget": 2, "retain": 5})
