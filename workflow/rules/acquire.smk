@@ -35,7 +35,7 @@ rule acquire:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --reference {params.reference:q} \
+            --reference "{params.reference}" \
             --out {output.manifest:q} \
             --label "acquire {wildcards.model}/{wildcards.method} seed {wildcards.seed}" \
             --threads {threads} \

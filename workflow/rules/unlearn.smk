@@ -35,7 +35,7 @@ rule unlearn:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --reference {params.reference:q} \
+            --reference "{params.reference}" \
             --examples "{input.examples}" \
             --region "{input.region}" \
             --out {output.model:q} \

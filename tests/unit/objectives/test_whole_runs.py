@@ -15,8 +15,9 @@ from kit import methods
 from kit import models as tiny
 from kit.methods import ALGORITHMS, SETS
 from palimpsest.engine.rows import Row
-from palimpsest.engine.train import LOG, train
+from palimpsest.engine.train import train
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.description import MODEL
@@ -114,7 +115,7 @@ def test_one_seed_gives_one_delta_file_and_another_seed_another(
     files = {
         "delta.safetensors",
         MODEL,
-        LOG,
+        TRAINING_LOG,
         *([VECTORS] if methods.bench(key).job.fixed else []),
     }
     assert {p.name for p in outs[0].iterdir()} == files
