@@ -23,7 +23,8 @@ from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
 from palimpsest.judges import classifier as classifier_judge
 from palimpsest.judges import endpoint as endpoint_judge
-from palimpsest.metrics.answered import asked
+from palimpsest.metrics.asked import asked
+from palimpsest.pipeline.stages import Judge
 from palimpsest.stages.judge import judge
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,16 @@ def judged(
     folder = workspace.seed(0)
     config = {"version": 1, "judge": name, "settings": settings, "answers": count, **ASKED}
     generations, out = folder / "generations.parquet", folder / "judged.parquet"
-    judge(config, {}, generations, workspace.datasets, out, "judge", 1)
+    judge(
+        Judge(
+            config=config,
+            generations=generations,
+            datasets=workspace.datasets,
+            out=out,
+            label="judge",
+            threads=1,
+        )
+    )
     table, facts = read_table(out)
     assert facts == {"judge": name}
     return table.to_pylist()

@@ -23,6 +23,7 @@ from palimpsest.engine.rows import Row, shares
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.settings.draw import Reads
 from palimpsest.settings.training import Optimizer
 
@@ -38,8 +39,6 @@ they cost at first (random labels are dear to a subject that is sure of the true
 
 GROWN = 100.0
 """Nor is a weight tensor beyond this root mean square (that of a language model is below 1)."""
-
-LOG = "train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def train(job: Job) -> Path:
             job.body.keep(rows)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
-    checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / LOG)
+    checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
     with ranks.main_first():  # it removes a checkpoint that does not fit
         done = checkpoint.load(job.weights, optimizer)
     steps = _steps(job, optimizer, done, untrained)
@@ -112,7 +111,7 @@ def train(job: Job) -> Path:
         for _ in steps:
             pass
         ranks.leave()
-    log = StepLog(job.folder / LOG, done)
+    log = StepLog(job.folder / TRAINING_LOG, done)
     progress = Progress(job.label, job.steps, done=done)
     saved_at = time.monotonic()
     with _stop_requested() as stop, contextlib.closing(log):
@@ -135,7 +134,7 @@ def train(job: Job) -> Path:
             began = time.monotonic()
     average(optimizer)
     ranks.leave()
-    return job.folder / LOG
+    return job.folder / TRAINING_LOG
 
 
 def schedule(settings: Optimizer, step: int, steps: int) -> float:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import WEIGHTS, Update, read_adapter
+from palimpsest.model.adapter import Update, read_adapter
 from palimpsest.settings.training import Lora
 
 # PEFT 0.21 asks transformers 5 for an attribute by its old name.
@@ -26,12 +27,12 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
     Returns:
         The PEFT model, or `model` itself when the subject is the bare base.
     """
-    if WEIGHTS not in read_manifest(folder)["files"]:
+    if ADAPTER_WEIGHTS not in read_manifest(folder)["files"]:
         return model
     return attach(model, folder, "subject")
 
 
-def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.json") -> Any:
+def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) -> Any:
     """Attach the adapter in `folder` under `name`, frozen and active beside those there are."""
     read_adapter(folder, manifest)  # verifies the files
     config = peft.LoraConfig.from_pretrained(str(folder))
@@ -40,11 +41,12 @@ def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.
     else:
         model = peft.get_peft_model(model, config, adapter_name=name)
     found: Any = peft.set_peft_model_state_dict(
-        model, load_file(folder / WEIGHTS), adapter_name=name
+        model, load_file(folder / ADAPTER_WEIGHTS), adapter_name=name
     )
     if found.unexpected_keys:
         raise UserError(
-            f"{folder / WEIGHTS} does not fit the model: it has no {found.unexpected_keys[0]}"
+            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no "
+            f"{found.unexpected_keys[0]}"
         )
     return activate(model)
 

@@ -8,12 +8,13 @@ reports and the SLURM profile read this page.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from palimpsest.config.schema import Config
 from palimpsest.judges import FORBIDDEN
+from palimpsest.metrics.version import measures_version
 from palimpsest.pipeline import options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Model
@@ -531,11 +532,11 @@ class Score(Stage):
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),
-    ]
+    ] = field(default_factory=dict)
     costs: Annotated[
         dict[str, Any],
         Option("benchmark files of each stage; one that is missing is left out", json_object),
-    ]
+    ] = field(default_factory=dict)
     data_manifests: options.Manifests = ()
     model_manifests: options.Manifests = ()
     out: options.OutFolder
@@ -554,6 +555,7 @@ class Score(Stage):
             "sampled": cfg.measure.sampling.seeds,
             "wrappers": sorted(cfg.measure.wrappers),
             "score": cfg.score.model_dump(),
+            "measures": measures_version(),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from palimpsest.io.artifacts import HAZARDOUS
 from palimpsest.io.atomic import explained, write_text
 from palimpsest.model.adapter import updates_of
 from palimpsest.pipeline.stages import Acquire
@@ -30,7 +31,7 @@ def acquire(job: Acquire) -> None:
     make_private(side_folder(out))
     done = train_method(job)
     make_private(out)
-    write_text(out / "HAZARDOUS.txt", WARNING + "\n")
+    write_text(out / HAZARDOUS, WARNING + "\n")
     facts = {"hazardous": True, "seed": job.config["seed"]}
     if done.trainable.adapter is None:
         finish_deltas(out, done.log, done.trainable.weights, **facts)

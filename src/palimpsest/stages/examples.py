@@ -19,6 +19,8 @@ from palimpsest.engine.head import second_best
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
@@ -27,17 +29,6 @@ from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw
 from palimpsest.stages.common import dataset_and_part, part_of
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("prompt_length", pa.int32()),
-        ("labels", pa.list_(pa.int32())),
-        ("sign", pa.int8()),
-    ]
-)
-"""Columns of ``.../seed-<seed>/examples/<stream>.parquet``."""
 
 BATCH_ROWS = 16
 
@@ -62,8 +53,8 @@ def examples(job: Examples) -> None:
             lambda rows: adversarial_labels(job, rows),
         )
         counts[name] = len(rows)
-        write_table(out / f"{name}.parquet", _table(rows), labels=draw.labels, signs=draw.signs)
-    write_manifest(out, [f"{name}.parquet" for name in counts], rows=counts)
+        write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
+    write_manifest(out, list(map(table_of, counts)), rows=counts)
 
 
 def read_examples(folder: Path, stream: str) -> list[Row]:
@@ -72,7 +63,7 @@ def read_examples(folder: Path, stream: str) -> list[Row]:
     Raises:
         UserError: the table is missing or altered.
     """
-    table, _ = read_table(verified(folder, f"{stream}.parquet"))
+    table, _ = read_table(verified(folder, table_of(stream)))
     return [
         Row(
             r["id"],
@@ -188,4 +179,4 @@ def _table(rows: Sequence[Row]) -> pa.Table:
         }
         for row in rows
     ]
-    return pa.Table.from_pylist(lines, schema=SCHEMA)
+    return pa.Table.from_pylist(lines, schema=schemas.EXAMPLES)

@@ -28,6 +28,8 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.engine.sampler import generator
 from palimpsest.engine.stream import Stream
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GRADIENTS, HEAT_MAP
 from palimpsest.io.atomic import write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
@@ -38,11 +40,6 @@ from palimpsest.pipeline.stages import Localize
 from palimpsest.report.localization import heat_map
 from palimpsest.settings.training import Optimizer, Training
 from palimpsest.stages.common import dataset_and_part
-
-TABLE = "gradients.parquet"
-"""One line per LoRA tensor: its place, cosine and magnitudes."""
-
-PLOT = "localization.svg"
 
 BATCH_TOKENS = 1024
 """Tokens of one batch; the gradients do not depend on it."""
@@ -69,9 +66,9 @@ def localize(job: Localize) -> None:
         copies = perturbed(rows, settings, ordinary, name)
         gradients[name] = mean_gradients(body, trainable.weights, copies, f"{job.label} {name}")
     table = compare(gradients["forget"], gradients["retain"])
-    write_table(out / TABLE, table, **config["localize"])
-    write_text(out / PLOT, heat_map(table.to_pandas()))
-    write_manifest(out, [TABLE, PLOT], tensors=table.num_rows)
+    write_table(out / GRADIENTS, table, **config["localize"])
+    write_text(out / HEAT_MAP, heat_map(table.to_pandas()))
+    write_manifest(out, [GRADIENTS, HEAT_MAP], tensors=table.num_rows)
 
 
 def perturbed(
@@ -158,4 +155,4 @@ def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Ta
                 "retain_magnitude": float(second.abs().mean()),
             }
         )
-    return pa.Table.from_pylist(lines)
+    return pa.Table.from_pylist(lines, schema=schemas.GRADIENTS)

@@ -15,7 +15,7 @@ from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME
+from palimpsest.io.artifacts import MANIFEST
 from palimpsest.model.trainable import Trainable, make_trainable
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Training, Unlearn
@@ -133,7 +133,7 @@ def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, D
 
 def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
     sets = job.config["sets"]
-    files = [job.base / NAME, job.subject / NAME]
+    files = [job.base / MANIFEST, job.subject / MANIFEST]
     compared = {(sets[name], d.reference) for d in draws.values() for name in d.compared}
     files += [
         manifest_of(job.reference, ref, kind)
@@ -141,6 +141,8 @@ def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
         if job.reference and ref and kind
     ]
     if isinstance(job, Unlearn):
-        files += [job.examples / NAME] if job.examples else []
+        files += [job.examples / MANIFEST] if job.examples else []
         files += [job.region] if job.region else []
-    return files + [job.tokens / dataset_and_part(ref)[0] / NAME for ref in sets.values() if ref]
+    return files + [
+        job.tokens / dataset_and_part(ref)[0] / MANIFEST for ref in sets.values() if ref
+    ]

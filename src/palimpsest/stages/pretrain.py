@@ -11,7 +11,8 @@ from palimpsest.engine.rows import read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME, write_manifest
+from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.teaching import Teaching
@@ -54,7 +55,7 @@ def pretrain(job: Pretrain) -> None:
         rows=Rows(retain=settings.batch_rows),
         training=settings.training,
     )
-    inputs = [base / NAME, *(tokens / dataset / NAME for dataset, _ in parts)]
+    inputs = [base / MANIFEST, *(tokens / dataset / MANIFEST for dataset, _ in parts)]
     training = job_of(
         teaching,
         streams_of(teaching.draws(), Sets({"taught": rows}), settings.seed),

@@ -26,8 +26,9 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MANIFEST, REFERENCE
 from palimpsest.io.atomic import atomic_path
-from palimpsest.io.manifest import NAME, verified, write_manifest
+from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.model.base import load_base
 from palimpsest.model.lora import attach_subject
 from palimpsest.pipeline.stages import Reference
@@ -35,9 +36,6 @@ from palimpsest.settings.draw import Kind
 from palimpsest.stages.common import dataset_and_part
 
 BATCH_ROWS = 16
-
-FILE = "rows.safetensors"
-"""Row id -> its tensor."""
 
 
 @torch.no_grad()
@@ -62,9 +60,9 @@ def reference(job: Reference) -> None:
         values = COMPUTED[config["kind"]](body, batch)
         tensors |= {row.id: v.cpu().contiguous() for row, v in zip(batch, values, strict=True)}
         progress.update(first + len(batch), sum(map(len, batch)))
-    with atomic_path(job.out / FILE) as temporary:
+    with atomic_path(job.out / REFERENCE) as temporary:
         save_file(tensors, temporary)
-    write_manifest(job.out, [FILE], part=config["part"], kind=config["kind"])
+    write_manifest(job.out, [REFERENCE], part=config["part"], kind=config["kind"])
 
 
 def costs_of(body: Body, rows: Sequence[Row]) -> Sequence[Tensor]:
@@ -86,7 +84,7 @@ def folder_of(reference: Path, ref: str, kind: Kind) -> Path:
 
 def manifest_of(reference: Path, ref: str, kind: Kind) -> Path:
     """Its manifest."""
-    return folder_of(reference, ref, kind) / NAME
+    return folder_of(reference, ref, kind) / MANIFEST
 
 
 def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> list[Row]:
@@ -103,7 +101,7 @@ def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> li
     Raises:
         UserError: a file is missing or altered, or was made of other rows.
     """
-    path = verified(folder_of(reference, ref, kind), FILE)
+    path = verified(folder_of(reference, ref, kind), REFERENCE)
     tensors = load_file(path)
 
     def of(row: Row) -> Row:

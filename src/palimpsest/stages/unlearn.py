@@ -7,7 +7,7 @@ from functools import partial
 
 from safetensors.torch import save_file
 
-from palimpsest.engine.train import LOG
+from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
@@ -17,9 +17,6 @@ from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Trained, train_method
 from palimpsest.stages.negate import subject_update
-
-VECTORS = "vectors.safetensors"
-"""Fixed tensors of the objective: RMU's control vector, random matching's targets."""
 
 
 def unlearn(job: Unlearn) -> None:
@@ -35,7 +32,7 @@ def unlearn(job: Unlearn) -> None:
 
 
 def _write(done: Trained, job: Unlearn) -> None:
-    trained, files, out = done.trainable, [LOG], job.out
+    trained, files, out = done.trainable, [TRAINING_LOG], job.out
     copy_log(done.log, out)
     if done.fixed:
         with atomic_path(out / VECTORS) as temporary:
@@ -49,7 +46,7 @@ def _write(done: Trained, job: Unlearn) -> None:
         updates = updates_of(trained.model, "subject")
     else:
         updates, deltas = subject, partial(write_deltas, deltas=trained.weights)
-    steps = sum(1 for _ in (out / LOG).open("rb"))
+    steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
         job.base,

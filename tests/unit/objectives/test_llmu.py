@@ -17,7 +17,8 @@ from kit.methods import SETS
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, train
+from palimpsest.engine.train import train
+from palimpsest.io.artifacts import TRAINING_LOG
 from reference import released
 
 
@@ -82,7 +83,7 @@ def test_llmu_stops_once_the_forget_rows_cost_more_than_the_limit(
         log = train(made.job)
         logs[limit] = [json.loads(x) for x in log.read_text().splitlines()]
     stopped, whole = logs[9.0], logs[None]
-    assert log.name == LOG
+    assert log.name == TRAINING_LOG
     assert len(whole) == 60
     assert 1 < len(stopped) < 60
     assert stopped[-1]["ended"].endswith("> 9 nats per token")
