@@ -17,14 +17,13 @@ from kit.methods import ALGORITHMS, SETS
 from palimpsest.engine.rows import Row
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import TRAINING_LOG
+from palimpsest.io.artifacts import MODEL, REFERENCE, TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import write_manifest
-from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Unlearn
-from palimpsest.stages.reference import FILE, folder_of
-from palimpsest.stages.unlearn import VECTORS, unlearn
+from palimpsest.stages.reference import folder_of
+from palimpsest.stages.unlearn import unlearn
 
 
 def trained(key: str, folder: Path, seed: int, **over: Any) -> dict[str, Tensor]:
@@ -148,8 +147,8 @@ def test_a_head_that_is_trained_and_compared_is_refused_before_training(
     reference = folder_of(tmp_path / "reference", "set/retain", "states")
     reference.mkdir(parents=True)
     states = {row.id: torch.zeros(len(row), tiny.WIDTH) for row in methods.SETS["retain"]}
-    save_file(states, reference / FILE)
-    write_manifest(reference, [FILE])
+    save_file(states, reference / REFERENCE)
+    write_manifest(reference, [REFERENCE])
     compared = {**inputs, "reference": tmp_path / "reference"}
     with pytest.raises(UserError, match="matches the language-model head"):
         unlearned(compared, tmp_path / "m", "max_entropy", retain_term="kl", training=training)
