@@ -5,9 +5,9 @@ A file here holds
 * ``Settings``: a `JudgeSettings` subclass; its ``runs`` says where the judge does its work,
 * ``judge``: a function from cases to one `Verdict` each, in order.
 
-``score.harm_judge`` names one. A judge that runs in scoring takes its settings from keys of ``score``
-and is called ``judge(cases, settings)``. All others run in the stage ``judge`` and take theirs from
-``judges.<name>``. They are called ``judge(cases, settings, side, label, threads)``:
+``score.harm_judge`` names one. A judge that runs in scoring takes its settings from keys of
+``score`` and is called ``judge(cases, settings)``. All others run in the stage ``judge`` and take
+theirs from ``judges.<name>``. They are called ``judge(cases, settings, side, label, threads)``:
 
 * ``cases``: none of them with a blank answer,
 * ``side``: a file of the judge's own that outlives a failed run,
