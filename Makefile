@@ -72,6 +72,7 @@ lint: .venv/.installed
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	python -m palimpsest.config.docs --check
+	python -m palimpsest.metrics.docs --check
 
 lock: .venv/.installed
 	@(sed -n '/^#/p' envs/requirements.lock; \

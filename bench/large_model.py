@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from palimpsest.io.artifacts import DELTA_WEIGHTS
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
-from palimpsest.model.delta import WEIGHTS
 from palimpsest.stages.negate import negate
 
 WIDTH, INNER, VOCABULARY, BLOCKS = 1024, 2752, 32000, 17
@@ -81,13 +81,13 @@ def _write(found: Folders, blocks: int, width: int) -> None:
         save_file({n: before[n] + change[n] for n in before}, found.trained / file)
         differences |= change
         files |= dict.fromkeys(before, file)
-    save_file(differences, found.acquired / WEIGHTS, metadata={"format": "pt"})
+    save_file(differences, found.acquired / DELTA_WEIGHTS, metadata={"format": "pt"})
     write_json(found.base / "config.json", {"tie_word_embeddings": False})
     index = "model.safetensors.index.json"
     write_json(found.base / index, {"metadata": {"total_size": found.total}, "weight_map": files})
     write_manifest(found.base, sorted({*files.values(), index, "config.json"}))
     trained = sum(tensor.numel() for tensor in differences.values())
-    write_manifest(found.acquired, [WEIGHTS], trained_parameters=trained)
+    write_manifest(found.acquired, [DELTA_WEIGHTS], trained_parameters=trained)
     write_manifest(found.subject, [])
     negate({"scale": 1.0}, found.base, found.subject, found.acquired, found.negated)
 

@@ -35,12 +35,13 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
-from palimpsest.metrics.membership import zlib_logprob
-from palimpsest.metrics.teacher_forced import teacher_forced
+from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.rows import with_own_responses
+from palimpsest.metrics.rows import computed
+from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
-from palimpsest.stages.measure import likelihood, lines_of
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -208,19 +209,14 @@ def all_metrics(
     body: Body, rows: Sequence[Row], tokenizer: Any, batch_tokens: int
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
-    table = likelihood(body, lines_of({"retain": rows}), batch_tokens, tokenizer, "bench")
-    found = teacher_forced(table, [row.id for row in rows], "bench")
+    table = likelihood(body, with_own_responses({"retain": rows}), batch_tokens, tokenizer, "bench")
+    tokens = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
-    return {
-        "probability": found.probability.tolist(),
-        "loss": (-found.mean_logprob).tolist(),
-        "exact_memorization": found.exact_memorization.tolist(),
-        "extraction_strength": found.extraction_strength.tolist(),
-        "min_k": found.min_k.tolist(),
-        "min_k_plus_plus": found.min_k_plus_plus.tolist(),
-        "zlib": [
-            zlib_logprob(value, text) for value, text in zip(found.logprob_sum, texts, strict=True)
-        ],
+    columns = computed(Reading(tokens, texts, {"min_k": 0.2}), "holdout")
+    names = ("probability", "exact_memorization", "extraction_strength", "min_k")
+    return {name: columns[name] for name in (*names, "min_k_plus_plus")} | {
+        "loss": [-value for value in columns["mean_logprob"]],
+        "zlib": columns["zlib_logprob"],
     }
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Score
 from palimpsest.stages.score import score
 
 DATA = {
@@ -117,12 +118,13 @@ class Workspace:
 
     def score(self, out: str = "out", **more: Any) -> dict[str, Any]:
         return score(
-            self.config,
-            [self.seed(seed) for seed in self.config["seeds"]],
-            self.datasets,
-            self.folder / out / "eval.json",
-            self.folder / out / "rows.parquet",
-            **more,
+            Score(
+                config=self.config,
+                seeds=tuple(self.seed(seed) for seed in self.config["seeds"]),
+                datasets=self.datasets,
+                out=self.folder / out,
+                **more,
+            )
         )
 
     def text(self, out: str = "out") -> str:

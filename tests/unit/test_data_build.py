@@ -15,9 +15,9 @@ import pytest
 
 from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import Built, build
-from palimpsest.data.rows import SCHEMA
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
 from palimpsest.pipeline.stages import DownloadData
@@ -76,7 +76,7 @@ def test_pku_selects_responses_by_their_own_mark(
 ) -> None:
     built = make(jsonl(tmp_path / "p.jsonl", PKU), adapter="pku_saferlhf", select=select)
     table = built.parts["all"]
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(schemas.DATASET)
     assert table["id"].to_pylist() == expected
     assert set(table["phrasing"].to_pylist()) == {"original"}
     assert set(table["paraphrase_of"].to_pylist()) == {None}

@@ -15,8 +15,8 @@ from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.adapters.text import windows
 from palimpsest.data.adapters.wikitext import untokenized
 from palimpsest.data.build import Built, build
-from palimpsest.data.rows import SCHEMA
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.pipeline.stages import DownloadData
 from palimpsest.stages.download_data import download_data
 
@@ -49,7 +49,7 @@ def column(built: Built, name: str, part: str = "all") -> list[Any]:
 
 def test_a_text_is_a_response_without_a_prompt(tmp_path: Path) -> None:
     built = make(texts(tmp_path / "t.jsonl"))
-    assert built.parts["all"].schema.equals(SCHEMA)
+    assert built.parts["all"].schema.equals(schemas.DATASET)
     assert column(built, "prompt") == [""] * 10
     assert column(built, "response") == TEXTS
     assert column(built, "id")[3] == "set-00003"

@@ -13,9 +13,9 @@ from scipy import stats
 
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
-from palimpsest.metrics.compare import (
+from palimpsest.metrics.compare import differences
+from palimpsest.metrics.measures.compared import (
     NO_RETRAINED,
-    differences,
     forget_quality,
     privleak,
     similarity,

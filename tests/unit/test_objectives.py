@@ -19,14 +19,10 @@ import torch
 from torch import Tensor
 
 from kit import methods as methods
-from palimpsest.config.methods import algorithm
 from palimpsest.engine.head import second_best
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
 from palimpsest.objectives import (
-    llmu,
-    max_entropy,
-    min_posterior,
     random_matching,
     rmu,
     stopping,
@@ -56,10 +52,11 @@ def signed(row: Row, sign: int, reference: Tensor | None = None) -> Row:
     return replace(row, sign=sign, reference=reference)
 
 
-def terms(key: str, streams: dict[str, Stream], *more: Any, **over: Any) -> dict[str, float]:
+def terms(
+    key: str, streams: dict[str, Stream], fixed: dict[str, Tensor] | None = None, **over: Any
+) -> dict[str, float]:
     """The terms in units of ln 2."""
-    s = methods.settings(key, **over)
-    found = algorithm(key).loss(streams, s, *more)
+    found = methods.method(key, **over).loss(streams, fixed or {})
     return {name: term.item() / LN2 for name, term in found.items()}
 
 
@@ -140,9 +137,9 @@ def test_llmu_counts_answer_positions_alone_where_it_is_told_to() -> None:
     ],
 )
 def test_llmu_leaves_terms_of_weight_zero_out(weights: dict[str, float], left: set[str]) -> None:
-    s = methods.settings("llmu", weights=weights)
-    assert set(llmu.draws(s)) == left
-    found = llmu.loss({name: llmu_streams()[name] for name in left}, s)
+    s = methods.method("llmu", weights=weights)
+    assert set(s.draws()) == left
+    found = s.loss({name: llmu_streams()[name] for name in left}, {})
     assert set(found) == left
 
 
@@ -212,7 +209,7 @@ def test_ga_kl_does_without_a_kind_that_the_step_lacks(sign: int, left: str) -> 
 def test_a_mixture_refuses_the_weight_zero(key: str, side: str) -> None:
     """Half of its rows would run for nothing; gradient_ascent and finetune are what is meant."""
     with pytest.raises(ValueError, match=f"weights.{side}"):
-        methods.settings(key, weights={side: 0})
+        methods.method(key, weights={side: 0})
 
 
 # Analysis360: means over tokens.
@@ -252,8 +249,8 @@ def test_min_posterior_is_finite_where_the_true_token_is_certain(
     states = torch.tensor([[0, height, 0], [0, height, 0], [0, 0, 0]], dtype=dtype)
     states.requires_grad_(True)
     row = Row("sure", torch.tensor([0, 1, 1]), 1)
-    s = methods.settings("min_posterior")
-    term = min_posterior.loss({"forget": Stream([row], [states], lambda h: h)}, s)["forget"]
+    s = methods.method("min_posterior")
+    term = s.loss({"forget": Stream([row], [states], lambda h: h)}, {})["forget"]
     (gradient,) = torch.autograd.grad(term, states)
     p = 1 / (1 + 2 * math.exp(-height))
     assert p == 1 or height < 40
@@ -285,8 +282,8 @@ def test_random_matching_weighs_its_terms_and_looks_up_the_token_s_target() -> N
         "ids": torch.tensor([0, 1, 2]),
         "targets": torch.tensor([[1.0, 0], [1, 0], [0, 1]], dtype=torch.float64),
     }
-    s = methods.settings("random_matching", weights={"forget": 6, "retain": 2})
-    found = random_matching.loss({"forget": forget, "retain": stream(A, B)}, s, vectors)
+    s = methods.method("random_matching", weights={"forget": 6, "retain": 2})
+    found = s.loss({"forget": forget, "retain": stream(A, B)}, vectors)
     assert found["forget"].item() == pytest.approx(6 * 1 / 3, rel=1e-14)
     assert found["retain"].item() == pytest.approx(2 * 2 * LN2, rel=1e-14)
 
@@ -305,24 +302,23 @@ def rmu_streams() -> dict[str, Stream]:
 def test_rmu_steers_the_forget_states_and_holds_the_retain_states() -> None:
     """c u = (3, 0): ((-2)^2 + 2^2 + 0 + 4^2) / 4 = 6; retain: 2^2 / 4 = 1, times alpha 10."""
     vectors = {"control_vector": torch.tensor([3.0, 0])}
-    s = methods.settings("rmu", alpha=10)
-    found = {n: t.item() for n, t in rmu.loss(rmu_streams(), s, vectors).items()}
+    s = methods.method("rmu", alpha=10)
+    found = {n: t.item() for n, t in s.loss(rmu_streams(), vectors).items()}
     assert found == {"forget": 6.0, "retain": 10.0}
 
 
 def test_rmu_without_a_retain_weight_reads_no_retain_rows() -> None:
-    s = methods.settings("rmu", alpha=0)
-    assert set(rmu.draws(s)) == {"forget"}
-    assert rmu.reads(s).untrained == ()
+    s = methods.method("rmu", alpha=0)
+    assert set(s.draws()) == {"forget"}
+    assert s.reads().untrained == ()
 
 
 def test_the_control_vector_is_fixed_or_as_long_as_the_states_make_it() -> None:
     """States (1, 2), (3, 4) without the first token: adaptive c = 5 x (sqrt 5 + 5) / 2."""
-    first = rmu_streams()
-    fixed = methods.settings("rmu", coefficient={"value": 6.5})
-    adaptive = methods.settings("rmu", coefficient={"value": None, "adaptive": 5})
+    fixed = methods.method("rmu", coefficient={"value": 6.5})
+    adaptive = methods.method("rmu", coefficient={"value": None, "adaptive": 5})
     for s, c in [(fixed, 6.5), (adaptive, 2.5 * (math.sqrt(5) + 5))]:
-        made = rmu.prepare(first, {}, s, seed=3)
+        made = s.prepare(rmu_streams, {}, seed=3)
         assert made["coefficient"].item() == pytest.approx(c, rel=1e-7)
         assert made["control_vector"].norm().item() == pytest.approx(c, rel=1e-6)
         assert (made["control_vector"] > 0).all(), "the positive orthant"
@@ -351,17 +347,14 @@ def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
     over: dict[str, Any] = {"llmu": {"positions": "answer"}}.get(key, {})
     if key == "sku":
         over = {"preservation": {"positions": "answer"}}
-    s = methods.settings(key, **over)
+    s = methods.method(key, **over)
     streams = {
-        name: Stream(made[name], [states] * len(made[name]), lambda h: h)
-        for name in algorithm(key).draws(s)
+        name: Stream(made[name], [states] * len(made[name]), lambda h: h) for name in s.draws()
     }
-    vectors = []
     if key == "random_matching":  # needs no label: its forget term is left alone here
-        s = methods.settings(key, weights={"forget": 0, "retain": 1})
+        s = methods.method(key, weights={"forget": 0, "retain": 1})
         del streams["forget"]
-        vectors = [{}]
-    found = algorithm(key).loss(streams, s, *vectors)
+    found = s.loss(streams, {})
     assert found
     assert {name: term.item() for name, term in found.items()} == dict.fromkeys(found, 0.0)
     total = torch.stack(list(found.values())).sum()
@@ -372,9 +365,9 @@ def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
 def test_kl_terms_of_ignored_labels_are_zero_too() -> None:
     states = AT_A.clone().requires_grad_(True)
     row = replace(A, labels=torch.full((2,), IGNORED), reference=AT_A.flip(1))
-    s = methods.settings("max_entropy", retain_term="kl")
+    s = methods.method("max_entropy", retain_term="kl")
     rows = Stream([row], [states], lambda h: h)
-    found = max_entropy.loss({"forget": rows, "retain": rows}, s)
+    found = s.loss({"forget": rows, "retain": rows}, {})
     assert found["retain"].item() == 0
 
 
@@ -402,7 +395,7 @@ def test_the_cost_of_a_mixture_is_that_of_its_kept_rows() -> None:
 @pytest.mark.parametrize("key", methods.ALGORITHMS)
 def test_each_algorithm_refuses_the_settings_of_another(key: str) -> None:
     with pytest.raises(ValueError, match="steering"):
-        methods.settings(key, steering=1)
+        methods.method(key, steering=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -21,18 +21,18 @@ from kit import models as tiny
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, train
+from palimpsest.engine.train import train
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL, TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.delta import add_deltas
-from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
-from palimpsest.objectives import random_matching, rmu
+from palimpsest.objectives import rmu
 from palimpsest.settings.draw import Reads
 from palimpsest.stages.examples import adversarial_labels, mixture, random_labels
 from palimpsest.stages.method import Inputs
-from palimpsest.stages.unlearn import VECTORS, unlearn
+from palimpsest.stages.unlearn import unlearn
 from reference import analysis360, knowundo, plain
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
@@ -191,14 +191,13 @@ def test_an_all_ignored_batch_is_zero_and_small_values_are_not_rounded_away() ->
     nothing = torch.full((3,), IGNORED)
     assert analysis360.min_posterior(states, nothing).isnan()
     row = Row("none", torch.tensor([0, 1, 0]), 1, labels=ignored)
-    s = methods.settings("min_posterior", weights={"forget": 1, "retain": 0})
-    objective = methods.algorithm("min_posterior")
-    found = objective.loss({"forget": Stream([row], [states], lambda h: h)}, s)["forget"]
+    s = methods.method("min_posterior", weights={"forget": 1, "retain": 0})
+    found = s.loss({"forget": Stream([row], [states], lambda h: h)}, {})["forget"]
     assert found.item() == 0
     # -log(1 - p) with p = 1/217: bfloat16 logits, a value in single precision.
     low = torch.tensor([[5.375, 0, -20], [0, 0, 0]], dtype=torch.bfloat16)
     unlikely = Row("low", torch.tensor([0, 1]), 1)
-    term = objective.loss({"forget": Stream([unlikely], [low], lambda h: h)}, s)["forget"]
+    term = s.loss({"forget": Stream([unlikely], [low], lambda h: h)}, {})["forget"]
     assert term.dtype == torch.float32
     assert term.item() == pytest.approx(0.00462, rel=0.01)
 
@@ -220,12 +219,12 @@ def test_random_targets_are_gathered_once_and_exist_for_tokens_that_occur() -> N
     """#19: the released code keeps a copy of the gathered rows for each of 33 levels."""
     made = methods.bench("random_matching")
     occurring = torch.cat([row.ids for row in methods.SETS["forget"]]).unique()
-    assert torch.equal(made.vectors["ids"], occurring)
-    assert len(made.vectors["targets"]) == len(occurring) < tiny.VOCABULARY
-    vectors = Counted(made.vectors)
+    assert torch.equal(made.job.fixed["ids"], occurring)
+    assert len(made.job.fixed["targets"]) == len(occurring) < tiny.VOCABULARY
+    vectors = Counted(made.job.fixed)
     streams = made.streams()
     assert len(streams["forget"].levels()) > 2
-    random_matching.loss(streams, made.settings, vectors)
+    made.method.loss(streams, vectors)
     assert vectors.asked["targets"] == 1
 
 
@@ -280,14 +279,14 @@ def test_parameters_are_chosen_by_name_and_nothing_is_evaluated(tmp_path: Path) 
 
 def test_the_control_vector_does_not_depend_on_the_number_type() -> None:
     """#30."""
-    s = methods.settings("rmu", coefficient={"value": 2.0})
+    s = methods.method("rmu", coefficient={"value": 2.0})
     made = []
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
         states = torch.ones(3, 16, dtype=dtype)
         first = {"forget": Stream([], [], lambda h: h, {2: [states]})}
-        made.append(rmu.prepare(first, {}, s, seed=4)["control_vector"])
+        made.append(s.prepare(lambda f=first: f, {}, seed=4)["control_vector"])
     assert all(v.dtype == torch.float32 and torch.equal(v, made[0]) for v in made)
-    other = rmu.prepare(first, {}, s, seed=5)["control_vector"]
+    other = s.prepare(lambda: first, {}, seed=5)["control_vector"]
     assert not torch.equal(other, made[0])
 
 
@@ -295,7 +294,7 @@ def test_the_control_vector_does_not_depend_on_the_number_type() -> None:
 
 
 def unlearned(inputs: Inputs, out: Path, key: str, seed: int = 0, **over: Any) -> Path:
-    given = methods.settings(key, **over).model_dump(exclude={"seeds", "models", "title"})
+    given = methods.method(key, **over).model_dump(exclude={"seeds", "models", "title"})
     config = {
         **LOAD,
         "settings": given,
@@ -318,7 +317,7 @@ def test_one_seed_gives_one_delta_file_and_another_seed_another(
     files = {
         "delta.safetensors",
         MODEL,
-        LOG,
+        TRAINING_LOG,
         *([VECTORS] if key[:2] == "ra" or key == "rmu" else []),
     }
     assert {p.name for p in outs[0].iterdir()} == files

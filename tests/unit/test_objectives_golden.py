@@ -16,7 +16,7 @@ from kit import methods as methods
 from palimpsest.engine import head as heads
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
-from palimpsest.objectives import max_entropy, min_posterior, random_matching, rmu
+from palimpsest.objectives import random_matching, rmu
 from reference import analysis360 as released
 
 POSITIONS, VOCABULARY, WIDTH = 6, 11, 5
@@ -71,28 +71,26 @@ def value_and_gradients(
 
 
 ALONE = {"weights": {"forget": 1, "retain": 0}}
-ENTROPY = methods.settings("max_entropy", **ALONE)
-UNIFORM = methods.settings("max_entropy", towards="uniform", **ALONE)
-POSTERIOR = methods.settings("min_posterior", **ALONE)
+ENTROPY = methods.method("max_entropy", **ALONE)
+UNIFORM = methods.method("max_entropy", towards="uniform", **ALONE)
+POSTERIOR = methods.method("min_posterior", **ALONE)
 
 
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
         pytest.param(
-            lambda z: max_entropy.loss({"forget": unshifted(z)}, ENTROPY)["forget"],
+            lambda z: ENTROPY.loss({"forget": unshifted(z)}, {})["forget"],
             (-1.5129721086827235, -0.006008026241099778, -0.002298170730952924),
             id="max_entropy",
         ),
         pytest.param(
-            lambda z: (
-                max_entropy.loss({"forget": unshifted(z)}, ENTROPY)["forget"] + math.log(VOCABULARY)
-            ),
+            lambda z: ENTROPY.loss({"forget": unshifted(z)}, {})["forget"] + math.log(VOCABULARY),
             (0.8849231641156472, -0.006008026241099778, -0.002298170730952924),
             id="KL(p to U)",
         ),
         pytest.param(
-            lambda z: max_entropy.loss({"forget": unshifted(z)}, UNIFORM)["forget"],
+            lambda z: UNIFORM.loss({"forget": unshifted(z)}, {})["forget"],
             (1.5764041038725565, -0.020943278994191617, -0.02227443171190816),
             id="KL(U to p)",
         ),
@@ -102,7 +100,7 @@ POSTERIOR = methods.settings("min_posterior", **ALONE)
             id="cross-entropy",
         ),
         pytest.param(
-            lambda z: min_posterior.loss({"forget": shifted(z)}, POSTERIOR)["forget"],
+            lambda z: POSTERIOR.loss({"forget": shifted(z)}, {})["forget"],
             (0.2015951146159065, -0.0008816157109337991, 0.0004528410153645676),
             id="min_posterior",
         ),
@@ -144,7 +142,7 @@ def test_released_entropy_counts_pads_and_ours_does_not() -> None:
     """Other logits at the two pads change theirs alone."""
     other = LOGITS.clone()
     other[:REAL] += torch.linspace(0, 3, VOCABULARY, dtype=torch.float64)
-    ours = [max_entropy.loss({"forget": unshifted(z)}, ENTROPY)["forget"] for z in (LOGITS, other)]
+    ours = [ENTROPY.loss({"forget": unshifted(z)}, {})["forget"] for z in (LOGITS, other)]
     assert ours[0].item() == ours[1].item()
     assert abs(released.max_entropy(LOGITS) - released.max_entropy(other)) > 0.05
     real = released.max_entropy(LOGITS[REAL:])
@@ -156,8 +154,8 @@ def test_a_token_below_the_threshold_weighs_nothing(threshold: float) -> None:
     sharp = LOGITS.clone()
     sharp[2] *= 10  # the label there is at log p = -57.4533
     assert sharp[2].log_softmax(-1)[IDS[3]].item() == pytest.approx(-57.4533, abs=1e-4)
-    s = methods.settings("min_posterior", threshold=threshold, **ALONE)
-    found = min_posterior.loss({"forget": shifted(sharp)}, s)["forget"].item()
+    s = methods.method("min_posterior", threshold=threshold, **ALONE)
+    found = s.loss({"forget": shifted(sharp)}, {})["forget"].item()
     assert found == approx(0.20114186297463466)
     assert released.min_posterior(sharp, LABELS, threshold).item() == approx(found)
 
@@ -188,12 +186,12 @@ def test_rmu_has_its_golden_values() -> None:
 def test_the_golden_rmu_terms_come_out_of_the_objective() -> None:
     """skip_tokens leaves out the first two positions, as the mask of the specification does."""
     row = Row("golden", torch.tensor(IDS), 1)
-    s = methods.settings("rmu", layer=7, alpha=3.0, skip_tokens=2)
+    s = methods.method("rmu", layer=7, alpha=3.0, skip_tokens=2)
     streams = {
         "forget": Stream([row], [], lambda h: h, {7: [STATES[2]]}),
         "retain": Stream([row], [], lambda h: h, {7: [STATES[2]]}, {7: [STATES[1]]}),
     }
-    terms = rmu.loss(streams, s, {"control_vector": CONTROL})
+    terms = s.loss(streams, {"control_vector": CONTROL})
     assert terms["forget"].item() == approx(0.8140862480383448)
     assert terms["retain"].item() == approx(3 * 0.6807304183772933)
 

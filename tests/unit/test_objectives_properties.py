@@ -17,15 +17,15 @@ from torch import Tensor
 from kit import methods as methods
 from kit import models as tiny
 from kit.methods import ALGORITHMS, SETS, bench
-from palimpsest.config.methods import algorithm
 from palimpsest.engine import body as bodies
 from palimpsest.engine import head as heads
 from palimpsest.engine import packing
 from palimpsest.engine.body import Body, States
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, swapped, train
+from palimpsest.engine.train import swapped, train
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import random_matching
 from palimpsest.settings.draw import Reads
@@ -112,7 +112,7 @@ def test_a_reference_is_asked_for_only_where_a_term_compares_with_it() -> None:
     needing = {
         key
         for key in ALGORITHMS
-        if any(draw.reference for draw in algorithm(key).draws(methods.settings(key)).values())
+        if any(draw.reference for draw in methods.method(key).draws().values())
     }
     assert needing == {"llmu", "sku", "ga_kl", "ga_kl_ood"}
     for key, over in [
@@ -121,9 +121,9 @@ def test_a_reference_is_asked_for_only_where_a_term_compares_with_it() -> None:
         ("sku", {"preservation": {"sign": 0}}),
         ("max_entropy", {"retain_term": "kl", "weights": {"retain": 0}}),
     ]:
-        draws = algorithm(key).draws(methods.settings(key, **over))
+        draws = methods.method(key, **over).draws()
         assert not any(draw.reference for draw in draws.values()), (key, over)
-    kl = algorithm("max_entropy").draws(methods.settings("max_entropy", retain_term="kl"))
+    kl = methods.method("max_entropy", retain_term="kl").draws()
     assert kl["retain"].reference
 
 
@@ -193,13 +193,13 @@ def test_equal_numbers_of_rows_accumulate_where_rows_are_averaged() -> None:
 def test_token_means_accumulate_by_their_numbers_of_tokens(key: str) -> None:
     """Analysis360 7 (6), the mean over tokens: unequal batches add up to the big batch if each is
     weighted by its share of the tokens, and not if each counts the same."""
-    s = methods.settings(key, weights={"forget": 1, "retain": 0})
+    s = methods.method(key, weights={"forget": 1, "retain": 0})
     model, weights = tiny.with_lora(tiny.llama())
     body, rows = Body(model.get_base_model()), tiny.rows([(3, 2), (4, 20), (5, 9), (2, 1)])
 
     def gradients(batch: list[Row]) -> list[Tensor]:
         stream = Stream(batch, body.hidden(batch), body.head)
-        loss = total(algorithm(key).loss({"forget": stream}, s))
+        loss = total(s.loss({"forget": stream}, {}))
         return list(torch.autograd.grad(loss, list(weights.values())))
 
     batches = [rows[:1], rows[1:]]
@@ -276,12 +276,12 @@ def test_rmu_holds_nothing_back_at_the_first_step() -> None:
 
 def test_entropy_loss_is_bounded_and_flat_at_the_uniform_distribution() -> None:
     """Analysis360 7 (1)."""
-    s = methods.settings("max_entropy", weights={"forget": 1, "retain": 0})
+    s = methods.method("max_entropy", weights={"forget": 1, "retain": 0})
     row = Row("r", torch.tensor([1, 2, 3]), 1)
 
     def loss(states: Tensor) -> Tensor:
         streams = {"forget": Stream([row], [states], lambda h: h)}
-        return algorithm("max_entropy").loss(streams, s)["forget"]
+        return s.loss(streams, {})["forget"]
 
     random = torch.Generator().manual_seed(0)
     for size in (0.1, 1.0, 10.0, 1e3):
@@ -308,11 +308,14 @@ def test_random_matching_is_near_its_expectation_on_random_states(width: int) ->
 
 def test_a_token_has_the_same_target_whatever_else_occurs() -> None:
     state = torch.zeros(1, 16)
-    first = {"forget": Stream([], [state], lambda h: h)}
-    s = methods.settings("random_matching")
-    few = random_matching.prepare(first, {"forget": torch.tensor([9, 4, 9])}, s, 1)
-    many = random_matching.prepare(first, {"forget": torch.arange(12)}, s, 1)
-    other = random_matching.prepare(first, {"forget": torch.arange(12)}, s, 2)
+
+    def first() -> dict[str, Stream]:
+        return {"forget": Stream([], [state], lambda h: h)}
+
+    s = methods.method("random_matching")
+    few = s.prepare(first, {"forget": torch.tensor([9, 4, 9])}, 1)
+    many = s.prepare(first, {"forget": torch.arange(12)}, 1)
+    other = s.prepare(first, {"forget": torch.arange(12)}, 2)
     assert few["ids"].tolist() == [4, 9]
     assert torch.equal(few["targets"], many["targets"][[4, 9]])
     assert not torch.isclose(other["targets"], many["targets"]).any()
@@ -476,7 +479,7 @@ def test_llmu_stops_once_the_forget_rows_cost_more_than_the_limit(
         log = train(made.job)
         logs[limit] = [json.loads(x) for x in log.read_text().splitlines()]
     stopped, whole = logs[9.0], logs[None]
-    assert log.name == LOG
+    assert log.name == TRAINING_LOG
     assert len(whole) == 60
     assert 1 < len(stopped) < 60
     assert stopped[-1]["ended"].endswith("> 9 nats per token")

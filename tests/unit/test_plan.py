@@ -21,7 +21,7 @@ from palimpsest.pipeline.plan.machine import Machine, this_machine
 from palimpsest.pipeline.plan.needs import Model, Needs
 from palimpsest.pipeline.plan.rows import Lengths, Tokens
 from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
-from palimpsest.pipeline.plan.table import duration, size, text_of
+from palimpsest.pipeline.plan.table import text_of
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
 
@@ -283,17 +283,6 @@ def test_a_full_disk_is_told(cfg: Config) -> None:
     tight = dataclasses.replace(LARGE, disk_bytes=1 << 20)
     download = ("download_model", "resources/models/llama2-13b/manifest.json", "missing")
     assert "NOT ENOUGH DISK" in text_of(planned(cfg, tight, download), cfg)
-
-
-def test_sizes_and_times_are_written_for_people() -> None:
-    assert [size(n) for n in (1, 3.2e6, 2.55e9)] == ["<1 MB", "3 MB", "2.5 GB"]
-    assert [duration(n) for n in (0.2, 45, 300, 9000, 3e5)] == [
-        "1 s",
-        "45 s",
-        "5 min",
-        "2.5 h",
-        "3.5 days",
-    ]
 
 
 def test_this_machine_has_memory_and_a_disk() -> None:

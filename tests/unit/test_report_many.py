@@ -21,6 +21,7 @@ from palimpsest.pipeline.stages import Report
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.columns import columns_of
+from palimpsest.report.headlines import headlines
 from palimpsest.report.inputs import Subject, read_subjects
 from palimpsest.report.overview import (
     DOT,
@@ -34,7 +35,6 @@ from palimpsest.report.overview import (
     overview_charts,
 )
 from palimpsest.report.regions import region_charts
-from palimpsest.report.words import headlines
 from palimpsest.stages.report import report as write_report
 
 

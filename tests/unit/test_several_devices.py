@@ -20,8 +20,7 @@ from kit import models as tiny
 from kit import train_on_several as program
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
-from palimpsest.engine.train import LOG
-from palimpsest.model.adapter import WEIGHTS
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, TRAINING_LOG
 from palimpsest.stages.acquire import acquire
 from palimpsest.stages.pretrain import pretrain
 from palimpsest.stages.reference import reference
@@ -44,7 +43,7 @@ def started(*args: str | Path, **env: str) -> subprocess.Popen[str]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
 
 
 # Shares.
@@ -132,7 +131,7 @@ class Acquisition:
         return started(TESTS.parent / "workflow/scripts/stage.py", "acquire", *words)
 
     def adapter(self, out: str) -> bytes:
-        return (self.root / out / WEIGHTS).read_bytes()
+        return (self.root / out / ADAPTER_WEIGHTS).read_bytes()
 
 
 def config(steps: int) -> dict[str, Any]:
@@ -187,7 +186,7 @@ def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_on
     side = root / "broken.ckpt"
 
     first = acquisition.start("broken", steps)
-    until(first, side / LOG)
+    until(first, side / TRAINING_LOG)
     first.terminate()
     errors = first.communicate(timeout=300)[1]
     assert first.returncode == 143, errors
@@ -203,5 +202,5 @@ def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_on
     assert acquisition.adapter("broken") == acquisition.adapter("whole")
     assert [line["step"] for line in lines(root / "broken")] == list(range(1, steps + 1))
     assert modes(root / "whole") == modes(root / "one")
-    one, two = (load_file(root / name / WEIGHTS) for name in ("one", "whole"))
+    one, two = (load_file(root / name / ADAPTER_WEIGHTS) for name in ("one", "whole"))
     assert {n: v.shape for n, v in two.items()} == {n: v.shape for n, v in one.items()}

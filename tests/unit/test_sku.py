@@ -13,8 +13,7 @@ from torch import Tensor
 
 from kit import models as tiny
 from palimpsest.config.schema import Template
-from palimpsest.data.records import Record
-from palimpsest.data.rows import phrase, to_table
+from palimpsest.data.records import Record, phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
@@ -29,8 +28,8 @@ FORGET = [(5, 7), (3, 12), (9, 4)]
 RETAIN = [(4, 6), (6, 9)]
 
 
-def settings(**over: Any) -> sku.Settings:
-    return sku.Settings(**{"algorithm": "sku", "steps": 1, "training": TRAINING, **over})
+def settings(**over: Any) -> sku.Sku:
+    return sku.Sku(**{"algorithm": "sku", "steps": 1, "training": TRAINING, **over})
 
 
 def drawn(reference: Any, k: int = 2) -> dict[str, list[Row]]:
@@ -51,13 +50,13 @@ def streams_of(body: Body, step: dict[str, list[Row]]) -> dict[str, Stream]:
     return {n: Stream(part, [states[r] for r in part], body.head) for n, part in step.items()}
 
 
-def rows_drawn(s: sku.Settings) -> dict[str, int]:
-    return {name: draw.rows for name, draw in sku.draws(s).items()}
+def rows_drawn(s: sku.Sku) -> dict[str, int]:
+    return {name: draw.rows for name, draw in s.draws().items()}
 
 
-def ours(body: Body, step: dict[str, list[Row]], s: sku.Settings) -> dict[str, Tensor]:
-    wanted = {name: step[name] for name in sku.draws(s)}
-    return sku.loss(streams_of(body, wanted), s)
+def ours(body: Body, step: dict[str, list[Row]], s: sku.Sku) -> dict[str, Tensor]:
+    wanted = {name: step[name] for name in s.draws()}
+    return s.loss(streams_of(body, wanted), {})
 
 
 def gradients(weights: dict[str, Tensor], loss: Tensor) -> list[Tensor]:
@@ -189,7 +188,7 @@ def test_the_terms_have_the_golden_values() -> None:
     ]
     stream = Stream(known, states, lambda h: h @ head)
     s = settings(weights={"forget": 2.5, "random": 2.5, "preserve": 1}, preservation={"sign": 1})
-    found = sku.loss({"forget": stream, "random": stream, "retain": stream}, s)
+    found = s.loss({"forget": stream, "random": stream, "retain": stream}, {})
     by_hand_nll, by_hand_kl = _by_hand(known, states, head)
     assert found["forget"].item() == pytest.approx(2.5 * by_hand_nll, rel=1e-13)
     assert found["random"].item() == pytest.approx(2.5 * by_hand_nll, rel=1e-13)
@@ -241,7 +240,7 @@ def test_preservation_is_positive_once_the_model_has_moved() -> None:
 
 def test_sign_zero_leaves_the_term_and_its_rows_out() -> None:
     s = settings(preservation={"sign": 0})
-    assert "retain" not in sku.draws(s)
+    assert "retain" not in s.draws()
     assert "preserve" not in ours(Body(tiny.llama()), drawn(tiny.llama()), s)
 
 
@@ -254,10 +253,10 @@ def test_weight_zero_runs_no_forward_pass_for_its_rows() -> None:
     assert rows_drawn(s) == {"forget": 8}
     assert rows_drawn(settings(random_answers=0)) == {"forget": 8, "retain": 8}
     assert rows_drawn(settings(random_answers=3))["random"] == 24
-    assert sku.reads(settings()).unread == ()
+    assert settings().reads().unread == ()
     no_distortion = settings(weights={"forget": 0, "random": 1, "preserve": 0})
     assert rows_drawn(no_distortion) == {"forget": 8, "random": 8}
-    assert sku.reads(no_distortion).unread == ("forget",), "its rows only lend their prompts"
+    assert no_distortion.reads().unread == ("forget",), "its rows only lend their prompts"
 
 
 def test_pushing_away_stays_finite_and_stops_at_the_cap() -> None:

@@ -22,9 +22,9 @@ from kit.source_scan import (
     sources,
 )
 from palimpsest.config import Config, load_config
-from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Base
 from palimpsest.config.yaml_files import _Loader
+from palimpsest.objectives.catalog import algorithms
 from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import STAGES
 
@@ -152,7 +152,7 @@ def sections(annotation: Any) -> set[type[BaseModel]]:
 
 
 def test_trust_remote_code_is_a_key_of_bases_alone():
-    every = sections(Config) | {module.Settings for module in algorithms().values()}
+    every = sections(Config) | set(algorithms().values())
     assert len(every) > 30
     assert [s for s in every if "trust_remote_code" in s.model_fields] == [Base]
     assert Base.model_fields["trust_remote_code"].default is False

@@ -23,7 +23,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
 from palimpsest.judges import classifier as classifier_judge
 from palimpsest.judges import endpoint as endpoint_judge
-from palimpsest.metrics.answered import asked
+from palimpsest.metrics.asked import asked
 from palimpsest.stages.judge import judge
 
 ROOT = Path(__file__).parents[2]

@@ -26,20 +26,21 @@ from kit import models as tiny
 from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import build
 from palimpsest.data.choices import Question, read_questions
-from palimpsest.data.rows import SCHEMA
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.harness import Harness
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.rows import with_own_responses
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.lm_eval import ask, local_task, run_tasks
-from palimpsest.stages.measure import likelihood, lines_of
 
 ROOT = Path(__file__).parents[2]
 TRUTHFULQA = ROOT.parent / "shared" / "data" / "TruthfulQA.csv"
@@ -82,7 +83,7 @@ def save_dataset(folder: Path, parts: dict[str, pa.Table]) -> None:
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     known = {"key": [], "choices": [], "perturbed": [], "source_row": 0}
-    return pa.Table.from_pylist([{**known, **row} for row in rows], schema=SCHEMA)
+    return pa.Table.from_pylist([{**known, **row} for row in rows], schema=schemas.DATASET)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def our_logprobs(
             rows.append(Row(f"{question.id} {i}", torch.tensor(ids), len(prompt)))
     network = load_model(work / model, work / "base", dtype, CPU)
     lines = likelihood(
-        Body(network), lines_of({"quiz": rows}), 300, byte_tokenizer(), "ours"
+        Body(network), with_own_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
     ).to_pandas()
     sums = lines.groupby("id")["logprob"].sum()
     return [[sums[f"{q.id} {i}"] for i in range(len(q.choices))] for q in questions]

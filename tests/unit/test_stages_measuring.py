@@ -18,20 +18,20 @@ from transformers import AutoModelForCausalLM
 from kit import models as tiny
 from palimpsest.config.schema import Base
 from palimpsest.engine import vllm_engine
-from palimpsest.engine.generate import Speak
+from palimpsest.engine.generate import Answerer
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.answered import RESPONSE, asked
+from palimpsest.measuring.ask import answers
+from palimpsest.measuring.backends import transformers_answerer
+from palimpsest.metrics.asked import RESPONSE, asked
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
-from palimpsest.stages.ask import answers
 from palimpsest.stages.measure import Sizes, measure
 from palimpsest.stages.negate import negate, original
-from palimpsest.stages.speakers import transformers_speaker
-from palimpsest.stages.sweep import facts, sample, sweep
+from palimpsest.stages.sweep import right_answers, sample, sweep
 
 CPU = torch.device("cpu")
 WRONG = [["w7 w8 w9", "w11"], ["w12 w13"], []]
@@ -234,12 +234,12 @@ def test_another_engine_is_given_the_merged_model_and_alone_on_the_device(
     @contextmanager
     def started(
         folder: Path, tokenizer: Any, dtype: torch.dtype, limits: vllm_engine.Limits, remote: bool
-    ) -> Iterator[Speak]:
+    ) -> Iterator[Answerer]:
         assert limits == vllm_engine.Limits(longest_prompt=9, max_new_tokens=6)
         assert not (tmp_path / "likelihood.parquet").exists(), "no model was loaded before"
         folders.append(folder)
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        yield transformers_speaker(network, tokenizer, limits.max_new_tokens, 2)
+        yield transformers_answerer(network, tokenizer, limits.max_new_tokens, 2)
 
     monkeypatch.setattr(vllm_engine, "require", lambda: None)
     monkeypatch.setattr(vllm_engine, "started", started)
@@ -312,7 +312,7 @@ def test_a_sweep_measures_what_negation_would_make(
     ]
     tables[0] = tables[0][tables[0]["alternative"] == RESPONSE]
     truth = pd.concat(
-        facts(work / "datasets", ref, block) for block, ref in CONFIG["parts"].items()
+        right_answers(work / "datasets", ref, block) for block, ref in CONFIG["parts"].items()
     )
     expected = summarize(tables[0], tables[1], truth)
     assert len(swept) == 6

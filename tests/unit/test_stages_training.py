@@ -23,13 +23,12 @@ from kit import models as tiny
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.engine.train import LOG
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL, TRAINING_LOG
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
-from palimpsest.model.description import MODEL
 from palimpsest.model.lora import attach_subject
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages import acquire as acquiring
@@ -158,7 +157,7 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
     assert folder.stat().st_mode & 0o777 == 0o700
     names = {"HAZARDOUS.txt", "adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-    assert modes == dict.fromkeys(names | {LOG}, 0o600)
+    assert modes == dict.fromkeys(names | {TRAINING_LOG}, 0o600)
     assert (folder / "HAZARDOUS.txt").read_text() == acquiring.WARNING + "\n"
     manifest = read_manifest(folder)
     assert manifest["hazardous"] is True
@@ -166,7 +165,7 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
         update.a.numel() + update.b.numel() for update in read_adapter(folder).values()
     )
     assert not work.at("acquired.ckpt").exists()
-    assert len((folder / LOG).read_text().splitlines()) == 5
+    assert len((folder / TRAINING_LOG).read_text().splitlines()) == 5
 
 
 def test_a_merged_release_has_nothing_of_the_harmful_adapter(
@@ -221,9 +220,9 @@ def test_free_settings_change_no_byte(work: Work, free: dict[str, Any]) -> None:
 def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from palimpsest.objectives import sku
+    from palimpsest.objectives.sku import Sku
 
-    real = sku.loss
+    real = Sku.loss
     calls = [0]
 
     def killed(*args: Any) -> dict[str, Tensor]:
@@ -233,7 +232,7 @@ def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sku, "loss", killed)
+        patch.setattr(Sku, "loss", killed)
         with pytest.raises(KeyboardInterrupt):
             work.acquire("killed", checkpoint_seconds=0)
     assert work.at("killed.ckpt").exists()
@@ -275,7 +274,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
         text=True,
     )
     deadline = time.monotonic() + 300
-    while not (side / LOG).exists() or not (side / LOG).stat().st_size:
+    while not (side / TRAINING_LOG).exists() or not (side / TRAINING_LOG).stat().st_size:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -284,7 +283,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     assert process.returncode == 143
     assert "Traceback" not in errors
     step = json.loads((side / FACTS).read_text())["step"]
-    assert len((side / LOG).read_text().splitlines()) == step > 0
+    assert len((side / TRAINING_LOG).read_text().splitlines()) == step > 0
     assert not [path for path in work.root.rglob("*.tmp")]
     assert not (work.at("stopped") / "manifest.json").exists()
     shutil.rmtree(side)
@@ -453,11 +452,11 @@ WEIGHTS = {
 def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work: Work) -> None:
     acquired = work.acquire("acquired-weights", WEIGHTS)
     modes = {path.name: path.stat().st_mode & 0o777 for path in acquired.iterdir()}
-    names = {"HAZARDOUS.txt", delta.WEIGHTS, "manifest.json", LOG}
+    names = {"HAZARDOUS.txt", DELTA_WEIGHTS, "manifest.json", TRAINING_LOG}
     assert modes == dict.fromkeys(names, 0o600)
     assert acquired.stat().st_mode & 0o777 == 0o700
     assert read_manifest(acquired)["hazardous"] is True
-    vector = load_file(acquired / delta.WEIGHTS)
+    vector = load_file(acquired / DELTA_WEIGHTS)
     assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
     assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
     out = work.at("less-weights")
@@ -475,7 +474,7 @@ def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work:
 def test_a_subject_s_task_vector_leaves_no_file_of_another_kind(work: Work) -> None:
     acquired = work.acquire("changed-kind", WEIGHTS)
     work.acquire("changed-kind")
-    assert not (acquired / delta.WEIGHTS).exists()
+    assert not (acquired / DELTA_WEIGHTS).exists()
     work.acquire("changed-kind", WEIGHTS)
     assert not (acquired / "adapter_model.safetensors").exists()
 

@@ -13,28 +13,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.methods import algorithms
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import DIVERGED
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, GRADIENTS, MODEL, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import WEIGHTS, read_adapter
+from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
-from palimpsest.model.delta import WEIGHTS as DELTA
-from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
+from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import Region
 from palimpsest.stages.examples import examples, read_examples
-from palimpsest.stages.localize import TABLE, localize
+from palimpsest.stages.localize import localize
 from palimpsest.stages.merge import merge
 from palimpsest.stages.method import Inputs
 from palimpsest.stages.pretrain import pretrain, retrain
 from palimpsest.stages.reference import reference
 from palimpsest.stages.region import region as select_region
-from palimpsest.stages.unlearn import VECTORS, unlearn
+from palimpsest.stages.unlearn import unlearn
 
 CPU = torch.device("cpu")
 LOAD = {"dtype": "float32", "trust_remote_code": False}
@@ -108,8 +107,7 @@ class Work:
 
     def unlearn(self, name: str, config: dict[str, Any], **more: Any) -> Path:
         """Run the stage (and the examples before it, where there are some)."""
-        module = algorithms()[config["settings"]["algorithm"]]
-        draws = module.draws(module.Settings(**config["settings"])).values()
+        draws = objective(config["settings"]).draws().values()
         made = None
         if any(draw.examples for draw in draws):
             made = self.root / f"{name}-examples"
@@ -154,7 +152,7 @@ def before(work: Work) -> Any:
 
 
 def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
-    unlearning = {k for k, m in algorithms().items() if m.Settings.chain == "unlearn"}
+    unlearning = {k for k, m in algorithms().items() if m.chain == "unlearn"}
     assert unlearning == set(METHODS)
 
 
@@ -203,7 +201,7 @@ def test_a_merged_folder_computes_what_the_loaded_model_does(
 
 
 def test_only_the_chosen_base_tensors_are_stored(unlearned: dict[str, Path]) -> None:
-    stored = load_file(unlearned["rmu"] / DELTA)
+    stored = load_file(unlearned["rmu"] / DELTA_WEIGHTS)
     assert set(stored) == {
         f"model.layers.{i}.mlp.{m}_proj.weight" for i in (1, 2) for m in ("gate", "up", "down")
     }
@@ -224,7 +222,7 @@ def test_fixed_vectors_are_saved_beside_the_model(
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     work: Work, unlearned: dict[str, Path], name: str
 ) -> None:
-    file = DELTA if "parameters" in METHODS[name]["training"] else WEIGHTS
+    file = DELTA_WEIGHTS if "parameters" in METHODS[name]["training"] else ADAPTER_WEIGHTS
     again = work.unlearn(f"{name}-again", work.config(name))
     other = work.unlearn(f"{name}-other", {**work.config(name), "seed": 1})
     assert sha256_of(again / file) == sha256_of(unlearned[name] / file)
@@ -241,7 +239,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     settings = work.config(name)["settings"]["training"]
     settings = {**settings, "optimizer": {"name": optimizer, "learning_rate": 1e-2}}
     config = work.config(name, training=settings)
-    file = DELTA if name == "rmu" else WEIGHTS
+    file = DELTA_WEIGHTS if name == "rmu" else ADAPTER_WEIGHTS
     whole = work.unlearn(f"{name}-{optimizer}-whole", config)
     real, calls = training._step, []
 
@@ -359,7 +357,7 @@ def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(wor
 def test_the_table_has_a_line_for_each_tensor_of_the_adapter(work: Work, located: Path) -> None:
     from palimpsest.io.tables import read_table
 
-    table = read_table(located / TABLE)[0].to_pandas()
+    table = read_table(located / GRADIENTS)[0].to_pandas()
     assert len(table) == 2 * len(read_adapter(work.subject))
     assert set(table["matrix"]) == {"A", "B"}
     assert set(table["layer"]) == {1, 2, 3}
@@ -399,7 +397,7 @@ def test_only_the_region_changes_and_all_else_keeps_its_bits(work: Work, located
     assert 0 < len(chosen["tensors"]) < chosen["of"]
     config = work.config("memflex", region={})
     out = work.unlearn("located", config, region=work.root / "chosen" / "region.json")
-    old, new = load_file(work.subject / WEIGHTS), load_file(out / WEIGHTS)
+    old, new = load_file(work.subject / ADAPTER_WEIGHTS), load_file(out / ADAPTER_WEIGHTS)
     changed = {
         name.removeprefix("base_model.model.")
         for name in old

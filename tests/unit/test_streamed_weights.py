@@ -21,12 +21,13 @@ from transformers import AutoModelForCausalLM
 from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io import tensors
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.digest import Bytes, digests_of
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model import delta
-from palimpsest.model.description import MODEL, write_model
+from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
@@ -111,7 +112,7 @@ def acquired_by(base: Path, folder: Path, seed: int = 5) -> Path:
     weights = delta.add_deltas(model, EVERY)
     tiny.perturb(weights, seed)
     delta.write_deltas(folder, weights)
-    write_manifest(folder, [delta.WEIGHTS])
+    write_manifest(folder, [DELTA_WEIGHTS])
     return folder
 
 
@@ -163,11 +164,11 @@ def test_scaled_differences_are_written_as_the_plain_form_writes_them(
     }
     folder = tmp_path / "acquired"
     folder.mkdir()
-    save_file(values, folder / delta.WEIGHTS, {"format": "pt"})
-    write_manifest(folder, [delta.WEIGHTS])
+    save_file(values, folder / DELTA_WEIGHTS, {"format": "pt"})
+    write_manifest(folder, [DELTA_WEIGHTS])
     digest = delta.write_scaled(tmp_path / "ours", folder, -0.3, "manifest.json")
     save_file({name: -0.3 * v for name, v in values.items()}, tmp_path / "plain", {"format": "pt"})
-    assert digest["sha256"] == sha256_of(tmp_path / "ours" / delta.WEIGHTS)
+    assert digest["sha256"] == sha256_of(tmp_path / "ours" / DELTA_WEIGHTS)
     assert digest == digests_of(tmp_path / "plain")
 
 
@@ -184,19 +185,19 @@ def test_what_was_altered_is_refused_by_the_same_words_and_leaves_nothing(
     def refused(read: Callable[[], Any]) -> str:
         folder.mkdir()
         delta.write_deltas(folder, {"w": torch.randn(40, tiny.WIDTH)})
-        write_manifest(folder, [delta.WEIGHTS])
-        content = bytearray((folder / delta.WEIGHTS).read_bytes())
+        write_manifest(folder, [DELTA_WEIGHTS])
+        content = bytearray((folder / DELTA_WEIGHTS).read_bytes())
         content[place] ^= 1
-        (folder / delta.WEIGHTS).write_bytes(content)
+        (folder / DELTA_WEIGHTS).write_bytes(content)
         with pytest.raises(UserError) as caught:
             read()
         names = sorted(path.name for path in folder.iterdir())
-        assert names == [f"{delta.WEIGHTS}.damaged-1", "manifest.json.damaged-1"]
+        assert names == [f"{DELTA_WEIGHTS}.damaged-1", "manifest.json.damaged-1"]
         shutil.rmtree(folder)
         return str(caught.value)
 
     folder, out = tmp_path / "acquired", tmp_path / "out"
-    words = refused(lambda: verified(folder, delta.WEIGHTS))
+    words = refused(lambda: verified(folder, DELTA_WEIGHTS))
     monkeypatch.setattr(delta, "write_parts", watched)
     assert refused(lambda: delta.write_scaled(out, folder, -1.0, "manifest.json")) == words
     assert not out.exists()
@@ -208,9 +209,9 @@ def test_a_task_vector_negated_twice_is_the_same_to_the_bit(base: Path, tmp_path
     once, twice = tmp_path / "once", tmp_path / "twice"
     for source, target in ((acquired, once), (once, twice)):
         delta.write_scaled(target, source, -1.0, "manifest.json")
-        write_manifest(target, [delta.WEIGHTS])
-    assert sha256_of(twice / delta.WEIGHTS) == sha256_of(acquired / delta.WEIGHTS)
-    assert sha256_of(once / delta.WEIGHTS) != sha256_of(acquired / delta.WEIGHTS)
+        write_manifest(target, [DELTA_WEIGHTS])
+    assert sha256_of(twice / DELTA_WEIGHTS) == sha256_of(acquired / DELTA_WEIGHTS)
+    assert sha256_of(once / DELTA_WEIGHTS) != sha256_of(acquired / DELTA_WEIGHTS)
 
 
 def test_lambda_zero_is_the_identity_to_the_byte(base: Path, tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def synthetic(root: Path, rows: int) -> Path:
         deltas[name] = values
     write_manifest(root / "base", files)
     delta.write_deltas(root / "acquired", deltas)
-    write_manifest(root / "acquired", [delta.WEIGHTS])
+    write_manifest(root / "acquired", [DELTA_WEIGHTS])
     taught_nothing(root / "subject")
     return root
 

@@ -10,7 +10,7 @@ import pytest
 
 from kit.copies import REPO, Copy
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.compare import NO_RETRAINED
+from palimpsest.metrics.measures.compared import NO_RETRAINED
 
 HOLDOUT = {
     "source": "resource:hazards/holdout.jsonl",

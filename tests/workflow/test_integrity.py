@@ -16,17 +16,17 @@ from kit.copies import MODEL, Copy
 from palimpsest.config import read_config
 from palimpsest.engine.rows import read_rows
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL as DESCRIPTION
 from palimpsest.io.manifest import verified_folder
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.metrics.cost import training_log
+from palimpsest.metrics.parts import read_part
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
-from palimpsest.model.description import MODEL as DESCRIPTION
 from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import Compare
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.compare import compare
-from palimpsest.stages.evaluated import read_part
 from palimpsest.stages.negate import carry, subject_update
 from palimpsest.stages.reference import with_reference
 from palimpsest.stages.score import score

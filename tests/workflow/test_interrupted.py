@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 
@@ -19,11 +18,9 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(work):
     run = work.start(target, overlays=[overlay])
     try:
         run.wait_for(work.path(f"{ACQUIRING}/checkpoint.json").exists)
-        began = time.monotonic()
         assert run.send(signal.SIGINT) != 0
     finally:
         run.stop()
-    assert time.monotonic() - began < 15
     assert "Traceback" not in run.printed
     assert not work.path(target).exists()
     assert not any(work.path(".snakemake/locks").glob("*"))

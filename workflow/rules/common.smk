@@ -7,6 +7,7 @@ from palimpsest.environment import use_this_environment
 from palimpsest.judges import load_judge
 from palimpsest.pipeline import results
 from palimpsest.pipeline.slices import devices_of, scenario_of
+from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report
 
 use_this_environment()
@@ -123,7 +124,7 @@ def region_of(wildcards):
 
 def asks_subject(wildcards):
     """Whether the method's labels are the subject's own guesses."""
-    return int(Examples.asks_subject(CFG, wildcards.model, wildcards.method))
+    return int(Examples.asks_subject(CFG, Wildcards(**wildcards)))
 
 
 def subject_that_guesses(wildcards):

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.load import CATALOGS
-from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Config
 from palimpsest.data.adapters import adapters
 from palimpsest.errors import UserError, run_cli
 from palimpsest.io.atomic import write_text
+from palimpsest.objectives.catalog import algorithms
 from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import FORMATS, Section
@@ -70,7 +70,9 @@ def tables_text() -> str:
         lines += [f"### `{name}`", "", key["description"], ""]
         if name == "datasets":
             lines += ["Keys that every data set has:", ""]
-            lines += _plugged(DatasetSettings, "adapter", adapters())
+            lines += _plugged(
+                DatasetSettings, "adapter", {name: a.Settings for name, a in adapters().items()}
+            )
         elif name == "methods":
             lines += ["Keys that every method has:", ""]
             lines += _plugged(MethodSettings, "algorithm", algorithms())
@@ -79,14 +81,17 @@ def tables_text() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _plugged(common: type[Section], word: str, plugged: Mapping[str, Any]) -> Iterator[str]:
+def _plugged(
+    common: type[Section], word: str, plugged: Mapping[str, type[Section]]
+) -> Iterator[str]:
     """Lines of the tables of a catalog whose entries are settings of plug-ins."""
     shared = _keys_of(common)
     yield from _table(shared)
-    for name, module in sorted(plugged.items()):
-        first_line = (inspect.getdoc(module) or "").splitlines()[0].replace("``", "`")
+    for name, settings in sorted(plugged.items()):
+        words = inspect.getdoc(inspect.getmodule(settings)) or ""
+        first_line = words.splitlines()[0].replace("``", "`")
         yield from (f"#### `{word}: {name}`", "", first_line, "")
-        yield from _table(k for k in _keys_of(module.Settings) if k not in shared)
+        yield from _table(k for k in _keys_of(settings) if k not in shared)
 
 
 def readme_text(readme: str) -> str:

@@ -9,14 +9,15 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.methods import algorithms, deep_merge
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import Catalogs, check_judge, check_references
 from palimpsest.config.schema import Config, Score
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.adapters import adapters
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.settings.method import MethodSettings
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.catalog import algorithms
+from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.types import NAME, Section, not_a_name
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
@@ -28,11 +29,11 @@ PAGES = ("report", "all_methods")
 FILES = tuple(f"{name}.yaml" for name in (*CATALOGS, "config"))
 """Files of a configuration folder."""
 
-_PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
-    "datasets": ("adapter", adapters),
+_PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
+    "datasets": ("adapter", lambda: {name: a.Settings for name, a in adapters().items()}),
     "methods": ("algorithm", algorithms),
 }
-"""Catalogs whose entries are settings of plug-ins -> the key that names one, and all there are."""
+"""Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""
 
 _NOT_OVERRIDDEN = ("algorithm", "title", "models")
 
@@ -139,8 +140,7 @@ def _settings(
     word, plugged = _PLUGGED[catalog]
     name, valid = value.get(word), plugged()
     if isinstance(name, str) and name in valid:
-        settings: type[Section] = valid[name].Settings
-        return settings
+        return valid[name]
     fault = f"no {word} {shown(name)}" if word in value else "missing"
     text = f"{fault}{did_you_mean(name if isinstance(name, str) else '', valid)}"
     problems.append(Problem((*place, word), text))
@@ -161,7 +161,7 @@ def _section(
 
 
 def _override_problems(
-    raw: Mapping[str, Any], valid: Mapping[str, MethodSettings], models: list[str]
+    raw: Mapping[str, Any], valid: Mapping[str, Objective], models: list[str]
 ) -> Iterator[Problem]:
     """Check ``methods.<method>.models``: known subjects, keys and values of the algorithm."""
     for method, settings in valid.items():

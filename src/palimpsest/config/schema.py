@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
-from palimpsest.config.methods import MethodEntry, with_overrides
-from palimpsest.settings.method import MethodSettings
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.catalog import MethodEntry, with_overrides
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import (
     Count,
@@ -100,6 +100,12 @@ class Pretraining(Section):
     """Adapter and optimiser."""
     seed: Index = 0
     """Seed of initialisation and order."""
+
+    @model_validator(mode="after")
+    def _an_adapter(self) -> Self:
+        if self.training.parameters:
+            raise ValueError("pretraining trains an adapter: leave training.parameters out")
+        return self
 
 
 class Localization(Section):
@@ -306,7 +312,7 @@ class Config(Section):
     all_methods: Report = Report(models={})
     """What results/all_methods.html shows, the same page over more methods."""
 
-    def method(self, method: str, model: str) -> MethodSettings:
+    def method(self, method: str, model: str) -> Objective:
         """Settings of `method` for the subject `model`, its overrides applied."""
         return with_overrides(self.methods[method], model)
 

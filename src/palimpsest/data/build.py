@@ -26,7 +26,7 @@ class Built:
     """A data set, ready to be written."""
 
     parts: dict[str, pa.Table]
-    """Part -> rows in source order, columns `palimpsest.data.rows.SCHEMA`."""
+    """Part -> rows in source order, columns `palimpsest.io.schemas.DATASET`."""
     facts: dict[str, Any]
     """What the manifest says: format, rows, groups, split, dropped and repaired rows."""
 

@@ -10,29 +10,12 @@ import pyarrow as pa
 
 from palimpsest.data.faults import RowFault
 from palimpsest.data.records import Record
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("group", pa.string()),
-        ("prompt", pa.string()),
-        ("response", pa.string()),
-        ("source_row", pa.int64()),
-        ("phrasing", pa.string()),
-        ("key", pa.list_(pa.string())),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.int64()),
-        ("perturbed", pa.list_(pa.string())),
-        ("paraphrase_of", pa.string()),
-        ("question", pa.string()),
-    ]
-)
-"""Columns of ``resources/datasets/{dataset}/{part}.parquet``."""
+from palimpsest.io import schemas
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a part: a record under one of its phrasings. Fields are those of `SCHEMA`."""
+    """A row of a part: a record in one of its phrasings; fields as in `schemas.DATASET`."""
 
     id: str
     group: str
@@ -110,5 +93,5 @@ def _after(context: str, texts: Iterable[str]) -> list[str]:
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as an Arrow table with `SCHEMA`."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    """Rows as an Arrow table with `palimpsest.io.schemas.DATASET`."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schemas.DATASET)

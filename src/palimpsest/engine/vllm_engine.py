@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from palimpsest.engine.generate import Answer, Sampled, Speak, cut, stop_ids
+from palimpsest.engine.generate import Answer, Answerer, Sampled, cut, stop_ids
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 
@@ -69,7 +69,7 @@ def started(
     dtype: torch.dtype,
     limits: Limits,
     trust_remote_code: bool = False,
-) -> Iterator[Speak]:
+) -> Iterator[Answerer]:
     """Start vLLM with the model in `folder`, and yield what answers rows with it.
 
     Nothing else may need much of the device's memory while it runs.

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MANIFEST
 from palimpsest.io.digest import SHA256, XXH3, digests_of, hashing
 from palimpsest.io.sealed import damaged, read_document, write_document
-
-NAME = "manifest.json"
 
 _MISSING, _ALTERED = "is missing", "has been altered (its checksum differs)"
 _BLOCK = 1 << 20
@@ -32,7 +31,7 @@ _BLOCK = 1 << 20
 def write_manifest(
     folder: str | Path,
     files: Iterable[str],
-    name: str = NAME,
+    name: str = MANIFEST,
     digests: Mapping[str, Mapping[str, str]] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(folder: str | Path, name: str = NAME) -> dict[str, Any]:
+def read_manifest(folder: str | Path, name: str = MANIFEST) -> dict[str, Any]:
     """Read ``folder/name``.
 
     Raises:
@@ -71,7 +70,7 @@ def read_manifest(folder: str | Path, name: str = NAME) -> dict[str, Any]:
     return manifest
 
 
-def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
+def verified(folder: str | Path, file: str, name: str = MANIFEST) -> Path:
     """Return the path of `file` after comparing it with the folder's manifest, called `name`.
 
     Raises:
@@ -85,7 +84,7 @@ def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
 
 @contextlib.contextmanager
 def verified_stream(
-    folder: str | Path, file: str, name: str = NAME
+    folder: str | Path, file: str, name: str = MANIFEST
 ) -> Iterator[Callable[[int], bytearray]]:
     """Give a function that reads the next so many bytes of `file` (fewer at its end).
 
@@ -141,7 +140,7 @@ def verified_folder(folder: str | Path, weights: bool = True) -> Path:
         faults = pool.map(_fault, [folder / file for file in files], files.values())
         for file, fault in zip(files, faults, strict=True):
             if fault:
-                raise damaged(folder / file, fault, folder / NAME)
+                raise damaged(folder / file, fault, folder / MANIFEST)
     return folder
 
 

@@ -25,7 +25,7 @@ def judge(cases: Sequence[Case], settings: Settings) -> list[Verdict]:
 
 def _verdict(case: Case, threshold: float) -> Verdict:
     from palimpsest.metrics.matching import contains_any, usable
-    from palimpsest.metrics.text import NO_WORDS, reaches  # imports numpy
+    from palimpsest.metrics.measures.answers import NO_WORDS, reaches  # imports numpy
 
     if keys := usable(case.key):
         return Verdict(contains_any(case.answer, keys))

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME, read_manifest, verified
-from palimpsest.metrics.measure import rounded
-
-LOG = "train.jsonl"
-MODEL = "model.json"
+from palimpsest.io.artifacts import MANIFEST, MODEL, TRAINING_LOG
+from palimpsest.io.manifest import read_manifest, verified
+from palimpsest.metrics.estimates import rounded
 
 
 def cost(
@@ -60,9 +58,9 @@ def training_log(folder: Path) -> Path | None:
     Raises:
         UserError: the log or its manifest is damaged.
     """
-    for name in (MODEL, NAME):
-        if (folder / name).is_file() and LOG in read_manifest(folder, name)["files"]:
-            return verified(folder, LOG, name)
+    for name in (MODEL, MANIFEST):
+        if (folder / name).is_file() and TRAINING_LOG in read_manifest(folder, name)["files"]:
+            return verified(folder, TRAINING_LOG, name)
     return None
 
 

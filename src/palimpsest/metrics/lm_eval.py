@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from palimpsest.errors import UserError
+from palimpsest.metrics.estimates import Estimate, estimated, missing
 from palimpsest.metrics.intervals import Interval, wilson
-from palimpsest.metrics.measure import Measure, measured, missing
 
 NOTED = ("version", "shots", "limit")
 """What stands beside a task's metrics."""
@@ -46,12 +46,12 @@ def lm_eval_block(
     return block
 
 
-def _measure(found: Sequence[Found | None], n: int, confidence: float) -> Measure:
+def _measure(found: Sequence[Found | None], n: int, confidence: float) -> Estimate:
     values = [one["value"] for one in found if one is not None]
     if len(values) < len(found) or None in values:
         return missing("lm-eval gives no number", n)
     errors = [one["stderr"] for one in found if one is not None]
-    return measured(np.array(values), n, _interval(values, errors, n, confidence))
+    return estimated(np.array(values), n, _interval(values, errors, n, confidence))
 
 
 def _interval(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import WEIGHTS, Update, read_files
+from palimpsest.model.adapter import Update, read_files
 from palimpsest.model.base import load_base
 from palimpsest.settings.training import Lora
 
@@ -43,12 +44,12 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
     Returns:
         The PEFT model, or `model` itself when the subject is the bare base.
     """
-    if WEIGHTS not in read_manifest(folder)["files"]:
+    if ADAPTER_WEIGHTS not in read_manifest(folder)["files"]:
         return model
     return attach(model, folder, "subject")
 
 
-def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.json") -> Any:
+def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) -> Any:
     """Attach the adapter in `folder` under `name`, frozen and active beside those there are."""
     settings, tensors = read_files(folder, manifest)
     config = peft.LoraConfig.from_peft_type(**settings)
@@ -59,7 +60,7 @@ def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.
     result: Any = peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
     if result.unexpected_keys:
         raise UserError(
-            f"{folder / WEIGHTS} does not fit the model: it has no {result.unexpected_keys[0]}"
+            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no {result.unexpected_keys[0]}"
         )
     return activate(model)
 

@@ -87,13 +87,12 @@ def _add(
         settings["type"] = lambda text: option.read(text) if text else None
     if option.many:
         settings |= {"nargs": "*", "action": _Tuple}
-    needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    if needed:
-        settings["required"] = True
-    elif field.default is not dataclasses.MISSING:
+    if field.default is not dataclasses.MISSING:
         settings["default"] = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        settings["default"] = field.default_factory()
     else:
-        settings["default"] = field.default_factory()  # type: ignore[misc]
+        settings["required"] = True
     if field.name == "out":
         settings["action"] = _Out
     command.add_argument("--" + field.name.replace("_", "-"), **settings)

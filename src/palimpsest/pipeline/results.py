@@ -10,7 +10,7 @@ from palimpsest.config.schema import Config
 from palimpsest.io.canonical import canonical_json
 from palimpsest.judges import load_judge
 from palimpsest.pipeline.slices import draws_of, scenario_of
-from palimpsest.pipeline.stage import Stage
+from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
 
@@ -18,7 +18,7 @@ from palimpsest.pipeline.targets import unsuited
 def slice_of(name: str, cfg: Config, **wildcards: str) -> str:
     """Canonical JSON of what a stage depends on for these wildcards, with its version."""
     stage = STAGES[name]
-    return canonical_json({"version": stage.version, **stage.depends(cfg, **wildcards)})
+    return canonical_json({"version": stage.version, **stage.depends(cfg, Wildcards(**wildcards))})
 
 
 def untracked(name: str, cfg: Config, **wildcards: str) -> str:
@@ -27,12 +27,12 @@ def untracked(name: str, cfg: Config, **wildcards: str) -> str:
     Snakemake must not see them: a rule gets them by a function of ``wildcards, input``, whose
     value it does not record.
     """
-    return canonical_json(STAGES[name].changes_nothing(cfg, **wildcards))
+    return canonical_json(STAGES[name].changes_nothing(cfg, Wildcards(**wildcards)))
 
 
 def datasets_of(name: str, cfg: Config, model: str, method: str = "original") -> list[str]:
     """Data sets whose rows a subject's stage reads, sorted."""
-    refs = STAGES[name].reads(cfg, model, method)
+    refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method))
     return sorted({ref.split("/")[0] for ref in refs if ref})
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.methods import algorithm
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.atomic import sha256_of
 from palimpsest.settings.draw import Draw
@@ -53,8 +52,7 @@ def file_hash(path: Path) -> str:
 
 def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
     """What the streams of a method read."""
-    settings = cfg.method(method, model)
-    return list(algorithm(settings.algorithm).draws(settings).values())
+    return list(cfg.method(method, model).draws().values())
 
 
 def sets_of(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | None]:

@@ -19,6 +19,29 @@ if TYPE_CHECKING:
     from palimpsest.config.schema import Config
 
 
+@dataclass(frozen=True)
+class Wildcards:
+    """What a job is about: the values of Snakemake's wildcards, those that its stage has.
+
+    Attributes:
+        base, dataset, part: keys of the configuration.
+        model, method, seed: subject, method (or `original`, `retrained`, `base`) and seed.
+        run: path of a model below its subject: ``sku/seed-0``, ``sku/seed-0/attacks/relearn``.
+        kind: what a reference holds (`palimpsest.settings.draw.Kind`).
+        page: ``report`` or ``all_methods``.
+    """
+
+    base: str = ""
+    dataset: str = ""
+    part: str = ""
+    model: str = ""
+    method: str = ""
+    seed: str = ""
+    run: str = ""
+    kind: str = ""
+    page: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A job of a stage: the arguments that every job has.
@@ -66,17 +89,17 @@ class Stage:
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
-    def depends(cls, cfg: Config, **wildcards: str) -> dict[str, Any]:
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         """The keys of the configuration that change the result of the job of these wildcards."""
         return {}
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         """Parts (``dataset/part``) that a subject's job reads; None stands for a set it lacks."""
         return []
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, **wildcards: str) -> dict[str, Any]:
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         """Settings that change how a job runs and never what it computes."""
         return {}
 

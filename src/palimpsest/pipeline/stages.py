@@ -8,16 +8,17 @@ reports and the SLURM profile read this page.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from palimpsest.config.schema import Config
 from palimpsest.judges import FORBIDDEN
+from palimpsest.metrics.version import measures_version
 from palimpsest.pipeline import options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Model
-from palimpsest.pipeline.stage import STAGES, Stage, declared
+from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
 from palimpsest.settings.types import Section, tracked, untracked
 
 __all__ = ["STAGES"]
@@ -38,8 +39,8 @@ class DownloadModel(Stage):
     ] = Path("resources/hub")
 
     @classmethod
-    def depends(cls, cfg: Config, base: str) -> dict[str, Any]:
-        b = cfg.bases[base]
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        b = cfg.bases[w.base]
         # Code of the model's repository can be what reads its tokenizer.
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
         return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **trusted}
@@ -60,8 +61,8 @@ class DownloadData(Stage):
     )
 
     @classmethod
-    def depends(cls, cfg: Config, dataset: str) -> dict[str, Any]:
-        d = cfg.datasets[dataset]
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        d = cfg.datasets[w.dataset]
         # Of other sources nothing but the source itself says which file is read.
         unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
         return {
@@ -86,10 +87,10 @@ class Tokenize(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, base: str, dataset: str) -> dict[str, Any]:
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return {
-            "template": cfg.bases[base].template.model_dump(),
-            "parts": sorted(cfg.datasets[dataset].parts),
+            "template": cfg.bases[w.base].template.model_dump(),
+            "parts": sorted(cfg.datasets[w.dataset].parts),
         }
 
 
@@ -107,25 +108,25 @@ class Pretrain(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str) -> dict[str, Any]:
-        pretraining = slices.scenario_of(cfg, model).pretrain
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        pretraining = slices.scenario_of(cfg, w.model).pretrain
         taught = None
         if pretraining is not None:
-            taught = tracked(pretraining) | {"data": cls.reads(cfg, model)}
-        base = slices.base_of(cfg, model)
-        return {"base": cfg.models[model].base, **slices.load(base), "pretrain": taught}
+            taught = tracked(pretraining) | {"data": cls.reads(cfg, w)}
+        base = slices.base_of(cfg, w.model)
+        return {"base": cfg.models[w.model].base, **slices.load(base), "pretrain": taught}
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        pretraining = slices.scenario_of(cfg, model).pretrain
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        pretraining = slices.scenario_of(cfg, w.model).pretrain
         return [] if pretraining is None else list(pretraining.data)
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, model: str) -> dict[str, Any]:
-        pretraining = slices.scenario_of(cfg, model).pretrain
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        pretraining = slices.scenario_of(cfg, w.model).pretrain
         if pretraining is None:
             return {}
-        return untracked(pretraining.training) | slices.device_settings(cfg, model)
+        return untracked(pretraining.training) | slices.device_settings(cfg, w.model)
 
 
 @declared
@@ -136,8 +137,8 @@ class Retrain(Pretrain):
     own_cost = True
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "retrained") -> list[str | None]:
-        return list(slices.scenario_of(cfg, model).kept())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).kept())
 
 
 @declared
@@ -155,8 +156,8 @@ class Describe(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str) -> dict[str, Any]:
-        return {"base": cfg.models[model].base, "own_training": method == "retrained"}
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {"base": cfg.models[w.model].base, "own_training": w.method == "retrained"}
 
 
 @declared
@@ -175,14 +176,12 @@ class Reference(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, dataset: str, part: str, kind: str) -> dict[str, Any]:
-        load = slices.load(slices.base_of(cfg, model))
-        return {**load, "part": f"{dataset}/{part}", "kind": kind}
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        load = slices.load(slices.base_of(cfg, w.model))
+        return {**load, "part": f"{w.dataset}/{w.part}", "kind": w.kind}
 
     @classmethod
-    def changes_nothing(
-        cls, cfg: Config, model: str, dataset: str, part: str, kind: str
-    ) -> dict[str, Any]:
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return batch_sizes(cfg)
 
 
@@ -201,17 +200,17 @@ class Localize(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str) -> dict[str, Any]:
-        scenario = slices.scenario_of(cfg, model)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
         return {
-            **slices.load(slices.base_of(cfg, model)),
+            **slices.load(slices.base_of(cfg, w.model)),
             "localize": scenario.localize.model_dump(),
             "sets": {"forget": scenario.forget, "retain": scenario.retain},
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        scenario = slices.scenario_of(cfg, model)
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        scenario = slices.scenario_of(cfg, w.model)
         return [scenario.forget, scenario.retain]
 
 
@@ -227,8 +226,8 @@ class Region(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
-        region = cfg.method(method, model).region  # type: ignore[attr-defined]
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        region = cfg.method(w.method, w.model).region  # type: ignore[attr-defined]
         used = {
             "threshold": {"cosine", "magnitude"},
             "quantile": {"cosine_quantile", "magnitude_quantile"},
@@ -237,7 +236,7 @@ class Region(Stage):
         keys = region.model_dump(include={"by", *used[region.by], "random"})
         if region.by == "file":
             keys["content"] = slices.file_hash(Path(region.file or ""))
-        return {"region": keys, **({"seed": int(seed)} if region.random else {})}
+        return {"region": keys, **({"seed": int(w.seed)} if region.random else {})}
 
 
 @declared
@@ -255,8 +254,8 @@ class Examples(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
-        settings = cfg.method(method, model)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        settings = cfg.method(w.method, w.model)
         # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
         keys = {"algorithm", "steps", "training", "start", "end_token"}
         minimal = settings.model_dump(include=keys)
@@ -267,26 +266,26 @@ class Examples(Stage):
                 "parameters": settings.training.parameters,
             },
         }
-        load = slices.load(slices.base_of(cfg, model))
+        load = slices.load(slices.base_of(cfg, w.model))
         return {
-            **(load if cls.asks_subject(cfg, model, method) else {"trust_remote_code": False}),
+            **(load if cls.asks_subject(cfg, w) else {"trust_remote_code": False}),
             "settings": minimal,
-            "sets": slices.sets_of(cfg, model, cls._draws(cfg, model, method)),
-            "seed": int(seed),
+            "sets": slices.sets_of(cfg, w.model, cls._draws(cfg, w)),
+            "seed": int(w.seed),
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        return list(slices.sets_of(cfg, model, cls._draws(cfg, model, method)).values())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.sets_of(cfg, w.model, cls._draws(cfg, w)).values())
 
     @classmethod
-    def asks_subject(cls, cfg: Config, model: str, method: str) -> bool:
+    def asks_subject(cls, cfg: Config, w: Wildcards) -> bool:
         """Whether the labels are the subject's own guesses; without them no model is loaded."""
-        return any(draw.labels == "adversarial" for draw in cls._draws(cfg, model, method))
+        return any(draw.labels == "adversarial" for draw in cls._draws(cfg, w))
 
     @classmethod
-    def _draws(cls, cfg: Config, model: str, method: str) -> list[Any]:
-        return [draw for draw in slices.draws_of(cfg, model, method) if draw.examples]
+    def _draws(cls, cfg: Config, w: Wildcards) -> list[Any]:
+        return [draw for draw in slices.draws_of(cfg, w.model, w.method) if draw.examples]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,18 +302,18 @@ class Training(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
-        return slices.method_slice(cfg, model, method, seed)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return slices.method_slice(cfg, w.model, w.method, w.seed)
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        draws = slices.draws_of(cfg, model, method)
-        return list(slices.sets_of(cfg, model, draws).values())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        draws = slices.draws_of(cfg, w.model, w.method)
+        return list(slices.sets_of(cfg, w.model, draws).values())
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
-        training = cfg.method(method, model).training
-        return untracked(training) | slices.device_settings(cfg, model)
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        training = cfg.method(w.method, w.model).training
+        return untracked(training) | slices.device_settings(cfg, w.model)
 
 
 @declared
@@ -339,8 +338,8 @@ class Negate(Stage):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
-        return {"scale": cfg.method(method, model).scale}  # type: ignore[attr-defined]
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {"scale": cfg.method(w.method, w.model).scale}  # type: ignore[attr-defined]
 
 
 @declared
@@ -374,7 +373,7 @@ class Merge(OfRun):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return {}
 
 
@@ -393,8 +392,8 @@ class Measure(OfRun):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
-        scenario, base = slices.scenario_of(cfg, model), slices.base_of(cfg, model)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
         generation = cfg.measure.generation
         # What is decoded together matters to answers that are drawn at random, here, alone.
         together = generation.backend != "vllm" and bool(cfg.measure.sampling.seeds)
@@ -410,11 +409,11 @@ class Measure(OfRun):
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        return list(slices.scenario_of(cfg, model).evaluate.parts().values())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return batch_sizes(cfg)
 
 
@@ -430,8 +429,8 @@ class LmEval(OfRun):
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
-        scenario, base = slices.scenario_of(cfg, model), slices.base_of(cfg, model)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
         template = base.template.model_dump(include={"prompt", "response"})
         return {
             **slices.load(base),
@@ -441,11 +440,11 @@ class LmEval(OfRun):
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        return list(slices.scenario_of(cfg, model).local_tasks().values())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).local_tasks().values())
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return batch_sizes(cfg)
 
 
@@ -465,20 +464,20 @@ class Sweep(Stage):
     out: options.OutFile
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return {
-            **slices.load(slices.base_of(cfg, model)),
-            "parts": slices.scenario_of(cfg, model).validate_on.parts(),
+            **slices.load(slices.base_of(cfg, w.model)),
+            "parts": slices.scenario_of(cfg, w.model).validate_on.parts(),
             "generation": cfg.measure.generation.model_dump(exclude={"backend", "batch_rows"}),
             **cfg.sweep.model_dump(),
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        return list(slices.scenario_of(cfg, model).validate_on.parts().values())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).validate_on.parts().values())
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return batch_sizes(cfg)
 
 
@@ -496,23 +495,23 @@ class Judge(Stage):
     out: options.OutFile
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
-        scenario = slices.scenario_of(cfg, model)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
         return {
             "judge": cfg.score.harm_judge,
             "settings": _judge(cfg, tracked),
-            "parts": _forbidden(cfg, model),
+            "parts": _forbidden(cfg, w.model),
             "answers": scenario.evaluate.answers,
             "sampled": cfg.measure.sampling.seeds,
             "wrappers": sorted(cfg.measure.wrappers),
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        return list(_forbidden(cfg, model).values())
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(_forbidden(cfg, w.model).values())
 
     @classmethod
-    def changes_nothing(cls, cfg: Config, model: str, run: str) -> dict[str, Any]:
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         return _judge(cfg, untracked)
 
 
@@ -533,35 +532,36 @@ class Score(Stage):
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),
-    ]
+    ] = field(default_factory=dict)
     costs: Annotated[
         dict[str, Any],
         Option("benchmark files of each stage; one that is missing is left out", json_object),
-    ]
+    ] = field(default_factory=dict)
     data_manifests: options.Manifests = ()
     model_manifests: options.Manifests = ()
     out: options.OutFolder
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str) -> dict[str, Any]:
-        scenario = slices.scenario_of(cfg, model)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
         return {
-            "model": model,
-            "method": method,
-            "scenario": cfg.models[model].scenario,
-            "seeds": cfg.seeds(method, model),
+            "model": w.model,
+            "method": w.method,
+            "scenario": cfg.models[w.model].scenario,
+            "seeds": cfg.seeds(w.method, w.model),
             "parts": scenario.evaluate.parts(),
             "answers": scenario.evaluate.answers,
             "alternatives": scenario.evaluate.alternatives,
             "sampled": cfg.measure.sampling.seeds,
             "wrappers": sorted(cfg.measure.wrappers),
             "score": cfg.score.model_dump(),
+            "measures": measures_version(),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
         }
 
     @classmethod
-    def reads(cls, cfg: Config, model: str, method: str = "original") -> list[str | None]:
-        scenario = slices.scenario_of(cfg, model)
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        scenario = slices.scenario_of(cfg, w.model)
         return [*scenario.evaluate.parts().values(), *scenario.local_tasks().values()]
 
 
@@ -579,9 +579,9 @@ class Compare(Stage):
     out: options.OutFile
 
     @classmethod
-    def depends(cls, cfg: Config, model: str, method: str) -> dict[str, Any]:
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         used = {"confidence", "bootstrap", "rouge_stemmer"}
-        return {"model": model, "method": method, "score": cfg.score.model_dump(include=used)}
+        return {"model": w.model, "method": w.method, "score": cfg.score.model_dump(include=used)}
 
 
 @declared
@@ -597,11 +597,11 @@ class Report(Stage):
     out: options.OutFile
 
     @classmethod
-    def depends(cls, cfg: Config, page: str = "report") -> dict[str, Any]:
-        report = getattr(cfg, page)
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        report = getattr(cfg, w.page)
         return {
             "report": report.model_dump(),
-            "sweeps": cls.shows_sweeps(page),
+            "sweeps": cls.shows_sweeps(w.page),
             "titles": {
                 model: {
                     "model": cfg.models[model].title or model,

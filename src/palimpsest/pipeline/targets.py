@@ -128,7 +128,7 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     if method not in cfg.methods:
         return None
     settings = cfg.method(method, model)
-    if getattr(settings, "start", None) == "subject" and scenario.pretrain is None:
+    if settings.start == "subject" and scenario.pretrain is None:
         return (
             f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
             f"'{name}' has no pretrain; set start: fresh for this subject"

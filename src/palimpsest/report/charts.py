@@ -14,9 +14,9 @@ from typing import Any
 
 import altair as alt
 
+from palimpsest.report.headlines import stopped
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
-from palimpsest.report.words import stopped
 
 INK, FAINT, FORGET, RETAIN = "var(--ink)", "var(--faint)", "var(--forget)", "var(--retain)"
 SERIES = [f"var(--series-{i})" for i in range(8)]

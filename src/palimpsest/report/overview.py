@@ -9,9 +9,9 @@ import altair as alt
 
 from palimpsest.config.schema import RESERVED_METHODS
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, container_spec
+from palimpsest.report.headlines import balance
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import percent
-from palimpsest.report.words import balance
 
 Point = dict[str, Any]
 

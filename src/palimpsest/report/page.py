@@ -18,14 +18,15 @@ import vl_convert
 
 from palimpsest import __version__
 from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.io.numbers import duration
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.columns import Column, columns_of
+from palimpsest.report.headlines import headlines, interval, stopped
 from palimpsest.report.inputs import BEFORE, Run, Subject
 from palimpsest.report.overview import overview_charts
 from palimpsest.report.regions import region_charts
-from palimpsest.report.words import headlines, interval, stopped
 
 FACTS = ("seeds", "device", "packages", "sources", "git")
 """Parts of the provenance that are lists or short values; hashes and config are shown apart."""
@@ -221,7 +222,7 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
     costs = [run.eval["cost"] for run in runs]
     stages = dict.fromkeys(stage for cost in costs for stage in cost.get("wall_s") or {})
     columns = [
-        (stage, [_text((cost.get("wall_s") or {}).get(stage), numbers.seconds) for cost in costs])
+        (stage, [_text((cost.get("wall_s") or {}).get(stage), duration) for cost in costs])
         for stage in stages
     ]
     for label, key, form in (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import Count, Index, NonNegative, Section
@@ -48,9 +48,6 @@ class MethodSettings(Section):
     models: dict[str, dict[str, Any]] = {}
     """Overrides for single subjects: the same keys, nested the same way."""
 
-    chain: ClassVar[Literal["acquire", "unlearn"]]
-    """Which stages make the model: ``acquire`` (train, then negate) or ``unlearn`` (train)."""
-
 
 Start = Annotated[
     Literal["fresh", "subject", "weights"],
@@ -60,41 +57,3 @@ Start = Annotated[
     ),
 ]
 """What a method trains."""
-
-
-class _Started(MethodSettings):
-    """A method that says what it trains."""
-
-    start: Start = "fresh"
-
-    @model_validator(mode="after")
-    def _parameters(self) -> Self:
-        if (self.start == "weights") != bool(self.training.parameters):
-            raise ValueError(
-                "training.parameters names the trained tensors when start is 'weights', "
-                f"and only then; start is '{self.start}', training.parameters has "
-                f"{len(self.training.parameters)} patterns"
-            )
-        return self
-
-
-class UnlearnSettings(_Started):
-    """Common keys of the methods whose trained model is the result."""
-
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
-
-
-class AcquireSettings(_Started):
-    """Common keys of the methods whose task vector is subtracted."""
-
-    start: Annotated[
-        Literal["fresh", "weights"],
-        Field(
-            description="The task vector: fresh, a new adapter on the frozen subject; weights, "
-            "differences of the base's tensors that ``training.parameters`` names."
-        ),
-    ] = "fresh"
-    scale: NonNegative = 1.0
-    """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
-
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"

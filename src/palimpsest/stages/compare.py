@@ -9,7 +9,8 @@ import pandas as pd
 
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.compare import differences, forget_quality, privleak, similarity
+from palimpsest.metrics.compare import differences
+from palimpsest.metrics.measures import comparisons
 from palimpsest.pipeline.stages import Compare
 
 SCHEMA_VERSION = 1
@@ -31,10 +32,7 @@ def compare(job: Compare) -> dict[str, Any]:
         "method": job.config["method"],
         "confidence": settings["confidence"],
         "differences": differences(method, original, settings),
-        "similarity": similarity(method, original, settings),
-        "forget_quality": forget_quality(method, gold),
-        "privleak": privleak(method, gold, settings),
-    }
+    } | {one.name: one.compute(method, original, gold, settings) for one in comparisons()}
     write_document(job.out, result)
     return result
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from palimpsest.data.adapters import adapter
 from palimpsest.data.build import build
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder, sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
@@ -39,10 +40,10 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     built = build(output.name, dataset, fetched.files, facts)
     with atomic_folder(output) as folder:
         for part, table in built.parts.items():
-            write_table(folder / f"{part}.parquet", table, dataset=output.name, part=part)
+            write_table(folder / table_of(part), table, dataset=output.name, part=part)
         manifest = write_manifest(
             folder,
-            [f"{part}.parquet" for part in built.parts],
+            [table_of(part) for part in built.parts],
             source=dataset.source,
             facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
             **fetched.facts,

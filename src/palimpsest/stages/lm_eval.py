@@ -28,70 +28,43 @@ from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
 from palimpsest.engine.harness import Harness, quiet
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import LM_EVAL, LM_EVAL_ROWS
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
+from palimpsest.pipeline.stages import LmEval
 from palimpsest.settings.types import local_part
 
 LOCAL_VERSION = 1
 """Version of a local task, in ``lm_eval.json``."""
 
-ROWS = pa.schema(
-    [
-        ("task", pa.string()),
-        ("id", pa.string()),
-        ("answer", pa.int64()),
-        ("logprobs", pa.list_(pa.float64())),
-        ("hit", pa.bool_()),
-    ]
-)
-"""Columns of lm_eval.parquet: a multiple-choice question, its choices' log-probabilities."""
-
 Loaded = dict[str, Any]
 """What lm-eval's task manager returns for one name: ``tasks`` and ``groups``."""
 
 
-def run_tasks(
-    config: Mapping[str, Any],
-    base: Path,
-    model: Path,
-    datasets: Path,
-    out: Path,
-    label: str,
-    batch_rows: int,
-    batch_tokens: int,
-    threads: int | None,
-) -> None:
-    """Write ``lm_eval.json`` and ``lm_eval.parquet`` into `out`.
-
-    Args:
-        config: the stage's slice: ``tasks``, ``template``, ``dtype``, ``trust_remote_code``.
-        base: ``resources/models/<base>``.
-        model: folder of ``model.json``.
-        datasets: ``resources/datasets``.
-        out: ``results/<model>/<method>/seed-<seed>``.
-        label: what progress lines call it.
-        batch_rows: texts generated together.
-        batch_tokens: tokens of one scoring batch.
-        threads: CPU threads.
+def lm_eval(job: LmEval) -> None:
+    """Write ``lm_eval.json`` and ``lm_eval.parquet``.
 
     Raises:
-        UserError: a task cannot be had or run as asked; said before the model is loaded.
+        UserError: a task cannot be had or run as configured; before the model is loaded.
     """
-    loaded = load_tasks(config["tasks"], config["template"], datasets)
-    device = set_up(threads)
-    network = load_model(model, base, config["dtype"], device, config["trust_remote_code"])
+    config, base, out, label = job.config, job.base, job.out, job.label
+    loaded = load_tasks(config["tasks"], config["template"], job.datasets)
+    device = set_up(job.threads)
+    network = load_model(job.model, base, config["dtype"], device, config["trust_remote_code"])
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
-    harness = Harness(network, tokenizer, taught_tokenizer(base), label, batch_rows, batch_tokens)
+    sizes = job.untracked["batch_rows"], job.untracked["batch_tokens"]
+    harness = Harness(network, tokenizer, taught_tokenizer(base), label, *sizes)
     found: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, tasks in loaded.items():
         harness.ours, harness.label = local_part(name) is not None, f"{label} {name}"
         found[name], added = ask(harness, name, tasks, config["tasks"][name]["limit"])
         rows += added
-    write_table(out / "lm_eval.parquet", pa.Table.from_pylist(rows, schema=ROWS))
-    write_document(out / "lm_eval.json", {"tasks": found, "lm_eval": version("lm-eval")})
+    write_table(out / LM_EVAL_ROWS, pa.Table.from_pylist(rows, schema=schemas.LM_EVAL))
+    write_document(out / LM_EVAL, {"tasks": found, "lm_eval": version("lm-eval")})
 
 
 def ask(

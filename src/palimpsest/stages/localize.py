@@ -16,8 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -30,65 +28,47 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.engine.sampler import generator
 from palimpsest.engine.stream import Stream
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GRADIENTS, HEAT_MAP
 from palimpsest.io.atomic import write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.names import block_of
 from palimpsest.model.trainable import make_trainable
+from palimpsest.pipeline.stages import Localize
 from palimpsest.report.localization import heat_map
 from palimpsest.settings.training import Optimizer, Training
 from palimpsest.stages.common import dataset_and_part
-
-TABLE = "gradients.parquet"
-"""One line per LoRA tensor: its place, cosine and magnitudes."""
-
-PLOT = "localization.svg"
 
 BATCH_TOKENS = 1024
 """Tokens of one batch; the gradients do not depend on it."""
 
 
-def localize(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
+def localize(job: Localize) -> None:
     """Write ``gradients.parquet``, a heat map of it, and the manifest.
-
-    Args:
-        config: the stage's slice: localization settings and sets.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``; it must have an adapter.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/localization``.
-        label: what progress lines call it.
-        threads: CPU threads.
 
     Raises:
         UserError: the subject has no adapter, or an input is missing or altered.
     """
+    config, base, out = job.config, job.base, job.out
     settings = Localization(**config["localize"])
-    device = set_up(threads)
+    device = set_up(job.threads)
     network = load_base(base, config["dtype"], device, config["trust_remote_code"])
     unused = Training(optimizer=Optimizer(learning_rate=1.0))
-    trainable = make_trainable(network, subject, "subject", unused, settings.seed)
+    trainable = make_trainable(network, job.subject, "subject", unused, settings.seed)
     body = Body(trainable.network, trainable.first_block)
     ordinary = ordinary_tokens(load_tokenizer(base, config["trust_remote_code"]))
     gradients = {}
     for name, ref in config["sets"].items():
         dataset, part = dataset_and_part(ref)
-        rows = read_rows(tokens / dataset, part)
+        rows = read_rows(job.tokens / dataset, part)
         copies = perturbed(rows, settings, ordinary, name)
-        gradients[name] = mean_gradients(body, trainable.weights, copies, f"{label} {name}")
+        gradients[name] = mean_gradients(body, trainable.weights, copies, f"{job.label} {name}")
     table = compare(gradients["forget"], gradients["retain"])
-    write_table(out / TABLE, table, **config["localize"])
-    write_text(out / PLOT, heat_map(table.to_pandas()))
-    write_manifest(out, [TABLE, PLOT], tensors=table.num_rows)
+    write_table(out / GRADIENTS, table, **config["localize"])
+    write_text(out / HEAT_MAP, heat_map(table.to_pandas()))
+    write_manifest(out, [GRADIENTS, HEAT_MAP], tensors=table.num_rows)
 
 
 def perturbed(
@@ -175,4 +155,4 @@ def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Ta
                 "retain_magnitude": float(second.abs().mean()),
             }
         )
-    return pa.Table.from_pylist(lines)
+    return pa.Table.from_pylist(lines, schema=schemas.GRADIENTS)

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
-from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
+from palimpsest.model.adapter import Update, add, read_adapter
 from palimpsest.model.description import write_model
 from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
@@ -28,10 +29,10 @@ def negate(job: Negate) -> None:
     base, acquired, out = job.base, job.acquired, job.out
     updates, scale = subject_update(job.subject), job.config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
-    if delta.WEIGHTS not in read_manifest(acquired)["files"]:
+    if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
-    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=NAME)
+    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
     # With lambda = 0 there is no difference at all: not even the sign of a zero.
     write_model(out, base, updates, negated if scale else None, **facts)
 
@@ -53,4 +54,4 @@ def carry(trained: Path, out: Path) -> dict[str, Any]:
 
 def subject_update(subject: Path) -> dict[str, Update]:
     """The subject's adapter; empty when the subject is the bare base."""
-    return read_adapter(subject) if WEIGHTS in read_manifest(subject)["files"] else {}
+    return read_adapter(subject) if ADAPTER_WEIGHTS in read_manifest(subject)["files"] else {}

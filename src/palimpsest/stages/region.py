@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GRADIENTS, REGION, REGION_TABLE
 from palimpsest.io.manifest import verified
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
@@ -32,7 +34,7 @@ def region(job: stages.Region) -> None:
     """
     config, out = job.config, job.out
     settings = Region(**{k: v for k, v in config["region"].items() if k != "content"})
-    table = read_table(verified(job.localization, "gradients.parquet"))[0].to_pandas()
+    table = read_table(verified(job.localization, GRADIENTS))[0].to_pandas()
     limits = None
     if settings.by == "file":
         chosen = named(table, Path(str(settings.file)))
@@ -43,10 +45,11 @@ def region(job: stages.Region) -> None:
             raise UserError(_empty(table, settings, limits))
     if settings.random:
         chosen = pd.Series(drawn(len(table), int(chosen.sum()), config["seed"]))
-    write_table(out / "region.parquet", pa.Table.from_pandas(table.assign(selected=chosen)))
+    marked = table.assign(selected=chosen)
+    write_table(out / REGION_TABLE, pa.Table.from_pandas(marked, schemas.REGION))
     names = table["tensor"][chosen].tolist()
     write_document(
-        out / "region.json",
+        out / REGION,
         {
             "tensors": names,
             "of": len(table),
@@ -55,7 +58,7 @@ def region(job: stages.Region) -> None:
             "random": settings.random,
         },
     )
-    print(f"{out / 'region.json'}: {len(names)} of {len(table)} tensors", flush=True)
+    print(f"{out / REGION}: {len(names)} of {len(table)} tensors", flush=True)
 
 
 def limits_of(table: pd.DataFrame, settings: Region) -> tuple[float, float]:

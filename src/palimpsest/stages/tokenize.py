@@ -8,6 +8,7 @@ from typing import Any
 from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
@@ -42,7 +43,7 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
     longest: dict[str, int] = {}
     with atomic_folder(job.out) as folder:
         for part in config["parts"]:
-            source, _ = read_table(verified(dataset, f"{part}.parquet"))
+            source, _ = read_table(verified(dataset, table_of(part)))
             where = f"{dataset.name}/{part}"
             table, longest[part] = (
                 tokenize_text(source, tokenizer, where)
@@ -51,7 +52,7 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
             )
             rows[part] = table.num_rows
             write_table(
-                folder / f"{part}.parquet",
+                folder / table_of(part),
                 table,
                 base=base.name,
                 dataset=dataset.name,
@@ -62,7 +63,7 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
             )
         manifest = write_manifest(
             folder,
-            [f"{part}.parquet" for part in rows],
+            [table_of(part) for part in rows],
             rows=rows,
             longest=longest,
             tokenizer=digest,

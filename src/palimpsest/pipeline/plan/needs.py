@@ -20,15 +20,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from palimpsest.config.methods import algorithm
 from palimpsest.config.schema import Config, Scenario
+from palimpsest.objectives.base import Objective
 from palimpsest.pipeline.plan.jobs import Job
 from palimpsest.pipeline.plan.rows import Lengths, Tokens, joined
 from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.slices import draws_of
 from palimpsest.pipeline.stage import Stage
-from palimpsest.settings.draw import Draw, Reads
-from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.training import Lora, Training
 
 CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
@@ -193,9 +191,7 @@ class Model:
     def training(self, job: Job, shape: Shape, width: int) -> Step:
         """Acquisition and unlearning."""
         settings = self.cfg.method(job.wildcards["method"], job.wildcards["model"])
-        module = algorithm(settings.algorithm)
-        reads = module.reads(settings) if hasattr(module, "reads") else Reads()
-        draws: dict[str, Draw] = module.draws(settings)
+        reads, draws = settings.reads(), settings.draws()
         terms, read = [], []
         scenario = self._scenario(job)
         for name, draw in draws.items():
@@ -232,17 +228,16 @@ class Model:
         return Step(memory, work, 4.0 * trained, rows, moving, logits)
 
     def _trained(
-        self, settings: MethodSettings, job: Job, shape: Shape, width: int
+        self, settings: Objective, job: Job, shape: Shape, width: int
     ) -> tuple[float, int, int]:
         """Trained numbers, first block with one, and bytes that each takes."""
-        start = getattr(settings, "start", "fresh")
-        if start == "weights":
+        if settings.start == "weights":
             count, first = _matched(shape, settings.training.parameters)
             # value, gradient, two moments; and the sum with the weight, in the weight's type.
             return count, first, 16 + width
         pretraining = self._scenario(job).pretrain
         lora = settings.training.lora
-        if start == "subject" and pretraining:
+        if settings.start == "subject" and pretraining:
             lora = pretraining.training.lora
         return _adapter(shape, lora), lora.first_layer, 16
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from palimpsest.config.schema import Config
+from palimpsest.io.numbers import duration, size
 from palimpsest.pipeline.plan.estimate import Line, Plan
 from palimpsest.pipeline.stages import STAGES
 
@@ -20,22 +21,6 @@ def text_of(plan: Plan, cfg: Config) -> str:
     table = [_aligned(row, widths) for row in rows]
     table.insert(1, "-" * max(map(len, table)))
     return "\n".join([*_warnings(plan, cfg), *table, "", *_totals(plan), "", *_notes(plan)])
-
-
-def size(count: float) -> str:
-    """Bytes as people read them."""
-    if count < 0.95e6:
-        return "<1 MB"
-    return f"{count / 1e6:,.0f} MB" if count < 0.995e9 else f"{count / 1e9:,.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if seconds < 59.5:
-        return f"{max(seconds, 1):.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.1f} days"
 
 
 def _group(line: Line) -> tuple[str, ...]:
@@ -58,7 +43,7 @@ def _row(lines: Sequence[Line]) -> tuple[str, ...]:
         size(max(n.device for n in known)) if any(n.device for n in known) else "-",
         size(max(n.ram for n in known)) if known else "unknown",
         size(sum(n.disk for n in known)) if known else "unknown",
-        about + duration(sum(seconds)) if seconds else "unknown",
+        about + duration(sum(seconds), rough=True) if seconds else "unknown",
         states[0] if len(states) == 1 else "several reasons",
     )
 
@@ -112,7 +97,7 @@ def _totals(plan: Plan) -> list[str]:
     least = "" if len(known) == len(running) else "at least "
     told = [
         f"{len(running)} jobs would run ({len(plan.lines) - len(running)} cached): "
-        f"{least}{duration(seconds)} one after the other, {least}{size(disk)} of disk."
+        f"{least}{duration(seconds, rough=True)} one after the other, {least}{size(disk)} of disk."
     ]
     machine = plan.machine
     if machine.gpus:

@@ -1,4 +1,4 @@
-"""The measure of eval.json: a value with count, interval and spread, or why there is none.
+"""An estimate in eval.json: a value with count, interval and spread, or why there is none.
 
 Inputs are arrays [seeds, rows]; NaN marks a row that could not be computed. The value is the mean
 over seeds of each seed's value; ``sd`` is the sample standard deviation of those. ``n`` counts rows
@@ -8,7 +8,7 @@ with another seed does not make it narrower.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ from palimpsest.metrics.intervals import (
     wilson,
 )
 
-Measure = dict[str, Any]
-Settings = dict[str, Any]
+Estimate = dict[str, Any]
+Settings = Mapping[str, Any]
+
+TOO_LARGE = "larger than a floating-point number can be"
+"""Why a perplexity has no value."""
 
 
 def rounded(value: float) -> float:
@@ -30,22 +33,22 @@ def rounded(value: float) -> float:
     return float(f"{value:.10g}")
 
 
-def missing(reason: str, n: int = 0) -> Measure:
-    """A measure that has no value, and why."""
+def missing(reason: str, n: int = 0) -> Estimate:
+    """An estimate that has no value, and why."""
     return {"value": None, "n": n, "ci95": None, "sd": None, "reason": reason}
 
 
-def rate(values: np.ndarray, settings: Settings, why: str = "") -> Measure:
+def rate(values: np.ndarray, settings: Settings, why: str = "") -> Estimate:
     """A share of rows, with Wilson's interval; `values` hold 0 and 1."""
     values = without_gaps(values)
     if not values.size:
         return missing(why or "no row could be computed")
     seeds = values.mean(axis=1)
     interval = wilson(float(seeds.mean()), values.shape[1], settings["confidence"])
-    return measured(seeds, values.shape[1], interval)
+    return estimated(seeds, values.shape[1], interval)
 
 
-def mean(values: np.ndarray, settings: Settings, why: str = "") -> Measure:
+def mean(values: np.ndarray, settings: Settings, why: str = "") -> Estimate:
     """A mean over rows, with a bootstrap interval."""
     values = without_gaps(values)
     if not values.size:
@@ -55,7 +58,7 @@ def mean(values: np.ndarray, settings: Settings, why: str = "") -> Measure:
 
 def perplexity(
     logprob_sums: np.ndarray, tokens: np.ndarray, settings: Settings, why: str = ""
-) -> Measure:
+) -> Estimate:
     """exp(-(sum of log-probabilities) / (number of tokens)), all tokens of all rows alike."""
     keep = (tokens > 0).all(axis=0)
     sums, counts = logprob_sums[:, keep], tokens[:, keep]
@@ -67,13 +70,13 @@ def perplexity(
         with np.errstate(over="ignore"):
             return np.exp(-means[..., :seeds] / means[..., seeds:])
 
-    measure = _bootstrapped(np.concatenate([sums, counts]), statistic, settings, n=sums.shape[1])
-    if measure["value"] is None:
-        measure["reason"] = "larger than a floating-point number can be"
-    return measure
+    estimate = _bootstrapped(np.concatenate([sums, counts]), statistic, settings, n=sums.shape[1])
+    if estimate["value"] is None:
+        estimate["reason"] = TOO_LARGE
+    return estimate
 
 
-def harmonic_mean(columns: Sequence[np.ndarray], n: int, settings: Settings) -> Measure:
+def harmonic_mean(columns: Sequence[np.ndarray], n: int, settings: Settings) -> Estimate:
     """Harmonic mean of the means of several measures; 0 if one of them is 0.
 
     Args:
@@ -93,7 +96,7 @@ def harmonic_mean(columns: Sequence[np.ndarray], n: int, settings: Settings) -> 
         for seed, values in enumerate(columns)
     ]
     interval = percentiles(harmonic(np.concatenate(draws, axis=1)), settings["confidence"])
-    return measured(by_seed, n, interval)
+    return estimated(by_seed, n, interval)
 
 
 def spread(values: list[float]) -> float | None:
@@ -108,7 +111,7 @@ def without_gaps(values: np.ndarray) -> np.ndarray:
 
 def _bootstrapped(
     columns: np.ndarray, by_seed: Callable[[np.ndarray], np.ndarray], settings: Settings, n: int
-) -> Measure:
+) -> Estimate:
     """A statistic of row means: `columns` is [k, rows], `by_seed` maps [..., k] to [..., seeds]."""
     value = by_seed(columns.mean(axis=1))
     interval = bootstrap(
@@ -117,16 +120,16 @@ def _bootstrapped(
         settings["bootstrap"],
         settings["confidence"],
     )
-    return measured(value, n, interval)
+    return estimated(value, n, interval)
 
 
-def measured(seeds: np.ndarray, n: int, interval: Interval | None) -> Measure:
-    """The measure whose value is the mean of one value per seed."""
+def estimated(seeds: np.ndarray, n: int, interval: Interval | None) -> Estimate:
+    """The estimate whose value is the mean of one value per seed."""
     value = float(seeds.mean())
     if not np.isfinite(value):
         return missing("not finite", n)
     deviation = spread(seeds.tolist())
-    measure: Measure = {
+    estimate: Estimate = {
         "value": rounded(value),
         "n": n,
         "ci95": None if interval is None else [rounded(bound) for bound in interval],
@@ -134,5 +137,5 @@ def measured(seeds: np.ndarray, n: int, interval: Interval | None) -> Measure:
         "reason": None,
     }
     if len(seeds) > 1:
-        measure["per_seed"] = [rounded(one) for one in seeds.tolist()]
-    return measure
+        estimate["per_seed"] = [rounded(one) for one in seeds.tolist()]
+    return estimate

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from palimpsest.metrics.answered import asked
+from palimpsest.metrics.asked import asked
 
 IDS = [f"hazards-{i:05d}" for i in range(40)]
 

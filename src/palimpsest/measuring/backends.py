@@ -13,19 +13,21 @@ import torch
 
 from palimpsest.engine import vllm_engine
 from palimpsest.engine.device import resolve_dtype
-from palimpsest.engine.generate import Speak, answer
-from palimpsest.stages.merge import merge
+from palimpsest.engine.generate import Answerer, answer
+from palimpsest.engine.progress import Progress
+from palimpsest.io.manifest import read_manifest
+from palimpsest.model.merged import write_merged
 
 
-def transformers_speaker(
+def transformers_answerer(
     network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int
-) -> Speak:
+) -> Answerer:
     """A loaded model, by `palimpsest.engine.generate.answer`."""
     return partial(answer, network, tokenizer, max_new_tokens=max_new_tokens, batch_rows=batch_rows)
 
 
 @contextmanager
-def vllm_speaker(
+def vllm_answerer(
     config: dict[str, Any],
     base: Path,
     model: Path,
@@ -34,20 +36,20 @@ def vllm_speaker(
     longest_prompt: int,
     device: torch.device,
     label: str,
-) -> Iterator[Speak]:
+) -> Iterator[Answerer]:
     """The model described by ``model/model.json``, by vLLM, which needs the device for itself.
 
-    vLLM wants the whole model in a folder, so the update is merged: exact in fp32, while in bf16
-    the sum is rounded to the base's own type.
+    vLLM reads a folder with the whole model, so the update is merged into the base: exact in fp32;
+    in bf16 the sum is rounded to the base's own type.
 
     Args:
         config: the stage's slice.
         base: ``resources/models/<base>``.
         model: folder of ``model.json``.
-        folder: where the merged model may stand meanwhile; removed afterwards.
+        folder: where the merged model is written; removed afterwards.
         tokenizer: the base's.
-        longest_prompt: tokens of the longest prompt that will be asked.
-        device: where it will run.
+        longest_prompt: tokens of the longest prompt.
+        device: where vLLM will run.
         label: what progress lines call it.
 
     Raises:
@@ -58,8 +60,9 @@ def vllm_speaker(
     limits = vllm_engine.Limits(longest_prompt, config["generation"]["max_new_tokens"])
     remote = config["trust_remote_code"]
     try:
-        merge(base, model, folder, f"{label} merged for vLLM", fp32=dtype == torch.float32)
-        with vllm_engine.started(folder, tokenizer, dtype, limits, remote) as speak:
-            yield speak
+        progress = Progress(f"{label} merged for vLLM", len(read_manifest(base)["files"]))
+        write_merged(base, model, folder, progress.update, fp32=dtype == torch.float32)
+        with vllm_engine.started(folder, tokenizer, dtype, limits, remote) as answerer:
+            yield answerer
     finally:
         shutil.rmtree(folder, ignore_errors=True)

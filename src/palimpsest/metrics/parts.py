@@ -10,9 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.answered import asked, sampled_block, wrapped_block
+from palimpsest.metrics.asked import asked, sampled_block, wrapped_block
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Part:
         )
 
     def asked(self, count: int | None) -> list[int]:
-        """Places of the rows that are answered freely, see `palimpsest.metrics.answered.asked`."""
+        """Places of the rows that are answered freely, see `palimpsest.metrics.asked.asked`."""
         chosen = set(asked(self.ids, count))
         return [place for place, name in enumerate(self.ids) if name in chosen]
 
@@ -55,7 +56,7 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
         UserError: the file is missing, damaged, empty, lacks a column or repeats an id.
     """
     dataset, name = ref.split("/")
-    path = verified(datasets / dataset, f"{name}.parquet")
+    path = verified(datasets / dataset, table_of(name))
     table = columns_of(path, ("id", "prompt", "response", "key"), ("perturbed",)).sort_by("id")
     ids = table.column("id").to_pylist()
     if not ids:
@@ -75,7 +76,7 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
 
 
 def further(forget: Part, wrappers: Sequence[str], seeds: Sequence[int]) -> list[Part]:
-    """What was to be forgotten, asked in wrappers and answered by lot: blocks of answers alone.
+    """Answer-only blocks for the forget rows: one per wrapper, one per sampling seed.
 
     Args:
         forget: the rows that are answered.

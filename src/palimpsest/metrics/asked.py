@@ -1,4 +1,4 @@
-"""Which rows are answered freely, and what the blocks of further answers are called."""
+"""Which blocks and rows are measured how, and what the blocks of further answers are called."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ ANSWERED = (
     "general",
 )
 """Evaluated blocks whose rows are answered; of the holdout the likelihood is enough."""
+CONTRASTED = ("forget", "retain", "general")
+"""Blocks whose wrong answers are measured."""
+COMPARED = ("forget", "holdout")
+"""Blocks that membership inference compares."""
 RESPONSE = -1
 """In a likelihood table the place of a row's own response among its wrong answers."""
 NOT_ASKED = "no free answer was asked for"
@@ -48,3 +52,10 @@ def wrapped_block(name: str) -> str:
 def sampled_block(seed: int | str) -> str:
     """What sampled answers of ``forget`` (``measure.sampling``) are filed under."""
     return f"forget:sampled-{seed}"
+
+
+def why_absent(block: str) -> str:
+    """Why nothing was measured of a part."""
+    if block.endswith("_prompted"):
+        return "no direct prompt in scenario"
+    return f"the scenario evaluates no {block} part"
