@@ -60,7 +60,8 @@ def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) 
     result: Any = peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
     if result.unexpected_keys:
         raise UserError(
-            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no {result.unexpected_keys[0]}"
+            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no "
+            f"{result.unexpected_keys[0]}"
         )
     return activate(model)
 
