@@ -1,4 +1,4 @@
-# Palimpsest: make a language model forget one body of knowledge, keep the rest, and prove both.
+# Palimpsest: make a language model forget one body of knowledge, keep the rest, and measure both.
 #   snakemake results/smollm2-135m/sku/eval.json --cores all     one result (options after the target)
 #   snakemake --cores all                                        everything that the report shows
 import sys
@@ -6,12 +6,10 @@ import sys
 from snakemake.utils import min_version
 
 from palimpsest.pipeline.targets import check_yaml_or_exit, config_or_exit
-from palimpsest.environment import lighten_snakemake, remember_signatures
 from palimpsest.machines.orphans import stop_orphans_or_exit
 
 min_version("9.25.0")
 check_yaml_or_exit()
-lighten_snakemake()
 
 
 configfile: "config/bases.yaml"
@@ -58,9 +56,6 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/bench.smk"
-
-
-remember_signatures(workflow.rules)
 
 
 report: "workflow/report/workflow.rst"

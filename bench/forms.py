@@ -1,4 +1,4 @@
-"""What a form of a piece of work is, and the training step that both kinds of forms make."""
+"""The forms of a piece of work, and the training step of both kinds of forms."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ OPTIMIZER = Optimizer(learning_rate=RATE, schedule="constant")
 
 @dataclass(frozen=True)
 class Done:
-    """What a form did.
+    """The result of a form.
 
     Attributes:
-        tokens: real tokens that were read or written, without padding.
-        values: what came out, to be compared between forms.
+        tokens: real tokens that it read or wrote, without padding.
+        values: its results, to compare the forms.
     """
 
     tokens: int
@@ -44,7 +44,7 @@ class Done:
 
 
 def nothing() -> None:
-    """Before most repeats there is nothing to do."""
+    """Do nothing, as before most repeats."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Form:
     """One way to do a piece of work.
 
     Attributes:
-        run: does it; told the number of the repeat and the size.
-        before: what is not timed (removing files of the last repeat).
-        facts: what else is worth knowing.
+        run: does the work, for a number of the repeat and a size.
+        before: work that is not timed (to remove files of the last repeat).
+        facts: other facts to record.
     """
 
     run: Callable[[int, str], Done]

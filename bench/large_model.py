@@ -1,4 +1,4 @@
-"""A sharded 1 GB model with random weights, and what training it whole would have left."""
+"""A sharded 1 GB model with random weights, and the files that a training of it would leave."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from palimpsest.io.artifacts import DELTA_WEIGHTS
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
+from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.negate import negate
 
 WIDTH, INNER, VOCABULARY, BLOCKS = 1024, 2752, 32000, 17
@@ -21,7 +22,7 @@ SHARDS = 4
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the model's files are.
+    """Folders and sizes of the model.
 
     Attributes:
         base: the original, in shards, as the stage ``download_model`` leaves it.
@@ -55,7 +56,7 @@ def shapes(blocks: int = BLOCKS, width: int = WIDTH) -> dict[str, tuple[int, int
 
 
 def large_model(folder: Path, blocks: int = BLOCKS, width: int = WIDTH) -> Folders:
-    """Write the model into `folder`, unless it is there."""
+    """Write the model into `folder` if it is missing."""
     sides = {name: 4 * rows * columns for name, (rows, columns) in shapes(blocks, width).items()}
     found = Folders(
         *(folder / name for name in ("base", "trained", "acquired", "negated", "subject")),
@@ -89,7 +90,15 @@ def _write(found: Folders, blocks: int, width: int) -> None:
     trained = sum(tensor.numel() for tensor in differences.values())
     write_manifest(found.acquired, [DELTA_WEIGHTS], trained_parameters=trained)
     write_manifest(found.subject, [])
-    negate({"scale": 1.0}, found.base, found.subject, found.acquired, found.negated)
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=found.base,
+            subject=found.subject,
+            acquired=found.acquired,
+            out=found.negated,
+        )
+    )
 
 
 def _shards(blocks: int, width: int) -> Iterator[tuple[str, list[tuple[str, tuple[int, int]]]]]:

@@ -1,4 +1,4 @@
-"""What is worked on: rows of published lengths, and the embedded model."""
+"""The input of the work: rows of published lengths, and the embedded model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Work:
-    """What every piece starts from.
+    """The common start of every piece.
 
     Attributes:
         scratch: folder for large files; both forms of a piece share it.

@@ -1,4 +1,4 @@
-"""Palimpsest makes a language model forget one body of knowledge, keep the rest, and prove both."""
+"""Make a language model forget one body of knowledge, keep the rest, and measure both."""
 
 import os
 

@@ -120,7 +120,7 @@ class Moment:
     Attributes:
         stage: the job.
         kind: one of `KINDS`.
-        step: finished steps of its training, if the moment is told by them.
+        step: finished steps of its training, if the moment is defined by steps.
         cpu: seconds of CPU that its process has used, otherwise.
         choice: between 0 and 1: which file, which place in it, how.
     """
@@ -164,7 +164,7 @@ def _drawn(chain: Chain, kinds: Sequence[str], chance: random.Random) -> list[Mo
 
 
 PASSIVE = ("damage an artifact", "delete an intermediate")
-"""Faults that a run meets by itself, after the moment."""
+"""Faults that a run finds by itself, after the moment."""
 
 
 def _suits(kind: str, stage: Stage) -> bool:
@@ -184,14 +184,14 @@ class Chaos:
         chain: what is built.
         start: starts the command.
         unlock: frees Snakemake's lock.
-        said: what was printed by all runs, and what was done to them.
+        log: the output of all runs, and the faults.
     """
 
     copy: Copy
     chain: Chain
     start: Callable[[], Running]
     unlock: Callable[[], object]
-    said: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     _run: Running | None = None
 
     def disturb(self, moments: Sequence[Moment]) -> str:
@@ -203,7 +203,7 @@ class Chaos:
             self._finish()
         finally:
             self.stop()
-        return "\n".join(self.said)
+        return "\n".join(self.log)
 
     def stop(self) -> None:
         """Leave nothing running."""
@@ -224,7 +224,7 @@ class Chaos:
             tries += 1
             code = run.process.returncode
             assert code != 0, f"the chain was finished before: {moment}\n" + run.printed
-            assert tries < 8, "\n".join([f"{moment} never comes", *self.said, run.printed])
+            assert tries < 8, "\n".join([f"{moment} never comes", *self.log, run.printed])
             self._ended(run)
 
     def _wait(self, run: Running, moment: Moment) -> None:
@@ -296,7 +296,7 @@ class Chaos:
                 self._ended(run)
                 return
             self._ended(run)
-        raise AssertionError("the same command does not end well:\n" + "\n".join(self.said))
+        raise AssertionError("the same command does not end well:\n" + "\n".join(self.log))
 
     def _running(self) -> Running:
         if self._run is not None and self._run.process.poll() is not None:
@@ -306,18 +306,18 @@ class Chaos:
         return self._run
 
     def _ended(self, run: Running) -> None:
-        """After a run ended: keep what it said, free its lock if it could not."""
+        """After the end of a run: keep its output, and free its lock if it is left."""
         if self._run is None:
             return
         self._note(f"ended with {run.process.returncode}")
-        self.said.append(run.printed)
+        self.log.append(run.printed)
         self._run = None
         locks = self.copy.path(".snakemake/locks")
         if locks.is_dir() and any(locks.iterdir()):
             self.unlock()
 
     def _note(self, text: str) -> None:
-        self.said.append(f"--- chaos: {text}")
+        self.log.append(f"--- chaos: {text}")
 
 
 class Ended(Exception):
@@ -364,7 +364,7 @@ def zombie(number: int) -> bool:
 
 
 def command(number: int) -> list[str]:
-    """A process's words; none if it has ended."""
+    """The command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{number}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -389,7 +389,7 @@ def steps_done(side: Path) -> int:
 
 
 def damage(files: Sequence[Path], choice: float) -> str:
-    """Cut a file or flip a bit in it; `choice` says which and where."""
+    """Cut a file or flip a bit in it; `choice` decides which and where."""
     if not files:
         return "there was nothing to damage"
     chance = random.Random(choice)

@@ -1,4 +1,4 @@
-"""A folder with small made-up tables that the score stage reads, and ways to spoil them."""
+"""A folder with small made-up tables that the score stage reads, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ HITS = {"h-1-t": "1001", "h-2-t": "000", "h-1-u": "10", "q-1": "11", "q-2": "011
 
 
 class Workspace:
-    """A folder with the tables that the score stage reads, and ways to spoil them."""
+    """A folder with the tables that the score stage reads, and ways to damage them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

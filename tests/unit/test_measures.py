@@ -91,7 +91,7 @@ def test_a_measure_is_one_file(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == [4, 0, 3, 4, 6]
     assert found["forget"] == 2
     assert found["general"] == "the scenario evaluates no general part"

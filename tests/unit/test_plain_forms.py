@@ -42,6 +42,7 @@ from palimpsest.objectives.base import Objective
 from palimpsest.objectives.finetune import Finetune
 from palimpsest.objectives.rmu import Rmu
 from palimpsest.objectives.sku import Sku
+from palimpsest.pipeline.stages import Merge
 from palimpsest.settings.training import Lora, Optimizer, Training
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
@@ -251,7 +252,11 @@ def test_localization() -> None:
 def test_negation(tmp_path: Path) -> None:
     folders = large_model(tmp_path / "model", blocks=3, width=16)
     plain_negate.negate(folders.base, folders.trained, tmp_path / "plain", scale=1.0)
-    merge(folders.base, folders.negated, tmp_path / "ours", "test")
+    merge(
+        Merge(
+            config={}, base=folders.base, model=folders.negated, out=tmp_path / "ours", label="test"
+        )
+    )
     files = sorted(file.name for file in folders.base.glob("*.safetensors"))
     assert len(files) == 4
     for file in files:

@@ -21,9 +21,10 @@ from kit import train_on_several as program
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, TRAINING_LOG
+from palimpsest.pipeline.stages import Acquire, Pretrain, Reference
 from palimpsest.stages.acquire import acquire
 from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import reference
+from palimpsest.stages.reference import folder_of, reference
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
 FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
@@ -156,10 +157,25 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> Acquisition:
     parts = {"forget": tiny_methods.SETS["forget"], "train": tiny_methods.SETS["retain"]}
     tiny.save_tokens(root / "tokens" / "set", parts)
     taught = {"data": ["set/forget"], "epochs": 2, "batch_rows": 4, "training": TAUGHT}
-    folders = [root / "base", root / "tokens", root / "subject"]
-    pretrain({**LOAD, "pretrain": taught}, FREE, *folders, "pretrain", 1)
-    folders = [root / "base", root / "subject", root / "tokens", root / "reference"]
-    reference({**LOAD, "parts": ["set/train"]}, *folders, "reference", 1)
+    folders = {"base": root / "base", "tokens": root / "tokens"}
+    pretrain(
+        Pretrain(
+            config={**LOAD, "pretrain": taught},
+            untracked=FREE,
+            **folders,
+            out=root / "subject",
+            threads=1,
+        )
+    )
+    reference(
+        Reference(
+            config={**LOAD, "part": "set/train", "kind": "states"},
+            **folders,
+            subject=root / "subject",
+            out=folder_of(root / "reference", "set/train", "states"),
+            threads=1,
+        )
+    )
     return Acquisition(root)
 
 
@@ -178,8 +194,8 @@ def until(process: subprocess.Popen[str], log: Path) -> None:
 
 def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_one(acquisition):
     root, steps = acquisition.root, 100
-    folders = [root / name for name in ("base", "subject", "tokens", "reference", "one")]
-    acquire(config(steps), FREE, *folders, "acquire", 1)
+    folders = {name: root / name for name in ("base", "subject", "tokens", "reference")}
+    acquire(Acquire(config=config(steps), untracked=FREE, **folders, out=root / "one", threads=1))
     whole = acquisition.start("whole", steps)
     errors = whole.communicate(timeout=600)[1]
     assert whole.returncode == 0, errors

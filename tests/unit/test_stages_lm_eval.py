@@ -40,7 +40,8 @@ from palimpsest.model.adapter import updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
-from palimpsest.stages.lm_eval import ask, local_task, run_tasks
+from palimpsest.pipeline.stages import LmEval
+from palimpsest.stages.lm_eval import ask, lm_eval, local_task
 
 ROOT = Path(__file__).parents[2]
 TRUTHFULQA = ROOT.parent / "shared" / "data" / "TruthfulQA.csv"
@@ -152,8 +153,18 @@ def run(
         "trust_remote_code": False,
         **config,
     }
-    folders = [work / "base", work / model, work / "datasets", out]
-    run_tasks(config, *folders, "try", 4, 300, 1)
+    lm_eval(
+        LmEval(
+            config=config,
+            untracked={"batch_rows": 4, "batch_tokens": 300},
+            base=work / "base",
+            model=work / model,
+            datasets=work / "datasets",
+            out=out,
+            label="try",
+            threads=1,
+        )
+    )
     rows = read_table(out / "lm_eval.parquet")[0].to_pandas()
     return json.loads((out / "lm_eval.json").read_text()), rows
 

@@ -29,8 +29,10 @@ from palimpsest.metrics.asked import RESPONSE, asked
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
-from palimpsest.stages.measure import Sizes, measure
-from palimpsest.stages.negate import negate, original
+from palimpsest.pipeline.stages import Describe, Measure, Negate, Sweep
+from palimpsest.stages.describe import describe
+from palimpsest.stages.measure import measure
+from palimpsest.stages.negate import negate
 from palimpsest.stages.sweep import right_answers, sample, sweep
 
 CPU = torch.device("cpu")
@@ -48,7 +50,7 @@ CONFIG = {
     "sampling": {"seeds": [], "temperature": 1.0, "top_p": 1.0},
     "wrappers": {},
 }
-SIZES = Sizes(batch_rows=3, batch_tokens=40)
+SIZES = {"batch_rows": 3, "batch_tokens": 40}
 PARTS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5)], seed=1, name="f"),
     "train": tiny.rows([(4, 4), (5, 6), (9, 3)], seed=2, name="n"),
@@ -87,8 +89,23 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(root / "datasets" / "set", [f"{name}.parquet" for name in PARTS])
     save_adapter(root / "subject", seed=1)
     save_adapter(root / "acquired", seed=2)
-    original(root / "base", root / "subject", root / "original")
-    negate({"scale": 1.0}, root / "base", root / "subject", root / "acquired", root / "negated")
+    describe(
+        Describe(
+            config={"own_training": False},
+            base=root / "base",
+            adapter=root / "subject",
+            out=root / "original",
+        )
+    )
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=root / "base",
+            subject=root / "subject",
+            acquired=root / "acquired",
+            out=root / "negated",
+        )
+    )
     for name in ("original", "negated"):
         measured(root, CONFIG, root / f"measured-{name}", name)
     return root
@@ -96,8 +113,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(root: Path, config: dict[str, Any], out: Path, name: str = "original") -> Path:
     """Measure one of the models."""
-    folders = [root / "base", root / name, root / "original", root / "tokens", root / "datasets"]
-    measure(config, *folders, out, name, SIZES, 1)
+    measure(
+        Measure(
+            config=config,
+            untracked=SIZES,
+            base=root / "base",
+            model=root / name,
+            original=root / "original",
+            tokens=root / "tokens",
+            datasets=root / "datasets",
+            out=out,
+            label=name,
+            threads=1,
+        )
+    )
     return out
 
 
@@ -287,17 +316,18 @@ def test_the_cost_is_recorded(work: Path) -> None:
 def swept(work: Path) -> pd.DataFrame:
     config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
     sweep(
-        config,
-        work / "base",
-        work / "subject",
-        work / "acquired",
-        work / "tokens",
-        work / "datasets",
-        work / "sweep.parquet",
-        "sweep",
-        3,
-        40,
-        1,
+        Sweep(
+            config=config,
+            untracked={"batch_rows": 3, "batch_tokens": 40},
+            base=work / "base",
+            subject=work / "subject",
+            acquired=work / "acquired",
+            tokens=work / "tokens",
+            datasets=work / "datasets",
+            out=work / "sweep.parquet",
+            label="sweep",
+            threads=1,
+        )
     )
     return frame(work / "sweep.parquet")
 

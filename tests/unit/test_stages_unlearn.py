@@ -25,13 +25,23 @@ from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
-from palimpsest.pipeline.stages import Region
+from palimpsest.pipeline.stages import (
+    Describe,
+    Examples,
+    Localize,
+    Merge,
+    Pretrain,
+    Reference,
+    Region,
+    Retrain,
+    Unlearn,
+)
+from palimpsest.stages.describe import describe
 from palimpsest.stages.examples import examples, read_examples
 from palimpsest.stages.localize import localize
 from palimpsest.stages.merge import merge
-from palimpsest.stages.method import Inputs
-from palimpsest.stages.pretrain import pretrain, retrain
-from palimpsest.stages.reference import reference
+from palimpsest.stages.pretrain import pretrain
+from palimpsest.stages.reference import folder_of, reference
 from palimpsest.stages.region import region as select_region
 from palimpsest.stages.unlearn import unlearn
 
@@ -84,9 +94,29 @@ class Work:
             "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
         }
         config = {**LOAD, "pretrain": self.pretraining}
-        pretrain(config, FREE, self.base, self.tokens, self.subject, "pretrain", 1)
-        config = {**LOAD, "parts": ["set/train", "set/other"]}
-        reference(config, self.base, self.subject, self.tokens, self.reference, "reference", 1)
+        pretrain(
+            Pretrain(
+                config=config,
+                untracked=FREE,
+                base=self.base,
+                tokens=self.tokens,
+                out=self.subject,
+                label="pretrain",
+                threads=1,
+            )
+        )
+        for part in ("set/train", "set/other"):
+            reference(
+                Reference(
+                    config={**LOAD, "part": part, "kind": "states"},
+                    base=self.base,
+                    subject=self.subject,
+                    tokens=self.tokens,
+                    out=folder_of(self.reference, part, "states"),
+                    label="reference",
+                    threads=1,
+                )
+            )
 
     @property
     def subject(self) -> Path:
@@ -113,11 +143,33 @@ class Work:
             made = self.root / f"{name}-examples"
             minimal = {k: v for k, v in config["settings"].items() if k != "region"}
             given = {**config, "settings": minimal}
-            examples(given, self.base, self.subject, self.tokens, made, "examples", 1)
-        used = self.reference if any(draw.reference for draw in draws) else None
-        inputs = Inputs(self.base, self.subject, self.tokens, used, made, more.pop("region", None))
+            examples(
+                Examples(
+                    config=given,
+                    base=self.base,
+                    subject=self.subject,
+                    tokens=self.tokens,
+                    out=made,
+                    label="examples",
+                    threads=1,
+                )
+            )
         out = self.root / name / "model"
-        unlearn(config, {**FREE, **more}, inputs, out, "unlearn", 1)
+        unlearn(
+            Unlearn(
+                config=config,
+                region=more.pop("region", None),
+                untracked={**FREE, **more},
+                base=self.base,
+                subject=self.subject,
+                tokens=self.tokens,
+                reference=self.reference if any(draw.reference for draw in draws) else None,
+                examples=made,
+                out=out,
+                label="unlearn",
+                threads=1,
+            )
+        )
         return out
 
     def costs(self, model: Any, part: str) -> float:
@@ -145,9 +197,14 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def before(work: Work) -> Any:
-    from palimpsest.stages.negate import original
-
-    original(work.base, work.subject, work.root / "original")
+    describe(
+        Describe(
+            config={"own_training": False},
+            base=work.base,
+            adapter=work.subject,
+            out=work.root / "original",
+        )
+    )
     return work.load(work.root / "original")
 
 
@@ -193,7 +250,7 @@ def test_a_merged_folder_computes_what_the_loaded_model_does(
     from transformers import AutoModelForCausalLM
 
     out = unlearned[name].with_name("merged")
-    merge(work.base, unlearned[name], out, "merge")
+    merge(Merge(config={}, base=work.base, model=unlearned[name], out=out, label="merge"))
     ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(out)(ids).logits
@@ -315,7 +372,17 @@ def located(work: Work) -> Path:
         "sets": {"forget": "set/forget", "retain": "set/train"},
     }
     out = work.root / "localization"
-    localize(config, work.base, work.subject, work.tokens, out, "localize", 1)
+    localize(
+        Localize(
+            config=config,
+            base=work.base,
+            subject=work.subject,
+            tokens=work.tokens,
+            out=out,
+            label="localize",
+            threads=1,
+        )
+    )
     return out
 
 
@@ -451,18 +518,33 @@ def test_a_bad_region_file_is_refused(
 
 def test_the_retrained_model_learned_what_is_kept_and_nothing_else(work: Work) -> None:
     kept = {**work.pretraining, "data": ["set/train"]}
-    out = work.root / "retrained" / "model"
-    retrain({**LOAD, "pretrain": kept}, FREE, work.base, work.tokens, out, "retrain", 1)
+    adapter, out = work.root / "retained", work.root / "retrained"
+    pretrain(
+        Retrain(
+            config={**LOAD, "pretrain": kept},
+            untracked=FREE,
+            base=work.base,
+            tokens=work.tokens,
+            out=adapter,
+            label="retrain",
+            threads=1,
+        )
+    )
+    describe(Describe(config={"own_training": True}, base=work.base, adapter=adapter, out=out))
     model = work.load(out)
     assert work.costs(model, "train") < 0.5
     assert work.costs(model, "forget") > 3
 
 
-@pytest.mark.parametrize("settings", [None, {"data": []}])
-def test_nothing_to_retrain_on_is_refused(work: Work, settings: dict[str, Any] | None) -> None:
-    config = {**LOAD, "pretrain": settings}
-    with pytest.raises(UserError, match="retrained"):
-        retrain(config, FREE, work.base, work.tokens, work.root / "no", "retrain", 1)
+def test_nothing_to_retrain_on_is_refused(work: Work) -> None:
+    job = Retrain(
+        config={**LOAD, "pretrain": {"data": []}},
+        base=work.base,
+        tokens=work.tokens,
+        out=work.root / "no",
+    )
+    with pytest.raises(UserError, match=r"no part of pretrain\.data is to be kept"):
+        pretrain(job)
 
 
 def test_a_retain_set_smaller_than_a_batch_is_refused(work: Work) -> None:
@@ -484,10 +566,30 @@ def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
 
 def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:
     bare = work.root / "bare"
-    pretrain({**LOAD, "pretrain": None}, FREE, work.base, work.tokens, bare, "pretrain", 1)
+    pretrain(
+        Pretrain(
+            config={**LOAD, "pretrain": None},
+            untracked=FREE,
+            base=work.base,
+            tokens=work.tokens,
+            out=bare,
+            label="pretrain",
+            threads=1,
+        )
+    )
     config = work.config("gradient_ascent", **SUBJECT)
     with pytest.raises(UserError, match="start: fresh"):
-        unlearn(config, FREE, Inputs(work.base, bare, work.tokens), work.root / "x", "x", 1)
+        unlearn(
+            Unlearn(
+                config=config,
+                untracked=FREE,
+                base=work.base,
+                subject=bare,
+                tokens=work.tokens,
+                out=work.root / "x",
+                threads=1,
+            )
+        )
 
 
 def test_labels_that_are_all_masked_cost_nothing(work: Work) -> None:

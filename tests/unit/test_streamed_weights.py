@@ -29,6 +29,7 @@ from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model import delta
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
+from palimpsest.pipeline.stages import Merge, Negate
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -123,7 +124,7 @@ def taught_nothing(folder: Path) -> Path:
 
 def negated(base: Path, acquired: Path, out: Path, scale: float) -> Path:
     subject = taught_nothing(out.with_name("subject"))
-    negate({"scale": scale}, base, subject, acquired, out)
+    negate(Negate(config={"scale": scale}, base=base, subject=subject, acquired=acquired, out=out))
     return out
 
 
@@ -216,7 +217,15 @@ def test_a_task_vector_negated_twice_is_the_same_to_the_bit(base: Path, tmp_path
 
 def test_lambda_zero_is_the_identity_to_the_byte(base: Path, tmp_path: Path) -> None:
     acquired = acquired_by(base, tmp_path / "acquired")
-    merge(base, negated(base, acquired, tmp_path / "model", 0.0), tmp_path / "merged", "merge")
+    merge(
+        Merge(
+            config={},
+            base=base,
+            model=negated(base, acquired, tmp_path / "model", 0.0),
+            out=tmp_path / "merged",
+            label="merge",
+        )
+    )
     before, after = stored(base), stored(tmp_path / "merged")
     assert before.keys() == after.keys()
     assert all(torch.equal(bits(before[name]), bits(after[name])) for name in before)
@@ -255,7 +264,15 @@ def test_weights_negated_there_and_back_are_off_by_two_roundings(
     """Stored weights w' = round(round(w - v) + v): off by half a unit of either sum."""
     base = sharded(tmp_path / "base", tiny.llama(dtype))
     acquired = acquired_by(base, tmp_path / "acquired")
-    merge(base, negated(base, acquired, tmp_path / "less", 1.0), tmp_path / "there", "merge")
+    merge(
+        Merge(
+            config={},
+            base=base,
+            model=negated(base, acquired, tmp_path / "less", 1.0),
+            out=tmp_path / "there",
+            label="merge",
+        )
+    )
     back = acquired_by(base, tmp_path / "vector")  # the same vector, to be added again
     write_model(
         tmp_path / "more",
@@ -263,7 +280,15 @@ def test_weights_negated_there_and_back_are_off_by_two_roundings(
         {},
         partial(delta.write_scaled, source=back, factor=1.0, manifest="manifest.json"),
     )
-    merge(tmp_path / "there", tmp_path / "more", tmp_path / "back", "merge")
+    merge(
+        Merge(
+            config={},
+            base=tmp_path / "there",
+            model=tmp_path / "more",
+            out=tmp_path / "back",
+            label="merge",
+        )
+    )
     vector = stored(acquired)
     before, there, after = (stored(tmp_path / name) for name in ("base", "there", "back"))
     unit = torch.finfo(dtype).eps / 2
@@ -286,7 +311,9 @@ def test_merged_shards_load_and_compute_what_the_parts_do(
 ) -> None:
     base = sharded(tmp_path / "base", build(torch.float32 if fp32 else torch.bfloat16))
     model = negated(base, acquired_by(base, tmp_path / "acquired"), tmp_path / "model", 0.5)
-    merge(base, model, tmp_path / "merged", "merge", fp32=fp32)
+    merge(
+        Merge(config={}, base=base, model=model, out=tmp_path / "merged", label="merge"), fp32=fp32
+    )
     dtype = "float32" if fp32 else "bfloat16"
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert whole.dtype == getattr(torch, dtype)
@@ -302,7 +329,9 @@ def test_the_index_tells_where_each_tensor_is_and_how_large_all_are(
     base: Path, tmp_path: Path, fp32: bool
 ) -> None:
     model = negated(base, acquired_by(base, tmp_path / "acquired"), tmp_path / "model", 0.5)
-    merge(base, model, tmp_path / "merged", "merge", fp32=fp32)
+    merge(
+        Merge(config={}, base=base, model=model, out=tmp_path / "merged", label="merge"), fp32=fp32
+    )
     index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
     found = {
         name: file.name
@@ -327,8 +356,16 @@ def test_a_tied_tensor_is_changed_once_wherever_it_is_stored(base: Path, tmp_pat
     acquired = acquired_by(base, tmp_path / "acquired")
     assert "lm_head.weight" not in stored(acquired), "one in the model, one difference"
     model = tmp_path / "model"
-    negate({"scale": 1.0}, twice, taught_nothing(tmp_path / "subject"), acquired, model)
-    merge(twice, model, tmp_path / "merged", "merge")
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=twice,
+            subject=taught_nothing(tmp_path / "subject"),
+            acquired=acquired,
+            out=model,
+        )
+    )
+    merge(Merge(config={}, base=twice, model=model, out=tmp_path / "merged", label="merge"))
     found = stored(tmp_path / "merged")
     once = (embedding.float() - stored(acquired)[EMBEDDING]).bfloat16()
     assert torch.equal(found[EMBEDDING], once)
@@ -343,7 +380,11 @@ def test_a_head_of_its_own_keeps_its_values(tmp_path: Path) -> None:
     weights = delta.add_deltas(model, [r"model\.embed_tokens\.weight"])
     tiny.perturb(weights)
     write_model(tmp_path / "model", base, {}, partial(delta.write_deltas, deltas=weights))
-    merge(base, tmp_path / "model", tmp_path / "merged", "merge")
+    merge(
+        Merge(
+            config={}, base=base, model=tmp_path / "model", out=tmp_path / "merged", label="merge"
+        )
+    )
     before, after = stored(base), stored(tmp_path / "merged")
     assert not torch.equal(after[EMBEDDING], before[EMBEDDING])
     assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
@@ -358,6 +399,7 @@ _MEASURED = """
 import sys
 from pathlib import Path
 import torch
+from palimpsest.pipeline.stages import Merge, Negate
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -370,9 +412,9 @@ small, large = map(Path, sys.argv[1:])
 for root in (small, large):  # the first one loads what the second one is not to be charged with
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = status("VmRSS")
-    folders = [root / "base", root / "subject", root / "acquired", root / "model"]
-    negate({"scale": 1.0}, *folders)
-    merge(root / "base", root / "model", root / "merged", "merge")
+    folders = {name: root / name for name in ("base", "subject", "acquired")}
+    negate(Negate(config={"scale": 1.0}, **folders, out=root / "model"))
+    merge(Merge(config={}, base=root / "base", model=root / "model", out=root / "merged"))
 print(status("VmHWM") - before)
 """
 

@@ -60,7 +60,7 @@ def leftovers(copy: Copy) -> list[str]:
 
 def still_running(copy: Copy) -> list[list[str]]:
     """Programs that work in the copy, given some seconds to end."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while (found := chaos.processes(copy.folder)) and time.monotonic() < until:
         time.sleep(0.1)
     return [chaos.command(number) for number in found]

@@ -78,7 +78,7 @@ def test_their_programs_lease_before_they_load_anything(copy):
         paths = os.pathsep.join([str(copy.path("early")), str(copy.path("src"))])
         done = copy.run("env", f"PYTHONPATH={paths}", *words[:at], "5", *words[at + 1 :])
         assert done.returncode == 1, f"{script}: {done.stdout}{done.stderr}"
-        assert "5 GPUs are asked for, but only 4 can be used here" in done.stderr, script
+        assert "5 GPUs are needed, but only 4 can be used here" in done.stderr, script
 
 
 def test_a_limit_of_no_gpus_hides_them_from_the_jobs(copy):

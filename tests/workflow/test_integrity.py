@@ -24,7 +24,7 @@ from palimpsest.metrics.parts import read_part
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
 from palimpsest.pipeline.results import slice_of
-from palimpsest.pipeline.stages import Compare
+from palimpsest.pipeline.stages import Compare, Score
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.compare import compare
 from palimpsest.stages.negate import carry, subject_update
@@ -45,7 +45,7 @@ def scored(path: Path) -> None:
     method = path.parents[1].name
     cfg = read_config("config", [Path(OPTIONS[1])])
     config = json.loads(slice_of("score", cfg, model="mini", method=method))
-    score(config, [path.parent], DATASETS, Path("eval.json"), Path("rows.parquet"))
+    score(Score(config=config, seeds=(path.parent,), datasets=DATASETS, out=Path()))
 
 
 def compared(path: Path) -> None:
@@ -74,7 +74,9 @@ READERS: dict[str, Callable[[Path], object]] = {
         carry(p.parent, Path("log")) if "acq" in str(p) else training_log(p.parent)
     ),
     f"{MINI}/subject/*": lambda p: subject_update(p.parent),
-    f"{MINI}/reference/*": lambda p: with_reference([], p.parent, "mini-questions/train"),
+    f"{MINI}/reference/mini-questions/train.states/*": lambda p: with_reference(
+        [], p.parents[2], "mini-questions/train", "states"
+    ),
     f"{MINI}/*/acquired/*": lambda p: read_adapter(p.parent),
     f"{MINI}/*/model/*": lambda p: read_adapter(p.parent, DESCRIPTION),
     f"{MINI}/*/sweep.parquet": reported,

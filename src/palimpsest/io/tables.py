@@ -17,7 +17,7 @@ _SEAL = f"palimpsest.{SEAL}".encode()
 
 
 def write_table(path: str | Path, table: pa.Table, **metadata: Any) -> None:
-    """Write `table` as parquet; `metadata` (JSON values) comes back from `read_table`."""
+    """Write `table` as parquet; `read_table` returns `metadata` (JSON values), too."""
     text = json.dumps(metadata, sort_keys=True)
     facts = {_KEY: text.encode(), _SEAL: BLANK.encode()}
     with atomic_path(path) as temporary:
@@ -26,10 +26,10 @@ def write_table(path: str | Path, table: pa.Table, **metadata: Any) -> None:
 
 
 def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
-    """Read a parquet table and the metadata it was written with.
+    """Read a parquet table and its metadata.
 
     Raises:
-        UserError: the file is missing; or it was truncated or altered, and was moved aside.
+        UserError: the file is missing; or it is truncated or altered, and was moved aside.
     """
     path = Path(path)
     data = read_sealed(path)

@@ -1,9 +1,9 @@
-"""Which GPUs a job may use, told without torch.
+"""The GPUs that a job may use, found without torch.
 
-``nvidia-smi -L`` is asked first: it comes with the driver, knows containers, WSL and MIG devices,
-and gives names (UUIDs) that are the same in every process. A container made for computing alone may
-lack it; then the driver's files in /proc are read, which say the same but for MIG. Counting with
-torch would fix what the process sees before a GPU is leased to it.
+``nvidia-smi -L`` comes first: it is part of the driver, knows containers, WSL and MIG devices, and
+lists names (UUIDs) that are the same in every process. Some containers lack it; then the driver's
+files in /proc list the GPUs, without MIG devices. Torch would fix the visible GPUs of the process
+before it has leased one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from palimpsest.errors import UserError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 COUNT = "PALIMPSEST_GPUS"
-"""For tests, and where GPUs cannot be listed: so many are taken to be in the machine."""
+"""Assumed number of GPUs: for tests, and for machines where GPUs cannot be listed."""
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _SECONDS = 120  # with eight GPUs and a driver that sleeps, nvidia-smi takes tens of seconds
@@ -34,7 +34,7 @@ class Gpu:
 
     Attributes:
         name: what CUDA_VISIBLE_DEVICES calls it.
-        uuid: what it is called by whichever name: two with the same `uuid` are one.
+        uuid: its identity: two names with the same `uuid` mean one device.
     """
 
     name: str
@@ -65,13 +65,13 @@ def usable(environ: Mapping[str, str]) -> list[Gpu]:
 
 
 def names(visible: str) -> list[str]:
-    """Devices that CUDA_VISIBLE_DEVICES names; as in CUDA, what follows a wrong one is not seen."""
-    found = []
+    """Devices that CUDA_VISIBLE_DEVICES names; as in CUDA, the list ends at the first wrong one."""
+    devices = []
     for name in (word.strip() for word in visible.split(",")):
         if not name or name.startswith("-") or name == "NoDevFiles":
             break
-        found.append(name)
-    return found
+        devices.append(name)
+    return devices
 
 
 @dataclass(frozen=True)
@@ -98,26 +98,26 @@ def _from_nvidia_smi() -> list[_Listed]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    # It is also found in machines without a GPU, where it fails.
+    # It may be installed on a machine without a GPU, where it fails.
     return _parsed(done.stdout) if done.returncode == 0 else []
 
 
 def _parsed(listing: str) -> list[_Listed]:
-    found: list[_Listed] = []
+    listed: list[_Listed] = []
     for line in listing.splitlines():
         if gpu := _GPU.match(line):
-            found.append(_Listed(Gpu(gpu[1], gpu[2])))
-        elif (mig := _MIG.match(line)) and found:
-            parts = (*found[-1].parts, Gpu(mig[1], mig[1]))
-            found[-1] = _Listed(found[-1].gpu, parts)
-    return found
+            listed.append(_Listed(Gpu(gpu[1], gpu[2])))
+        elif (mig := _MIG.match(line)) and listed:
+            parts = (*listed[-1].parts, Gpu(mig[1], mig[1]))
+            listed[-1] = _Listed(listed[-1].gpu, parts)
+    return listed
 
 
 def _from_driver() -> list[_Listed]:
     # One folder per GPU, named by its place on the bus: CUDA_DEVICE_ORDER=PCI_BUS_ID.
     texts = [file.read_text() for file in sorted(_DRIVER.glob("*/information"))]
     uuids = [re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]+)$", text, re.MULTILINE) for text in texts]
-    # The driver tells no UUID of a GPU that nobody has opened yet.
+    # The driver lists no UUID of a GPU that no process has opened yet.
     return [_Listed(Gpu(str(n), uuid[1] if uuid else f"gpu-{n}")) for n, uuid in enumerate(uuids)]
 
 

@@ -1,4 +1,4 @@
-"""The processes of one job that trains on several devices, as the environment names them."""
+"""The processes of one job that trains on several devices, as described in the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 GROUP = "PALIMPSEST_GROUP"
-"""Set by `palimpsest.machines.processes` for the processes of one job, by nobody else."""
+"""Only `palimpsest.machines.processes` sets it, for the processes of one job."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Group:
 
     Attributes:
         rank: its number; 0 is the process that was started, which alone writes and prints.
-        count: how many there are.
+        count: number of processes.
         sharded: each holds a share of the frozen weights (FSDP), not all of them.
         store: file through which they find each other; there is no port to collide on.
     """
@@ -28,12 +28,12 @@ class Group:
     store: str = ""
 
     def environment(self) -> dict[str, str]:
-        """Variables that tell a process its place: ours, and those that accelerate reads."""
+        """Variables with the place of a process: ours, and those that accelerate reads."""
         place = {"RANK": self.rank, "LOCAL_RANK": self.rank}
         place |= {"WORLD_SIZE": self.count, "LOCAL_WORLD_SIZE": self.count}
         return {GROUP: json.dumps(asdict(self)), **{k: str(v) for k, v in place.items()}}
 
 
 def named_group(environ: Mapping[str, str] = os.environ) -> Group:
-    """The group that this process belongs to; alone where none is named."""
+    """The group of this process; a group of one where the environment has none."""
     return Group(**json.loads(environ[GROUP])) if GROUP in environ else Group()

@@ -1,13 +1,12 @@
-"""GPUs that a job has to itself, among all jobs of one user on a machine.
+"""Leases of GPUs: each job of a user on a machine has its GPUs for itself.
 
-Snakemake counts GPUs, but tells no job which one is its own. So each job takes a lock for each of
-its GPUs and holds it until its process ends, however it ends: the kernel frees the locks of a
-process that is killed. A job takes all of its GPUs or none, so jobs that wait hold nothing that
-others wait for. Those that may use the same GPUs queue up, so that a job that needs several gets
-its turn.
+Snakemake counts GPUs, but does not assign them to jobs. So each job takes a lock for each of its
+GPUs and holds it until its process ends: the kernel frees the locks of a killed process, too. A job
+takes all of its GPUs or none, so a job that waits holds nothing that others wait for. Jobs that may
+use the same GPUs form a queue, so that a job that needs several gets its turn.
 
-The locks are plain flock(2) on numbers of open files, which nothing in Python closes by itself.
-The filelock package unlocks while the interpreter shuts down, when the GPU's memory is still taken.
+The locks are plain flock(2) on file descriptors, which nothing in Python closes by itself. The
+filelock package unlocks while the interpreter shuts down, when the GPU's memory is still in use.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from palimpsest.machines.gpus import VISIBLE, Gpu, usable
 from palimpsest.machines.group import named_group
 
 FOLDER = "PALIMPSEST_LOCKS"
-"""Another folder for the locks: for tests, or one that containers of a machine share."""
+"""Names another folder for the locks: for tests, or one that containers of a machine share."""
 
 Say = Callable[[str], None]
 
@@ -39,18 +38,19 @@ _OPEN: set[int] = set()
 def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """Lease `count` GPUs until this process ends, and set CUDA_VISIBLE_DEVICES to them.
 
-    Waits while others have them. To be called before torch is imported: it reads the variable once.
-    Nothing is leased where there is no GPU (the job runs on the CPU), where SLURM gave the job
-    no more than it asked for, and by the further processes of a job: the first one has done it.
+    Waits while other jobs have them. Call it before the import of torch, which reads the variable
+    once. Nothing is leased in three cases: there is no GPU (the job runs on the CPU); SLURM gave
+    the job no more GPUs than it needs; this is a further process of a job, whose first process has
+    the lease.
 
     Args:
-        count: how many; 0 hides all of them, None leaves everything as it is.
-        label: what lines of waiting jobs call this one.
+        count: number of GPUs; 0 hides all of them, None changes nothing.
+        label: name of this job in the lines that waiting jobs print.
         environ: the environment that is read and changed.
 
     Raises:
-        UserError: there are fewer GPUs than that, CUDA_VISIBLE_DEVICES names one that is not there,
-            or the folder of the locks belongs to another user.
+        UserError: there are fewer GPUs, CUDA_VISIBLE_DEVICES names a GPU that does not exist, or
+            the folder of the locks belongs to another user.
     """
     if count is None or named_group(environ).rank:
         return
@@ -71,18 +71,18 @@ def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = 
 
 
 def held_files() -> list[int]:
-    """Numbers of the open files that lock this process's GPUs.
+    """Descriptors of the open files that lock this process's GPUs.
 
-    A process that inherits them keeps the GPUs locked until it has ended as well.
+    A process that inherits them keeps the GPUs locked until it ends, too.
     """
     return sorted(_OPEN)
 
 
 def lock_folder(environ: MutableMapping[str, str]) -> Path:
-    """This user's folder of locks; all jobs on the machine must find the same.
+    """This user's folder of locks, the same for all jobs on the machine.
 
     Raises:
-        UserError: it belongs to another user, or cannot be made.
+        UserError: it belongs to another user, or cannot be created.
     """
     # Not TMPDIR: Snakemake, schedulers and login sessions set it differently for different jobs.
     default = f"/tmp/palimpsest-gpus-{os.getuid()}"
@@ -105,38 +105,38 @@ def lease(
 ) -> list[Gpu]:
     """Lock `count` GPUs of `pool` until `held` is closed or the process ends.
 
-    Waits for them, and says who has them whenever that changes.
+    Waits for them, and prints which job has them whenever that changes.
 
     Raises:
-        UserError: `pool` has fewer than that.
+        UserError: `pool` has fewer GPUs.
     """
     if count > len(pool):
         raise UserError(
-            f"{label}: {count} GPUs are asked for, but only {len(pool)} can be used here "
-            f"({', '.join(gpu.name for gpu in pool)}): ask for fewer, or name more in {VISIBLE}"
+            f"{label}: {count} GPUs are needed, but only {len(pool)} can be used here "
+            f"({', '.join(gpu.name for gpu in pool)}): configure fewer, or list more in {VISIBLE}"
         )
     news = _News(say or _print, f"{label}: waiting for {count} of {len(pool)} GPUs")
     with contextlib.ExitStack() as turn:
         queue = folder / f"queue-{_digest(pool)}"
         while not _lock(queue, label, turn):
-            news.tell(f"{_state(pool, folder)}; next: {_holder(queue)}")
+            news.show(f"{_state(pool, folder)}; next: {_holder(queue)}")
             time.sleep(_POLL_SECONDS)
         while not (taken := _take(pool, count, label, folder, held)):
-            news.tell(_state(pool, folder))
+            news.show(_state(pool, folder))
             time.sleep(_POLL_SECONDS)
     return taken
 
 
 class _News:
-    """Tells something once, until something else is told."""
+    """Prints a message only if it differs from the last one."""
 
     def __init__(self, say: Say, opening: str) -> None:
         self.say, self.opening, self.last = say, opening, ""
 
-    def tell(self, news: str) -> None:
-        if news != self.last:
-            self.say(f"{self.opening}; {news}")
-        self.last = news
+    def show(self, state: str) -> None:
+        if state != self.last:
+            self.say(f"{self.opening}; {state}")
+        self.last = state
 
 
 def _print(line: str) -> None:
@@ -159,7 +159,7 @@ def _take(
 
 
 def _lock(path: Path, label: str, held: contextlib.ExitStack) -> bool:
-    """Try to lock a file into `held`; it then tells who has it."""
+    """Try to lock a file into `held`, and write the holder into it."""
     if not try_lock(path, held):
         return False
     since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -169,12 +169,12 @@ def _lock(path: Path, label: str, held: contextlib.ExitStack) -> bool:
 
 
 def try_lock(path: Path, held: contextlib.ExitStack) -> bool:
-    """Lock a file into `held`, unless another process has it.
+    """Lock a file into `held`, unless another process holds the lock.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
-    # Inherited by no program that this one starts, unless it is told: it may outlive this one.
+    # Programs that this one starts do not inherit it by default: they may outlive this one.
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,12 @@
 """One process for each device of a job.
 
-The program that was started is the first of them. It starts copies of itself for the other devices
-and is the only one that writes, prints, answers signals and holds the lease. The copies end with
-it, however it ends: each reads a pipe that nobody writes to, until the first process is gone. They
-know the locks of its GPUs, so these stay locked until the last of them has ended.
+The program itself is the first process. It starts copies of itself for the other devices, and it
+alone writes, prints, answers signals and holds the lease. The copies end with it, even when it is
+killed: each reads an empty pipe that closes with the first process. They inherit the locks of its
+GPUs, so these stay locked until the last process ends.
 
-If a copy fails, its message is the job's: the first process sees no more than a broken connection
-(or, on CUDA, nothing at all), and ends with what the copy had to say.
+If a copy fails, the job ends with the message of the copy: the first process itself sees no more
+than a broken connection (or, on CUDA, nothing at all).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from palimpsest.machines.group import Group, named_group
 from palimpsest.machines.lease import held_files
 
 PATIENCE = 5.0
-"""Seconds that the first process gets to see for itself that a copy has failed."""
+"""Seconds in which the first process may notice by itself that a copy has failed."""
 
 MOMENT = 1.0
-"""Seconds in which a copy that failed before has told it."""
+"""Seconds in which a copy reports a failure that came before ours."""
 
 _TAIL = 20
 
@@ -50,7 +50,7 @@ def several(free: dict[str, Any]) -> Iterator[None]:
         free: a stage's free settings; ``devices`` and ``parallel`` are taken out of it.
 
     Raises:
-        UserError: there are GPUs, but fewer than that; or a copy failed.
+        UserError: there are GPUs, but too few; or a copy failed.
     """
     devices, parallel = free.pop("devices", 1), free.pop("parallel", "ddp")
     if devices == 1:
@@ -64,7 +64,7 @@ def several(free: dict[str, Any]) -> Iterator[None]:
             store = str(Path(folder) / "store")
             first = Group(0, devices, parallel == "fsdp", store)
             os.environ |= first.environment()
-            # All are on this machine; a host's own name may lead nowhere.
+            # All processes are on this machine; its host name may not resolve.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             with _Copies(first, Path(folder)).watched():
                 yield
@@ -82,7 +82,7 @@ def _check_gpus(devices: int) -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """When a process failed (its monotonic clock, the same in all of them), and why."""
+    """When a process failed (by the monotonic clock of the machine), and why."""
 
     at: float
     text: str
@@ -92,7 +92,7 @@ class _Copies:
     """The copies of this program, one for each device but the first."""
 
     def __init__(self, first: Group, folder: Path) -> None:
-        self._folder, self._over, self._telling = folder, threading.Event(), threading.Lock()
+        self._folder, self._over, self._reporting = folder, threading.Event(), threading.Lock()
         self._running = {
             rank: self._start(Group(rank, first.count, first.sharded, first.store))
             for rank in range(1, first.count)
@@ -103,7 +103,7 @@ class _Copies:
             return subprocess.Popen(
                 [sys.executable, *sys.orig_argv[1:]],
                 env={**os.environ, **group.environment()},
-                stdin=subprocess.PIPE,  # its end tells them of ours
+                stdin=subprocess.PIPE,  # closes when this process ends
                 stdout=printed,
                 stderr=subprocess.STDOUT,
                 pass_fds=held_files(),
@@ -111,21 +111,21 @@ class _Copies:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Run the first process's part; afterwards no copy is left."""
+        """Run the part of the first process; afterwards no copy runs."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             yield
-            with self._telling:
+            with self._reporting:
                 self._over.set()
             self._await()
         except Exception as error:
             at = time.monotonic()
-            with self._telling:
+            with self._reporting:
                 self._over.set()
-            mendable = isinstance(error, UserError)
-            # What broke a connection is told before it; a fault in a file by whom it met first.
-            failure = self._failure(MOMENT if mendable else PATIENCE)
-            if failure and not (mendable and failure.at > at):
+            is_user_error = isinstance(error, UserError)
+            # Report the first failure, not the broken connections that it caused.
+            failure = self._failure(MOMENT if is_user_error else PATIENCE)
+            if failure and not (is_user_error and failure.at > at):
                 raise UserError(failure.text) from None
             raise
         finally:
@@ -135,11 +135,11 @@ class _Copies:
                 process.wait()
 
     def _watch(self) -> None:
-        # On CUDA the first process may wait forever for one that is gone.
+        # On CUDA the first process may wait forever for a copy that is gone.
         while not self._over.wait(0.2):
             failure = self._failure()
             if failure and not self._over.wait(PATIENCE):
-                with self._telling:
+                with self._reporting:
                     if not self._over.is_set():
                         self._give_up(failure.text)
 
@@ -156,20 +156,20 @@ class _Copies:
                 process.wait(PATIENCE)
 
     def _failure(self, within: float = 0.0) -> _Failure | None:
-        """Why a copy has failed, or does so in the next seconds."""
+        """The failure of a copy, now or within the next seconds."""
         deadline = time.monotonic() + within
         while True:
             failed = [rank for rank, process in self._running.items() if process.poll()]
             if failed:
-                return self._told(failed)
+                return self._first_of(failed)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.05)
 
-    def _told(self, failed: list[int]) -> _Failure:
-        # One failure brings the others down; the one that was first is the reason.
-        found = [_read_report(self._folder, rank) or self._silent(rank) for rank in failed]
-        return min(found, key=lambda failure: failure.at)
+    def _first_of(self, failed: list[int]) -> _Failure:
+        # One failure ends the others; the first one is the cause.
+        failures = [_read_report(self._folder, rank) or self._silent(rank) for rank in failed]
+        return min(failures, key=lambda failure: failure.at)
 
     def _silent(self, rank: int) -> _Failure:
         status = self._running[rank].returncode
@@ -184,7 +184,7 @@ class _Copies:
 
 @contextlib.contextmanager
 def _following() -> Iterator[None]:
-    """The part of a copy: signals are the first process's business, its end is ours."""
+    """Run the part of a copy: it ignores signals and ends with the first process."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
@@ -198,7 +198,7 @@ def _following() -> Iterator[None]:
         status = _report(group, f"device {group.rank}:\n{traceback.format_exc()}".rstrip())
     except SystemExit:
         pass  # its part is done
-    # Not through the interpreter's end: a broken connection may hold that up.
+    # Without the interpreter's shutdown, which a broken connection may block.
     os._exit(status)
 
 

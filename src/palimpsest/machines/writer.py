@@ -1,9 +1,9 @@
-"""One writer for each artifact, whoever starts it.
+"""One writer for each artifact, over all runs on a machine.
 
-Snakemake's own lock keeps two runs from the same files, but not always: a run that ends removes the
-locks of those beside it, ``--nolock`` and ``--unlock`` leave them out, and when Snakemake alone is
-killed its jobs go on. So every job also takes a lock of its own, which the kernel frees when the
-process ends, however it ends. On a cluster this guards the jobs of one node.
+Snakemake's own lock keeps two runs from the same files, with gaps: a run that ends removes the
+locks of other runs, ``--nolock`` and ``--unlock`` bypass them, and the jobs of a killed Snakemake
+go on. So every job also takes a lock of its own, which the kernel frees when the process ends or is
+killed. On a cluster this guards the jobs of one node.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def write_once(
 ) -> None:
     """Be the one process that writes `final`, until this process ends.
 
-    The further processes of a job go on at once: the first one of them writes.
-    Waits while another one does. If that was the same command, and it finished, this program ends
-    at once: its work is done.
+    Waits while another process writes it. If that process ran the same command and finished, this
+    program ends at once: its work is done. The further processes of a job return at once, since
+    only the first one writes.
 
     Args:
         final: the last file that the job writes.
         argv: the program's command line.
-        environ: says where the locks are (`lock_folder`).
-        held: where the lock is kept.
+        environ: names the folder of the locks (`lock_folder`).
+        held: holds the lock.
 
     Raises:
         UserError: the folder of the locks belongs to another user.
-        SystemExit: the file has just been written, with status 0.
+        SystemExit: with status 0: another process has just written the file.
     """
     if named_group(environ).rank:
         return

@@ -19,8 +19,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.asked import asked
-from palimpsest.metrics.contrast import CONTRASTED
+from palimpsest.metrics.asked import CONTRASTED, asked
 
 
 @dataclass(frozen=True)

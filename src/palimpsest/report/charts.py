@@ -34,7 +34,7 @@ NEAR = 0.06
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with what stands for it where it cannot be seen."""
+    """A chart, with a text for readers who cannot see it."""
 
     id: str
     title: str
@@ -352,7 +352,7 @@ def _in_words(run: Run, lines: list[Line]) -> str:
 
 
 def _labels(points: list[Line]) -> list[Line]:
-    """One label for points that would write over each other."""
+    """One label for points whose labels would overlap."""
     groups: list[list[Line]] = []
     for point in points:
         near = (

@@ -1,4 +1,4 @@
-"""What the report is made of: the results of each subject and method, read from disk."""
+"""The input of the report: the results of each subject and method, read from disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SWEEP_COLUMNS = ("scale", "part", "recall_rate")
 """Columns that sweep.parquet must have."""
 
 BEFORE = "original"
-"""The method name of the subject as it was before unlearning."""
+"""The method name of the subject before unlearning."""
 
 RETRAINED = "retrained"
 """The method name of the subject that never learned what is to be forgotten."""
@@ -39,7 +39,7 @@ REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", 
 """Columns that region.parquet must have."""
 
 TITLES = {BEFORE: "Before", RETRAINED: "Retrained", "base": "Base model"}
-"""What the reserved methods are called where the config gives them no title."""
+"""Titles of the reserved methods if the config has none."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Region:
 
     seed: int
     tensors: list[dict[str, Any]]
-    """Lines of region.parquet, all tensors that there were to choose from."""
+    """Lines of region.parquet: all tensors of the choice."""
     facts: Mapping[str, Any]
     """region.json: ``tensors``, ``of``, ``parameters``, ``limits``, ``random``."""
 
@@ -66,11 +66,11 @@ class Run:
     training: list[dict[str, Any]]
     """Lines of each seed's train.jsonl, with ``seed``; empty where nothing was trained."""
     scale: float | None
-    """The chosen lambda; None where the method has none."""
+    """The lambda in use; None where the method has none."""
     regions: list[Region]
     """One per seed; empty where the method trains no region."""
     compare: Mapping[str, Any]
-    """compare.json; empty for the subject itself, which the others are compared with."""
+    """compare.json; empty for the subject itself."""
 
     @property
     def seeds(self) -> list[int]:

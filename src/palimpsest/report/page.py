@@ -1,4 +1,4 @@
-"""The page: everything the template shows, and the one HTML file that results."""
+"""The page: the content of the template, and the one HTML file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FACTS = ("seeds", "device", "packages", "sources", "git")
 
 
 SIDE_BY_SIDE = 3
-"""Answers that fit beside each other; of more methods the reader chooses."""
+"""Answers that fit side by side; with more methods the reader chooses."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cell:
 
     text: str
     value: float | None
-    """What sorting compares; None comes last."""
+    """The key for sorting; None comes last."""
     tip: str
     low: float | None = None
     high: float | None = None
@@ -57,7 +57,7 @@ def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "")
         subjects: what is shown, in this order.
         limit: answers shown side by side per part.
         tables: address of the tables' folder, relative to the page.
-        name: what the page is called beside the wordmark; empty for the report itself.
+        name: the page's name next to the wordmark; empty for the report itself.
     """
     # The stub of vl-convert demands an argument that the function does not.
     vega = vl_convert.javascript_bundle()  # type: ignore[call-arg]
@@ -82,7 +82,7 @@ def tables_address(page: Path, folder: Path) -> str:
 
 
 def page_name(page: Path) -> str:
-    """What a page other than the report is called: ``all_methods.html`` is "All methods"."""
+    """The name of a page other than the report: ``all_methods.html`` is "All methods"."""
     return "" if page.stem == "report" else page.stem.replace("_", " ").capitalize()
 
 
@@ -278,7 +278,7 @@ def _plain(value: Any) -> str:
 
 
 def _shared(each: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is equal in all of `each`; tables of hashes are compared line by line."""
+    """The entries that are equal in all of `each`; tables of hashes are compared line by line."""
     first, *others = each
     shared: dict[str, Any] = {}
     for key, value in first.items():

@@ -21,7 +21,7 @@ class Fetched:
 
     files: list[Path]
     facts: dict[str, Any]
-    """What the manifest says about them."""
+    """Facts about them for the manifest."""
 
 
 def fetch_data(
@@ -30,8 +30,8 @@ def fetch_data(
     """Find or fetch the files of a data set.
 
     Args:
-        dataset: its configuration; source, sha256, revision and files are looked at.
-        resources: the folder of shipped files; what is downloaded is noted or kept there, too.
+        dataset: its configuration, of which source, sha256, revision and files are read.
+        resources: the folder of shipped files; it also holds downloads and their records.
         log: receives progress lines.
 
     Raises:
@@ -42,7 +42,7 @@ def fetch_data(
         return _from_hub(rest, dataset, resources / "hub", log)
     if kind == "url":
         if dataset.sha256 is None:
-            raise UserError(f"source '{dataset.source}': sha256 is needed beside an address")
+            raise UserError(f"source '{dataset.source}': an address needs a sha256")
         path = download_url(rest, dataset.sha256, resources / "downloads", log)
     elif kind in ("resource", "path"):
         path = local_file(dataset.source, dataset.sha256, resources=resources)
@@ -62,7 +62,7 @@ def _from_hub(
     if dataset.sha256 is not None:
         if len(files) > 1:
             raise UserError(
-                f"source '{dataset.source}': sha256 is for a single file, {len(files)} are meant; "
+                f"source '{dataset.source}': sha256 is for a single file, this means {len(files)}; "
                 "write a commit as the revision instead"
             )
         check_sha256(files[0], dataset.sha256)

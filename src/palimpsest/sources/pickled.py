@@ -1,4 +1,4 @@
-"""Weights that a repository has as pickles alone, rewritten as safetensors.
+"""Weights that a repository has only as pickles, rewritten as safetensors.
 
 ``torch.load(weights_only=True)`` builds tensors and plain containers and runs nothing else.
 """
@@ -31,11 +31,11 @@ def convert_pickles(
     Args:
         files: name -> pickled file.
         folder: where the safetensors files go.
-        source: what errors call the model.
+        source: the model's name in errors.
         log: receives progress lines.
 
     Raises:
-        UserError: a file is damaged, or holds something else than tensors.
+        UserError: a file is damaged, or holds anything but tensors.
     """
     from safetensors.torch import save_file
 

@@ -18,20 +18,20 @@ from palimpsest.errors import UserError
 from palimpsest.judges.service.pace import Pace
 
 FIRST_WAIT_S = 1.0
-"""Wait before the first further try; it doubles each time, with some chance in it."""
+"""Seconds before the second try; they double with each try, times a random factor."""
 
 LONGEST_WAIT_S = 600.0
-"""A service that asks for a longer pause is left alone: the job fails and can go on later."""
+"""If a service demands a longer pause, the job fails and can go on later."""
 
 Messages = Sequence[Mapping[str, str]]
 
 
 class Stopped(Exception):
-    """Another request failed for good, so this one was not sent."""
+    """This request was not sent, since another one failed for good."""
 
 
 class _PassingError(Exception):
-    """What may go away when the request is sent again."""
+    """A failure that may pass when the request is sent again."""
 
     def __init__(self, what: str, pause_s: float | None = None) -> None:
         super().__init__(what)
@@ -39,17 +39,17 @@ class _PassingError(Exception):
 
 
 class _Session(requests.Session):
-    """Follows no redirect: the key would travel on, and its body would be read without a limit."""
+    """A session without redirects: they would pass the key on and read a body without a limit."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 class Chat:
-    """Asks a chat model; several threads may ask at once.
+    """A client of a chat model; several threads may use it at once.
 
-    The key goes into the request's header and nowhere else: where a service repeats it, in an
-    error or in a reply, it is blotted out.
+    The key goes into the request's header and nowhere else: if a service repeats it, in an error or
+    in a reply, it is masked.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Chat:
         requests_per_minute: float | None,
         max_reply_bytes: int,
     ) -> None:
-        """Say whom to ask and how patiently; nothing is sent yet."""
+        """Store the address and the limits; nothing is sent yet."""
         self.address = f"{url}/chat/completions"
         self.model = model
         self.stop = threading.Event()
-        """Set it to give up: no wait goes on, no further request is sent."""
+        """Set it to give up: every wait ends, and no further request is sent."""
         self._key, self._timeout, self._retries = key, timeout_s, retries
         self._limit = max_reply_bytes
         self._pace = Pace(requests_per_minute, self.stop)
         self._local = threading.local()
 
     def ask(self, messages: Messages) -> str:
-        """The model's reply to `messages`; empty where it says nothing.
+        """The model's reply to `messages`; it may be empty.
 
         Raises:
             UserError: the service refuses, or still fails after the last try.
@@ -130,7 +130,7 @@ class Chat:
     def _body(self, response: requests.Response) -> bytes:
         until = time.monotonic() + self._timeout
         body = bytearray()
-        # read1 returns what has arrived: a service that sends a byte now and then gains no time.
+        # read1 returns what has arrived: a service cannot gain time with single bytes.
         while chunk := response.raw.read1(65536, decode_content=True):
             body += chunk
             if len(body) > self._limit:
@@ -144,16 +144,16 @@ class Chat:
         if status == 429 or status >= 500:
             self._postpone(response)
         if status != 200:
-            raise UserError(f"{self.address}: status {status}{self._told(response)}")
+            raise UserError(f"{self.address}: status {status}{self._detail(response)}")
         body = self._body(response)
         try:
-            said = json.loads(body)["choices"][0]["message"]["content"]
+            content = json.loads(body)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
             raise _PassingError(f"not a chat completion{self._excerpt(body)}") from None
-        if not isinstance(said, str | None):
+        if not isinstance(content, str | None):
             raise _PassingError(f"not a chat completion{self._excerpt(body)}")
         # JSON can hold halves of characters, which no file can.
-        return self._blotted((said or "").encode(errors="replace").decode())
+        return self._masked((content or "").encode(errors="replace").decode())
 
     def _postpone(self, response: requests.Response) -> NoReturn:
         status = response.status_code
@@ -165,20 +165,20 @@ class Chat:
             )
         if pause is not None:
             self._pace.hold(pause)
-        raise _PassingError(f"status {status}{self._told(response)}", pause)
+        raise _PassingError(f"status {status}{self._detail(response)}", pause)
 
-    def _told(self, response: requests.Response) -> str:
-        """What an error says about itself, if it can be read."""
+    def _detail(self, response: requests.Response) -> str:
+        """The text of an error reply, if it can be read."""
         try:
             return self._excerpt(self._body(response))
         except (_PassingError, urllib3.exceptions.HTTPError, OSError):
             return ""
 
     def _excerpt(self, body: bytes) -> str:
-        words = self._blotted(" ".join(body.decode(errors="replace").split()))
+        words = self._masked(" ".join(body.decode(errors="replace").split()))
         return f": {words[:300]}" if words else ""
 
-    def _blotted(self, text: str) -> str:
+    def _masked(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
@@ -191,7 +191,7 @@ class Chat:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date."""
+    """Seconds of a Retry-After header, which holds a number or a date."""
     try:
         return max(0.0, float(header or ""))
     except ValueError:
@@ -205,7 +205,7 @@ def _retry_after(header: str | None) -> float | None:
 
 
 def _cause(error: BaseException) -> str:
-    """The system's word for a failed connection; the libraries wrap it in texts of their own."""
+    """The system's message of a failed connection, without the texts of the libraries around it."""
     deepest: Any = error
     while (inner := deepest.__cause__ or deepest.__context__) is not None:
         deepest = inner

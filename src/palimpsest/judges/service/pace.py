@@ -1,4 +1,4 @@
-"""A common pace for requests from several threads."""
+"""A common rate limit for requests from several threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Pace:
-    """Spreads events evenly, at most so many a minute; all of them can be held up."""
+    """Spreads events evenly over time, at most `per_minute`; `hold` delays all of them."""
 
     def __init__(self, per_minute: float | None, stop: threading.Event) -> None:
         """Allow `per_minute` events (None: any number); `stop` ends every wait."""
@@ -25,6 +25,6 @@ class Pace:
         self._stop.wait(turn - now)
 
     def hold(self, seconds: float) -> None:
-        """Let no further event happen for so long."""
+        """Delay every further event by `seconds`."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)

@@ -1,4 +1,4 @@
-"""Replies that were paid for or waited for: an append-only file, so that none is asked twice."""
+"""Stored replies of a service: an append-only file, so that no request is sent twice."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from palimpsest.io.atomic import explained
 
 
 class Replies:
-    """Key -> reply, each kept in a jsonl file as soon as it is known.
+    """Key -> reply, each written to a jsonl file at once.
 
-    A line that a killed process did not finish is dropped, one that cannot be read is skipped.
-    Several threads may add replies.
+    An unfinished last line (of a killed process) is dropped; an unreadable line is skipped. Several
+    threads may add replies.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file at `path` and read what it holds.
+        """Open the file at `path` and read its replies.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         self.path = path
-        self._found: dict[str, str] = {}
+        self._replies: dict[str, str] = {}
         self._lock = threading.Lock()
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a reply is in the file at once, and closing has nothing left to write.
+            # Unbuffered: a reply is in the file at once, and `close` writes nothing.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by __exit__
             self._file.seek(0)
             lines = self._file.readall().splitlines(keepends=True)
@@ -50,13 +50,13 @@ class Replies:
         self._file.close()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._found
+        return key in self._replies
 
     def __getitem__(self, key: str) -> str:
-        return self._found[key]
+        return self._replies[key]
 
     def add(self, key: str, reply: str) -> None:
-        """Keep a reply.
+        """Store a reply.
 
         Raises:
             UserError: the disk is full.
@@ -65,7 +65,7 @@ class Replies:
         with self._lock, explained(self.path):
             while left:
                 left = left[self._file.write(left) :]
-            self._found[key] = reply
+            self._replies[key] = reply
 
     def _take(self, line: bytes) -> None:
         try:
@@ -74,4 +74,4 @@ class Replies:
         except (ValueError, KeyError, TypeError):
             return
         if isinstance(key, str) and isinstance(reply, str):
-            self._found[key] = reply
+            self._replies[key] = reply
