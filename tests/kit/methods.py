@@ -20,7 +20,7 @@ from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms, objective
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Kind
 from palimpsest.stages.examples import best_wrong_guesses, rows_of
 
 ALGORITHMS = tuple(algorithms())
@@ -29,6 +29,9 @@ ON_WEIGHTS = tuple(
 )
 DOWN = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
 RATE: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_seconds": 1e9}
+
+LOAD = {"dtype": "float32", "trust_remote_code": False}
+"""How a stage's slice says that a base is loaded."""
 
 SETS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5), (6, 2)], seed=1, name="f"),
@@ -68,7 +71,7 @@ class Memory:
     seed: int = 0
     sets: Mapping[str, Sequence[Row]] = field(default_factory=lambda: SETS)
 
-    def rows(self, name: str, reference: bool) -> list[Row]:
+    def rows(self, name: str, reference: Kind | None) -> list[Row]:
         """Rows of a set."""
         rows = list(self.sets[name])
         return tiny.with_states(self.subject, rows) if reference else rows
@@ -166,3 +169,17 @@ def bench(
     if moved:
         tiny.perturb(weights)
     return Bench(configured, model, job, untrained)
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the terms of a step."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def assert_same_gradients(one: Sequence[Tensor], other: Sequence[Tensor], tolerance: float) -> None:
+    """Each of `one` is within `tolerance` of the largest entry of all of `other`."""
+    assert len(one) == len(other)
+    largest = max(b.abs().max().item() for b in other)
+    assert largest > 0
+    for a, b in zip(one, other, strict=True):
+        assert (a - b).abs().max().item() <= tolerance * largest

@@ -56,6 +56,11 @@ CASES = {
         "resource:../../secrets.jsonl",
         "datasets.secrets.source: '../../secrets.jsonl' leads out of its folder; ",
     ),
+    "tensors to pretrain": (
+        "scenarios.taught.pretrain.training.parameters",
+        ["model.*"],
+        "scenarios.taught.pretrain: pretraining trains an adapter: leave training.parameters out",
+    ),
     "absolute resource": (
         "datasets.secrets.facts",
         "resource:/etc/passwd",

@@ -211,3 +211,18 @@ def test_names() -> None:
     ]
     assert first_block(CHOSEN) == 1
     assert first_block([*CHOSEN, "model.norm.weight"]) == 0
+
+
+def test_parameters_are_chosen_by_name_and_nothing_is_evaluated(tmp_path: Path) -> None:
+    """#28: positions pick other tensors in other architectures, and the setting is run as code."""
+    trap = tmp_path / "trap"
+    with pytest.raises(UserError, match="matches no tensor"):
+        add_deltas(tiny.llama(), [f"open('{trap}', 'w')"])
+    assert not trap.exists()
+    for build, name in [
+        (tiny.llama, r"model\.layers\.1\.mlp\.down_proj\.weight"),
+        (tiny.neox, r"gpt_neox\.layers\.1\.mlp\.dense_4h_to_h\.weight"),
+        (tiny.opt, r"model\.decoder\.layers\.1\.fc2\.weight"),
+    ]:
+        (weight,) = add_deltas(build(), [name]).values()
+        assert weight.shape == (tiny.WIDTH, 48), "the projection down, wherever it stands"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AdversarialLabels(Unlearning):
-    """Fine-tuning on adversarial labels."""
+    """Fine-tuning on adversarial labels: settings and loss."""
 
     algorithm: Literal["adversarial_labels"]
     """Descend on the subject's best wrong guesses."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Finetune(Unlearning):
-    """Fine-tuning."""
+    """Fine-tuning: settings and loss."""
 
     algorithm: Literal["finetune"]
     """Train on the retain rows alone."""

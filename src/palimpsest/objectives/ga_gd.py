@@ -34,7 +34,7 @@ class MixtureWeights(Section):
 
 
 class GaGd(Unlearning):
-    """Gradient ascent + descent."""
+    """Gradient ascent + descent: settings and loss."""
 
     algorithm: Literal["ga_gd", "ga_gd_ood"]
     """Descent on retain rows (ga_gd) or on general ones (ga_gd_ood)."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class GaKl(Unlearning):
-    """Gradient ascent + KL."""
+    """Gradient ascent + KL: settings and loss."""
 
     algorithm: Literal["ga_kl", "ga_kl_ood"]
     """Nearness on retain rows (ga_kl) or on general ones (ga_kl_ood)."""

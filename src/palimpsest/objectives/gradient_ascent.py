@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class GradientAscent(Unlearning):
-    """Gradient ascent."""
+    """Gradient ascent: settings and loss."""
 
     algorithm: Literal["gradient_ascent"]
     """Ascend on the forget rows."""
@@ -40,5 +40,5 @@ class GradientAscent(Unlearning):
         return {"forget": -streams["forget"].nll().mean()}
 
     def finished(self, streams: Mapping[str, Stream]) -> str | None:
-        """Why training ends now."""
+        """The forget rows cost more than ``stop_above``."""
         return forgotten(streams["forget"], self.stop_above)

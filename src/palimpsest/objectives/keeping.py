@@ -35,13 +35,13 @@ class KeepingObjective(Unlearning):
 
     def draws(self) -> dict[str, Draw]:
         """Forget and retain rows, each unless its weight is 0."""
-        read = {}
+        draws = {}
         if self.weights.forget:
-            read["forget"] = Draw(self.rows.forget, ("forget",))
+            draws["forget"] = Draw(self.rows.forget, ("forget",))
         if self.weights.retain:
             compared: Kind | None = "states" if self.retain_term == "kl" else None
-            read["retain"] = Draw(self.rows.retain, ("retain",), reference=compared)
-        return read
+            draws["retain"] = Draw(self.rows.retain, ("retain",), reference=compared)
+        return draws
 
     def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one step."""

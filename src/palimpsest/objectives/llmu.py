@@ -41,7 +41,7 @@ class Weights(Section):
 
 
 class Llmu(Unlearning):
-    """LLMU."""
+    """LLMU: settings and loss."""
 
     algorithm: Literal["llmu"]
     """Gradient ascent + random mismatch + forward KL."""
@@ -57,14 +57,14 @@ class Llmu(Unlearning):
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         n = self.rows.forget
-        read = {}
+        draws = {}
         if self.weights.forget or self.weights.random:
-            read["forget"] = Draw(n, ("forget",))
+            draws["forget"] = Draw(n, ("forget",))
         if self.weights.random:
-            read["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("retain",))
+            draws["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("retain",))
         if self.weights.retain:
-            read["retain"] = Draw(self.rows.retain, ("retain",), reference="states")
-        return read
+            draws["retain"] = Draw(self.rows.retain, ("retain",), reference="states")
+        return draws
 
     def reads(self) -> Reads:
         """The final states; without a forget term its rows only lend their prompts."""
@@ -82,5 +82,5 @@ class Llmu(Unlearning):
         return terms
 
     def finished(self, streams: Mapping[str, Stream]) -> str | None:
-        """Why training ends now."""
+        """The forget rows cost more than ``stop_above``."""
         return forgotten(streams["forget"], self.stop_above) if "forget" in streams else None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MaxEntropy(KeepingObjective):
-    """Maximum entropy."""
+    """Maximum entropy: settings and loss."""
 
     algorithm: Literal["max_entropy"]
     """Push predictions on forget rows to the uniform distribution."""

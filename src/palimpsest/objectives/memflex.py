@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class MemFlex(Unlearning):
-    """MemFlex."""
+    """MemFlex: settings and loss."""
 
     algorithm: Literal["memflex"]
     """Ascent and descent on a region of the subject's adapter."""

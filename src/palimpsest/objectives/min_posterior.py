@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class MinPosterior(KeepingObjective):
-    """Minimum posterior."""
+    """Minimum posterior: settings and loss."""
 
     algorithm: Literal["min_posterior"]
     """Push down the probability of the true token."""

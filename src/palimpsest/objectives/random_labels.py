@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RandomLabels(Unlearning):
-    """Fine-tuning on random labels."""
+    """Fine-tuning on random labels: settings and loss."""
 
     algorithm: Literal["random_labels"]
     """Descend on random targets."""

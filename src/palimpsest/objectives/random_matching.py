@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RandomMatching(KeepingObjective):
-    """Random matching."""
+    """Random matching: settings and loss."""
 
     algorithm: Literal["random_matching"]
     """Match hidden states with random vectors."""

@@ -39,7 +39,7 @@ class Coefficient(Section):
 
 
 class Rmu(Unlearning):
-    """RMU."""
+    """RMU: settings and loss."""
 
     algorithm: Literal["rmu"]
     """Misdirect the states of forget rows, hold those of retain rows."""
@@ -55,10 +55,10 @@ class Rmu(Unlearning):
 
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
-        read = {"forget": Draw(self.rows.forget, ("forget",))}
+        draws = {"forget": Draw(self.rows.forget, ("forget",))}
         if self.alpha:
-            read["retain"] = Draw(self.rows.retain, ("retain",))
-        return read
+            draws["retain"] = Draw(self.rows.retain, ("retain",))
+        return draws
 
     def reads(self) -> Reads:
         """The output of one block, on retain rows also that of the untrained model."""

@@ -54,7 +54,7 @@ class Preservation(Section):
 
 
 class Sku(Acquisition):
-    """SKU."""
+    """SKU: settings and loss."""
 
     algorithm: Literal["sku"]
     """SKU: acquire, then subtract."""
@@ -69,15 +69,15 @@ class Sku(Acquisition):
         """The streams of a step."""
         n = self.rows.forget
         mismatched = bool(self.random_answers and self.weights.random)
-        read = {}
+        draws = {}
         if self.weights.forget or mismatched:
-            read["forget"] = Draw(n, ("forget",))
+            draws["forget"] = Draw(n, ("forget",))
         if mismatched:
-            read["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("forget",))
+            draws["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("forget",))
         if self.preservation.sign and self.weights.preserve:
             sets = ("retain", "general") if self.preservation.general else ("retain",)
-            read["retain"] = Draw(self.rows.retain, sets, reference="states")
-        return read
+            draws["retain"] = Draw(self.rows.retain, sets, reference="states")
+        return draws
 
     def reads(self) -> Reads:
         """The final states; without guided distortion the forget rows only lend their prompts."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TaskVector(Acquisition):
-    """Plain task-vector negation."""
+    """Plain task-vector negation: settings and loss."""
 
     algorithm: Literal["task_vector"]
     """Learn, then subtract."""

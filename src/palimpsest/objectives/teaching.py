@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Teaching(Objective):
-    """Fine-tuning on what is taught; `rows.retain` of it in a step."""
+    """Fine-tuning on the rows that are taught, ``rows.retain`` of them in a step."""
 
     algorithm: Literal["teaching"] = "teaching"
     """Train on the rows that are taught."""

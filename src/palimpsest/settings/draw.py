@@ -58,7 +58,7 @@ class Reads:
         final: those after the last norm; without them the pass ends at the highest of `blocks`.
         blocks: outputs of these blocks (0-based, before any final norm).
         every: all from what enters the first trained block to the last but one.
-        untrained: streams whose states at `blocks` are also wanted from the untrained model.
+        untrained: streams whose states at `blocks` are also computed with the untrained model.
         unread: streams that no term reads (their rows lend their prompts to another stream).
     """
 

@@ -87,7 +87,7 @@ def _check_address(address: str) -> None:
 
 
 def not_a_name(value: str) -> str:
-    """What to say about a key that cannot be the name of a folder."""
+    """The message about a key that cannot be the name of a folder."""
     if len(value) > 64:
         return f"'{value[:20]}...' is too long for a folder's name; use at most 64 characters"
     return f"'{value}' cannot be a folder's name; use letters, digits, '.', '_', '-'"
