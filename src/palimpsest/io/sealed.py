@@ -57,6 +57,21 @@ def write_document(path: str | Path, value: dict[str, Any]) -> None:
     write_text(path, seal(text.encode()).decode())
 
 
+def read_sealed(path: Path) -> bytes:
+    """Read a file and compare it with its seal, if it has one.
+
+    Raises:
+        UserError: it is missing; or it was altered, and was moved aside.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise missing(path) from None
+    if not is_intact(data):
+        raise damaged(path, ALTERED)
+    return data
+
+
 def read_document(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, without its seal.
 
@@ -64,12 +79,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing; or it is truncated or altered, and was moved aside.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise missing(path) from None
-    if not is_intact(data):
-        raise damaged(path, ALTERED)
+    data = read_sealed(path)
     try:
         value = json.loads(data)
     except ValueError as error:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from palimpsest.io.atomic import atomic_path
-from palimpsest.io.sealed import ALTERED, BLANK, SEAL, damaged, is_intact, is_sealed, missing, seal
+from palimpsest.io.sealed import ALTERED, BLANK, SEAL, damaged, is_sealed, read_sealed, seal
 
 _KEY = b"palimpsest"
 _SEAL = f"palimpsest.{SEAL}".encode()
@@ -32,12 +32,7 @@ def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
         UserError: the file is missing; or it is truncated or altered, and was moved aside.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise missing(path) from None
-    if not is_intact(data):
-        raise damaged(path, ALTERED)
+    data = read_sealed(path)
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:

@@ -35,14 +35,23 @@ class Update:
     scale: float
 
 
+def read_files(folder: Path, manifest: str = MANIFEST) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the two files of an adapter folder, verified: PEFT's configuration and tensors.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    config = json.loads(verified(folder, ADAPTER_CONFIG, manifest).read_text(encoding="utf-8"))
+    return config, load_file(verified(folder, ADAPTER_WEIGHTS, manifest))
+
+
 def read_adapter(folder: Path, manifest: str = MANIFEST) -> dict[str, Update]:
     """Read an adapter folder: module name -> its update. Both files are verified first.
 
     Raises:
         UserError: a file is missing or altered.
     """
-    config = json.loads(verified(folder, ADAPTER_CONFIG, manifest).read_text(encoding="utf-8"))
-    tensors = load_file(verified(folder, ADAPTER_WEIGHTS, manifest))
+    config, tensors = read_files(folder, manifest)
     updates = {}
     for key, a in tensors.items():
         if not key.endswith(".lora_A.weight"):

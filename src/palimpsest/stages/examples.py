@@ -23,8 +23,8 @@ from palimpsest.io import schemas
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
-from palimpsest.model.lora import attach_subject
+from palimpsest.model.base import load_tokenizer, ordinary_tokens
+from palimpsest.model.lora import load_subject
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw
@@ -134,11 +134,11 @@ def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Ro
 def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:
     """Each answer token's label is what the subject finds likeliest of all others at that place."""
     assert job.subject is not None
-    base, trusts = job.base, job.config["trust_remote_code"]
     device = set_up(job.threads)
-    model = attach_subject(load_base(base, job.config["dtype"], device, trusts), job.subject)
-    special = torch.tensor(load_tokenizer(base, trusts).all_special_ids)
-    return best_wrong_guesses(Body(model), rows, special.to(device), job.label)
+    body = Body(load_subject(job.base, job.subject, job.config, device))
+    tokenizer = load_tokenizer(job.base, job.config["trust_remote_code"])
+    special = torch.tensor(tokenizer.all_special_ids)
+    return best_wrong_guesses(body, rows, special.to(device), job.label)
 
 
 @torch.no_grad()

@@ -29,8 +29,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST, REFERENCE
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import verified, write_manifest
-from palimpsest.model.base import load_base
-from palimpsest.model.lora import attach_subject
+from palimpsest.model.lora import load_subject
 from palimpsest.pipeline.stages import Reference
 from palimpsest.settings.draw import Kind
 from palimpsest.stages.common import dataset_and_part
@@ -47,10 +46,7 @@ def reference(job: Reference) -> None:
     """
     config = job.config
     device = set_up(job.threads)
-    model = attach_subject(
-        load_base(job.base, config["dtype"], device, config["trust_remote_code"]), job.subject
-    )
-    body = Body(model)
+    body = Body(load_subject(job.base, job.subject, config, device))
     dataset, part = dataset_and_part(config["part"])
     rows = read_rows(job.tokens / dataset, part)
     progress = Progress(job.label, len(rows))

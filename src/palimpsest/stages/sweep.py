@@ -27,8 +27,8 @@ from palimpsest.measuring.rows import read_parts, with_own_responses
 from palimpsest.metrics.summary import summarize
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
-from palimpsest.model.base import load_base, load_tokenizer
-from palimpsest.model.lora import attach, attach_subject, set_scale
+from palimpsest.model.base import load_tokenizer
+from palimpsest.model.lora import attach, load_subject, set_scale
 from palimpsest.model.names import first_block
 from palimpsest.pipeline.stages import Sweep
 
@@ -45,9 +45,7 @@ def sweep(job: Sweep) -> None:
     config, base, label = job.config, job.base, job.label
     batch_rows, batch_tokens = job.untracked["batch_rows"], job.untracked["batch_tokens"]
     device = set_up(job.threads)
-    model = attach_subject(
-        load_base(base, config["dtype"], device, config["trust_remote_code"]), job.subject
-    )
+    model = load_subject(base, job.subject, config, device)
     model, changed, set_factor = _attached(model, job.acquired)
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
     rows = {
