@@ -167,7 +167,7 @@ def test_trust_remote_code_is_read_from_a_base_alone():
     assert reads == {
         ("config/slices.py", "b.trust_remote_code"),
         ("plan/table.py", "cfg.bases[base].trust_remote_code"),
-        ("stages/ask.py", "settings.trust_remote_code"),
+        ("measuring/ask.py", "settings.trust_remote_code"),
     }
     assert remote_code_reads("print(cfg.models[m].trust_remote_code)")
 
