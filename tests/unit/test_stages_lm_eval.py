@@ -41,7 +41,7 @@ from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import LmEval
-from palimpsest.stages.lm_eval import ask, lm_eval, local_task
+from palimpsest.stages.lm_eval import lm_eval, local_task, run_task
 
 ROOT = Path(__file__).parents[2]
 TRUTHFULQA = ROOT.parent / "shared" / "data" / "TruthfulQA.csv"
@@ -318,7 +318,7 @@ def test_a_group_has_a_value_of_its_own_and_subtasks(work):
     loaded = {"tasks": dict(zip(names, tasks, strict=True)), "groups": {"both": group}}
     network = load_model(work / "adapter", work / "base", "float32", CPU)
     harness = Harness(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
-    found, rows = ask(harness, "both", loaded, 4)
+    found, rows = run_task(harness, "both", loaded, 4)
     hits = [row["hit"] for row in rows]
     assert [row["task"] for row in rows] == ["one"] * 4 + ["two"] * 4
     assert (found["samples"], found["shots"], found["limit"]) == (8, 0, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -315,6 +316,7 @@ def test_the_cost_is_recorded(work: Path) -> None:
 @pytest.fixture(scope="module")
 def swept(work: Path) -> pd.DataFrame:
     config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
+    config["parts"] = {**CONFIG["parts"], "general": "set/train"}
     sweep(
         Sweep(
             config=config,
@@ -345,11 +347,23 @@ def test_a_sweep_measures_what_negation_would_make(
         right_answers(work / "datasets", ref, block) for block, ref in CONFIG["parts"].items()
     )
     expected = summarize(tables[0], tables[1], truth)
-    assert len(swept) == 6
+    assert len(swept) == 9
     for part, values in expected.items():
         line = swept[(swept["scale"] == scale) & (swept["part"] == part)].iloc[0]
         for key, value in values.items():
             assert line[key] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_part_without_answers_is_swept_by_its_likelihood(work: Path, swept: pd.DataFrame) -> None:
+    tokens = frame(work / "measured-negated" / "likelihood.parquet")
+    tokens = tokens[(tokens["part"] == "retain") & (tokens["alternative"] == RESPONSE)]
+    tokens = tokens[~tokens["eos"]]
+    line = swept[(swept["scale"] == 1.0) & (swept["part"] == "general")].iloc[0]
+    assert line["n"] == len(PARTS["train"])
+    assert line["accuracy"] == pytest.approx(tokens["hit"].mean())
+    mean_logprob = tokens["logprob"].astype(float).mean()
+    assert line["perplexity"] == pytest.approx(math.exp(-mean_logprob), rel=1e-4)
+    assert line[["recall_rate", "rouge_l", "degenerate_rate", "probability"]].isna().all()
 
 
 def test_a_sample_is_the_same_each_time_and_keeps_the_order() -> None:

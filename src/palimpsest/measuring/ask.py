@@ -1,4 +1,4 @@
-"""Ask: the answers of several models of one base to one prompt."""
+"""The answers of several models of one base to one prompt, for ``palimpsest ask``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def answers(
         base: ``resources/models/<base>``.
         settings: the base's configuration (template, type).
         folders: name -> folder of ``model.json``.
-        prompt: the question, as a user types it.
+        prompt: the question, without the template.
         max_new_tokens: longest answer.
 
     Returns:
@@ -37,16 +37,16 @@ def answers(
     """
     device = set_up()
     tokenizer = load_tokenizer(base, settings.trust_remote_code)
-    asked = tokens.load_tokenizer(base)
-    ids = asked.prompts([settings.template.prompt.replace("{prompt}", prompt)])[0]
-    if asked.context is not None and len(ids) > asked.context - max_new_tokens:
+    base_tokenizer = tokens.load_tokenizer(base)
+    ids = base_tokenizer.prompts([settings.template.prompt.replace("{prompt}", prompt)])[0]
+    context = base_tokenizer.context
+    if context is not None and len(ids) > context - max_new_tokens:
         raise UserError(
-            f"the prompt has {len(ids)} tokens; at most {asked.context - max_new_tokens} fit the "
-            "context"
+            f"the prompt has {len(ids)} tokens; at most {context - max_new_tokens} fit the context"
         )
-    row = Row("asked", torch.tensor(ids), len(ids))
-    found = {}
+    row = Row("prompt", torch.tensor(ids), len(ids))
+    texts = {}
     for name, folder in folders.items():
         model = load_model(folder, base, settings.dtype, device, settings.trust_remote_code)
-        found[name] = answer(model, tokenizer, [row], max_new_tokens, 1)[0].text
-    return found
+        texts[name] = answer(model, tokenizer, [row], max_new_tokens, 1)[0].text
+    return texts

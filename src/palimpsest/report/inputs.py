@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import (
+    COMPARE,
+    EVAL,
+    MODEL,
+    REGION,
+    REGION_TABLE,
+    ROWS,
+    SWEEP,
+)
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.cost import training_log
@@ -161,29 +170,29 @@ def _title(method: str, title: str | None) -> str:
 
 
 def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
-    evaluation = _eval(folder / "eval.json")
+    evaluation = _eval(folder / EVAL)
     # Folders of seeds that the config no longer names may lie about: eval.json says which count.
     seeds = {seed: folder / f"seed-{seed}" for seed in evaluation["provenance"]["seeds"]}
     return Run(
         method=method,
         title=title,
         eval=evaluation,
-        rows=_table(folder / "rows.parquet", ROW_COLUMNS),
+        rows=_table(folder / ROWS, ROW_COLUMNS),
         sweep=[line for s, path in seeds.items() if sweeps for line in _sweep(path, s)],
         training=[
             line for seed, path in seeds.items() for line in _train_log(path / "model", seed)
         ],
         scale=_scale(evaluation, list(seeds.values())),
         regions=[region for seed, path in seeds.items() for region in _region(path, seed)],
-        compare={} if method == BEFORE else read_document(folder / "compare.json"),
+        compare={} if method == BEFORE else read_document(folder / COMPARE),
     )
 
 
 def _region(folder: Path, seed: int) -> list[Region]:
-    path = folder / "region.parquet"
+    path = folder / REGION_TABLE
     if not path.exists():
         return []
-    return [Region(seed, _table(path, REGION_COLUMNS), read_document(folder / "region.json"))]
+    return [Region(seed, _table(path, REGION_COLUMNS), read_document(folder / REGION))]
 
 
 def _eval(path: Path) -> dict[str, Any]:
@@ -206,7 +215,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _sweep(folder: Path, seed: int) -> list[dict[str, Any]]:
-    path = folder / "sweep.parquet"
+    path = folder / SWEEP
     if not path.exists():
         return []
     return [{"seed": seed, **line} for line in _table(path, SWEEP_COLUMNS)]
@@ -223,6 +232,6 @@ def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
     # What was scored says which lambda made it; failing that, the model itself.
     config = evaluation["provenance"].get("config") or {}
     found = [config.get("negate") or {}]
-    found += [read_document(p) for f in folders if (p := f / "model" / "model.json").exists()]
+    found += [read_document(p) for f in folders if (p := f / "model" / MODEL).exists()]
     scales = (record.get("scale") for record in found if isinstance(record, Mapping))
     return next((float(scale) for scale in scales if scale is not None), None)

@@ -106,7 +106,7 @@ def mean_gradients(
 
     Args:
         body: the subject's decoder and head.
-        weights: tensors whose gradients are wanted, by name.
+        weights: tensors to differentiate by, by name.
         rows: prompts with their (perturbed) answers.
         label: what progress lines call it.
         batch_tokens: tokens of one batch.
@@ -124,12 +124,12 @@ def mean_gradients(
         (stream.nll().sum() / len(rows)).backward()
         done += len(batch)
         progress.update(done, sum(map(len, batch)))
-    found = {}
+    gradients = {}
     for name, weight in weights.items():
         gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        found[name] = gradient.detach().cpu().clone()
+        gradients[name] = gradient.detach().cpu().clone()
         weight.grad = None
-    return found
+    return gradients
 
 
 def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Table:

@@ -78,12 +78,12 @@ def named(table: pd.DataFrame, path: Path) -> pd.Series:
         UserError: no such file, no list of names, an empty one, or a name that is no tensor.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"region.file: {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"region.file: {path} is no JSON ({error})") from error
-    names = found.get("tensors") if isinstance(found, dict) else found
+    names = content.get("tensors") if isinstance(content, dict) else content
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
         raise UserError(f"region.file: {path} must hold a list of tensor names, not empty")
     plain = [lora_name(name) for name in names]

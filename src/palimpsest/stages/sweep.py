@@ -52,9 +52,6 @@ def sweep(job: Sweep) -> None:
         block: sample(part, config["rows"], block)
         for block, part in read_parts(config["parts"], job.tokens).items()
     }
-    truth = pd.concat(
-        right_answers(job.datasets, ref, block) for block, ref in config["parts"].items()
-    )
     # Blocks below the task vector compute the same at every lambda: once is enough.
     network = model.get_base_model() if hasattr(model, "peft_config") else model
     body = Body(network, first_block(changed))
@@ -62,6 +59,7 @@ def sweep(job: Sweep) -> None:
         body.keep(part)
     evaluated = with_own_responses(rows)
     asked = {block: part for block, part in rows.items() if block in ANSWERED}
+    truth = pd.concat(right_answers(job.datasets, config["parts"][block], block) for block in asked)
     limit = config["generation"]["max_new_tokens"]
     answerer = transformers_answerer(model, tokenizer, limit, batch_rows)
     progress = Progress(label, len(config["scales"]), every=0)
