@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.errors import UserError
-from palimpsest.metrics.declaration import Measure
+from palimpsest.metrics.declaration import Measure, Scored
 from palimpsest.metrics.docs import HEAD, main, outdated, page_text
 from palimpsest.metrics.measures import columns, measures, measures_of
 from palimpsest.metrics.rows import row_types
@@ -20,28 +20,9 @@ from palimpsest.report.columns import measure_columns
 
 ROOT = Path(__file__).parents[2]
 
-NEW = '''"""How long the answers are."""
-
-from palimpsest.metrics.answers import Answers
-from palimpsest.metrics.declaration import Column, Measure, Shown
-from palimpsest.metrics.normalise import words
-
-ANSWER_WORDS = Measure(
-    name="answer_words",
-    column=Column(
-        "answer_words",
-        Answers,
-        lambda answers: [len(words(text)) for text in answers.texts],
-        difference="answer_words",
-    ),
-    share=False,
-    forget="down",
-    says="number of words",
-    label="Words",
-    shown=(Shown("forget"),),
-)
-'''
-"""A measure as somebody adds it: this file, and a test."""
+PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+NEW = PAGE.split("## A new measure")[1].split("```python\n")[1].split("```")[0]
+"""The page's example, as it is printed."""
 
 SCORED = """
 import json, sys
@@ -97,7 +78,8 @@ def test_a_measure_is_one_file(tmp_path: Path) -> None:
     assert found["general"] == "the scenario evaluates no general part"
     assert found["difference"] == 0
     assert (found["schema"], found["required"]) == ({"$ref": "#/$defs/measure"}, True)
-    assert "| `answer_words` | number of words | mean over rows |" in found["page"]
+    others = found["page"].split("<!-- measures: others -->")[1]
+    assert "| `answer_words` | number of words | mean over rows |" in others
     assert found["shown"] == [["Words", "low", "number of words"]]
     assert found["version"] != measures_version()
 
@@ -115,8 +97,6 @@ def test_every_declaration_is_complete() -> None:
 
 
 def test_a_measure_without_a_column_or_a_formula_is_null() -> None:
-    from palimpsest.metrics.declaration import Scored
-
     scored = Scored({"forget": {}}, {}, {})
     nothing = Measure(name="x", says="nothing")
     assert nothing.estimate(scored, "forget") == {

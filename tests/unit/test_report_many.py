@@ -16,6 +16,7 @@ import pytest
 from kit.html_tree import Tree, body
 from kit.reports import ENDED, MANY, METHODS, measure, write_results
 from palimpsest.errors import UserError
+from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Report
 from palimpsest.report import numbers
@@ -303,7 +304,7 @@ def test_prompted_parts_have_columns_only_where_they_were_measured(subject: Subj
 
 def test_every_task_of_lm_eval_has_a_column(own_results: Path) -> None:
     path = own_results / "mini" / "sku" / "eval.json"
-    found = json.loads(path.read_text())
+    found = read_document(path)
     acc, norm = measure([1.0, 0.0], 1), measure([1.0, 1.0], 1)
     known = {"version": 1, "shots": 0, "limit": None}
     found["metrics"]["lm_eval"] = {
@@ -311,7 +312,7 @@ def test_every_task_of_lm_eval_has_a_column(own_results: Path) -> None:
         "tinyMMLU": {"acc_norm": norm, **known},
         "wikitext": {"word_perplexity": {**acc, "value": 27.44}, **known},
     }
-    path.write_text(json.dumps(found))
+    write_document(path, found)
     table = report(own_results).split('<table class="methods"')[1].split("</table>")[0]
     for name in ("questions/test", "tinyMMLU", "wikitext", "27.4", "not asked"):
         assert name in table

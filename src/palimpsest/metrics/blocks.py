@@ -15,14 +15,14 @@ from palimpsest.metrics.measures import blocks, measures_of
 
 def metrics_block(scored: Scored) -> dict[str, Any]:
     """All blocks of ``metrics``; what cannot be computed is a null that says why."""
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         name: block_of(name, scored) for name in blocks() if name not in (WRAPPED, SAMPLED)
     }
-    found[TEXT]["by_part"] = {
+    metrics[TEXT]["by_part"] = {
         name: block_of(TEXT, scored.only(name)) for name in PARTS if name in scored.answers
     }
-    found["harm_judge"] = scored.settings["harm_judge"]
-    return found | _further_answers(scored)
+    metrics["harm_judge"] = scored.settings["harm_judge"]
+    return metrics | _further_answers(scored)
 
 
 def block_of(block: str, scored: Scored, rows: str = "") -> dict[str, Estimate]:
@@ -35,16 +35,16 @@ def _further_answers(scored: Scored) -> dict[str, Any]:
     """``forget_wrapped`` and ``forget_sampled``, where the config asks for them."""
     drawn = {name: c for name, c in scored.parts.items() if name.startswith(sampled_block(""))}
     wrapped = [n for n in scored.parts if n.startswith(wrapped_block("")) and n not in drawn]
-    found: dict[str, Any] = {}
+    further: dict[str, Any] = {}
     if wrapped:
-        found[WRAPPED] = {
+        further[WRAPPED] = {
             name.removeprefix(wrapped_block("")): block_of(WRAPPED, scored, name)
             for name in wrapped
         }
     if drawn:
         parts = {**scored.parts, SAMPLED: _as_seeds(list(drawn.values()))}
-        found[SAMPLED] = block_of(SAMPLED, replace(scored, parts=parts))
-    return found
+        further[SAMPLED] = block_of(SAMPLED, replace(scored, parts=parts))
+    return further
 
 
 def _as_seeds(draws: list[Columns]) -> Columns:

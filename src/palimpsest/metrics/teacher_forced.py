@@ -130,14 +130,14 @@ def rows_of(table: pa.Table, ids: Sequence[str], where: str) -> np.ndarray:
     """
     column = table.column("id").combine_chunks().dictionary_encode()
     index = {name: i for i, name in enumerate(ids)}
-    found = column.dictionary.to_pylist()
-    if unknown := sorted(str(name) for name in found if name not in index):
+    present = column.dictionary.to_pylist()
+    if unknown := sorted(str(name) for name in present if name not in index):
         raise UserError(f"{where}: row {some(unknown)} is not in the data set; {STALE}")
-    if absent := sorted(index.keys() - set(found)):
+    if absent := sorted(index.keys() - set(present)):
         raise UserError(f"{where}: row {some(absent)} was not measured; {STALE}")
     if column.null_count:
         raise UserError(f"{where}: {column.null_count} lines have no id; {STALE}")
-    places = np.array([index[name] for name in found], dtype=np.int64)
+    places = np.array([index[name] for name in present], dtype=np.int64)
     return places[column.indices.to_numpy()]
 
 

@@ -83,12 +83,12 @@ def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
 
 
 def _by_id(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    first_rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in run.rows:
         # Of a part some rows alone may have been answered; all have likelihoods.
         if row["answer"] is not None:
-            found.setdefault((row["part"], row["id"]), row)
-    return found
+            first_rows.setdefault((row["part"], row["id"]), row)
+    return first_rows
 
 
 def _example(

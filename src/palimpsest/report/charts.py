@@ -76,9 +76,9 @@ def _mean_sweep(run: Run) -> list[Line]:
 
     scale, forget, retain (recall), forget_broken, retain_broken, general_perplexity.
     """
-    found: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_scale: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in run.sweep:
-        at = found[line["scale"]]
+        at = by_scale[line["scale"]]
         if line["part"] not in PARTS:
             at[f"{line['part']}_perplexity"].append(line["perplexity"])
             continue
@@ -86,9 +86,9 @@ def _mean_sweep(run: Run) -> list[Line]:
         if line.get("degenerate_rate") is not None:
             at[f"{line['part']}_broken"].append(line["degenerate_rate"])
     return [
-        {"scale": scale, **{name: fmean(values) for name, values in found[scale].items()}}
-        for scale in sorted(found)
-        if set(PARTS) <= found[scale].keys()
+        {"scale": scale, **{name: fmean(values) for name, values in by_scale[scale].items()}}
+        for scale in sorted(by_scale)
+        if set(PARTS) <= by_scale[scale].keys()
     ]
 
 

@@ -133,11 +133,11 @@ def _column(measure: Measure, shown: Shown) -> Column:
 
 def _compared(entry: Comparison, shown: Shown) -> Column:
     def read(run: Run) -> Value:
-        found = run.compare.get(entry.name)
-        found = found.get(shown.block) if found and shown.block else found
-        if not found or entry.value == "value":
-            return found or _ABSENT
-        return {"value": found[entry.value], "reason": found["reason"]}
+        value = run.compare.get(entry.name)
+        value = value.get(shown.block) if value and shown.block else value
+        if not value or entry.value == "value":
+            return value or _ABSENT
+        return {"value": value[entry.value], "reason": value["reason"]}
 
     return Column(
         key=shown.key or entry.name,
@@ -184,20 +184,20 @@ def _worst_wrapper(name: str) -> Callable[[Run], Value]:
 
 
 def _tasks(run: Run) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = run.eval["metrics"].get("lm_eval") or {}
-    return found
+    tasks: Mapping[str, Any] = run.eval["metrics"].get("lm_eval") or {}
+    return tasks
 
 
 def _main(metrics: Mapping[str, Any]) -> str | None:
     """The metric that stands for a task: accuracy where there is one, else its first."""
-    names = sorted(name for name, found in metrics.items() if isinstance(found, Mapping))
+    names = sorted(name for name, estimate in metrics.items() if isinstance(estimate, Mapping))
     return next((n for n in ("acc", "acc_norm", *names) if n in names), None)
 
 
 def _lm_eval(task: str, metric: str) -> Column:
     def read(run: Run) -> Value:
-        found = _tasks(run).get(task, {}).get(metric)
-        return found or {"value": None, "reason": "not asked: eval.json does not have it"}
+        estimate = _tasks(run).get(task, {}).get(metric)
+        return estimate or {"value": None, "reason": "not asked: eval.json does not have it"}
 
     share = metric.startswith(("acc", "exact_match"))
     return Column(

@@ -204,12 +204,12 @@ def _figure(
 def stopped(run: Run) -> str:
     """Which seeds' training ended before its last step, and why; empty where none did."""
     several = len({line["seed"] for line in run.training}) > 1
-    said = [
+    endings = [
         (f"of seed {line['seed']} " if several else "")
         + f"stopped at step {line['step']} of {line['steps']}: {line['ended']}"
         for line in run.stops
     ]
-    return f"Training {'; '.join(said)}." if said else ""
+    return f"Training {'; '.join(endings)}." if endings else ""
 
 
 def interval(measure: dict[str, Any], form: Callable[[float], str], confidence: str) -> str:

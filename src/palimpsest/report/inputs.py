@@ -94,10 +94,10 @@ class Run:
     def measure(self, path: str) -> dict[str, Any]:
         """The measure at ``block.name`` of eval.json: value, n, ci95, sd, reason."""
         block, name = path.split(".")
-        found = (self.eval["metrics"].get(block) or {}).get(name)
-        if not isinstance(found, Mapping):
-            found = {"value": None, "reason": "not measured: eval.json does not have it"}
-        return {"value": None, "n": None, "ci95": None, "sd": None, "reason": None, **found}
+        estimate = (self.eval["metrics"].get(block) or {}).get(name)
+        if not isinstance(estimate, Mapping):
+            estimate = {"value": None, "reason": "not measured: eval.json does not have it"}
+        return {"value": None, "n": None, "ci95": None, "sd": None, "reason": None, **estimate}
 
     @property
     def confidence(self) -> str:
@@ -231,7 +231,7 @@ def _train_log(folder: Path, seed: int) -> list[dict[str, Any]]:
 def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
     # What was scored says which lambda made it; failing that, the model itself.
     config = evaluation["provenance"].get("config") or {}
-    found = [config.get("negate") or {}]
-    found += [read_document(p) for f in folders if (p := f / "model" / MODEL).exists()]
-    scales = (record.get("scale") for record in found if isinstance(record, Mapping))
+    records = [config.get("negate") or {}]
+    records += [read_document(p) for f in folders if (p := f / "model" / MODEL).exists()]
+    scales = (record.get("scale") for record in records if isinstance(record, Mapping))
     return next((float(scale) for scale in scales if scale is not None), None)

@@ -72,14 +72,14 @@ def labelled(points: Sequence[Point]) -> list[Point]:
     for point in points:
         x, y = _pixels(point)
         taken.append((x - DOT, y - DOT, x + DOT, y + DOT))
-    found = []
+    placed = []
     for point in sorted(points, key=lambda p: (-p["retain"], p["forget"], p["method"])):
         places = _places(point)
         free = (place for place in places if not any(_meet(place[0], box) for box in taken))
         box, x, y, left = next(free, places[0])
         taken.append(box)
-        found.append({**point, "at_x": _value(x, 0), "at_y": _value(y, 1), "left": left})
-    return found
+        placed.append({**point, "at_x": _value(x, 0), "at_y": _value(y, 1), "left": left})
+    return placed
 
 
 def _places(point: Point) -> list[tuple[Box, float, float, bool]]:

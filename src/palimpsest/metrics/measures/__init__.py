@@ -52,12 +52,12 @@ def columns() -> tuple[Column, ...]:
     Raises:
         ValueError: two columns have one name.
     """
-    found: dict[str, Column] = {}
+    by_name: dict[str, Column] = {}
     for value in (value for file in files() for value in vars(file).values()):
         column = value.column if isinstance(value, Measure) else value
-        if isinstance(column, Column) and found.setdefault(column.name, column) is not column:
+        if isinstance(column, Column) and by_name.setdefault(column.name, column) is not column:
             raise ValueError(f"two columns of rows.parquet are called '{column.name}'")
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 @functools.cache
