@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.plain.padding import padded
-from palimpsest.engine.body import blocks_of
+from palimpsest.engine.decoder import blocks_of
 from palimpsest.engine.rows import Row
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -72,7 +73,13 @@ def run_cli(main: Callable[[], None]) -> None:
 
     Ctrl-C exits with 130, SIGTERM with 143 (after `finally` blocks have cleaned up), a broken pipe
     (``| head``) quietly with 141.
+
+    Args:
+        main: the program; it must import torch itself, so that the allocator's setting counts.
     """
+    # Large tensors in huge pages: fewer page faults, and less memory lost between tensors. PyTorch
+    # reads this once, at its first allocation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()

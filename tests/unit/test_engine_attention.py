@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.engine import attention
-from palimpsest.engine.attention import attend_in_passes
-from palimpsest.engine.packing import Packing
+from palimpsest.engine.kernels import attention
+from palimpsest.engine.kernels.attention import attend_in_passes
+from palimpsest.engine.kernels.packing import Packing
 from palimpsest.engine.rows import Row, join
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_passes_have_the_outputs_and_gradients_of_rows_alone(
     packing = packing_of([(3, 4), (9, 8), (4, 16), (2, 5), (1, 1), (30, 21)])
     given = states(packing, torch.float64, heads, size=6)
     # Shared prompts and filled rows are among them.
-    assert len(packing.passes.again)
+    assert len(packing.passes.shared)
     assert any(rows > 1 for rows, _ in packing.passes.shapes)
     for ours, plain in zip(
         results(packing, given, window, False), results(packing, given, window, True), strict=True

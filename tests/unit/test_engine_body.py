@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kit import models as tiny
-from palimpsest.engine import body as bodies
+from palimpsest.engine import prefixes, probe
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
 from palimpsest.settings.training import Lora
@@ -20,7 +20,7 @@ SHAPES = [(3, 4), (9, 8), (4, 16), (2, 5), (3, 4), (4, 16)]
 def states_and_gradients(
     model: Any, weights: dict[str, torch.Tensor], body: Body, rows: list[Row], made: list[Row]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    states = body.hidden(rows, made)
+    states = body.hidden([*rows, *made])
     factors = torch.arange(states[0].shape[1], dtype=states[0].dtype).cos()
     torch.stack(
         [(state @ factors).sum() * (i + 1) for i, state in enumerate(states)]
@@ -67,7 +67,7 @@ def test_only_trained_blocks_run_once_a_prefix_is_kept() -> None:
     body = Body(model.get_base_model(), 2)
     body.keep(rows)
     runs = [0] * tiny.LAYERS
-    for i, block in enumerate(body.decoder.layers):
+    for i, block in enumerate(body.decoder.blocks):
         block.register_forward_hook(lambda *_, i=i: runs.__setitem__(i, runs[i] + 1))
     body.hidden(rows)
     lower = runs[0]
@@ -83,8 +83,8 @@ def test_frozen_blocks_run_once_for_rows_that_a_step_reads_twice() -> None:
     body = Body(model.get_base_model(), 2)
     first = body.hidden(rows)
     runs = []
-    body.decoder.layers[0].register_forward_hook(lambda *_: runs.append(1))
-    again = [state.final for state in body.states(rows[2:4], again=True)]
+    body.decoder.blocks[0].register_forward_hook(lambda *_: runs.append(1))
+    again = [state.final for state in body.states(rows[2:4], same_rows=True)]
     assert not runs
     for a, b in zip(again, first[2:4], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -99,12 +99,16 @@ def test_rows_beyond_the_memory_for_prefixes_give_the_same_states(
     model, _ = tiny.with_lora(tiny.llama(), UPPER)
     rows = tiny.rows(SHAPES)
     full = Body(model.get_base_model()).hidden(rows)
-    monkeypatch.setattr(bodies, "PREFIX_BYTES", 12000)
+    monkeypatch.setattr(prefixes, "PREFIX_BYTES", 12000)
     body = Body(model.get_base_model(), 2)
     body.keep(rows)
-    assert 0 < len(body._groups) < len(rows)
-    for a, b in zip(body.hidden(rows), full, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    runs: list[int] = []
+    body.decoder.blocks[0].register_forward_hook(lambda _, __, out: runs.append(out.shape[1]))
+    for _ in range(2):
+        runs.clear()
+        for a, b in zip(body.hidden(rows), full, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert 0 < sum(runs) < sum(map(len, rows)), "some prefixes are kept, the others run again"
 
 
 @pytest.mark.parametrize(
@@ -149,3 +153,25 @@ def test_recomputing_activations_changes_no_bit_and_saves_memory(build: Any, fir
     for one, other in zip(*found, strict=True):
         assert len(one) == len(other)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_short_cut_that_is_off_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    probe.report_off.cache_clear()
+    for _ in range(2):
+        Body(tiny.gemma(), 2)
+        Body(tiny.llama(), 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "keeping the output of frozen blocks is off for this architecture: its blocks are of "
+        "several kinds",
+        "packing is off for this architecture: its attention cannot be replaced "
+        "(Gemma2Attention cannot run packed rows)",
+    ]
+
+
+def test_nothing_is_printed_where_there_is_nothing_to_split(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    probe.report_off.cache_clear()
+    for first in (0, tiny.LAYERS):
+        Body(tiny.llama(), first)
+    assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palimpsest.engine import head as heads
+from palimpsest.engine.kernels import head as heads
 
 POSITIONS, WIDTH, VOCABULARY = 23, 8, 50
 

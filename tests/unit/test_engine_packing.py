@@ -13,10 +13,11 @@ from torch.nn.attention import varlen
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from kit import models as tiny
-from palimpsest.engine import packing as packs
-from palimpsest.engine.attention import attend_in_passes
 from palimpsest.engine.body import Body
-from palimpsest.engine.packing import Packing
+from palimpsest.engine.decoder import Decoder
+from palimpsest.engine.kernels import packing as packs
+from palimpsest.engine.kernels.attention import attend_in_passes
+from palimpsest.engine.kernels.packing import Packing
 from palimpsest.engine.rows import Row, join
 from palimpsest.settings.draw import Reads
 from palimpsest.settings.training import Lora
@@ -61,7 +62,7 @@ def with_shared_prompts() -> list[Row]:
 def states_and_gradients(
     model: Any, weights: dict[str, Tensor], body: Body, rows: list[Row], reads: Reads
 ) -> tuple[list[Tensor], list[Tensor]]:
-    states = body.states(rows, [], reads)
+    states = body.states(rows, reads)
     found = [t for s in states for t in (s.final, *s.blocks.values()) if len(t)]
     factors = torch.arange(tiny.WIDTH, dtype=torch.float64).cos()
     terms = [(i + 1) * (t @ factors).square().sum() for i, t in enumerate(found)]
@@ -115,11 +116,11 @@ def test_each_token_is_in_the_sequence_once_and_a_shared_prompt_too() -> None:
     prompt = rows[1].prompt_length
     saved = 3 * prompt + rows[0].prompt_length
     assert sum(packing.lengths) == sum(map(len, rows)) - saved
-    ids = packing.packed([row.ids for row in rows])
+    ids = packing.batch([row.ids for row in rows])
     assert ids.shape == packing.positions.shape == (1, sum(packing.lengths))
-    for row, back in zip(rows, packing.unpacked(ids), strict=True):
+    for row, back in zip(rows, packing.by_row(ids), strict=True):
         assert torch.equal(back, row.ids)
-    for row, positions in zip(rows, packing.unpacked(packing.positions), strict=True):
+    for row, positions in zip(rows, packing.by_row(packing.positions), strict=True):
         assert positions.tolist() == list(range(len(row)))
 
 
@@ -173,7 +174,7 @@ def test_the_kernel_is_told_the_rows_that_the_passes_hold(
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
     loop = attend_in_passes(q[0], k[0], v[0], packing.passes, 0.3, window)
-    torch.testing.assert_close(packs._varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
+    torch.testing.assert_close(packs.attend_varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -187,7 +188,7 @@ def test_the_kernel_itself_agrees_with_the_passes(window: int) -> None:
         for heads in (4, 2, 2)
     ]
     loop = attend_in_passes(*(s[0] for s in states), packing.passes, 0.3, window)
-    kernel = packs._varlen(*(s[0] for s in states), packing, 0.3, window)
+    kernel = packs.attend_varlen(*(s[0] for s in states), packing, 0.3, window)
     torch.testing.assert_close(kernel, loop, rtol=2e-2, atol=2e-2)
     for a, b in zip(
         torch.autograd.grad(kernel.float().square().sum(), states, retain_graph=True),
@@ -211,11 +212,14 @@ def test_packing_is_tried_with_ordinary_tokens(
 ) -> None:
     """After special tokens (the first of a vocabulary) two forms may differ in half precision."""
     seen: list[Tensor] = []
-    decode = Body._decode
+    run = Decoder.run
     monkeypatch.setattr(
-        Body,
-        "_decode",
-        lambda *args, **inputs: [seen.append(inputs["input_ids"]), decode(*args, **inputs)][1],
+        Decoder,
+        "run",
+        lambda self, inputs, **how: [
+            seen.append(inputs["input_ids"]),
+            run(self, inputs, **how),
+        ][1],
     )
     body = Body(tiny.llama(dtype))
     assert body.packs

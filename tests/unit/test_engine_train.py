@@ -333,7 +333,7 @@ def test_divergence_names_step_and_term_and_keeps_the_last_good_checkpoint(
 def test_answers_dearer_than_twice_blind_guessing_are_divergence(tmp_path: Path) -> None:
     model, weights = tiny.with_lora(tiny.llama(torch.float32), moved=False)
     body = Body(model.get_base_model())
-    body.decoder.norm.weight.mul_(3)
+    body.decoder.module.norm.weight.mul_(3)
     job = Job(
         label="worse and worse",
         body=body,

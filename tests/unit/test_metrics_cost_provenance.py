@@ -95,12 +95,19 @@ def test_provenance_lists_every_file_of_the_manifests(tmp_path: Path) -> None:
     path = folder / "manifest.json"
     hashes = {"facts/a.parquet": manifest["files"]["a.parquet"]["sha256"]}
     assert file_hashes([path]) == hashes
-    found = provenance({"measure": {"x": 1}}, [0, 1], [path, path], [], [{"device": "cpu"}] * 2)
+    found = provenance(
+        {"measure": {"x": 1}},
+        [0, 1],
+        [path, path],
+        [],
+        [{"device": "cpu", "dtype": "bfloat16"}] * 2,
+    )
     assert found["data"] == hashes
     assert found["model"] == {}
     assert found["config"] == {"measure": {"x": 1}}
     assert found["seeds"] == [0, 1]
     assert found["device"] == "cpu"
+    assert found["dtype"] == "bfloat16"
     assert found["sources"] == {"facts": {"source": "resource:x"}}
 
 

@@ -300,9 +300,9 @@ def test_a_gate_without_silu_keeps_one_vector_more(key: str, kept: int) -> None:
 
 def test_the_limits_that_are_written_twice_are_the_same() -> None:
     """A plan imports no torch, so it has its own copies."""
-    from palimpsest.engine.attention import SHORT
-    from palimpsest.engine.body import PREFIX_BYTES
-    from palimpsest.engine.head import BLOCK_BYTES, CHUNK_BYTES
+    from palimpsest.engine.kernels.attention import SHORT
+    from palimpsest.engine.kernels.head import BLOCK_BYTES, CHUNK_BYTES
+    from palimpsest.engine.prefixes import PREFIX_BYTES
     from palimpsest.stages.localize import BATCH_TOKENS
 
     ours = needs.CHUNK_BYTES, needs.BLOCK_BYTES, needs.SHORT, needs.LOCALIZED, needs.PREFIXES

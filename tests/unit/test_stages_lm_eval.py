@@ -28,7 +28,7 @@ from palimpsest.data.build import build
 from palimpsest.data.choices import Question, read_questions
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.engine.body import Body
-from palimpsest.engine.harness import Harness
+from palimpsest.engine.lm_eval_model import LmEvalModel
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
@@ -255,7 +255,7 @@ def test_wrapping_a_model_leaves_it_as_it_was(work, kind, dtype):
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         before = network(ids).logits
-        Harness(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
+        LmEvalModel(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
         assert torch.equal(network(ids).logits, before)
 
 
@@ -270,13 +270,13 @@ def test_a_limit_takes_the_first_questions(work, tmp_path):
 
 def test_shots_are_other_questions_with_their_answers(work, tmp_path, monkeypatch):
     asked: list[str] = []
-    encode = Harness._encode_pair
+    encode = LmEvalModel._encode_pair
 
-    def spy(self: Harness, context: str, continuation: str) -> Any:
+    def spy(self: LmEvalModel, context: str, continuation: str) -> Any:
         asked.append(context)
         return encode(self, context, continuation)
 
-    monkeypatch.setattr(Harness, "_encode_pair", spy)
+    monkeypatch.setattr(LmEvalModel, "_encode_pair", spy)
     solved = {f"<user>\n{p}\n<model>\n{c[a]}": p for p, c, a in QUESTIONS}
     found, rows = run(work, tmp_path / "a", {"local:set/quiz": {"shots": 2}}, template=TEMPLATE)
     assert found["tasks"]["local:set/quiz"]["shots"] == 2
@@ -317,7 +317,7 @@ def test_a_group_has_a_value_of_its_own_and_subtasks(work):
         group.add(task)
     loaded = {"tasks": dict(zip(names, tasks, strict=True)), "groups": {"both": group}}
     network = load_model(work / "adapter", work / "base", "float32", CPU)
-    harness = Harness(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
+    harness = LmEvalModel(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
     found, rows = run_task(harness, "both", loaded, 4)
     hits = [row["hit"] for row in rows]
     assert [row["task"] for row in rows] == ["one"] * 4 + ["two"] * 4

@@ -1,7 +1,7 @@
 """Resumable checkpoints in a side folder: safetensors and json, never pickle.
 
-A checkpoint belongs to a fingerprint of settings and inputs. With another fingerprint, or if it
-is damaged, training starts clean.
+A checkpoint has the fingerprint of settings and inputs. If the fingerprint differs or the
+checkpoint is damaged, training starts from step 0.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from palimpsest.io.atomic import atomic_path, sha256_of
 from palimpsest.io.sealed import read_document, write_document
 
 FACTS = "checkpoint.json"
-"""Names the state file and vouches for it; replacing this small file commits a checkpoint."""
+"""Name and hash of the state file; replacing this small file commits a checkpoint."""
 
 
 class Checkpoint:
     """The last good state of a training run."""
 
     def __init__(self, folder: Path, fingerprint: str, log: Path) -> None:
-        """Keep the state in `folder` for the run with this `fingerprint`, whose steps are in `log`.
+        """Keep the state of the run with this `fingerprint` in `folder`.
 
-        The log belongs to the state: it becomes part of the result.
+        The step log at `log` is part of the state, because it becomes part of the result.
         """
         self.folder, self.fingerprint, self.log = folder, fingerprint, log
 
     def save(self, step: int, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Save after `step` optimiser steps; the earlier checkpoint goes once this one is complete.
+        """Save after `step` optimiser steps; then delete the earlier checkpoint.
 
         Raises:
             UserError: the disk is full or not writable (the earlier checkpoint stays).
@@ -99,5 +99,5 @@ class Checkpoint:
 
 
 def _numbers(group: dict[str, Any]) -> dict[str, Any]:
-    # What an optimiser counts for itself (schedule-free: steps and sums), beside its settings.
+    # Settings, and what an optimiser counts (schedule-free: steps and sums).
     return {k: v for k, v in group.items() if isinstance(v, bool | int | float)}

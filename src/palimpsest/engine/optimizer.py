@@ -14,7 +14,7 @@ from palimpsest.settings.training import Optimizer
 
 
 class ScheduleFreeAdamW(torch.optim.Optimizer):
-    """AdamW that averages its iterates where others lower the rate (arXiv:2405.15682).
+    """AdamW that averages its iterates instead of lowering the rate (arXiv:2405.15682).
 
     While training, the weights hold y; z is the base sequence, x the average. In step k = 0, 1, ...
     with gradient g at y, warm-up factor s and decay rates b1, b2::
@@ -24,8 +24,8 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         y <- (1 - c) y + c z + eta (b1 (1 - c) - 1) u
         z <- z - eta u
 
-    The package `schedulefree` computes this up to version 1.2.7, which Analysis360 uses; later
-    versions move the bias correction into u, and average with other weights.
+    The package `schedulefree` computes this up to version 1.2.7, the one Analysis360 uses. Later
+    versions move the bias correction into u and average with other weights.
     """
 
     def __init__(self, weights: Iterable[Tensor], warmup_steps: int, **settings: Any) -> None:
@@ -71,7 +71,7 @@ def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Opt
     """The optimiser that `o` describes, over `weights`.
 
     Raises:
-        UserError: schedule-free without a first decay rate, which its average divides by.
+        UserError: schedule-free with a first decay rate of 0, by which its average divides.
     """
     common: dict[str, Any] = {
         "lr": o.learning_rate,
@@ -90,10 +90,10 @@ def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Opt
 
 
 def average(optimizer: torch.optim.Optimizer) -> None:
-    """Leave the weights at the point that the optimiser stands for.
+    """Move the weights to the point to save.
 
-    Schedule-free AdamW trains at y and guarantees the average x; what is saved must be x. AdamW
-    has no such difference.
+    Schedule-free AdamW trains at y, but its guarantee is for the average x. AdamW saves the point
+    at which it trains.
     """
     if isinstance(optimizer, ScheduleFreeAdamW):
         optimizer.to_average()

@@ -1,4 +1,4 @@
-"""Progress of long work: lines on the terminal, the same as jsonl for plots."""
+"""Progress of long work: lines on the terminal, and the training log as jsonl for plots."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BAR = 20
 
 
 class Progress:
-    """Prints how far a piece of work is, at most every few seconds.
+    """Prints the progress of a piece of work, at most every few seconds.
 
-    One line per report (not a moving bar): it reads the same on a terminal, through a pipe and in
-    a log file.
+    Every report is a line, not a moving bar, so it reads the same on a terminal, through a pipe and
+    in a log file.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Progress:
         stream: TextIO | None = None,
         done: int = 0,
     ) -> None:
-        """Begin `total` units of work called `label`; an earlier run did the first `done`."""
+        """Start `total` units of work called `label`, of which an earlier run did `done`."""
         self.label, self.total, self.every = label, total, every
         self.stream = stream or sys.stderr
         self._began = time.monotonic()
@@ -57,19 +57,19 @@ class Progress:
         print("  ".join(parts), file=self.stream, flush=True)
 
     def note(self, text: str) -> None:
-        """Print a line about this piece of work at once."""
+        """Print a line about this work at once."""
         print(f"{self.label}: {text}", file=self.stream, flush=True)
 
 
 class StepLog:
-    """Training log as jsonl, one line per step; a resumed run drops the lines it will repeat."""
+    """Training log as jsonl, one line per step; a resumed run drops the lines that it repeats."""
 
     def __init__(self, path: Path, done: int) -> None:
         """Continue the log at `path` after its first `done` lines."""
         self._path = path
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line is in the file at once, and closing has nothing left to write.
+            # Unbuffered: each line reaches the file at once, so closing cannot fail on a full disk.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
             self._file.seek(0)
             kept = self._file.readall().splitlines(True)[:done]

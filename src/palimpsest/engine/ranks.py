@@ -1,15 +1,14 @@
-"""What the processes of one job tell each other while they train.
+"""Communication between the processes of one job while they train.
 
-A step's rows are split over the processes. Everything that has weights runs on a process's own rows
-alone; what comes out (a number for each token; states, where an objective reads them) is put
-together, so that every process has the values of all rows in their order and computes the same
-loss from them as a single one would: also where a term is no plain mean, is bounded, or compares
-rows. Going back, each takes the gradient of its own values, and the gradients of the trained
-weights are summed. Nothing is averaged per process, so no token counts more for the company it
-keeps.
+A step's rows are split over the processes, and each runs the model on its own rows. The results (a
+number per token, or states if an objective reads them) are gathered, so every process has the
+values of all rows in order. Each computes from them the same loss as a single process would, even
+if a term is no plain mean, is bounded, or compares rows. In the backward pass each process takes
+the gradient of its own values, and the gradients of the trained weights are summed. Nothing is
+averaged per process, so a token's weight does not depend on the rows beside it.
 
-This is why torch's DistributedDataParallel is not used: it averages gradients of losses that every
-process makes of its own rows, and wants one forward pass a step.
+Torch's DistributedDataParallel does not fit: it averages the gradients of losses that each process
+computes from its own rows, and needs exactly one forward pass per step.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from torch import Tensor
 from palimpsest.machines.group import Group, named_group
 
 BUCKET_BYTES = 25 << 20
-"""Gradients are summed so many bytes at a time."""
+"""Gradients are summed in buckets of this size."""
 
-# A process that is gone is noticed otherwise; this must outlast a slow disk.
+# `palimpsest.machines.processes` notices a dead process; this timeout must outlast a slow disk.
 _TIMEOUT = datetime.timedelta(hours=12)
 
 _group = Group()
 
 
 def current() -> Group:
-    """This process's place among those that train together; alone before `join`."""
+    """This process's place among those that train together; a group of one before `join`."""
     return _group
 
 
 def join() -> Group:
-    """Meet the other processes of the job, if it has some, and choose this one's device."""
+    """Connect to the other processes of the job, if there are any, and choose a device."""
     global _group
     named = named_group()
     if named.count == 1 or dist.is_initialized():
@@ -49,7 +48,7 @@ def join() -> Group:
     from accelerate import PartialState  # takes a second to import
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # threads are set by ourselves
+        warnings.simplefilter("ignore")  # `set_up` sets the threads
         PartialState(
             cpu=not torch.cuda.is_available(),
             init_method=f"file://{named.store}",
@@ -65,10 +64,10 @@ def join() -> Group:
 
 
 def leave() -> None:
-    """Part from the others once the last step is done.
+    """Disconnect from the other processes after the last step.
 
     Raises:
-        SystemExit: in every process but the first: what is left to do is done once.
+        SystemExit: in every process but the first, which alone does the remaining work.
     """
     global _group
     if _group.count == 1:
@@ -94,22 +93,13 @@ def main_first() -> Iterator[None]:
         yield
 
 
-def agreed(value: bool) -> bool:
-    """The first process's `value`, in all of them."""
-    if _group.count == 1:
-        return value
-    told = torch.tensor([float(value)], device=_device())
-    dist.broadcast(told, src=0)
-    return bool(told.item())
-
-
 def joined(own: Tensor, counts: Sequence[int], mine: Sequence[bool]) -> Tensor:
-    """Values of all rows from those of each process's own rows; gradients reach the own ones.
+    """Gather the values of all rows; gradients reach the values of this process's rows.
 
     Args:
         own: values of this process's rows, one row after the other, [n, ...].
         counts: how many values each row has.
-        mine: whether a row is this process's; each row is one process's.
+        mine: whether each row belongs to this process; every row belongs to exactly one.
 
     Returns:
         [sum of `counts`, ...]; the same in every process.
@@ -127,7 +117,7 @@ def joined(own: Tensor, counts: Sequence[int], mine: Sequence[bool]) -> Tensor:
 
 
 def joined_rows(own: Sequence[Tensor]) -> list[Tensor]:
-    """States of all rows from each process's own, in which the rows of others are empty."""
+    """Gather the states of all rows; `own` has empty states for rows of other processes."""
     if _group.count == 1:
         return list(own)
     mine = [len(row) > 0 for row in own]
@@ -138,13 +128,13 @@ def joined_rows(own: Sequence[Tensor]) -> list[Tensor]:
 
 
 def sum_gradients(weights: Iterable[Tensor]) -> None:
-    """Add up each weight's gradients over the processes; what has none anywhere keeps none."""
+    """Sum each weight's gradients over the processes; one without any gradient keeps None."""
     if _group.count == 1:
         return
     trained = list(weights)
-    found = torch.tensor([float(w.grad is not None) for w in trained], device=_device())
-    dist.all_reduce(found)
-    reached = [w for w, n in zip(trained, found.tolist(), strict=True) if n]
+    counts = torch.tensor([float(w.grad is not None) for w in trained], device=_device())
+    dist.all_reduce(counts)
+    reached = [w for w, n in zip(trained, counts.tolist(), strict=True) if n]
     for bucket in _buckets(reached):
         parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in bucket]
         flat = torch.cat([part.flatten() for part in parts])

@@ -1,4 +1,4 @@
-"""Token rows: what a forward pass reads."""
+"""Token rows, and how they are grouped for a forward pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 
 IGNORED = -100
-"""Label of a position that does not count."""
+"""Label of a position that does not count in a loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +26,12 @@ class Row:
     Attributes:
         id: the row's id in its dataset.
         ids: token ids of prompt and response, int64 [length].
-        prompt_length: the first so many ids are prompt; the rest are the targets.
+        prompt_length: number of prompt ids; the rest are the response.
         reference: the subject's final hidden states at every token, [length, width], or None.
         reference_costs: the subject's -log p of every target, fp32 [length - prompt_length], or
             None.
-        labels: what shall be predicted in place of the response, int64 [length - prompt_length].
-        sign: in a mixture -1 for a row that is to be forgotten, +1 for another.
+        labels: targets in place of the response, int64 [length - prompt_length], or None.
+        sign: in a mixture, -1 for a row to forget, +1 for any other.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def targets(self) -> Tensor:
-        """What shall be predicted: `labels`, or the response itself; IGNORED ones do not count."""
+        """Targets: `labels`, or the response itself; those that are IGNORED do not count."""
         return self.response if self.labels is None else self.labels
 
 
@@ -67,7 +67,7 @@ def read_rows(tokens: Path, part: str, end_token: bool = True) -> list[Row]:
     Args:
         tokens: folder of the tokenized data set.
         part: name of the part.
-        end_token: keep the end-of-text token after each response (where there is one).
+        end_token: keep the end-of-text token after each response, if there is one.
 
     Raises:
         UserError: the part is missing, altered, or has a row without a target.
@@ -96,10 +96,10 @@ def join(prompt: Row, response: Row) -> Row:
 
 
 def length_groups(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]:
-    """Split rows into groups of similar length so that padding costs least.
+    """Group rows by length, with the least padding.
 
     Minimises ``sum over groups of (rows * longest + overhead)`` exactly, by dynamic programming
-    over the rows sorted by length; `overhead` is the price of one more forward pass in tokens.
+    over the rows sorted by length; `overhead` is the price of one more forward pass, in tokens.
 
     Returns:
         Groups of indices into `lengths`; every index occurs once.
@@ -123,11 +123,11 @@ def length_groups(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]
 
 
 def batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
-    """Split rows over passes: those with the same prompt, and of similar length, together.
+    """Split rows into passes that hold rows with the same prompt, and of similar length.
 
     Args:
         rows: the rows.
-        tokens: most tokens of a pass of several rows, if each is padded to the longest.
+        tokens: most tokens of a pass of several rows, each padded to the longest.
 
     Returns:
         Lists of indices into `rows`; every index occurs once.
@@ -137,26 +137,27 @@ def batches(rows: Sequence[Row], tokens: int) -> list[list[int]]:
     for row, prompt in zip(rows, prompts, strict=True):
         longest[prompt] = max(longest.get(prompt, 0), len(row))
     order = sorted(range(len(rows)), key=lambda i: (longest[prompts[i]], prompts[i], len(rows[i])))
-    found: list[list[int]] = []
+    passes: list[list[int]] = []
     for i in order:
-        if not found or (len(found[-1]) + 1) * longest[prompts[i]] > tokens:
-            found.append([])
-        found[-1].append(i)
-    return found
+        if not passes or (len(passes[-1]) + 1) * longest[prompts[i]] > tokens:
+            passes.append([])
+        passes[-1].append(i)
+    return passes
 
 
 def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Split rows over processes: rows of similar length together, the dearest share at its least.
+    """Split rows over processes so that the most expensive share costs least.
 
     Minimises ``max over shares of rows * longest`` exactly, by dynamic programming over the rows
     sorted by length.
 
     Returns:
-        `count` lists of indices into `lengths`; every index occurs once. With fewer rows than
-        processes some are empty.
+        `count` lists of indices into `lengths`; every index occurs once. Some lists are empty if
+        there are fewer rows than processes.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    # best[j]: (cost of the first j rows in so many shares, where each of them begins)
+    # best[j]: (cost of the first j rows, start of each of their shares), for one more share in
+    # every round.
     best: list[tuple[int, tuple[int, ...]]] = [(0, ())] + [
         (j * lengths[order[j - 1]], (0,)) for j in range(1, len(order) + 1)
     ]
@@ -170,15 +171,15 @@ def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
             else (0, ())
             for j in range(len(order) + 1)
         ]
-    begins = [*best[-1][1], len(order)]
-    found = [order[begin:end] for begin, end in itertools.pairwise(begins)]
-    return found + [[] for _ in range(count - len(found))]
+    ends = [*best[-1][1], len(order)]
+    parts = [order[start:end] for start, end in itertools.pairwise(ends)]
+    return parts + [[] for _ in range(count - len(parts))]
 
 
 def pad(rows: Sequence[Tensor]) -> Tensor:
     """Pad on the right with zeros: [rows, longest, ...].
 
-    A causal model never looks right, so no attention mask is needed: the real positions come out
-    the same as without padding.
+    A causal model needs no attention mask for this: no token sees a later one, so real positions
+    are the same as without padding.
     """
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

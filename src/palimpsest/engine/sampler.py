@@ -1,4 +1,4 @@
-"""Which rows a step reads: a pure function of seed and step, so a resumed run draws the same."""
+"""The rows of each step: a function of seed and step alone, so a resumed run draws the same."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from palimpsest.errors import UserError
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
-    """A random generator of its own for each purpose."""
+    """A random generator for one purpose, independent of those for others."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Shuffled:
-    """An endless shuffled reading of rows: none comes again before all have come."""
+    """Draws rows endlessly in shuffled order; none repeats before all were drawn."""
 
     def __init__(self, rows: Sequence[Row], batch: int, seed: int, name: str) -> None:
-        """Read `batch` of `rows` a step.
+        """Draw `batch` of `rows` per step.
 
         Raises:
             UserError: there are no rows, or fewer than a step draws.
@@ -55,9 +55,9 @@ class Shuffled:
 def random_answers(
     forget: Sequence[Row], pool: Sequence[Row], k: int, seed: int, step: int
 ) -> list[Row]:
-    """Each forget prompt with `k` answers of other rows, drawn anew in every step.
+    """Join each forget prompt with `k` answers of other rows, drawn anew in every step.
 
-    An answer to the same prompt, or one with the same text, is no other answer.
+    Answers to the same prompt and answers with the same text are left out.
 
     Raises:
         UserError: the pool has fewer than k other rows.
@@ -89,10 +89,10 @@ class Streams:
     """The rows of every stream, step by step.
 
     Args:
-        sizes: rows a step of each stream (``forget``, ``retain``, ``random``, ...).
-        parts: rows of each stream; of one that is in `pools` none.
+        sizes: rows per step of each stream (``forget``, ``retain``, ``random``, ...).
+        parts: rows of each stream; a stream in `pools` has none.
         seed: seed of all draws.
-        pools: streams made anew in every step: prompts of ``forget``, answers of these rows.
+        pools: streams that join the step's ``forget`` prompts with random answers of these rows.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""A model whose frozen weights are spread over the processes of a job (FSDP).
+"""Sharding: the frozen weights are spread over the processes of a job (FSDP).
 
-Each process keeps a share of every block and gets the rest just before the block runs. What is
-trained (adapters, differences) stays whole in every process, as do embeddings, last norm and head:
-training, checkpoints and artifacts are the same as without shares.
+Each process keeps a share of every block and gets the rest just before the block runs. Trained
+tensors (adapters, differences), embeddings, last norm and head stay whole in every process. So
+training, checkpoints and artifacts are the same as without sharding.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from palimpsest.engine import ranks
-from palimpsest.engine.body import blocks_of
+from palimpsest.engine.decoder import blocks_of
 
 
 def shard(network: nn.Module, device: torch.device) -> None:
-    """Spread the blocks' frozen weights, if the job is to; the rest moves to `device` whole."""
+    """Shard the blocks' frozen weights, if the job asks for it; move the rest to `device`."""
     group = ranks.current()
     if not group.sharded:
         return
@@ -25,7 +25,7 @@ def shard(network: nn.Module, device: torch.device) -> None:
 
     mesh = init_device_mesh(device.type, (group.count,))
     for block in blocks_of(network.get_decoder()):  # type: ignore[operator]
-        # Each block by itself: a pass may begin or end at any of them.
+        # Each block is sharded by itself, because a pass may begin or end at any of them.
         whole = {p for name, p in block.named_parameters() if p.requires_grad or "lora_" in name}
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     for tensor in [*network.parameters(), *network.buffers()]:

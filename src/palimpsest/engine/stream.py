@@ -1,4 +1,4 @@
-"""A stream: the rows that one term of the loss reads, after the forward pass."""
+"""A stream: the rows that one term of the loss reads, with their states."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.engine import head as heads
 from palimpsest.engine import ranks
+from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import IGNORED, Row
 
 Levels = Mapping[int, Sequence[Tensor]]
-"""Block -> its output for each row, [length, width]; -1: what enters the first trained block."""
+"""Block -> its output for each row, [length, width]; -1: the input of the first trained block."""
 
 
 @dataclass(eq=False)
 class Stream:
     """Rows of one step with their hidden states.
 
-    Only the positions that a term asks for reach the language-model head. Where several processes
-    train, each has the final states of its own rows alone; what is found of them is put together
-    here, so an objective sees the values of all rows (see `palimpsest.engine.ranks`).
+    Only the positions that a term needs reach the language-model head. If several processes train,
+    each has the final states of its own rows alone. The values computed from them are gathered
+    here, so an objective always gets those of all rows (see `palimpsest.engine.ranks`).
 
     Attributes:
         rows: the rows.
-        hidden: final hidden states of each row, [length, width]; of another process's row none,
-            [0, width] (an empty list if the pass ends earlier).
+        hidden: final hidden states of each row, [length, width], or [0, width] for a row of
+            another process; an empty list if the pass ends earlier.
         head: the language-model head.
-        blocks: outputs of blocks, where the objective reads them.
-        untrained: the same of the untrained model.
-        cost: nats per token that `nll` last found, of rows with the sign +1; None before.
+        blocks: outputs of blocks, if the objective reads them.
+        untrained: the same outputs of the model before training.
+        cost: nats per token of the rows with the sign +1, from the last call of `nll` or
+            `token_nll`; None before.
     """
 
     rows: Sequence[Row]
@@ -44,16 +45,16 @@ class Stream:
 
     @property
     def device(self) -> torch.device:
-        """Where the states are."""
+        """Device of the states."""
         return (self.hidden or next(iter(self.blocks.values())))[0].device
 
     @property
     def signs(self) -> Tensor:
-        """Sign of each row of a mixture, [rows]."""
+        """Sign of each row, [rows]."""
         return torch.tensor([row.sign for row in self.rows], device=self.device)
 
     def of_sign(self, sign: int) -> Stream | None:
-        """The rows of a mixture that have this sign, or None."""
+        """The rows that have this sign, or None."""
         chosen = [i for i, row in enumerate(self.rows) if row.sign == sign]
         rows, hidden = [self.rows[i] for i in chosen], [self.hidden[i] for i in chosen]
         return Stream(rows, hidden, self.head) if chosen else None
@@ -61,7 +62,7 @@ class Stream:
     def nll(self) -> Tensor:
         """Mean negative log-likelihood of each row's targets, nats, [rows].
 
-        A row without a target that counts costs 0.
+        It is 0 for a row without a target that counts.
         """
         per_row = self.token_nll().split(self._counts())
         return torch.stack([t.mean() if len(t) else t.sum() for t in per_row])
@@ -69,10 +70,10 @@ class Stream:
     def token_nll(self) -> Tensor:
         """Negative log-likelihood of every target that counts, nats, [tokens]."""
         values = self._at_targets(lambda states, labels: heads.nll(states, labels, self.head))
-        # Rows of a mixture that are to be forgotten may cost anything.
+        # The cost of rows to forget is left out, because it may take any value.
         counts = torch.tensor(self._counts(), device=self.device)
-        kept = (self.signs > 0).repeat_interleave(counts)
-        self.cost = _mean(values.detach()[kept])
+        to_learn = (self.signs > 0).repeat_interleave(counts)
+        self.cost = _mean(values.detach()[to_learn])
         return values
 
     def reference_costs(self) -> Tensor:
@@ -94,7 +95,7 @@ class Stream:
     def log_one_minus_p(self, threshold: float) -> Tensor:
         """log(1 - q(target)) of every target that counts, [tokens].
 
-        0 where log q(target) is below `threshold`.
+        It is 0 if log q(target) is below `threshold`.
         """
         return self._at_targets(
             lambda states, labels: heads.log_one_minus_p(states, labels, self.head, threshold)
@@ -104,19 +105,21 @@ class Stream:
         """KL(p || q) from the subject (p) at each predicting position, nats, [positions].
 
         Args:
-            positions: ``answer``: the positions that predict targets that count; ``all``: all that
-                predict a token, also those of the prompt.
+            positions: ``answer``: the positions that predict targets that count; ``all``: also
+                those that predict the prompt.
         """
         spans = self._spans(positions)
         states = torch.cat([h[s] for h, s in spans])
-        found = [_reference(row)[s] for row, (h, s) in zip(self.rows, spans, strict=True) if len(h)]
-        reference = torch.cat(found) if found else states
+        references = [
+            _reference(row)[s] for row, (h, s) in zip(self.rows, spans, strict=True) if len(h)
+        ]
+        reference = torch.cat(references) if references else states
         if positions == "answer" and not (counts := self._labels() != IGNORED).all():
             counts = counts.to(states.device)
             states, reference = states[counts], reference[counts.to(reference.device)]
         values = heads.kl(states, reference.to(states), self.head)
-        every = [len(row) - 1 for row in self.rows]
-        return self._joined(values, every if positions == "all" else self._counts())
+        predicted = [len(row) - 1 for row in self.rows]
+        return self._joined(values, predicted if positions == "all" else self._counts())
 
     def levels(self) -> list[Sequence[Tensor]]:
         """States of each row at every level that was read, from the lowest to the final one."""
@@ -130,7 +133,7 @@ class Stream:
         if not counts.all():
             states, labels = states[counts], labels[counts]
         if not len(labels):
-            # An empty sum still belongs to the graph, and has the type of other processes' values.
+            # This keeps the graph connected, in the number type of other processes' values.
             wide = torch.promote_types(states.dtype, torch.float32)
             return self._joined(states.sum(-1, dtype=wide), self._counts())
         return self._joined(function(states, labels), self._counts())
@@ -139,9 +142,9 @@ class Stream:
         return ranks.joined(values, counts, [len(h) > 0 for h in self.hidden])
 
     def _labels(self) -> Tensor:
-        # Of the rows whose states are here.
-        found = [row.targets for row, h in zip(self.rows, self.hidden, strict=True) if len(h)]
-        return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+        """Targets of this process's rows, int64 [tokens]."""
+        labels = [row.targets for row, h in zip(self.rows, self.hidden, strict=True) if len(h)]
+        return torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
 
     def _counts(self) -> list[int]:
         return [int((row.targets != IGNORED).sum()) for row in self.rows]
@@ -166,5 +169,5 @@ def _costs(row: Row) -> Tensor:
 
 def _reference(row: Row) -> Tensor:
     if row.reference is None:
-        raise ValueError(f"row {row.id} was read without its reference states")
+        raise ValueError(f"row {row.id} has no reference states")
     return row.reference

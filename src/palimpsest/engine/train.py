@@ -28,36 +28,37 @@ from palimpsest.settings.draw import Reads
 from palimpsest.settings.training import Optimizer
 
 Loss = Callable[[Mapping[str, Stream]], dict[str, Tensor]]
-"""Weighted terms of one step; their sum is minimised."""
+"""Computes the weighted terms of one step; their sum is minimised."""
 
 DIVERGED = 1e4
-"""A term beyond this many nats per token is no longer training."""
+"""Training has diverged when a term exceeds this many nats per token."""
 
 GUESSING = 2.0
-"""Nor is learning an answer whose tokens cost so many times what blind guessing costs, or what
-they cost at first (random labels are dear to a subject that is sure of the true ones)."""
+"""Training has diverged when a term that should fall exceeds this many times the cost of uniform
+guessing, or of its own first step if that was higher (random labels cost much at first)."""
 
 GROWN = 100.0
-"""Nor is a weight tensor beyond this root mean square (that of a language model is below 1)."""
+"""Training has diverged when a trained tensor exceeds this root mean square; that of a language
+model is below 1."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained.
+    """One training: the model, the rows, the objective and the settings.
 
     Attributes:
-        label: what the progress lines call it, e.g. ``acquire smollm2-135m/sku seed 0``.
-        body: the model's decoder and head.
+        label: its name in progress lines, e.g. ``acquire smollm2-135m/sku seed 0``.
+        body: the model.
         weights: the trained tensors by name (everything else is frozen).
         streams: rows of each step.
         loss: the method's objective.
         steps: optimiser steps.
         optimizer: AdamW and schedule settings.
         folder: side folder for checkpoints and the log.
-        fingerprint: identity of settings and inputs; a checkpoint of another one is not resumed.
+        fingerprint: identifies settings and inputs; only checkpoints with the same are resumed.
         checkpoint_seconds: time between checkpoints; the result does not depend on it.
         reads: hidden states that the objective reads.
-        finished: why training ends before the last step, or None; asked after every step.
+        finished: called after every step; returns why training ends here, or None to go on.
         fixed: tensors that `loss` reads and that training does not change.
         forgets: streams whose rows are to be unlearned: their cost may rise without end.
     """
@@ -81,13 +82,13 @@ class Job:
 def train(job: Job) -> Path:
     """Train `job.weights` in place and return the path of the step log.
 
-    A run that was killed continues after its last checkpoint and ends with the same weights as an
+    A killed run continues after its last checkpoint and ends with the same weights as an
     uninterrupted one (on the CPU, at the same number of threads). SIGTERM and Ctrl-C save a
-    checkpoint first. A second Ctrl-C ends the run at once; more of SIGTERM changes nothing, because
+    checkpoint first. A second Ctrl-C ends the run at once; a second SIGTERM does not, because
     schedulers repeat it.
 
-    Where several processes train, each runs its share of every step's rows; the first one keeps
-    the records, and is the only one that comes back.
+    If several processes train, each runs its share of every step's rows. The first one writes log
+    and checkpoints, and only there does this function return.
 
     Raises:
         UserError: the warm-up is as long as the training; a term is not finite or has diverged
@@ -104,7 +105,7 @@ def train(job: Job) -> Path:
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
     checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
-    with ranks.main_first():  # it removes a checkpoint that does not fit
+    with ranks.main_first():  # it deletes a checkpoint with another fingerprint
         done = checkpoint.load(job.weights, optimizer)
     steps = _steps(job, optimizer, done, untrained)
     if ranks.current().rank:
@@ -116,18 +117,18 @@ def train(job: Job) -> Path:
     saved_at = time.monotonic()
     with _stop_requested() as stop, contextlib.closing(log):
         began = time.monotonic()
-        for made in steps:
+        for result in steps:
             log.seconds += time.monotonic() - began
-            loss, ended = sum(made.terms.values()), made.ended
-            line = {"step": made.step, "steps": job.steps, "loss": loss, "terms": made.terms}
-            facts = {"lr": made.rate, "grad_norm": made.norm, "tokens": made.tokens}
+            loss, ended = sum(result.terms.values()), result.ended
+            line = {"step": result.step, "steps": job.steps, "loss": loss, "terms": result.terms}
+            facts = {"lr": result.rate, "grad_norm": result.norm, "tokens": result.tokens}
             facts |= {"seconds": log.seconds}
             log.write({**line, **facts, **({"ended": ended} if ended else {})})
-            progress.update(made.step, made.tokens, loss=loss, **made.terms)
+            progress.update(result.step, result.tokens, loss=loss, **result.terms)
             if ended:
-                progress.note(f"ended after step {made.step}: {ended}")
+                progress.note(f"ended after step {result.step}: {ended}")
             elif stop or time.monotonic() - saved_at >= job.checkpoint_seconds:
-                checkpoint.save(made.step, job.weights, optimizer)
+                checkpoint.save(result.step, job.weights, optimizer)
                 saved_at = time.monotonic()
             if stop and not ended:
                 raise stop.exception()
@@ -140,7 +141,7 @@ def train(job: Job) -> Path:
 def schedule(settings: Optimizer, step: int, steps: int) -> float:
     """Factor on the rate at `step` (counted from 0): warm-up, then decay to 0 at `steps`."""
     if settings.name == "schedule_free":
-        return 1.0  # warms up by itself, and averages where others decay
+        return 1.0  # the optimiser itself warms up, and averages instead of decaying
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
@@ -150,8 +151,17 @@ def schedule(settings: Optimizer, step: int, steps: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A step that was made."""
+class StepResult:
+    """What the log records of one step.
+
+    Attributes:
+        step: number of the step, counted from 1.
+        rate: learning rate.
+        terms: the objective's terms.
+        norm: norm of the gradient before clipping.
+        tokens: tokens that the step read.
+        ended: why training ends after this step, or None.
+    """
 
     step: int
     rate: float
@@ -163,7 +173,7 @@ class _Made:
 
 def _steps(
     job: Job, optimizer: torch.optim.Optimizer, done: int, untrained: Mapping[str, Tensor]
-) -> Iterator[_Made]:
+) -> Iterator[StepResult]:
     first_costs: dict[str, float] = {}
     for step in range(done, job.steps):
         rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
@@ -173,7 +183,7 @@ def _steps(
         terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
         read = [rows for name, rows in streams.items() if name not in job.reads.unread]
         tokens = sum(len(row) for rows in read for row in rows)
-        yield _Made(step + 1, rate, terms, norm, tokens, ended)
+        yield StepResult(step + 1, rate, terms, norm, tokens, ended)
         if ended:
             return
 
@@ -183,62 +193,67 @@ def run(
     drawn: Mapping[str, Sequence[Row]],
     untrained: Mapping[str, Tensor],
 ) -> dict[str, Stream]:
-    """Run the rows of a step through the model: one forward pass that all terms share.
+    """Run the rows of a step through the model, in one forward pass that all terms share.
 
-    Where several processes train, this one runs its share of the rows.
+    If several processes train, this one runs its share of the rows.
 
     Args:
         job: body, streams and what the objective reads.
         drawn: rows of each stream.
-        untrained: the trained tensors' first values, for streams that are compared with them.
+        untrained: the trained tensors before training, for streams that are compared with them.
     """
     drawn = {name: rows for name, rows in drawn.items() if name not in job.reads.unread}
-    made = [row for name in job.streams.pools for row in drawn[name]]
-    kept = [row for name, rows in drawn.items() if name not in job.streams.pools for row in rows]
-    mine = _share(kept, made)
-    states = _own_states(job, mine, kept, made, job.reads)
+    every_row = [row for rows in drawn.values() for row in rows]
+    share = _share(every_row)
+    trained = Pass(job.body, every_row, share, job.reads)
     streams = {
         name: Stream(
             rows,
-            [state.final for state in states(rows)] if job.reads.final else [],
+            [states.final for states in trained.of(rows)] if job.reads.final else [],
             job.body.head,
-            _levels(states(rows)),
+            _levels(trained.of(rows)),
         )
         for name, rows in drawn.items()
     }
     for name in job.reads.untrained:
         blocks_alone = replace(job.reads, final=False)
         with torch.no_grad(), swapped(job.weights, untrained):
-            states = _own_states(job, mine, drawn[name], [], blocks_alone, again=True)
-            streams[name].untrained = _levels(states(drawn[name]))
+            before = Pass(job.body, drawn[name], share, blocks_alone, same_rows=True)
+            streams[name].untrained = _levels(before.of(drawn[name]))
     return streams
 
 
-def _share(kept: Sequence[Row], made: Sequence[Row]) -> set[Row]:
+def _share(rows: Sequence[Row]) -> set[Row]:
     """The rows of a step that this process runs."""
-    group, every = ranks.current(), list(dict.fromkeys([*kept, *made]))
+    group, distinct = ranks.current(), list(dict.fromkeys(rows))
     if group.count == 1:
-        return set(every)
-    return {every[i] for i in shares([len(row) for row in every], group.count)[group.rank]}
+        return set(distinct)
+    return {distinct[i] for i in shares([len(row) for row in distinct], group.count)[group.rank]}
 
 
-def _own_states(
-    job: Job,
-    mine: set[Row],
-    kept: Sequence[Row],
-    made: Sequence[Row],
-    reads: Reads,
-    again: bool = False,
-) -> Callable[[Sequence[Row]], list[States]]:
-    """States of rows, of those of other processes empty ones."""
-    shortest = min([*kept, *made], key=len)
-    kept, made = ([row for row in rows if row in mine] for rows in (kept, made))
-    every = [*kept, *made]
-    # A process without a row runs one that counts nowhere: the others may wait for its part.
-    found = job.body.states(kept, made if every else [shortest], reads, again)
-    states = dict(zip(every, found[: len(every)], strict=True))
-    none = States(found[0].final[:0], {b: rows[:0] for b, rows in found[0].blocks.items()})
-    return lambda rows: [states.get(row, none) for row in rows]
+class Pass:
+    """One forward pass over this process's rows."""
+
+    def __init__(
+        self,
+        body: Body,
+        rows: Sequence[Row],
+        share: set[Row],
+        reads: Reads,
+        same_rows: bool = False,
+    ) -> None:
+        """Run those of `rows` that are in `share`; see `Body.states`."""
+        own = [row for row in rows if row in share]
+        # A process without rows runs the shortest one, because the others wait for its part of the
+        # weights; the result is not used.
+        states = body.states(own or [min(rows, key=len)], reads, same_rows)
+        self._states = dict(zip(own, states[: len(own)], strict=True))
+        blocks = {block: output[:0] for block, output in states[0].blocks.items()}
+        self._empty = States(states[0].final[:0], blocks)
+
+    def of(self, rows: Sequence[Row]) -> list[States]:
+        """States of each row; empty ones for rows of other processes."""
+        return [self._states.get(row, self._empty) for row in rows]
 
 
 def first_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -255,15 +270,15 @@ def _levels(states: Sequence[States]) -> dict[int, list[Tensor]]:
 
 @contextlib.contextmanager
 def swapped(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with other values in its trained tensors; no copy is made."""
-    own = {name: weight.data for name, weight in weights.items()}
+    """Within the block, the trained tensors hold other values; nothing is copied."""
+    before = {name: weight.data for name, weight in weights.items()}
     try:
         for name, weight in weights.items():
             weight.data = values[name]
         yield
     finally:
         for name, weight in weights.items():
-            weight.data = own[name]
+            weight.data = before[name]
 
 
 def _step(
@@ -277,7 +292,7 @@ def _step(
     streams = run(job, drawn, untrained)
     terms = job.loss(streams)
     values = {name: term.item() for name, term in terms.items()}
-    # Objectives of inner states count squares, in no common unit: those need only be finite.
+    # Objectives on inner states sum squares without a common unit, so these need only be finite.
     _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
     learned = {name: stream for name, stream in streams.items() if name not in job.forgets}
     _check_learning(learned, values, step, math.log(job.body.vocabulary), first_costs)
@@ -308,16 +323,16 @@ def _check_learning(
     first_costs: dict[str, float],
 ) -> None:
     for name, stream in streams.items():
-        # A negative term is to be unlearned: there any cost may be wanted.
+        # A negative term unlearns its rows, so their cost may take any value.
         if stream.cost is None or values.get(name, 0.0) < 0:
             continue
         cost = stream.cost.item()
-        began = first_costs.setdefault(name, cost)
-        if cost > GUESSING * max(guess, began):
+        first = first_costs.setdefault(name, cost)
+        if cost > GUESSING * max(guess, first):
             raise _diverged(
                 step,
                 f"the term '{name}' is at {cost:.4g} nats per token (blind guessing: {guess:.4g}; "
-                f"first: {began:.4g})",
+                f"first: {first:.4g})",
             )
 
 
@@ -329,8 +344,8 @@ def _diverged(step: int, what: str) -> UserError:
     )
 
 
-class _stop_requested:  # noqa: N801 - reads as a context
-    """True once SIGTERM or SIGINT has come; the step in progress is finished first."""
+class _stop_requested:  # noqa: N801 - used as a context manager
+    """True after SIGTERM or SIGINT; the step in progress is finished first."""
 
     def __enter__(self) -> _stop_requested:
         self.number = 0
@@ -345,7 +360,7 @@ class _stop_requested:  # noqa: N801 - reads as a context
         return self.number != 0
 
     def exception(self) -> BaseException:
-        """How the program then ends: as the signal would have ended it."""
+        """The exception that ends the program as the signal would have."""
         if self.number == signal.SIGINT:
             return KeyboardInterrupt()
         return SystemExit(128 + self.number)

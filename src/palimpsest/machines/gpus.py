@@ -28,6 +28,11 @@ _GPU = re.compile(r"^GPU (\d+):.*\(UUID: (\S+)\)")
 _MIG = re.compile(r"^\s+MIG .*\(UUID: (\S+)\)")
 
 
+def computes_bf16(capability: Sequence[int]) -> bool:
+    """Whether a GPU of this compute capability, e.g. (8, 0), multiplies bfloat16 in hardware."""
+    return capability[0] >= 8
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU, or a MIG device of one.

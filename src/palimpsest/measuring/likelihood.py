@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from palimpsest.engine.body import Body
-from palimpsest.engine.head import token_table
+from palimpsest.engine.kernels.head import token_table
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches
 from palimpsest.io import schemas
@@ -21,7 +21,7 @@ from palimpsest.measuring.rows import EvaluatedRow
 def likelihood(
     body: Body, rows: Sequence[EvaluatedRow], batch_tokens: int, tokenizer: Any, label: str
 ) -> pa.Table:
-    """One line per target token, see `palimpsest.engine.head.token_table`.
+    """One line per target token, see `palimpsest.engine.kernels.head.token_table`.
 
     Args:
         body: the model's decoder and head.

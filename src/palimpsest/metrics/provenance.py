@@ -53,10 +53,15 @@ def provenance(
         "model": file_hashes(model),
         "sources": {_label(path.parent): _source(path) for path in [*data, *model]},
         "packages": {name: package_version(name) for name in PACKAGES},
-        "device": ", ".join(sorted({str(m["device"]) for m in measured if m.get("device")}))
-        or None,
+        "device": _all_values(measured, "device"),
+        "dtype": _all_values(measured, "dtype"),
         "git": git_commit(),
     }
+
+
+def _all_values(measured: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    values = sorted({str(facts[key]) for facts in measured if facts.get(key)})
+    return ", ".join(values) or None
 
 
 def file_hashes(manifests: Iterable[Path]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
-from palimpsest.engine.head import second_best
+from palimpsest.engine.kernels.head import second_best
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator

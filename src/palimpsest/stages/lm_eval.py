@@ -26,7 +26,7 @@ from lm_eval.tasks import TaskManager
 from palimpsest.data.choices import read_questions
 from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
-from palimpsest.engine.harness import Harness, quiet
+from palimpsest.engine.lm_eval_model import LmEvalModel, quiet
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import LM_EVAL, LM_EVAL_ROWS
@@ -57,19 +57,19 @@ def lm_eval(job: LmEval) -> None:
     network = load_model(job.model, base, config["dtype"], device, config["trust_remote_code"])
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
     sizes = job.untracked["batch_rows"], job.untracked["batch_tokens"]
-    harness = Harness(network, tokenizer, taught_tokenizer(base), label, *sizes)
+    lm = LmEvalModel(network, tokenizer, taught_tokenizer(base), label, *sizes)
     entries: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, tasks in loaded.items():
-        harness.ours, harness.label = local_part(name) is not None, f"{label} {name}"
-        entries[name], lines = run_task(harness, name, tasks, config["tasks"][name]["limit"])
+        lm.ours, lm.label = local_part(name) is not None, f"{label} {name}"
+        entries[name], lines = run_task(lm, name, tasks, config["tasks"][name]["limit"])
         rows += lines
     write_table(out / LM_EVAL_ROWS, pa.Table.from_pylist(rows, schema=schemas.LM_EVAL))
     write_document(out / LM_EVAL, {"tasks": entries, "lm_eval": version("lm-eval")})
 
 
 def run_task(
-    harness: Harness, name: str, loaded: Loaded, limit: int | None
+    lm: LmEvalModel, name: str, loaded: Loaded, limit: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run one task or group.
 
@@ -78,7 +78,7 @@ def run_task(
     """
     _seed()
     # simple_evaluate would load tasks after the model, and describe the machine for 5 seconds.
-    result = evaluate(lm=harness, task_dict=loaded, limit=limit, log_samples=True)
+    result = evaluate(lm=lm, task_dict=loaded, limit=limit, log_samples=True)
     return _entry(name, loaded, result, limit), _rows(loaded, result)
 
 

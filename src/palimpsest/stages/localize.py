@@ -120,7 +120,7 @@ def mean_gradients(
     done = 0
     for places in batches(rows, batch_tokens):
         batch = [rows[i] for i in places]
-        stream = Stream(batch, body.hidden([], batch), body.head)
+        stream = Stream(batch, body.hidden(batch), body.head)
         (stream.nll().sum() / len(rows)).backward()
         done += len(batch)
         progress.update(done, sum(map(len, batch)))

@@ -9,7 +9,7 @@ import torch
 from kit import methods
 from kit import models as tiny
 from kit.by_hand import RELABELLED, A, logits, near, stream, terms
-from palimpsest.engine.head import second_best
+from palimpsest.engine.kernels.head import second_best
 from palimpsest.pipeline.stages import Examples
 from palimpsest.stages.examples import adversarial_labels
 from reference import knowundo

@@ -15,8 +15,8 @@ from kit import models as tiny
 from kit.by_hand import AT_A, A
 from kit.methods import ALGORITHMS, assert_same_gradients, total
 from palimpsest.engine import body as bodies
-from palimpsest.engine import head as heads
 from palimpsest.engine.body import Body, States
+from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError

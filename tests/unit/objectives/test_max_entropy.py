@@ -12,7 +12,7 @@ from torch import Tensor
 from kit import golden, methods
 from kit.by_hand import LN2, A, B, near, stream, terms
 from kit.golden import LOGITS, REAL, approx, unshifted, value_and_gradients
-from palimpsest.engine import head as heads
+from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from reference import analysis360

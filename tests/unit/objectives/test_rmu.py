@@ -12,8 +12,8 @@ from kit import methods
 from kit import models as tiny
 from kit.by_hand import A
 from kit.golden import CONTROL, IDS, REAL, STATES, approx
-from palimpsest.engine import packing
 from palimpsest.engine.body import Body
+from palimpsest.engine.kernels import packing
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import swapped

@@ -54,7 +54,7 @@ def streams_of(body: Body, step: dict[str, list[Row]]) -> dict[str, Stream]:
     """As the training loop does: one forward pass for all terms."""
     kept = [row for name, part in step.items() if name != "random" for row in part]
     made = step.get("random", [])
-    states = dict(zip([*kept, *made], body.hidden(kept, made), strict=True))
+    states = dict(zip([*kept, *made], body.hidden([*kept, *made]), strict=True))
     return {n: Stream(part, [states[r] for r in part], body.head) for n, part in step.items()}
 
 

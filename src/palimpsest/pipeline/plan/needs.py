@@ -7,8 +7,8 @@ Memory is the sum of what is alive at the worst moment:
   tensors also as the sum with the weight that the backward pass needs);
 - activations that the backward pass needs, of every token of a step in every block from the first
   trained one on: `_per_block`, per token; of short rows also attention's probabilities;
-- logits, at most `palimpsest.engine.head.CHUNK_BYTES` at once of a model, and in fp32 at most
-  `BLOCK_BYTES`, in as many copies as a term makes.
+- logits, at most `palimpsest.engine.kernels.head.CHUNK_BYTES` at once of a model, and in fp32 at
+  most `BLOCK_BYTES`, in as many copies as a term makes.
 
 On the CPU the system's allocator keeps part of what training has freed: `SPARE`, the one number
 that was fitted, to the embedded subject's records.
@@ -30,19 +30,19 @@ from palimpsest.pipeline.stage import Stage
 from palimpsest.settings.training import Lora, Training
 
 CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
-"""As `palimpsest.engine.head.CHUNK_BYTES`."""
+"""As `palimpsest.engine.kernels.head.CHUNK_BYTES`."""
 
 BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
-"""As `palimpsest.engine.head.BLOCK_BYTES`."""
+"""As `palimpsest.engine.kernels.head.BLOCK_BYTES`."""
 
 SHORT = 256
-"""As `palimpsest.engine.attention.SHORT`."""
+"""As `palimpsest.engine.kernels.attention.SHORT`."""
 
 LOCALIZED = 1024
 """As `palimpsest.stages.localize.BATCH_TOKENS`."""
 
 PREFIXES = 2 << 30
-"""As `palimpsest.engine.body.PREFIX_BYTES`."""
+"""As `palimpsest.engine.prefixes.PREFIX_BYTES`."""
 
 MB = 1 << 20
 

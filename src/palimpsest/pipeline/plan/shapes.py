@@ -26,7 +26,7 @@ class Shape:
         gated: whether the feed-forward part has three matrices instead of two.
         known: where all this comes from.
         kept: vectors of the inner width that a block keeps of a token for its backward pass; a gate
-            with silu needs one less (`palimpsest.engine.gated`).
+            with silu needs one less (`palimpsest.engine.kernels.silu_mul`).
     """
 
     layers: int

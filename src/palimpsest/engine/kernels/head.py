@@ -1,11 +1,11 @@
 """Token statistics from hidden states through the language-model head, in bounded memory.
 
 Only the positions that count reach the head, and vocabulary-sized tensors exist for one chunk of
-positions at a time. In a chunk the head multiplies once; what follows goes on in blocks of its
-positions, in fp32, small enough to stay in the processor's cache. A position's value depends on its
-own hidden state alone, so its gradient is found at once, with the value, and only scaled in the
-backward pass: nothing is computed again (except where the head itself is trained). The derivatives
-by the logits are written out, with q = softmax(z)::
+positions at a time. The head multiplies once per chunk; the rest runs over blocks of positions in
+fp32, small enough for the processor's cache. A position's value depends on its own hidden state
+alone, so the forward pass computes its gradient, too, and the backward pass only scales it. Nothing
+is computed twice, unless the head itself is trained. The derivatives by the logits z are written
+out, with q = softmax(z)::
 
     -log q_y                        q - 1_y
     KL(p || q)                      q - p
@@ -28,21 +28,21 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]
 """Maps hidden states [n, width] to logits [n, vocabulary]."""
 
-_Found = tuple[Tensor, Tensor]
+_ValuesAndSlopes = tuple[Tensor, Tensor]
 # Values of positions [n], and each one's derivative by its logits [n, vocabulary].
 
-_OfBlock = Callable[..., _Found]
-# Finds them from the logits of a block, at least fp32, and what else is known of its positions. The
-# logits are its own: it may write into them.
+_BlockFunction = Callable[..., _ValuesAndSlopes]
+# Computes both from the logits of a block, in at least fp32, and further inputs of its positions.
+# It may overwrite the logits.
 
 CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
-"""Logits of a chunk, in the head's type. On a CPU this is nearly the largest piece of memory
-(32 MiB) that the C library gives again without asking the system; with smaller ones the head is
-read more often. A head that is trained makes its weight, and that weight's gradient, for every
-chunk: it has the larger ones everywhere."""
+"""Size of a chunk's logits, in the head's type. On a CPU it stays just below the largest block of
+memory (32 MiB) that the C library reuses without asking the system; smaller chunks read the head
+more often. A trained head makes its weight and that weight's gradient for every chunk, so it uses
+the larger chunks on every device."""
 
 BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
-"""Logits of a block, in fp32."""
+"""Size of a block's logits, in fp32."""
 
 
 def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -52,42 +52,42 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) ->
         hidden: final hidden states [n, width].
         labels: token ids [n].
         head: the language-model head.
-        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
 
     Returns:
         -log q(label) in nats, [n], at least fp32.
     """
 
-    def of(logits: Tensor, y: Tensor) -> _Found:
+    def values_and_slopes(logits: Tensor, y: Tensor) -> _ValuesAndSlopes:
         largest, label = logits.amax(-1), logits.gather(-1, y[:, None])[:, 0]
         q = torch.softmax(logits, -1, out=logits)
-        # log q_y = z_y - logsumexp(z), and logsumexp(z) is known where q is largest.
+        # log q_y = z_y - logsumexp(z), and logsumexp(z) = max z - log max q.
         values = largest - q.amax(-1).log() - label
         return values, q.scatter_add_(-1, y[:, None], -torch.ones_like(q[:, :1]))
 
-    return _chunked(of, hidden, (labels,), head, chunk)
+    return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
 
 
 def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     """Forward Kullback-Leibler divergence KL(p || q) at each position.
 
     Args:
-        hidden: final hidden states of the model that is trained (q), [n, width].
+        hidden: final hidden states of the trained model (q), [n, width].
         reference: final hidden states of the reference (p), [n, width].
         head: the language-model head, the same for both.
-        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
 
     Returns:
         sum_v p(v) (log p(v) - log q(v)) in nats, [n], at least fp32.
     """
 
-    def of(logits: Tensor, of_reference: Tensor) -> _Found:
-        log_p, log_q = of_reference.log_softmax(-1), logits.log_softmax(-1)
+    def values_and_slopes(logits: Tensor, reference_logits: Tensor) -> _ValuesAndSlopes:
+        log_p, log_q = reference_logits.log_softmax(-1), logits.log_softmax(-1)
         p = log_p.exp()
         values = torch.linalg.vecdot(p, log_p.sub_(log_q))
         return values, log_q.exp_().sub_(p)
 
-    return _chunked(of, hidden, (), head, chunk, reference=reference)
+    return _by_chunks(values_and_slopes, hidden, (), head, chunk, reference=reference)
 
 
 def entropy(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -96,19 +96,19 @@ def entropy(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     Args:
         hidden: final hidden states [n, width].
         head: the language-model head.
-        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
 
     Returns:
         -sum_v q(v) log q(v) in nats, [n], at least fp32.
     """
 
-    def of(logits: Tensor) -> _Found:
+    def values_and_slopes(logits: Tensor) -> _ValuesAndSlopes:
         log_q = logits.log_softmax(-1)
         q = log_q.exp()
         values = -torch.linalg.vecdot(q, log_q)
         return values, log_q.add_(values[:, None]).mul_(q).neg_()
 
-    return _chunked(of, hidden, (), head, chunk)
+    return _by_chunks(values_and_slopes, hidden, (), head, chunk)
 
 
 def kl_from_uniform(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -118,13 +118,13 @@ def kl_from_uniform(hidden: Tensor, head: Head, chunk: int | None = None) -> Ten
         logsumexp(z) - mean_v z_v - ln V in nats, [n], at least fp32.
     """
 
-    def of(logits: Tensor) -> _Found:
+    def values_and_slopes(logits: Tensor) -> _ValuesAndSlopes:
         vocabulary = logits.shape[-1]
         log_q = logits.log_softmax(-1)
         values = -log_q.mean(-1) - math.log(vocabulary)
         return values, log_q.exp_().sub_(1 / vocabulary)
 
-    return _chunked(of, hidden, (), head, chunk)
+    return _by_chunks(values_and_slopes, hidden, (), head, chunk)
 
 
 def log_one_minus_p(
@@ -141,30 +141,30 @@ def log_one_minus_p(
         labels: token ids [n].
         head: the language-model head.
         threshold: positions whose log q(label) is below it give 0 (and no gradient).
-        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
 
     Returns:
         [n], at least fp32; finite also where q(label) rounds to 1.
     """
 
-    def of(logits: Tensor, y: Tensor) -> _Found:
+    def values_and_slopes(logits: Tensor, y: Tensor) -> _ValuesAndSlopes:
         total = logits.logsumexp(-1)
-        known = logits.gather(-1, y[:, None])[:, 0] - total >= threshold
-        # Exact where q(label) rounds to 1, unlike log(1 - exp(log q)).
+        counts = logits.gather(-1, y[:, None])[:, 0] - total >= threshold
+        # Unlike log(1 - exp(log q)), this is exact where q(label) rounds to 1.
         others = logits.scatter(-1, y[:, None], -math.inf)
         rest = others.logsumexp(-1)
         slopes = others.softmax(-1).sub_(logits.sub(total[:, None]).exp_())
-        none = total.new_zeros(())
-        return (rest - total).where(known, none), slopes.where(known[:, None], none)
+        zero = total.new_zeros(())
+        return (rest - total).where(counts, zero), slopes.where(counts[:, None], zero)
 
-    return _chunked(of, hidden, (labels,), head, chunk)
+    return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
 
 
 @torch.no_grad()
 def token_table(
     hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the teacher-forced metrics need of each target token.
+    """Statistics of each target token for the teacher-forced metrics.
 
     Returns:
         log-probability of the label, whether it is the most likely token, and mean and standard
@@ -172,17 +172,17 @@ def token_table(
         sum q log q and sqrt(sum q (log q - mean)^2) (Min-K%++, arXiv:2404.02936); each [n].
     """
 
-    def of(logits: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    def statistics(logits: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         log_q = logits.log_softmax(-1)
         logprob, hit = log_q.gather(-1, y[:, None])[:, 0], log_q.argmax(-1) == y
         q = log_q.exp()
         mean = torch.linalg.vecdot(q, log_q)
-        # In place: a new tensor of this size costs more than what is done to it.
+        # In place: allocating a tensor of this size costs more than the arithmetic.
         squares = log_q.sub_(mean[:, None]).square_()
         return logprob, hit, mean, torch.linalg.vecdot(q, squares).sqrt()
 
     columns = [
-        of(*block)
+        statistics(*block)
         for h, y in _chunks((hidden, labels), head, chunk)
         for block in _blocks([head(h)], (y,))
     ]
@@ -200,43 +200,54 @@ def second_best(
         hidden: final hidden states [n, width].
         labels: token ids [n].
         head: the language-model head.
-        excluded: token ids that are never chosen.
-        chunk: positions per chunk; None: as many as `CHUNK_BYTES` hold.
+        excluded: ids of tokens to leave out.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
 
     Returns:
         Token ids [n].
     """
-    found = []
+    tokens = []
     for h, y in _chunks((hidden, labels), head, chunk):
         logits = head(h).index_fill(-1, excluded, -math.inf)
-        found.append(logits.scatter_(-1, y[:, None], -math.inf).argmax(-1))
-    return torch.cat(found)
+        tokens.append(logits.scatter_(-1, y[:, None], -math.inf).argmax(-1))
+    return torch.cat(tokens)
 
 
-def _chunked(
-    function: _OfBlock,
+def _by_chunks(
+    function: _BlockFunction,
     hidden: Tensor,
     others: tuple[Tensor, ...],
     head: Head,
     chunk: int | None,
     reference: Tensor | None = None,
 ) -> Tensor:
-    # `others` and the logits of `reference` are handed on to `function`.
+    """Values of all positions, with gradients.
+
+    Args:
+        function: gets logits, logits of `reference` if there is one, and `others` of a block.
+        hidden: hidden states [n, width].
+        others: further inputs of each position, [n].
+        head: the language-model head.
+        chunk: positions per chunk, or None.
+        reference: hidden states [n, width] of the reference, without gradient.
+    """
     trained = isinstance(head, nn.Module) and any(p.requires_grad for p in head.parameters())
-    known = () if reference is None else (reference.detach(),)
-    parts = [
-        (own, rest[: len(known)], rest[len(known) :])
-        for own, *rest in _chunks((hidden, *known, *others), head, chunk, trained)
+    references = () if reference is None else (reference.detach(),)
+    count = len(references)
+    chunks = [
+        (states, rest[:count], rest[count:])
+        for states, *rest in _chunks((hidden, *references, *others), head, chunk, trained)
     ]
     if trained:
-        # The head's own gradient is a sum over positions.
-        def again(own: Tensor, references: list[Tensor], rest: list[Tensor]) -> Tensor:
+        # The head's own gradient sums over positions, so the backward pass computes each chunk
+        # again.
+        def values(states: Tensor, references: list[Tensor], others: list[Tensor]) -> Tensor:
             with torch.no_grad():
-                beside = [head(state) for state in references]
-            return _OfLogits.apply(function, beside, rest, head(own))
+                reference_logits = [head(reference) for reference in references]
+            return _FromLogits.apply(function, reference_logits, others, head(states))
 
-        return torch.cat([checkpoint(again, *part, use_reentrant=False) for part in parts])
-    return _OfStates.apply(function, head, parts, hidden)
+        return torch.cat([checkpoint(values, *part, use_reentrant=False) for part in chunks])
+    return _FromStates.apply(function, head, chunks, hidden)
 
 
 def _chunks(
@@ -246,29 +257,32 @@ def _chunks(
         vocabulary = head.out_features if isinstance(head, nn.Linear) else 1 << 16
         kind = "cuda" if trained else inputs[0].device.type
         limit = CHUNK_BYTES.get(kind, CHUNK_BYTES["cpu"])
-        chunk = _fitting(limit, vocabulary * inputs[0].element_size())
+        chunk = _positions_in(limit, vocabulary * inputs[0].element_size())
     return list(zip(*(tensor.split(chunk) for tensor in inputs), strict=True))
 
 
-def _fitting(limit: int, each: int) -> int:
-    number = max(limit // each, 1)
-    return number - number % 16 if number > 16 else number  # products like round sizes
+def _positions_in(limit: int, position_bytes: int) -> int:
+    number = max(limit // position_bytes, 1)
+    return number - number % 16 if number > 16 else number  # matrix products like round sizes
 
 
 def _blocks(logits: list[Tensor], others: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    # Logits in copies, at least fp32, and what else is known, of one block after the other.
+    """Copies of the logits in at least fp32, and `others`, block by block."""
     kind = torch.promote_types(logits[0].dtype, torch.float32)
     limit = BLOCK_BYTES.get(logits[0].device.type, BLOCK_BYTES["cpu"])
-    rows = _fitting(limit, logits[0].shape[-1] * kind.itemsize)
-    for first in range(0, max(len(logits[0]), 1), rows):
-        block = slice(first, first + rows)
+    positions = _positions_in(limit, logits[0].shape[-1] * kind.itemsize)
+    for first in range(0, max(len(logits[0]), 1), positions):
+        block = slice(first, first + positions)
         yield [*(t[block].to(kind, copy=True) for t in logits), *(t[block] for t in others)]
 
 
-def _in_blocks(
-    function: _OfBlock, logits: list[Tensor], others: Sequence[Tensor], slopes: Tensor | None
+def _by_blocks(
+    function: _BlockFunction,
+    logits: list[Tensor],
+    others: Sequence[Tensor],
+    slopes: Tensor | None,
 ) -> Tensor:
-    # Values; the derivatives are written to `slopes`, which may be the logits themselves.
+    """Values of a chunk; the derivatives go to `slopes`, which may be the logits themselves."""
     values, first = [], 0
     for block in _blocks(logits, others):
         value, slope = function(*block)
@@ -279,40 +293,48 @@ def _in_blocks(
     return torch.cat(values)
 
 
-def _with_gradient(
-    function: _OfBlock, head: Head, own: Tensor, beside: list[Tensor], others: Sequence[Tensor]
-) -> _Found:
+def _values_and_gradients(
+    function: _BlockFunction,
+    head: Head,
+    states: Tensor,
+    reference_logits: list[Tensor],
+    others: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Values of a chunk [n], and their gradients by the hidden states [n, width]."""
     if type(head) is nn.Linear:
-        logits = head(own)
-        values = _in_blocks(function, [logits, *beside], others, slopes=logits)
+        logits = head(states)
+        values = _by_blocks(function, [logits, *reference_logits], others, slopes=logits)
         return values, logits @ head.weight
-    leaf = own.requires_grad_()
+    leaf = states.requires_grad_()
     with torch.enable_grad():
         logits = head(leaf)
     slopes = torch.empty_like(logits)
-    values = _in_blocks(function, [logits.detach(), *beside], others, slopes)
+    values = _by_blocks(function, [logits.detach(), *reference_logits], others, slopes)
     return values, torch.autograd.grad(logits, leaf, slopes)[0]
 
 
-class _OfStates(torch.autograd.Function):
-    """Values of positions, each with the gradient of its own hidden state."""
+class _FromStates(torch.autograd.Function):
+    """Values of positions from their hidden states; the head is frozen."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        function: _OfBlock,
+        function: _BlockFunction,
         head: Head,
-        parts: list[tuple[Tensor, list[Tensor], list[Tensor]]],
+        chunks: list[tuple[Tensor, list[Tensor], list[Tensor]]],
         hidden: Tensor,
     ) -> Tensor:
         values: list[Tensor] = []
         gradients: list[Tensor] = []
-        for own, references, others in parts:
-            beside = [head(state) for state in references]
+        for states, references, others in chunks:
+            reference_logits = [head(reference) for reference in references]
             if not hidden.requires_grad:
-                values.append(_in_blocks(function, [head(own), *beside], others, None))
+                logits = [head(states), *reference_logits]
+                values.append(_by_blocks(function, logits, others, None))
                 continue
-            value, gradient = _with_gradient(function, head, own.detach(), beside, others)
+            value, gradient = _values_and_gradients(
+                function, head, states.detach(), reference_logits, others
+            )
             values.append(value)
             gradients.append(gradient)
         if gradients:
@@ -326,15 +348,19 @@ class _OfStates(torch.autograd.Function):
         return None, None, None, (gradients * factors[:, None]).to(gradients.dtype)
 
 
-class _OfLogits(torch.autograd.Function):
-    """The same, where the head is trained too."""
+class _FromLogits(torch.autograd.Function):
+    """Values of positions from their logits; the head is trained."""
 
     @staticmethod
     def forward(
-        ctx: Any, function: _OfBlock, beside: list[Tensor], others: list[Tensor], logits: Tensor
+        ctx: Any,
+        function: _BlockFunction,
+        reference_logits: list[Tensor],
+        others: list[Tensor],
+        logits: Tensor,
     ) -> Tensor:
         slopes = torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
-        values = _in_blocks(function, [logits, *beside], others, slopes)
+        values = _by_blocks(function, [logits, *reference_logits], others, slopes)
         ctx.save_for_backward(slopes)
         ctx.kind = logits.dtype
         return values

@@ -1,11 +1,11 @@
-"""Root mean square norm, keeping its input and one number a token for the backward pass.
+"""Root mean square norm that keeps its input and one number per token for the backward pass.
 
 With x a token's state of width n, r = 1 / sqrt(mean x^2 + eps), and g the gradient of the output::
 
     y = w * x r        dx = r (w g - x r mean(w g * x r))        dw = sum over tokens of g * x r
 
-Written operation by operation, as in transformers, half-precision states are kept twice more in
-fp32, and the backward pass makes a dozen tensors of that size.
+The form in transformers, written operation by operation, also keeps two fp32 copies of
+half-precision states, and its backward pass makes a dozen tensors of that size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _RmsNorm(torch.autograd.Function):
         normed = x.to(torch.float32) * scale
         by_weight = None
         if ctx.needs_input_grad[1]:
-            # The weight met the normed states in their own type.
+            # The forward pass multiplied the weight by the normed states in x's type.
             summed = (outer * normed.to(x.dtype)).flatten(0, -2).sum(0, dtype=torch.float32)
             by_weight = summed.to(weight.dtype)
         inner = (outer * weight).to(torch.float32)
@@ -49,6 +49,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         eps: added to the mean square.
 
     Returns:
-        weight * x / sqrt(mean x^2 + eps), [..., n]; what the weight meets has x's type.
+        weight * x / sqrt(mean x^2 + eps), [..., n]; the norm is rounded to x's type before the
+        weight multiplies it.
     """
     return _RmsNorm.apply(x, weight, eps)

@@ -1,9 +1,9 @@
 """A frozen matrix with low-rank additions, computed in the type of its input.
 
-PEFT multiplies a half-precision input by adapters in fp32: the input is converted (and kept) once
-for each adapter, and those products run at the rate of fp32. Here all adapters of a module are laid
-side by side and rounded to the input's type for the product, as mixed precision does; what is
-trained stays fp32::
+PEFT multiplies a half-precision input by adapters in fp32: it converts (and keeps) the input once
+per adapter, and these products run at the speed of fp32. Here all adapters of a module are
+concatenated and rounded to the input's type for the product, as in mixed precision; the trained
+tensors stay fp32::
 
     y = W x + B (A x)      A [r, in] of all adapters, B [out, r] with their scales
     dA = (B' g)' x         dB = g' (A x)         dx = W' g + A' (B' g)
@@ -27,8 +27,8 @@ class _LowRank(torch.autograd.Function):
         rows = x.flatten(0, -2)
         inner = rows @ a.T
         ctx.save_for_backward(x, weight, a, b, inner)
-        made = F.linear(rows, weight, bias).addmm_(inner, b.T)
-        return made.view(*x.shape[:-1], len(weight))
+        outputs = F.linear(rows, weight, bias).addmm_(inner, b.T)
+        return outputs.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable

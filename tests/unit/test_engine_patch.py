@@ -15,10 +15,10 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from kit import models as tiny
-from palimpsest.engine.gated import silu_mul
-from palimpsest.engine.lean import keep_less
-from palimpsest.engine.low_rank import low_rank
-from palimpsest.engine.norms import rms_norm
+from palimpsest.engine.kernels.low_rank import low_rank
+from palimpsest.engine.kernels.patch import keep_less
+from palimpsest.engine.kernels.rms_norm import rms_norm
+from palimpsest.engine.kernels.silu_mul import silu_mul
 from palimpsest.model.lora import add_trainable
 from palimpsest.settings.training import Lora
 

@@ -29,7 +29,7 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-class Harness(HFLM):
+class LmEvalModel(HFLM):
     """lm-eval's model class around one that is loaded already.
 
     Questions of our own are tokenized as in teaching, context and answer apart. lm-eval's way

@@ -1,6 +1,6 @@
-"""The product of gated feed-forward layers, keeping less for the backward pass.
+"""The product in gated feed-forward layers, with fewer tensors saved for the backward pass.
 
-``silu(gate) * up`` as transformers writes it keeps three tensors of the layer's inner width; two
+``silu(gate) * up``, as transformers writes it, saves three tensors of the layer's inner width. Two
 are enough, because ``silu(gate)`` is cheap to compute again.
 """
 

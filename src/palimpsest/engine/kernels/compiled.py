@@ -1,8 +1,8 @@
-"""The decoder's blocks as `torch.compile` makes them.
+"""The decoder's blocks through `torch.compile`.
 
-Attention stays outside: how many rows there are, and how long, is new in every step. What is around
-it sees one sequence, so it is compiled once for every length and, as blocks differ in their weights
-alone, for all of them.
+Attention is not compiled, because the number and lengths of rows change in every step. The rest of
+a block sees one sequence, so it is compiled once for all lengths and, as blocks differ in their
+weights alone, for all blocks.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from palimpsest.engine import packing
+from palimpsest.engine.kernels import packing
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError, one_line
 
 ROWS = [Row("", ids, 4) for ids in (torch.arange(1, 9), torch.arange(3, 10))]
-"""What is compiled is tried on these."""
+"""Rows on which the compiled blocks are tried."""
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Let blocks run compiled code, which is made when they first run; hooks stay outside."""
+    """Compile the forward passes of `blocks`, at their first run; hooks are not compiled."""
     AttentionInterface.register(packing.NAME, torch.compiler.disable(packing.attend))
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=True)
 
 
 def try_out(hidden: Callable[[Sequence[Row]], Sequence[Tensor]], model: nn.Module) -> None:
-    """Run compiled blocks forwards and backwards, as a step of training will.
+    """Run compiled blocks forwards and backwards, as a training step does.
 
     Args:
-        hidden: hidden states of rows.
-        model: where the blocks are.
+        hidden: computes hidden states of rows.
+        model: the model with the blocks.
 
     Raises:
-        UserError: they cannot be compiled on this machine.
+        UserError: this machine cannot compile them.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     try:

@@ -1,0 +1,81 @@
+"""Which short cuts an architecture takes: each is tried on a few tokens and compared.
+
+A short cut that gives other states is left out. Training is slower then, and the same otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+import torch
+
+from palimpsest.engine import ranks
+from palimpsest.engine.decoder import Decoder
+from palimpsest.engine.kernels.packing import Packing
+from palimpsest.engine.rows import Row
+from palimpsest.errors import one_line
+
+
+@torch.no_grad()
+def why_not_split(decoder: Decoder, first: int, device: torch.device) -> str | None:
+    """Why the blocks below `first` cannot run apart from the others; None if they can.
+
+    Learned positions or a mixture of attention layers may prevent it.
+    """
+    if not decoder.has_usual_names:
+        return "its blocks or its last norm have other names"
+    # Such blocks are told apart by their index, which a split would shift; the row below is shorter
+    # than a sliding window, so it would not show the difference.
+    if len(set(getattr(decoder.module.config, "layer_types", None) or ())) > 1:
+        return "its blocks are of several kinds"
+    ids = torch.arange(1, 9, device=device)[None]
+    whole = decoder.run({"input_ids": ids})
+    lower = decoder.run({"input_ids": ids}, end=first)
+    split = decoder.run({"inputs_embeds": lower}, first)
+    return None if torch.equal(whole, split) else "blocks that run apart give other states"
+
+
+@torch.no_grad()
+def why_not_pack(decoder: Decoder, vocabulary: int, device: torch.device) -> str | None:
+    """Why rows cannot be packed into one sequence; None if they can.
+
+    Three rows, of which two share a prompt, run packed and one by one. Their tokens are ordinary
+    ones: after special tokens two forms rarely agree in half precision.
+    """
+    tokens = (torch.arange(9) + vocabulary // 2) % vocabulary
+    rows = [Row("", ids, 4) for ids in (tokens[:8], tokens[2:])]
+    rows.append(Row("", torch.cat([rows[0].prompt, rows[1].response]), 4))
+    packing = Packing.of(rows, device)
+    ids = packing.batch([row.ids for row in rows]).to(device)
+    try:
+        packed = packing.by_row(decoder.run({"input_ids": ids}, layout=packing))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        reason = one_line(str(error).strip().partition("\n")[0], 100)
+        return f"its attention cannot be replaced ({reason})"
+    # These rows are too short to show a limit that only the mask holds.
+    config = decoder.module.config
+    if getattr(config, "attention_chunk_size", None) or (
+        getattr(config, "sliding_window", None) and not packing.windowed_layers
+    ):
+        return "only its mask limits how far attention looks back"
+    alone = [decoder.run({"input_ids": row.ids[None].to(device)})[0] for row in rows]
+    if packing.layers < len(decoder.blocks):
+        return "some blocks have another attention"
+    limit = torch.finfo(alone[0].dtype).eps ** 0.5
+    # A mistake reaches every later token, a rounding error may grow at a single one: hence the
+    # median.
+    errors = [
+        ((a - b).norm(dim=-1) / b.norm(dim=-1))[4:].median()
+        for a, b in zip(packed, alone, strict=True)
+    ]
+    return None if max(errors) < limit else "packed rows get other states"
+
+
+@functools.cache
+def report_off(short_cut: str, reason: str) -> None:
+    """Print once, in the first process, that a short cut is off."""
+    if not ranks.current().rank:
+        print(f"{short_cut} is off for this architecture: {reason}", file=sys.stderr, flush=True)
