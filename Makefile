@@ -1,11 +1,13 @@
-# make run    the embedded default, from a fresh clone to results/report.html
-# make test   everything that CI checks
-# make chaos  kills, cuts and deletes during the embedded chain; it must end as if nothing happened
-# make results  the tables of docs/results.md, from the published KnowUnDo privacy set and TruthfulQA
-# make bench  speed beside plain forms of the same work: docs/performance.md (25 minutes, 2 cores)
-# make slurm  adds what runs the stages as SLURM jobs (docs/cluster.md)
-# make lint   formatters, linters and the type checker alone
-# make clean  removes what was computed (downloads stay); make distclean also .venv and downloads
+# make run      the embedded default, from a fresh clone to results/report.html
+# make test     everything that CI checks
+# make chaos    kills, cuts and deletes during the embedded chain; the result must not change
+# make results  the tables of docs/results.md, from KnowUnDo's privacy set and TruthfulQA
+# make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
+# make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
+# make lint     formatters, linters and the type checker alone
+# make lock     writes the installed versions to envs/requirements.lock
+# make clean    removes what was computed; downloads stay
+# make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos results bench slurm lint lock clean distclean
 SHELL := bash
@@ -15,9 +17,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
-# The environment is made once, and again only when its pins change.
+# The environment is made once, and updated when its pins change.
 .venv/.installed: envs/requirements.lock pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "error: $(PYTHON) is needed; name another one with: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -32,32 +34,29 @@ run: .venv/.installed
 	snakemake --cores all
 	@echo "report: results/report.html"
 
-# Methods of the tables: those that each overlay shows for its subject.
-KNOWUNDO := results/smollm2-135m-knowundo
-METHODS := original gradient_ascent ga_gd ga_kl memflex memflex-all memflex-random memflex-unit
-HAZARDS := results/smollm2-135m
-BEFORE_AND_AFTER := base original finetune gradient_ascent llmu task_vector sku sku-anchored
+# Each overlay names its subject and the methods of its table under `all_methods`.
 results: .venv/.installed
 	@test -e resources/knowundo-privacy/unlearn_train.json -a -e resources/TruthfulQA.csv || { \
 		echo "error: put the four json files of KnowUnDo's privacy set into" \
 			"resources/knowundo-privacy, and TruthfulQA.csv into resources (docs/results.md)"; exit 1; }
-	snakemake $(METHODS:%=$(KNOWUNDO)/%/eval.json) --configfile config/results/knowundo.yaml --cores all
-	python workflow/scripts/results_table.py --table knowundo --results $(KNOWUNDO) \
+	snakemake all_methods --configfile config/results/knowundo.yaml --cores all
+	python workflow/scripts/results_table.py --table knowundo \
+		--results results/smollm2-135m-knowundo \
 		--page docs/results.md --configfile config/results/knowundo.yaml
-	snakemake $(BEFORE_AND_AFTER:%=$(HAZARDS)/%/eval.json) --configfile config/results/truthfulqa.yaml \
-		--cores all
-	python workflow/scripts/results_table.py --table truthfulqa --results $(HAZARDS) \
+	snakemake all_methods --configfile config/results/truthfulqa.yaml --cores all
+	python workflow/scripts/results_table.py --table truthfulqa --results results/smollm2-135m \
 		--page docs/results.md --configfile config/results/truthfulqa.yaml
 
 test: lint
 	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# CHAOS names the subject (of the embedded hazards); PALIMPSEST_CHAOS_SEED draws other moments.
+# CHAOS names the subject (one with the embedded hazards). PALIMPSEST_CHAOS_SEED seeds the moments of
+# the faults.
 CHAOS ?= smollm2-135m
 chaos: .venv/.installed
 	PALIMPSEST_CHAOS=$(CHAOS) python -m pytest -s tests/workflow/test_chaos.py -k embedded
 
-# BENCH is passed on, e.g. make bench BENCH="--pieces sku-k5 rmu --pairs 3".
+# BENCH is passed to the program, e.g. make bench BENCH="--pieces sku-k5 rmu --pairs 3".
 bench: .venv/.installed
 	snakemake resources/models/smollm2-135m/manifest.json --cores all
 	python -m bench.speed $(BENCH)
@@ -72,6 +71,7 @@ lint: .venv/.installed
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	python -m palimpsest.config.docs --check
+	python -m palimpsest.metrics.docs --check
 
 lock: .venv/.installed
 	@(sed -n '/^#/p' envs/requirements.lock; \

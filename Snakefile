@@ -1,17 +1,15 @@
-# Palimpsest: make a language model forget one body of knowledge, keep the rest, and prove both.
+# Palimpsest: make a language model forget one body of knowledge, keep the rest, and measure both.
 #   snakemake results/smollm2-135m/sku/eval.json --cores all     one result (options after the target)
 #   snakemake --cores all                                        everything that the report shows
 import sys
 
 from snakemake.utils import min_version
 
-from palimpsest.config.targets import check_yaml_or_exit, config_or_exit
-from palimpsest.environment import lighten_snakemake, remember_signatures
+from palimpsest.pipeline.targets import check_yaml_or_exit, config_or_exit
 from palimpsest.machines.orphans import stop_orphans_or_exit
 
 min_version("9.25.0")
 check_yaml_or_exit()
-lighten_snakemake()
 
 
 configfile: "config/bases.yaml"
@@ -33,9 +31,11 @@ wildcard_constraints:
     base=one_of(CFG.bases),
     dataset=one_of(CFG.datasets),
     model=one_of(CFG.models),
-    method=one_of(CFG.methods),
-    subject_or_method=one_of(CFG.method_names()),
+    method=one_of(CFG.method_names()),
     seed=r"\d+",
+    run=rf"({one_of(CFG.method_names())})/seed-\d+(/(attacks|tune)/[\w-]+)*",
+    part=r"[\w-]+",
+    kind="states|costs",
 
 
 include: "workflow/rules/download.smk"
@@ -47,6 +47,8 @@ include: "workflow/rules/examples.smk"
 include: "workflow/rules/acquire.smk"
 include: "workflow/rules/unlearn.smk"
 include: "workflow/rules/negate.smk"
+include: "workflow/rules/describe.smk"
+include: "workflow/rules/merge.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/lm_eval.smk"
 include: "workflow/rules/judge.smk"
@@ -54,9 +56,6 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/bench.smk"
-
-
-remember_signatures(workflow.rules)
 
 
 report: "workflow/report/workflow.rst"
@@ -77,4 +76,4 @@ rule all_methods:
 rule catalog:
     """Every method on every subject that it suits: the whole catalog."""
     input:
-        every_result(),
+        results.every_result(CFG),

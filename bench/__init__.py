@@ -1,1 +1,1 @@
-"""Programs that measure speed and memory beside plain forms of the same work."""
+"""Programs that measure speed and memory compared with plain forms of the same work."""

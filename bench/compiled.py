@@ -1,4 +1,4 @@
-"""What `training.compile` makes of our SKU step: seconds with and without it, in turn."""
+"""The effect of `training.compile` on our SKU step: seconds with and without it, in turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from palimpsest.errors import run_cli
 
 
 def main() -> None:
-    """Time the steps and print medians, their quotient and what compiling took."""
+    """Time the steps and print medians, their quotient and the time to compile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=int, nargs="+", default=[1, 5], help="K (default 1 5)")
     parser.add_argument("--pairs", type=int, default=5, help="steps of each kind (default 5)")

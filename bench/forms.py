@@ -1,22 +1,24 @@
-"""What a form of a piece of work is, and the training step that both kinds of forms make."""
+"""The forms of a piece of work, and the training step of both kinds of forms."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Optimizer
-from palimpsest.engine.body import FINAL, Body
+from palimpsest.engine.assemble import Sets, job_of, streams_of
+from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
-from palimpsest.engine.train import Job, Loss, first_values, train
+from palimpsest.engine.train import first_values, train
+from palimpsest.objectives.base import Objective
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.training import Optimizer
 
 WARM_UP = -1
 """Number of the repeat that does not count; a form may take less work for it."""
@@ -24,14 +26,17 @@ WARM_UP = -1
 RATE = 2e-4
 """Learning rate of every training piece."""
 
+OPTIMIZER = Optimizer(learning_rate=RATE, schedule="constant")
+"""Of our forms."""
+
 
 @dataclass(frozen=True)
 class Done:
-    """What a form did.
+    """The result of a form.
 
     Attributes:
-        tokens: real tokens that were read or written, without padding.
-        values: what came out, to be compared between forms.
+        tokens: real tokens that it read or wrote, without padding.
+        values: its results, to compare the forms.
     """
 
     tokens: int
@@ -39,7 +44,7 @@ class Done:
 
 
 def nothing() -> None:
-    """Before most repeats there is nothing to do."""
+    """Do nothing, as before most repeats."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,9 @@ class Form:
     """One way to do a piece of work.
 
     Attributes:
-        run: does it; told the number of the repeat and the size.
-        before: what is not timed (removing files of the last repeat).
-        facts: what else is worth knowing.
+        run: does the work, for a number of the repeat and a size.
+        before: work that is not timed (to remove files of the last repeat).
+        facts: other facts to record.
     """
 
     run: Callable[[int, str], Done]
@@ -61,30 +66,34 @@ class Form:
 class Batch:
     """The rows of a training piece, drawn by the engine's sampler: both forms get the same."""
 
-    sizes: Mapping[str, int]
-    parts: Mapping[str, Sequence[Row]]
-    pools: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    draws: Mapping[str, Draw]
+    sets: Mapping[str, Sequence[Row]]
 
     def streams(self, repeat: int, factor: int = 1) -> Streams:
         """Streams of one repeat, with `factor` times the rows."""
-        sizes = {name: factor * size for name, size in self.sizes.items()}
-        return Streams(sizes, self.parts, repeat - WARM_UP, self.pools)
+        draws = {n: replace(draw, rows=factor * draw.rows) for n, draw in self.draws.items()}
+        return streams_of(draws, Sets(self.sets), repeat - WARM_UP)
 
 
 def trained_by_us(
+    objective: Objective,
     body: Callable[[], Body],
     weights: dict[str, Tensor],
     batch: Batch,
-    loss: Loss,
     folder: Path,
-    reads: Reads = FINAL,
+    fixed: Mapping[str, Tensor] | None = None,
     facts: Mapping[str, float] | None = None,
 ) -> Form:
     """Steps of `palimpsest.engine.train.train`, as the stages run it.
 
-    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` is asked
-    before each repeat, and not timed: a stage makes one for all of its steps.
+    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` is called
+    before each repeat, and not timed: a stage makes one for all of its steps. Nor are the tensors
+    that the objective fixes before training.
     """
+    training = objective.training.model_copy(
+        # With a checkpoint the next repeat would go on where this one ended.
+        update={"optimizer": OPTIMIZER, "checkpoint_seconds": math.inf}
+    )
     restore, bodies = restoring(weights), [body()]
 
     def before() -> None:
@@ -94,18 +103,15 @@ def trained_by_us(
     def run(repeat: int, size: str) -> Done:
         kind, _, number = size.partition(" ")
         steps, factor = (int(number) if number and kind == k else 1 for k in ("steps", "rows"))
-        job = Job(
+        job = job_of(
+            objective.model_copy(update={"steps": steps, "training": training}),
+            batch.streams(repeat, factor),
+            bodies[0],
+            weights,
             label="bench",
-            body=bodies[0],
-            weights=weights,
-            streams=batch.streams(repeat, factor),
-            loss=loss,
-            steps=steps,
-            optimizer=Optimizer(learning_rate=RATE, schedule="constant"),
             folder=folder,
             fingerprint="",
-            reads=reads,
-            checkpoint_seconds=math.inf,  # the next repeat would go on where this one ended
+            fixed=fixed or {},
         )
         lines = [json.loads(line) for line in train(job).read_text(encoding="utf-8").splitlines()]
         return Done(sum(line["tokens"] for line in lines), lines[0]["terms"])

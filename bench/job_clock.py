@@ -1,12 +1,12 @@
-"""Where a job's time goes, seen beside the program and without a change to it.
+"""Where a job's time goes, sampled without a change to the program.
 
-`pipeline.py` has this module imported when a job's Python starts. A thread then looks at the stack
-of the main thread 200 times a second, and adds the time since its last look to what it sees there:
+`pipeline.py` makes each job's Python import this module. A thread then samples the stack of the
+main thread 200 times a second, and adds the time since the last sample to one of these phases:
 
 - ``imports``: Python loads a module;
 - ``checks``: files are hashed, sealed, synced, renamed; locks and GPUs are taken;
 - ``work``: the stage does anything else: it loads a model, computes, reads and writes tables;
-- ``start``: nothing of these: arguments are parsed.
+- ``start``: none of these: arguments are parsed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORK = "/palimpsest/stages/"
 
 
 def phase(frame: FrameType | None) -> str:
-    """What a stack is about, from its innermost frame outwards."""
+    """The phase of a stack, from its innermost frame outwards."""
     files = set()
     while frame is not None:
         files.add(frame.f_code.co_filename)
@@ -47,7 +47,7 @@ class Clock:
     """Adds up the wall and processor time of each phase until the process ends."""
 
     def __init__(self) -> None:
-        """Start to look."""
+        """Start to sample."""
         self.main = threading.main_thread().ident or 0
         self.began = time.time()
         self.wall: dict[str, float] = defaultdict(float)

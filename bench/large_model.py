@@ -1,4 +1,4 @@
-"""A sharded 1 GB model with random weights, and what training it whole would have left."""
+"""A sharded 1 GB model with random weights, and the files that a training of it would leave."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from palimpsest.io.artifacts import DELTA_WEIGHTS
 from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
-from palimpsest.model.delta import WEIGHTS
+from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.negate import negate
 
 WIDTH, INNER, VOCABULARY, BLOCKS = 1024, 2752, 32000, 17
@@ -21,7 +22,7 @@ SHARDS = 4
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the model's files are.
+    """Folders and sizes of the model.
 
     Attributes:
         base: the original, in shards, as the stage ``download_model`` leaves it.
@@ -55,7 +56,7 @@ def shapes(blocks: int = BLOCKS, width: int = WIDTH) -> dict[str, tuple[int, int
 
 
 def large_model(folder: Path, blocks: int = BLOCKS, width: int = WIDTH) -> Folders:
-    """Write the model into `folder`, unless it is there."""
+    """Write the model into `folder` if it is missing."""
     sides = {name: 4 * rows * columns for name, (rows, columns) in shapes(blocks, width).items()}
     found = Folders(
         *(folder / name for name in ("base", "trained", "acquired", "negated", "subject")),
@@ -81,15 +82,23 @@ def _write(found: Folders, blocks: int, width: int) -> None:
         save_file({n: before[n] + change[n] for n in before}, found.trained / file)
         differences |= change
         files |= dict.fromkeys(before, file)
-    save_file(differences, found.acquired / WEIGHTS, metadata={"format": "pt"})
+    save_file(differences, found.acquired / DELTA_WEIGHTS, metadata={"format": "pt"})
     write_json(found.base / "config.json", {"tie_word_embeddings": False})
     index = "model.safetensors.index.json"
     write_json(found.base / index, {"metadata": {"total_size": found.total}, "weight_map": files})
     write_manifest(found.base, sorted({*files.values(), index, "config.json"}))
     trained = sum(tensor.numel() for tensor in differences.values())
-    write_manifest(found.acquired, [WEIGHTS], trained_parameters=trained)
+    write_manifest(found.acquired, [DELTA_WEIGHTS], trained_parameters=trained)
     write_manifest(found.subject, [])
-    negate({"scale": 1.0}, found.base, found.subject, found.acquired, found.negated)
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=found.base,
+            subject=found.subject,
+            acquired=found.acquired,
+            out=found.negated,
+        )
+    )
 
 
 def _shards(blocks: int, width: int) -> Iterator[tuple[str, list[tuple[str, tuple[int, int]]]]]:

@@ -1,4 +1,4 @@
-"""The matrix products of a piece of work, alone: about what a form with them takes at least."""
+"""The matrix products of a piece of work alone: a lower bound of its time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PRODUCTS = {
 """Operators that are matrix products. (Fused attention is not among them.)"""
 
 REPEATS = 5
-"""Repeats whose products are written down; later ones begin with the first again."""
+"""Repeats whose products are recorded; later ones start with the first again."""
 
 POOL_BYTES = 256 << 20
-"""Random numbers of a type that factors are taken from, each behind the one before: a factor comes
-from memory, as weights do."""
+"""Random numbers from which the factors are taken, one after the other: a factor comes from memory,
+as weights do."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """How a factor lies in memory."""
+    """The memory layout of a factor."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -38,7 +38,7 @@ class Operand:
 
     @property
     def span(self) -> int:
-        """Numbers from its first to its last."""
+        """Count of numbers from its first to its last."""
         return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
 
 
@@ -51,7 +51,7 @@ class Numbers:
         self._pool, self._next = torch.randn(count, device=device).to(dtype), 0
 
     def like(self, operand: Operand) -> Tensor:
-        """The next ones, lying like a factor."""
+        """The next numbers, in the layout of a factor."""
         if self._next + operand.span > len(self._pool):
             self._next = 0
         first, self._next = self._next, self._next + -(-operand.span // 64) * 64
@@ -62,17 +62,17 @@ Call = tuple[Callable[..., Tensor], tuple[Operand, ...]]
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every product that runs within it."""
+    """Records every product that runs within it."""
 
     def __init__(self) -> None:
-        """Nothing is written down yet."""
+        """Start without records."""
         super().__init__()
         self.calls: list[Call] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Note the call, and let it run."""
+        """Record the call, and run it."""
         if func in PRODUCTS:
             operands = tuple(
                 Operand(tuple(t.shape), t.stride(), t.dtype, t.device)

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine of the figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INSTRUCTIONS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asi
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, GPU, versions, and the number type that the engine chose by measurement."""
+    """Processor, GPU, versions, and the number type that the engine chooses."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     described = _processor()
     flags = set(described.get("flags", described.get("Features", "")).split())

@@ -31,16 +31,18 @@ from bench.steps import (
 )
 from bench.work import Work, long_pairs, private_pairs, short_pairs
 from palimpsest.config.schema import Localization
-from palimpsest.config.training import Lora
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
-from palimpsest.metrics.membership import zlib_logprob
-from palimpsest.metrics.teacher_forced import teacher_forced
+from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.rows import with_own_responses
+from palimpsest.metrics.rows import computed
+from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
+from palimpsest.pipeline.stages import Merge, Negate
+from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
-from palimpsest.stages.measure import likelihood, lines_of
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -54,9 +56,9 @@ class Piece:
     Attributes:
         title: one line for the table and for ``--help``.
         forms: name -> how a form is made.
-        sizes: sizes that each form is asked for in turn.
-        pairs: most repeats (None: as many as asked for).
-        one_by_one: its forms may not be made at the same time.
+        sizes: sizes of the work; each form runs all of them in turn.
+        pairs: most repeats (None: no limit of its own).
+        one_by_one: its forms must not start at the same time.
     """
 
     title: str
@@ -151,7 +153,15 @@ def _negation(work: Work, make: Callable[[Folders, Path], None]) -> Form:
 
 
 def _negate_ours(folders: Folders, out: Path) -> None:
-    negate({"scale": 1.0}, folders.base, folders.subject, folders.acquired, out)
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=folders.base,
+            subject=folders.subject,
+            acquired=folders.acquired,
+            out=out,
+        )
+    )
 
 
 def _copy(folders: Folders, out: Path) -> None:
@@ -208,19 +218,14 @@ def all_metrics(
     body: Body, rows: Sequence[Row], tokenizer: Any, batch_tokens: int
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
-    table = likelihood(body, lines_of({"retain": rows}), batch_tokens, tokenizer, "bench")
-    found = teacher_forced(table, [row.id for row in rows], "bench")
+    table = likelihood(body, with_own_responses({"retain": rows}), batch_tokens, tokenizer, "bench")
+    tokens = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
-    return {
-        "probability": found.probability.tolist(),
-        "loss": (-found.mean_logprob).tolist(),
-        "exact_memorization": found.exact_memorization.tolist(),
-        "extraction_strength": found.extraction_strength.tolist(),
-        "min_k": found.min_k.tolist(),
-        "min_k_plus_plus": found.min_k_plus_plus.tolist(),
-        "zlib": [
-            zlib_logprob(value, text) for value, text in zip(found.logprob_sum, texts, strict=True)
-        ],
+    columns = computed(Reading(tokens, texts, {"min_k": 0.2}), "holdout")
+    names = ("probability", "exact_memorization", "extraction_strength", "min_k")
+    return {name: columns[name] for name in (*names, "min_k_plus_plus")} | {
+        "loss": [-value for value in columns["mean_logprob"]],
+        "zlib": columns["zlib_logprob"],
     }
 
 
@@ -238,28 +243,29 @@ def generate_plain(work: Work) -> Form:
     model, rows = work.load("float32"), _prompts(work)
 
     def run(repeat: int, _: str) -> Done:
-        said = plain_generate.answers(model, work.tokenizer, _first(rows, repeat, 2), NEW_TOKENS)
-        return Done(_read_and_said(work, rows, said), {"characters": len("".join(said))})
+        answers = plain_generate.answers(model, work.tokenizer, _first(rows, repeat, 2), NEW_TOKENS)
+        return _answered(work, rows, answers)
 
     return Form(run)
 
 
 def generate_ours(work: Work) -> Form:
-    """As the stage ``measure`` has its answers."""
+    """Answers as in the stage ``measure``."""
     model, rows = work.load("auto"), _prompts(work)
     batch_rows = work.config.measure.generation.batch_rows
 
     def run(repeat: int, _: str) -> Done:
         chosen = _first(rows, repeat, 2)
-        said = [a.text for a in answer(model, work.tokenizer, chosen, NEW_TOKENS, batch_rows)]
-        return Done(_read_and_said(work, rows, said), {"characters": len("".join(said))})
+        answers = answer(model, work.tokenizer, chosen, NEW_TOKENS, batch_rows)
+        return _answered(work, rows, [one.text for one in answers])
 
     return Form(run)
 
 
-def _read_and_said(work: Work, rows: Sequence[Row], said: Sequence[str]) -> int:
-    prompts = sum(row.prompt_length for row, _ in zip(rows, said, strict=False))
-    return prompts + sum(len(work.tokenizer.encode(text)) for text in said)
+def _answered(work: Work, rows: Sequence[Row], answers: Sequence[str]) -> Done:
+    prompts = sum(row.prompt_length for row, _ in zip(rows, answers, strict=False))
+    written = sum(len(work.tokenizer.encode(text)) for text in answers)
+    return Done(prompts + written, {"characters": len("".join(answers))})
 
 
 # The machine itself.
@@ -372,7 +378,10 @@ def pieces() -> dict[str, Piece]:
                 ),
                 "ours": lambda w: _negation(w, _negate_ours),
                 "merge": lambda w: _negation(
-                    w, lambda f, out: merge(f.base, f.negated, out, "bench")
+                    w,
+                    lambda f, out: merge(
+                        Merge(config={}, base=f.base, model=f.negated, out=out, label="bench")
+                    ),
                 ),
                 "copy": lambda w: _negation(w, _copy),
             },
@@ -390,7 +399,7 @@ def pieces() -> dict[str, Piece]:
             pairs=2,
         ),
         "machine": Piece(
-            "the engine against the machine: a LoRA step beside matrix products",
+            "the engine against the machine: a LoRA step and matrix products",
             {
                 **_gemm(torch.float32),
                 **(_gemm(torch.bfloat16) if bf16 else {}),

@@ -1,15 +1,16 @@
-"""What the pipeline costs beside the work: an unchanged target, and each job of the mini subject.
+"""The overhead of the pipeline: an unchanged target, and each job of the mini subject.
 
     python -m bench.pipeline                        builds the mini subject in a new folder
-    python -m bench.pipeline --built DIR TARGET     asks for a target that is built in DIR, too
+    python -m bench.pipeline --built DIR TARGET     asks for a built target in DIR, too
 
 Jobs run one at a time. A job's overhead is all the time between the end of the job before it and
 its own end, less imports, model load and computing: what Snakemake does between two jobs, the
 shell, Python's start and end, locks, hashes and seals. Its parts:
 
 - ``between``: from the end of one shell command to the start of the next: Snakemake's bookkeeping;
-- ``around``: of the shell command (Snakemake's benchmark) what is outside of the Python program:
-  bash, tee, the start and the end of the interpreter;
+- ``around``: the part of the shell command (Snakemake's benchmark) outside the Python program:
+bash,
+  tee, the start and the end of the interpreter;
 - ``start`` and ``checks``: see `job_clock`.
 """
 
@@ -44,7 +45,7 @@ NOTHING = "Nothing to be done"
 
 @dataclass(frozen=True)
 class Run:
-    """A program that has ended: seconds, seconds of the processor, peak memory in MB, its words."""
+    """An ended program: seconds, seconds of the processor, peak memory in MB, its output."""
 
     wall: float
     cpu: float
@@ -92,19 +93,19 @@ def run(copy: Copy, *command: str) -> Run:
 
 
 def unchanged(copy: Copy, repeats: int, *args: str) -> list[Run]:
-    """Ask several times for a target that is built.
+    """Ask several times for a built target.
 
     Raises:
         SystemExit: there was something to do.
     """
-    found = [run(copy, "snakemake", *args, "--cores", "all") for _ in range(repeats)]
-    if not all(NOTHING in one.printed for one in found):
-        sys.exit(f"error: {args[0]} is not built in {copy.folder}:\n{found[0].printed}")
-    return found
+    runs = [run(copy, "snakemake", *args, "--cores", "all") for _ in range(repeats)]
+    if not all(NOTHING in one.printed for one in runs):
+        sys.exit(f"error: {args[0]} is not built in {copy.folder}:\n{runs[0].printed}")
+    return runs
 
 
 def bare(copy: Copy, repeats: int) -> list[Run]:
-    """Snakemake with an empty Snakefile: what is not ours to change."""
+    """Snakemake with an empty Snakefile: the part that is not ours."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Snakefile").touch()
         empty = Copy(Path(folder))
@@ -124,7 +125,7 @@ def build(copy: Copy) -> list[Job]:
 
 
 def jobs(clocks: Sequence[dict], benchmarks: Path) -> Iterable[Job]:
-    """Set each job's clock beside Snakemake's benchmark of it; both stand in the jobs' order."""
+    """Pair each job's clock with Snakemake's benchmark of it; both are in the jobs' order."""
     files = sorted(benchmarks.rglob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
     ended = None
     for clock, file in zip(clocks, files, strict=True):
@@ -203,17 +204,18 @@ def main() -> None:
         copy = check_out(args.folder or Path(temporary) / "repo")
         found = build(copy)
         print_jobs(found)
-        asked = [("bare", "empty", bare(copy, args.repeats))]
+        measured = [("bare", "empty", bare(copy, args.repeats))]
         for target in (TARGET, PAGES[1]):
-            asked.append(("unchanged", target, unchanged(copy, args.repeats, target, *MINI)))
+            measured.append(("unchanged", target, unchanged(copy, args.repeats, target, *MINI)))
         if args.built:
             folder, target = args.built
-            asked.append(("unchanged", target, unchanged(Copy(Path(folder)), args.repeats, target)))
+            runs = unchanged(Copy(Path(folder)), args.repeats, target)
+            measured.append(("unchanged", target, runs))
     print("\n" + "unchanged".ljust(44) + "wall".rjust(8) + "cpu".rjust(8) + "  s, medians")
-    for _, size, runs in asked:
+    for _, size, runs in measured:
         wall, cpu = median(one.wall for one in runs), median(one.cpu for one in runs)
         print(f"{size:44}{wall:8.2f}{cpu:8.2f}")
-    runs_rows = [row for form, size, runs in asked for row in rows(form, size, runs)]
+    runs_rows = [row for form, size, runs in measured for row in rows(form, size, runs)]
     replace_rows(args.table, [*runs_rows, *job_rows(found)])
 
 

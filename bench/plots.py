@@ -1,4 +1,4 @@
-"""Plots of a benchmark that are readable alone."""
+"""Plots of a benchmark, each readable on its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OURS, WANTED = "#2f6f6a", "#b5532a"
 
 
 def ratios(lines: Sequence[Line]) -> str:
-    """How many times as fast as the plain form each piece is, on a scale of powers, as an SVG."""
+    """The ratio of each piece's speed to the plain form's, on a logarithmic scale, as an SVG."""
     data = [
         {
             "piece": line.title,
@@ -49,7 +49,7 @@ def ratios(lines: Sequence[Line]) -> str:
     )
     title = alt.TitleParams(
         "Times as fast as the plain form",
-        subtitle="point: median of pairs; line: least to largest; tick: what was to be reached",
+        subtitle="point: median of pairs; line: least to largest; tick: target",
     )
     return _svg(chart.properties(width=460, height=alt.Step(26), title=title))
 

@@ -1,12 +1,12 @@
-"""Time what Palimpsest does beside plain forms of the same work.
+"""Time Palimpsest and plain forms of the same work.
 
-Each form runs in a process of its own, so that its memory is its own. The forms of a piece are
-asked in turn (A B A B ...), after one run of each that does not count. Written are
+Each form runs in a process of its own, so that its memory can be measured. The forms of a piece run
+in turn (A B A B ...), after one run of each that does not count. The program writes
 
   docs/performance.csv   every repeat: piece, form, size, repeat, wall_s, cpu_s, peak_mb, tokens
-  docs/performance.json  the machine, and what came out of each form
+  docs/performance.json  the machine, and the results of each form
   docs/performance.md    the table between its two marks
-  docs/performance.svg   times as fast as the plain form; docs/growth.svg: time against size
+  docs/performance.svg   speed compared with the plain form; docs/growth.svg: time against size
 
 Only the rows of the pieces that run are replaced. The whole takes about 25 minutes on two
 cores, 8 GB of memory and 6 GB of disk.
@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palimpsest.cli_args import whole_number
 from palimpsest.errors import UserError, did_you_mean, run_cli
 from palimpsest.machines.lease import use_gpus
+from palimpsest.pipeline.options import whole_number
 
 WARM_UP = -1
 
@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
 def timed(
     name: str, piece: Any, pairs: int, scratch: str, label: str
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Rows of one piece, and what its forms said of themselves."""
+    """Rows of one piece, and the facts that its forms report."""
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -120,33 +120,33 @@ def timed(
                 facts[form] = workers[form].read()
         for form in piece.forms.keys() - facts.keys():
             facts[form] = workers[form].read()
-        for form, asked in workers.items():
+        for form, process in workers.items():
             note(f"{label}  {form}: warms up")
-            asked.ask(WARM_UP, piece.sizes[0])
+            process.run(WARM_UP, piece.sizes[0])
         for repeat in range(pairs):
             for size in piece.sizes:
-                for form, asked in workers.items():
-                    said = asked.ask(repeat, size)
-                    note(f"{label}  {form} {size} {repeat + 1}/{pairs}: {said['wall_s']:.3g} s")
+                for form, process in workers.items():
+                    result = process.run(repeat, size)
+                    note(f"{label}  {form} {size} {repeat + 1}/{pairs}: {result['wall_s']:.3g} s")
                     if repeat == 0 and size == piece.sizes[0]:
-                        facts[form]["values"] = said["values"]
+                        facts[form]["values"] = result["values"]
                     rows.append(
                         {
                             "piece": name,
                             "form": form,
                             "size": size,
                             "repeat": repeat,
-                            "wall_s": round(said["wall_s"], 4),
-                            "cpu_s": round(said["cpu_s"], 4),
-                            "peak_mb": round(said["peak_mb"], 1),
-                            "tokens": said["tokens"],
+                            "wall_s": round(result["wall_s"], 4),
+                            "cpu_s": round(result["cpu_s"], 4),
+                            "peak_mb": round(result["peak_mb"], 1),
+                            "tokens": result["tokens"],
                         }
                     )
         # Last: counting takes time and memory, which the process keeps.
-        for form, asked in workers.items():
+        for form, process in workers.items():
             note(f"{label}  {form}: counts its matrix products")
-            said = asked.ask(WARM_UP, piece.sizes[0], count=True)
-            facts[form]["products_gflop"] = said["products_gflop"]
+            result = process.run(WARM_UP, piece.sizes[0], count=True)
+            facts[form]["products_gflop"] = result["products_gflop"]
     return rows, facts
 
 
@@ -156,7 +156,7 @@ class Worker:
     def __init__(self, process: subprocess.Popen[str], log: Path, what: str) -> None:
         self._process, self._log, self._what = process, log, what
 
-    def ask(self, repeat: int, size: str, count: bool = False) -> dict[str, Any]:
+    def run(self, repeat: int, size: str, count: bool = False) -> dict[str, Any]:
         """One run of the form."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps([repeat, size, count]) + "\n")
@@ -164,15 +164,15 @@ class Worker:
         return self.read()
 
     def read(self) -> dict[str, Any]:
-        """What the form says next; first of all, facts about itself."""
+        """The next message of the form; the first one has facts about itself."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
             last = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise UserError(f"{self._what} ended with status {code}; it printed:\n{last}")
-        said: dict[str, Any] = json.loads(line)
-        return said
+        message: dict[str, Any] = json.loads(line)
+        return message
 
 
 @contextlib.contextmanager

@@ -7,31 +7,29 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bench.forms import RATE, Batch, Form, trained_by_us, trained_plainly
+from bench.forms import OPTIMIZER, WARM_UP, Batch, Form, trained_by_us, trained_plainly
+from bench.npo import Npo, sequence_costs_once
 from bench.plain import npo as plain_npo
 from bench.plain import rmu as plain_rmu
 from bench.plain import sku as plain_sku
 from bench.work import Work, long_pairs, short_pairs
-from palimpsest.config.training import Lora, Training
-from palimpsest.config.training import Optimizer as OptimizerSettings
+from palimpsest.engine.assemble import job_of
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
-from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.model.lora import add_trainable
-from palimpsest.objectives import finetune, rmu, sku
-from palimpsest.objectives.means import mean
+from palimpsest.objectives.finetune import Finetune
+from palimpsest.objectives.rmu import Rmu
+from palimpsest.objectives.sku import Sku
+from palimpsest.settings.training import Lora, Training
 
-TRAINING = Training(optimizer=OptimizerSettings(learning_rate=RATE))
+TRAINING = Training(optimizer=OPTIMIZER)
 LORA = Lora(rank=32, alpha=16, targets=["q_proj", "v_proj"])
 Tensors = dict[str, Tensor]
 POOL = 48
 """Rows that a piece draws from."""
-BETA = 0.1
 
 
 def with_lora(model: Any, lora: Lora = LORA, name: str = "unlearned") -> tuple[Any, Tensors]:
@@ -60,9 +58,9 @@ def states(body: Body, rows: Sequence[Row]) -> list[Tensor]:
 # SKU, stage 1: 2 forget rows, their prompts with K answers of others, 2 ordinary rows.
 
 
-def sku_settings(k: int) -> sku.Settings:
+def sku_settings(k: int) -> Sku:
     """The published weights and sign."""
-    return sku.Settings(
+    return Sku(
         algorithm="sku",
         steps=1,
         rows={"forget": 2, "retain": 2},
@@ -75,8 +73,7 @@ def sku_batch(work: Work, k: int) -> Batch:
     """Rows of a step."""
     forget = work.rows(long_pairs(POOL), "forget")
     retain = work.rows(short_pairs(POOL), "retain")
-    sizes = {"forget": 2, "random": 2 * k, "retain": 2}
-    return Batch(sizes, {"forget": forget, "retain": retain}, {"random": forget})
+    return Batch(sku_settings(k).draws(), {"forget": forget, "retain": retain})
 
 
 def sku_plain(work: Work, k: int, dtype: str) -> Form:
@@ -84,7 +81,7 @@ def sku_plain(work: Work, k: int, dtype: str) -> Form:
     batch, settings = sku_batch(work, k), sku_settings(k)
     reference = work.load(dtype)
     model, weights = with_lora(work.load(dtype))
-    by_id = {row.id: row for row in batch.parts["forget"]}
+    by_id = {row.id: row for row in batch.sets["forget"]}
 
     def terms(drawn: Mapping[str, Sequence[Row]]) -> dict[str, Tensor]:
         others = [by_id[row.id.split("+")[1]] for row in drawn["random"]]
@@ -103,33 +100,30 @@ def sku_ours(work: Work, k: int, recompute: bool = False, compiled: bool = False
     """
     batch, settings = sku_batch(work, k), sku_settings(k)
     model = work.load("auto")
-    rows = batch.parts["retain"]
+    rows = batch.sets["retain"]
     known = [
         replace(row, reference=state)
         for row, state in zip(rows, states(Body(model), rows), strict=True)
     ]
-    batch = replace(batch, parts={**batch.parts, "retain": known})
+    batch = replace(batch, sets={**batch.sets, "retain": known})
     network, weights = with_lora(model)
     body = Body(network, recompute=recompute, compiled=compiled)
     kind = ("-recomputed" if recompute else "") + ("-compiled" if compiled else "")
-    return trained_by_us(
-        lambda: body,
-        weights,
-        batch,
-        lambda streams: sku.loss(streams, settings),
-        work.scratch / f"sku-k{k}{kind}",
-        sku.reads(settings),
-    )
+    folder = work.scratch / f"sku-k{k}{kind}"
+    return trained_by_us(settings, lambda: body, weights, batch, folder)
 
 
 # NPO: 4 rows to forget, 4 questions of TruthfulQA to keep.
+
+
+NPO = Npo(steps=1, rows={"forget": 4, "retain": 4}, training=TRAINING)
 
 
 def npo_batch(work: Work, long: bool) -> Batch:
     """Rows of a step; those to forget are as long as PKU-SafeRLHF's, or questions, too."""
     questions = work.rows(short_pairs(2 * POOL), "question")
     forget = work.rows(long_pairs(POOL), "answer") if long else questions[:POOL]
-    return Batch({"forget": 4, "retain": 4}, {"forget": forget, "retain": questions[POOL:]})
+    return Batch(NPO.draws(), {"forget": forget, "retain": questions[POOL:]})
 
 
 def npo_plain(work: Work, long: bool) -> Form:
@@ -140,47 +134,19 @@ def npo_plain(work: Work, long: bool) -> Form:
     return trained_plainly(
         weights,
         npo_batch(work, long),
-        lambda drawn: plain_npo.step(model, reference, drawn["forget"], drawn["retain"], BETA, pad),
+        lambda drawn: plain_npo.step(
+            model, reference, drawn["forget"], drawn["retain"], NPO.beta, pad
+        ),
     )
 
 
 def npo_ours(work: Work, long: bool) -> Form:
     """On the engine: the reference's costs of whole answers are computed once."""
     batch, model = npo_batch(work, long), work.load("auto")
-    before = sequence_costs_once(Body(model), batch.parts["forget"])
+    before = sequence_costs_once(Body(model), batch.sets["forget"])
     network, weights = with_lora(model)
     body = Body(network)
-    return trained_by_us(
-        lambda: body,
-        weights,
-        batch,
-        lambda streams: npo_loss(streams, before, BETA),
-        work.scratch / "npo",
-    )
-
-
-def sequence_costs_once(body: Body, rows: Sequence[Row]) -> dict[Row, Tensor]:
-    """Row -> cost of its whole answer under the untrained model, nats."""
-    found = {}
-    with torch.no_grad():
-        for row in rows:
-            stream = Stream([row], body.hidden([row]), body.head)
-            found[row] = stream.nll()[0] * len(row.response)
-    return found
-
-
-def npo_loss(
-    streams: Mapping[str, Stream], before: Mapping[Row, Tensor], beta: float
-) -> dict[str, Tensor]:
-    """``-2/beta mean log sigmoid(beta (S - S_ref))``, and the mean cost of the retain tokens."""
-    forget = streams["forget"]
-    costs = forget.nll()
-    counts = costs.new_tensor([len(row.response) for row in forget.rows])
-    known = torch.stack([before[row] for row in forget.rows]).to(costs)
-    return {
-        "forget": -2 / beta * F.logsigmoid(beta * (costs * counts - known)).mean(),
-        "retain": mean(streams["retain"].token_nll()),
-    }
+    return trained_by_us(NPO, lambda: body, weights, batch, work.scratch / "npo", before)
 
 
 # RMU: 4 rows to forget, 4 to keep; block 7 is read, the down-projections of 5 to 7 are trained.
@@ -188,9 +154,9 @@ def npo_loss(
 RMU_WEIGHTS = r"model\.layers\.(5|6|7)\.mlp\.down_proj\.weight"
 
 
-def rmu_settings() -> rmu.Settings:
+def rmu_settings() -> Rmu:
     """The published layer, weight and coefficient."""
-    return rmu.Settings(
+    return Rmu(
         algorithm="rmu",
         steps=1,
         rows={"forget": 4, "retain": 4},
@@ -208,7 +174,7 @@ def rmu_batch(work: Work) -> Batch:
     for a row is then computed once for each row of the step.
     """
     rows = work.rows(long_pairs(8), "text")
-    return Batch({"forget": 4, "retain": 4}, {"forget": rows[:4], "retain": rows[4:]})
+    return Batch(rmu_settings().draws(), {"forget": rows[:4], "retain": rows[4:]})
 
 
 def control_vector(width: int) -> Tensor:
@@ -258,32 +224,26 @@ def rmu_ours(work: Work, seen: bool) -> Form:
     weights = add_deltas(network, [RMU_WEIGHTS])
     kept = Body(network, first_trained=5)
     if seen:
-        for rows in batch.parts.values():
+        for rows in batch.sets.values():
             kept.keep(rows)
         with torch.no_grad():
-            kept.states([row for rows in batch.parts.values() for row in rows])
-    first = Job(
+            kept.states([row for rows in batch.sets.values() for row in rows])
+    untrained = job_of(
+        settings,
+        batch.streams(WARM_UP),
+        kept,
+        weights,
         label="bench",
-        body=kept,
-        weights=weights,
-        streams=batch.streams(0),
-        loss=lambda _: {},
-        steps=1,
-        optimizer=TRAINING.optimizer,
         folder=work.scratch,
         fingerprint="",
-        reads=rmu.reads(settings),
     )
-    with torch.no_grad():
-        found = run(first, first.streams.draw(0), first_values(weights))
-    vectors = rmu.prepare(found, {}, settings, seed=0)
     return trained_by_us(
+        settings,
         (lambda: kept) if seen else (lambda: Body(network, first_trained=5)),
         weights,
         batch,
-        lambda streams: rmu.loss(streams, settings, vectors),
         work.scratch / "rmu",
-        rmu.reads(settings),
+        untrained.fixed,
         {"reference_share": sum(w.numel() for w in weights.values()) / whole},
     )
 
@@ -296,15 +256,12 @@ def lora_step(work: Work) -> Form:
     rows = work.rows(long_pairs(POOL), "text")
     network, weights = with_lora(work.load("auto"))
     body = Body(network)
-    settings = finetune.Settings(
-        algorithm="finetune", steps=1, rows={"retain": 8}, training=TRAINING
-    )
-    form = trained_by_us(
+    settings = Finetune(algorithm="finetune", steps=1, rows={"retain": 8}, training=TRAINING)
+    return trained_by_us(
+        settings,
         lambda: body,
         weights,
-        Batch({"retain": 8}, {"retain": rows}),
-        lambda streams: finetune.loss(streams, settings),
+        Batch(settings.draws(), {"retain": rows}),
         work.scratch / "lora",
         facts={"parameters": parameters(network)},
     )
-    return form

@@ -18,8 +18,8 @@ BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
 GROWTH = "![Seconds against tokens, for more rows and for more steps](growth.svg)"
 
-HEAD = ["piece", "plain form", "ours", "plain / ours", "in CPU s", "in products", "at most"]
-HEAD += ["to reach", "reached", "CUDA"]
+HEAD = ["piece", "plain form", "ours", "plain / ours", "ratio of CPU time", "ratio of products"]
+HEAD += ["limit", "target", "reached", "CUDA"]
 
 
 class Record:
@@ -76,17 +76,17 @@ class Record:
             write_text(page, between_marks(page, markdown(lines, timings)))
 
 
-def between_marks(page: Path, made: str) -> str:
-    """The page with `made` between its marks."""
+def between_marks(page: Path, table: str) -> str:
+    """The page with new text between its marks."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{page} lacks one of the lines {BEGIN!r} and {END!r}")
-    return f"{before}{begin}\n\n{made}\n{end}{after}"
+    return f"{before}{begin}\n\n{table}\n{end}{after}"
 
 
 def markdown(lines: Iterable[Any], timings: Timings) -> str:
-    """The table, and what it was measured on."""
+    """The table, and the machine and data of the measurement."""
     cells = [
         [
             line.title,
@@ -109,14 +109,14 @@ def markdown(lines: Iterable[Any], timings: Timings) -> str:
 
 
 def described(timings: Timings) -> str:
-    """Machines, data, and how far the two forms' results lie apart."""
+    """Machines, data, and how far the results of the two forms differ."""
     facts = timings.facts
     machines: dict[str, list[str]] = {}
     for piece, machine in facts.get("machines", {}).items():
-        told = "; ".join(f"{name} {value}" for name, value in sorted(machine.items()))
-        machines.setdefault(told, []).append(piece)
+        text = "; ".join(f"{name} {value}" for name, value in sorted(machine.items()))
+        machines.setdefault(text, []).append(piece)
     alone = len(machines) == 1
-    told = "".join(
+    heading = "".join(
         f"Machine{'' if alone else ' of ' + ', '.join(pieces)}: {machine}.\n\n"
         for machine, pieces in machines.items()
     )
@@ -128,4 +128,4 @@ def described(timings: Timings) -> str:
         if apart
         else ""
     )
-    return f"{told}Data: {data}.{same}\n"
+    return f"{heading}Data: {data}.{same}\n"

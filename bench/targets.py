@@ -1,4 +1,4 @@
-"""What each piece is to reach, and whether it does."""
+"""The target of each piece, and whether it reaches it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Line:
 
     Attributes:
         title: the piece.
-        plain: its plain form: time and memory.
-        ours: the same of ours.
-        ratio: plain / ours.
+        plain: time and memory of its plain form.
+        ours: time and memory of ours.
+        ratio: time of the plain form / ours.
         cpu_ratio: the same of the processor's seconds.
-        products: the same of the operations in matrix products: what is left if all of them ran
-            at one rate, and nothing else took time.
-        limit: the plain form's time / that of our products alone, on the same numbers of the same
-            type: nobody with these products can be more times as fast.
-        target: what is to be reached.
-        reached: yes, no, or why nobody knows.
+        products: the same of the operations in matrix products: the ratio if all of them ran at
+            one rate and nothing else took time.
+        limit: the plain form's time / that of our products alone, on numbers of the same shapes
+            and type: no program with these products can reach a higher ratio.
+        target: the figure to reach.
+        reached: yes, no, or why that is unknown.
         factor: the ratio as a number, where it is one of times.
         wanted: the target as a number.
     """
@@ -113,7 +113,7 @@ def _yes(reached: bool) -> str:
 
 def _sku(t: Timings) -> Iterator[Line]:
     yield _faster(t, "SKU step, K=5 (2 + 10 + 2 rows)", "sku-k5", 6)
-    title, target = "its peak memory, beside the plain form's", "at most 0.3x"
+    title, target = "its peak memory", "at most 0.3x"
     for form in ("ours", "ours-recomputed"):
         if form != "ours":
             title = "the same with `gradient_checkpointing`"
@@ -131,12 +131,12 @@ def _sku(t: Timings) -> Iterator[Line]:
         )
     recomputed = "SKU step, K=5, with `gradient_checkpointing`"
     yield _faster(t, recomputed, "sku-k5", 6, form="ours-recomputed")
-    bf16 = "SKU step, K=5, beside both models in bf16"
+    bf16 = "SKU step, K=5, compared with a plain form in bf16"
     if t.has("sku-k5", "plain-bf16", "ours"):
         yield _faster(t, bf16, "sku-k5", 2.5, ("sku-k5", "plain-bf16"))
     else:
         yield Line(bf16, target="at least 2.5x", reached=NO_BF16)
-    default, target = "SKU step, K=1 drawn anew (2 + 2 + 2 rows), beside the plain K=5", 12
+    default, target = "SKU step, K=1 drawn anew (2 + 2 + 2 rows), compared with the plain K=5", 12
     if t.has("sku-k5", "plain") and t.has("sku-k1", "ours"):
         # Other work than the plain form's, timed in another piece: no pairs, no place in the plot.
         ratio = t.seconds("sku-k5", "plain").median / t.seconds("sku-k1", "ours").median
@@ -156,7 +156,7 @@ def _sku(t: Timings) -> Iterator[Line]:
         factor = t.ratio("wall_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
         cpu = t.ratio("cpu_s", ("sku-k1", "plain"), ("sku-k1", "ours"))
         yield Line(
-            "SKU step, K=1, beside the plain K=1",
+            "SKU step, K=1, compared with the plain K=1",
             _cost(t, "sku-k1", "plain"),
             _cost(t, "sku-k1", "ours"),
             f"{factor.text()}x",
@@ -208,17 +208,17 @@ def _negation(t: Timings) -> Iterator[Line]:
             target=memory[1],
             reached=_yes(added[form] <= 1.1 * largest),
         )
-        beside = t.ratio("wall_s", ("negate", form), ("negate", "copy"))
+        to_copy = t.ratio("wall_s", ("negate", form), ("negate", "copy"))
         factor = t.ratio("wall_s", ("negate", "plain"), ("negate", form))
         cpu = t.ratio("cpu_s", ("negate", "plain"), ("negate", form))
         yield Line(
             f"{name}: {time[0]}",
             f"{t.seconds('negate', 'plain').text()} s",
-            f"{t.seconds('negate', form).text()} s; copy {copied.text()} s: {beside.text()}x",
+            f"{t.seconds('negate', form).text()} s; copy {copied.text()} s: {to_copy.text()}x",
             f"{factor.text()}x",
             f"{figure(cpu.median)}x",
             target=time[1],
-            reached=_yes(beside.median <= 1.3),
+            reached=_yes(to_copy.median <= 1.3),
         )
 
 
@@ -242,12 +242,12 @@ def _machine(t: Timings) -> Iterator[Line]:
             for n, seconds in zip(tokens, t.column("machine", "step", "wall_s"), strict=True)
         ]
     )
-    told = ", ".join(f"{form.removeprefix('gemm-')} {rate:.0f}" for form, rate in rates.items())
+    text = ", ".join(f"{form.removeprefix('gemm-')} {rate:.0f}" for form, rate in rates.items())
     if kind == "fp32":
-        told += "; bf16 not measured: no bf16 instructions"
+        text += "; bf16 not measured: no bf16 instructions"
     yield Line(
         f"{title} ({kind})",
-        f"matrix products, GFLOP/s: {told}",
+        f"matrix products, GFLOP/s: {text}",
         f"LoRA step: {step.text()} GFLOP/s",
         f"{100 * step.median / best:.0f} %",
         target=target,
@@ -262,15 +262,15 @@ def _pipeline(t: Timings) -> Iterator[Line]:
     title, target = "pipeline overhead of a job", "at most 2 s"
     if jobs:
         found = Spread.of(jobs)
-        told = f"{found.text()} s ({len(jobs)} jobs)"
-        yield Line(title, ours=told, target=target, reached=_yes(found.high <= 2))
+        text = f"{found.text()} s ({len(jobs)} jobs)"
+        yield Line(title, ours=text, target=target, reached=_yes(found.high <= 2))
     else:
         yield Line(title, target=target)
-    title, target = "an unchanged target", "answered in 3 s"
+    title, target = "an unchanged target", "at most 3 s"
     sizes = dict.fromkeys(row["size"] for row in rows if row["form"] == "unchanged")
     if not sizes:
         yield Line(title, target=target)
     for size in sizes:
         found = t.seconds("pipeline", "unchanged", size)
-        told = f"{found.text()} s"
-        yield Line(f"{title}: {size}", ours=told, target=target, reached=_yes(found.median <= 3))
+        text = f"{found.text()} s"
+        yield Line(f"{title}: {size}", ours=text, target=target, reached=_yes(found.median <= 3))

@@ -1,4 +1,4 @@
-"""What the raw rows say: medians, ranges, ratios of pairs."""
+"""Figures from the raw rows: medians, ranges, ratios of pairs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Spread:
 
 
 def figure(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, without an exponent."""
+    """A number with this many significant digits, without an exponent."""
     rounded = float(f"{value:.{digits}g}")
     return f"{rounded:.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Rows of ``performance.csv`` (as text) and the facts beside it."""
+    """Rows of ``performance.csv`` (as text), and the facts of ``performance.json``."""
 
     rows: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
@@ -69,14 +69,14 @@ class Timings:
         return Spread.of([a / b for a, b in pairs])
 
     def fact(self, piece: str, form: str, name: str) -> float:
-        """What a form said of itself."""
+        """The facts that a form reports."""
         value: float = self.facts["forms"][piece][form][name]
         return value
 
     def largest_difference(self) -> tuple[float, str] | None:
         """Largest difference between a result of the plain form and of ours.
 
-        As a share of the piece's largest result: a term that is nearly zero is all rounding.
+        As a share of the piece's largest result: a term near zero is mostly rounding error.
         """
         found = []
         for piece, forms in self.facts.get("forms", {}).items():

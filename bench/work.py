@@ -1,4 +1,4 @@
-"""What is worked on: rows of published lengths, and the embedded model."""
+"""The input of the work: rows of published lengths, and the embedded model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from palimpsest.config.load import read_config
 from palimpsest.config.schema import Config
-from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row
 from palimpsest.model.base import load_base
@@ -41,7 +41,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Work:
-    """What every piece starts from.
+    """The common start of every piece.
 
     Attributes:
         scratch: folder for large files; both forms of a piece share it.
@@ -87,7 +87,7 @@ class Work:
                 "response": [answer for _, answer in pairs],
             }
         )
-        made, _ = tokenize(table, self.words, self.config.bases[BASE].template, name)
+        made, _ = tokenize_pairs(table, self.words, self.config.bases[BASE].template, name)
         return [
             Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
             for row in made.to_pylist()

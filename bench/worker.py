@@ -1,4 +1,4 @@
-"""One form in a process of its own: it is asked for repeats, and says what each took."""
+"""One form in a process of its own: it runs repeats on request, and reports the cost of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from palimpsest.errors import run_cli
 def main() -> None:
     """Make the form, then answer each ``[repeat, size, count]`` on stdin with a line of JSON."""
     name, form_name, scratch = sys.argv[1:]
-    # What the program prints must not mix with the answers.
+    # Output of the program must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     form = pieces()[name].forms[form_name](Work(Path(scratch)))
@@ -70,7 +70,7 @@ def peak_mb() -> float:
 
 
 def reset_peak() -> None:
-    """Forget the most memory so far (Linux; elsewhere it is that of the whole process)."""
+    """Reset the peak of memory (Linux; elsewhere it stays that of the whole process)."""
     file = Path("/proc/self/clear_refs")
     if file.exists():
         file.write_text("5")

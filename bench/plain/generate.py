@@ -24,6 +24,6 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        said = output[0, ids.shape[1] :].tolist()
-        found.append(tokenizer.decode(said, skip_special_tokens=True).strip())
+        ids_written = output[0, ids.shape[1] :].tolist()
+        found.append(tokenizer.decode(ids_written, skip_special_tokens=True).strip())
     return found

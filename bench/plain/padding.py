@@ -1,4 +1,4 @@
-"""What the plain forms share: padded batches, and the cost of answers over full logits."""
+"""Common parts of the plain forms: padded batches, and the cost of answers over full logits."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.plain.padding import answer_costs, full_logits, padded
 from palimpsest.engine.rows import Row
-from palimpsest.objectives.sku import Settings
+from palimpsest.objectives.sku import Sku
 
 
 def step(
@@ -24,7 +24,7 @@ def step(
     forget: Sequence[Row],
     answers: Sequence[Sequence[Row]],
     normal: Sequence[Row],
-    settings: Settings,
+    settings: Sku,
 ) -> dict[str, Tensor]:
     """The three weighted terms of a step; the graphs of all of them live until the backward pass.
 

@@ -1,3 +1,3 @@
-"""Palimpsest makes a language model forget one body of knowledge, keep the rest, and prove both."""
+"""Make a language model forget one body of knowledge, keep the rest, and measure both."""
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from palimpsest.config import Config, read_config
 from palimpsest.errors import UserError, did_you_mean, run_cli
+from palimpsest.io.artifacts import MODEL
 
 
 def main() -> None:
@@ -92,10 +93,10 @@ def _positive(text: str) -> int:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from palimpsest.plan.estimate import plan
-    from palimpsest.plan.jobs import jobs_of
-    from palimpsest.plan.machine import this_machine
-    from palimpsest.plan.table import text_of
+    from palimpsest.pipeline.plan.estimate import plan
+    from palimpsest.pipeline.plan.jobs import jobs_of
+    from palimpsest.pipeline.plan.machine import this_machine
+    from palimpsest.pipeline.plan.table import text_of
 
     overlays = [*args.configfile, *args.overlays]
     cfg = read_config(overlays=overlays, settings=args.config)
@@ -113,7 +114,7 @@ def _ask(args: argparse.Namespace) -> None:
         "before": Path(f"results/{args.model}/original/seed-0/model"),
         "after": Path(f"results/{args.model}/{args.method}/seed-{seed}/model"),
     }
-    files = [str(folder / "model.json") for folder in folders.values()]
+    files = [str(folder / MODEL) for folder in folders.values()]
     for file in files:
         if not Path(file).exists():
             overlays = ["--configfile", *map(str, args.configfile)] if args.configfile else []
@@ -122,7 +123,7 @@ def _ask(args: argparse.Namespace) -> None:
     from palimpsest.machines.lease import use_gpus
 
     use_gpus(1, f"palimpsest ask {args.model} {args.method}")
-    from palimpsest.stages.ask import answers
+    from palimpsest.measuring.ask import answers
 
     base = cfg.models[args.model].base
     told = answers(

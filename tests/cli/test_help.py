@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from kit.copies import REPO
+from palimpsest.pipeline.stages import STAGES
 
-SCRIPTS = sorted((REPO / "workflow/scripts").glob("*.py"))
-STAGES = [script for script in SCRIPTS if script.name != "results_table.py"]
+SCRIPT = "workflow/scripts/stage.py"
+PROGRAMS = [(SCRIPT, name) for name in STAGES] + [("workflow/scripts/results_table.py",)]
 PALIMPSEST = ("-m", "palimpsest.cli")
 
 
@@ -38,9 +39,9 @@ def explained_options(text: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_every_stage_program_explains_its_options(script):
-    done = shown(str(script), "--help")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda words: words[-1])
+def test_every_stage_program_explains_its_options(program):
+    done = shown(*program, "--help")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split("\n\n")[1].split()) >= 5, "what the program does"
     usage = done.stdout.partition("\n\n")[0]
@@ -49,24 +50,27 @@ def test_every_stage_program_explains_its_options(script):
         assert len(told.get(option, "").split()) >= 2, f"{option} is not explained"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_stage_program_without_arguments_names_what_is_missing(script):
-    done = shown(str(script))
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda words: words[-1])
+def test_a_stage_program_without_arguments_names_what_is_missing(program):
+    done = shown(*program)
     assert done.returncode == 2
     assert "required: --" in done.stderr
 
 
-@pytest.mark.parametrize("script", STAGES, ids=lambda path: path.name)
-def test_settings_that_are_no_json_are_refused_in_one_line(script):
-    usage = shown(str(script), "--help").stdout.partition("\n\n")[0]
-    needed = set(re.findall(r"--[\w-]+", usage)) - {"--config", "--free", "--help"}
-    numbers = {"--batch-rows", "--batch-tokens", "--gpus", "--threads"}
-    other = [w for o in sorted(needed) for w in (o, "1" if o in numbers else "a=b")]
-    free = ["--free", "{}"] if "--free" in usage else []
-    done = shown(str(script), *other, *free, "--config", "{steps")
+@pytest.mark.parametrize("name", STAGES)
+def test_settings_that_are_no_json_are_refused_in_one_line(name):
+    done = shown(SCRIPT, name, "--out", "a", "--config", "{steps")
     assert done.returncode in (1, 2)
     assert "--config" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_stages_are_listed_and_a_near_miss_is_answered():
+    listed = shown(SCRIPT, "--help").stdout
+    assert all(re.search(rf"^ +{name}\b", listed, re.M) for name in STAGES)
+    done = shown(SCRIPT, "unlern")
+    assert done.returncode == 2
+    assert "'unlearn'" in done.stderr
 
 
 def test_the_palimpsest_command_says_what_it_can_do():

@@ -39,7 +39,7 @@ class Stage:
     """A job of the chain.
 
     Attributes:
-        name: its rule, and its program in workflow/scripts.
+        name: its rule.
         out: what its command line names as output.
         reads: artifacts that it reads and that earlier jobs made shortly before.
         steps: steps of its training; 0: it does not train.
@@ -65,16 +65,17 @@ class Chain:
     stages: tuple[Stage, ...]
 
 
-def chain_of(model: str, dataset: str, steps: tuple[int, int]) -> Chain:
+def chain_of(model: str, dataset: str, retain: str, steps: tuple[int, int]) -> Chain:
     """The SKU chain of an embedded subject.
 
     Args:
         model: the subject.
         dataset: data set of its ``forget`` rows.
+        retain: the part (``dataset/part``) of its retain rows.
         steps: of pretraining and of acquisition.
     """
     subject, method = f"results/{model}/subject", f"results/{model}/sku"
-    reference, seed = f"results/{model}/reference", f"{method}/seed-0"
+    reference, seed = f"results/{model}/reference/{retain}.states", f"{method}/seed-0"
     tokens = f"resources/tokens/smollm2-135m/{dataset}"
     acquired, weights = f"{seed}/acquired", "adapter_model.safetensors"
 
@@ -119,7 +120,7 @@ class Moment:
     Attributes:
         stage: the job.
         kind: one of `KINDS`.
-        step: finished steps of its training, if the moment is told by them.
+        step: finished steps of its training, if the moment is defined by steps.
         cpu: seconds of CPU that its process has used, otherwise.
         choice: between 0 and 1: which file, which place in it, how.
     """
@@ -163,7 +164,7 @@ def _drawn(chain: Chain, kinds: Sequence[str], chance: random.Random) -> list[Mo
 
 
 PASSIVE = ("damage an artifact", "delete an intermediate")
-"""Faults that a run meets by itself, after the moment."""
+"""Faults that a run finds by itself, after the moment."""
 
 
 def _suits(kind: str, stage: Stage) -> bool:
@@ -183,14 +184,14 @@ class Chaos:
         chain: what is built.
         start: starts the command.
         unlock: frees Snakemake's lock.
-        said: what was printed by all runs, and what was done to them.
+        log: the output of all runs, and the faults.
     """
 
     copy: Copy
     chain: Chain
     start: Callable[[], Running]
     unlock: Callable[[], object]
-    said: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     _run: Running | None = None
 
     def disturb(self, moments: Sequence[Moment]) -> str:
@@ -202,7 +203,7 @@ class Chaos:
             self._finish()
         finally:
             self.stop()
-        return "\n".join(self.said)
+        return "\n".join(self.log)
 
     def stop(self) -> None:
         """Leave nothing running."""
@@ -223,7 +224,7 @@ class Chaos:
             tries += 1
             code = run.process.returncode
             assert code != 0, f"the chain was finished before: {moment}\n" + run.printed
-            assert tries < 8, "\n".join([f"{moment} never comes", *self.said, run.printed])
+            assert tries < 8, "\n".join([f"{moment} never comes", *self.log, run.printed])
             self._ended(run)
 
     def _wait(self, run: Running, moment: Moment) -> None:
@@ -295,7 +296,7 @@ class Chaos:
                 self._ended(run)
                 return
             self._ended(run)
-        raise AssertionError("the same command does not end well:\n" + "\n".join(self.said))
+        raise AssertionError("the same command does not end well:\n" + "\n".join(self.log))
 
     def _running(self) -> Running:
         if self._run is not None and self._run.process.poll() is not None:
@@ -305,18 +306,18 @@ class Chaos:
         return self._run
 
     def _ended(self, run: Running) -> None:
-        """After a run ended: keep what it said, free its lock if it could not."""
+        """After the end of a run: keep its output, and free its lock if it is left."""
         if self._run is None:
             return
         self._note(f"ended with {run.process.returncode}")
-        self.said.append(run.printed)
+        self.log.append(run.printed)
         self._run = None
         locks = self.copy.path(".snakemake/locks")
         if locks.is_dir() and any(locks.iterdir()):
             self.unlock()
 
     def _note(self, text: str) -> None:
-        self.said.append(f"--- chaos: {text}")
+        self.log.append(f"--- chaos: {text}")
 
 
 class Ended(Exception):
@@ -324,7 +325,7 @@ class Ended(Exception):
 
 
 def job(folder: Path, program: str, out: str, group: int | None = None) -> int | None:
-    """The process in `folder` that runs a program of workflow/scripts for `out`.
+    """The process in `folder` that runs a stage for `out`.
 
     `group`: of this process group alone.
     """
@@ -332,8 +333,10 @@ def job(folder: Path, program: str, out: str, group: int | None = None) -> int |
         if group is not None and group_of(number) != group:
             continue
         script, *words = command(number)[1:] or [""]
-        if script.endswith(f"workflow/scripts/{program}.py") and any(
-            word == out or word.startswith(f"{out}/") for word in words
+        if (
+            script.endswith("workflow/scripts/stage.py")
+            and words[:1] == [program]
+            and any(word == out or word.startswith(f"{out}/") for word in words)
         ):
             return number
     return None
@@ -361,7 +364,7 @@ def zombie(number: int) -> bool:
 
 
 def command(number: int) -> list[str]:
-    """A process's words; none if it has ended."""
+    """The command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{number}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -386,7 +389,7 @@ def steps_done(side: Path) -> int:
 
 
 def damage(files: Sequence[Path], choice: float) -> str:
-    """Cut a file or flip a bit in it; `choice` says which and where."""
+    """Cut a file or flip a bit in it; `choice` decides which and where."""
     if not files:
         return "there was nothing to damage"
     chance = random.Random(choice)

@@ -1,4 +1,4 @@
-"""A chat service on the loopback that answers as a test tells it to."""
+"""A chat service on the loopback with the answers of a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = Callable[["Request"], Any]
-"""What the service does with a request: its result goes to `Request.send` if it is not None."""
+"""The service's reaction to a request: a result other than None goes to `Request.send`."""
 
 
 class Request:
@@ -29,7 +29,7 @@ class Request:
         return str(self.body["messages"][0]["content"])
 
     def send(self, body: bytes | str, status: int = 200, **headers: str) -> None:
-        """Answer with these bytes, or with a chat completion that says this text."""
+        """Answer with these bytes, or with a chat completion of this text."""
         sent = body if isinstance(body, bytes) else completion(body)
         self._handler.send_response(status)
         for name, value in headers.items():
@@ -39,7 +39,7 @@ class Request:
         self._handler.wfile.write(sent)
 
     def write(self, chunk: bytes) -> None:
-        """Send bytes that are no whole answer."""
+        """Send a part of an answer."""
         self._handler.wfile.write(chunk)
         self._handler.wfile.flush()
 
@@ -50,7 +50,7 @@ def completion(text: str | None) -> bytes:
 
 
 class Service:
-    """What was asked, and how to answer."""
+    """The requests so far, and how to answer them."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -67,11 +67,13 @@ class Service:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         try:
-            if (found := self.reply(request)) is not None:
-                request.send(found)
+            reply = self.reply(request)
         finally:
+            # Before the reply is sent: the client's next request may come at once.
             with self._lock:
                 self._now -= 1
+        if reply is not None:
+            request.send(reply)
 
 
 @contextmanager

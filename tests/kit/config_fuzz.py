@@ -1,4 +1,4 @@
-"""Configurations that nobody would write: a small valid one, damaged in a few places."""
+"""Damaged configurations: a small valid one with a few faults."""
 
 from __future__ import annotations
 

@@ -144,7 +144,9 @@ def jobs(printed: str) -> set[str]:
     found = set()
     for rule, body in _JOB.findall(printed):
         wildcards = _WILDCARDS.search(body)
+        # A run, sku/seed-0, is a method and a seed.
         values = re.findall(r"\w+=([^,]+)", wildcards[1]) if wildcards else []
+        values = [value.replace("/seed-", " ") for value in values]
         if rule != "all":
             found.add(" ".join([rule, *values]))
     return found

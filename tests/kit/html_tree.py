@@ -1,4 +1,4 @@
-"""What tests ask of a page of HTML."""
+"""The elements of an HTML page, for tests."""
 
 from __future__ import annotations
 

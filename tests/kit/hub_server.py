@@ -1,7 +1,7 @@
 """A hub on the loopback: the part of the Hugging Face Hub's HTTP API that downloads use.
 
 Small files are sent by the hub itself; large ones (LFS) by a second server, to which it redirects
-with a signed address, as the real one does. Faults are told beforehand and happen in turn.
+with a signed address, as the real one does. Tests set faults in advance; they happen in turn.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ LARGE = (".safetensors", ".bin", ".parquet", ".h5", ".msgpack")
 
 @dataclass
 class Fault:
-    """What happens to a request instead of an answer, or to its answer."""
+    """A fault of a request or of its answer."""
 
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_after: int | None = None
-    """Send so many bytes of the body, then close the connection."""
+    """Send this many bytes of the body, then close the connection."""
     damage: bool = False
     """Send other bytes of the same number."""
     length: int | None = None
-    """Claim this Content-Length and send so many bytes."""
+    """Declare this Content-Length and send as many bytes."""
 
 
 class Repo:
@@ -55,7 +55,7 @@ class Repo:
 
 
 class Hub:
-    """What is on the hub, what was asked, and what goes wrong."""
+    """The repositories of the hub, the requests so far, and the faults to come."""
 
     def __init__(self) -> None:
         self.models: dict[str, Repo] = {}
@@ -192,9 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.length is not None:
             data = data.ljust(fault.length, b" ")[: fault.length]
         status = 200
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            headers["Content-Range"] = f"bytes {asked[1]}-{len(data) - 1}/{len(data)}"
-            data, status = data[int(asked[1]) :], 206
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            headers["Content-Range"] = f"bytes {match[1]}-{len(data) - 1}/{len(data)}"
+            data, status = data[int(match[1]) :], 206
         self._send(status, data, headers, fault.cut_after)
 
     def _send(

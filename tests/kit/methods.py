@@ -1,50 +1,37 @@
-"""Every algorithm on a small model: settings, rows and jobs without files."""
+"""Every method on a small model: settings, rows and jobs without files."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.draw import Draw
-from palimpsest.config.methods import algorithm
-from palimpsest.engine.body import FINAL, Body
-from palimpsest.engine.kernels.head import second_best
+from palimpsest.engine.assemble import job_of, streams_of
+from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
-from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
-from palimpsest.stages.examples import mixture, random_labels
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.catalog import algorithms, objective
+from palimpsest.settings.draw import Draw, Kind
+from palimpsest.stages.examples import best_wrong_guesses, rows_of
 
-ALGORITHMS = (
-    "finetune",
-    "gradient_ascent",
-    "llmu",
-    "sku",
-    "task_vector",
-    "random_labels",
-    "adversarial_labels",
-    "ga_gd",
-    "ga_gd_ood",
-    "ga_kl",
-    "ga_kl_ood",
-    "memflex",
-    "max_entropy",
-    "min_posterior",
-    "random_matching",
-    "rmu",
+ALGORITHMS = tuple(algorithms())
+ON_WEIGHTS = tuple(
+    key for key, method in algorithms().items() if method.model_fields["start"].default == "weights"
 )
-ON_WEIGHTS = ("max_entropy", "min_posterior", "random_matching", "rmu")
 DOWN = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
-RATE = {"optimizer": {"learning_rate": 1e-3}}
+RATE: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_seconds": 1e9}
+
+LOAD = {"dtype": "float32", "trust_remote_code": False}
+"""How a stage's slice says that a base is loaded."""
 
 SETS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5), (6, 2)], seed=1, name="f"),
@@ -53,65 +40,69 @@ SETS = {
 }
 
 
-def settings(key: str, **over: Any) -> Any:
-    """Settings of an algorithm with whatever it needs; `over` replaces whole keys."""
+NEEDED: dict[str, dict[str, Any]] = {"rmu": {"layer": 2}}
+"""Keys without a default."""
+
+
+def method(key: str, **over: Any) -> Any:
+    """A configured method, with the keys that have no default; `over` replaces whole keys."""
     given: dict[str, Any] = {
         "algorithm": key,
         "steps": 3,
         "rows": {"forget": 2, "retain": 2},
         "training": {**RATE, "parameters": [DOWN]} if key in ON_WEIGHTS else RATE,
     }
-    if key == "rmu":
-        given |= {"layer": 2}
-    return algorithm(key).Settings(**{**given, **over})
+    return objective({**given, **NEEDED.get(key, {}), **over})
 
 
-def stream_rows(
-    draw: Draw, reference: Any, seed: int, sets: Mapping[str, Sequence[Row]] = SETS
-) -> list[Row]:
-    """Rows of one stream, as the stages make them."""
-    chosen = [list(sets[name]) for name in draw.sets]
-    if draw.reference:
-        chosen[-1] = tiny.with_states(reference, chosen[-1])
-    if draw.signs:
-        states = {row.id: row.reference for row in chosen[-1]}
-        made = mixture(chosen, draw.signs, seed)
-        return [replace(row, reference=states.get(row.id)) for row in made]
-    rows = [row for part in chosen for row in part]
-    if draw.labels == "random":
-        return random_labels(rows, torch.arange(2, tiny.VOCABULARY), seed)
-    if draw.labels == "adversarial":
-        body = Body(reference)
-        special = torch.tensor([0, tiny.EOS])
-        return [
-            replace(
-                row,
-                labels=second_best(
-                    hidden[row.prompt_length - 1 : -1], row.response, body.head, special
-                ),
-            )
-            for row, hidden in zip(rows, body.hidden(rows), strict=True)
-        ]
-    return rows
+@dataclass(frozen=True)
+class Memory:
+    """Rows of a method in memory: a `palimpsest.engine.assemble.Source`.
+
+    Attributes:
+        draws: what its streams read.
+        subject: the model that references and adversarial labels come from.
+        seed: of mixtures and labels.
+        sets: rows of the scenario's sets.
+    """
+
+    draws: Mapping[str, Draw]
+    subject: Any
+    seed: int = 0
+    sets: Mapping[str, Sequence[Row]] = field(default_factory=lambda: SETS)
+
+    def rows(self, name: str, reference: Kind | None) -> list[Row]:
+        """Rows of a set."""
+        rows = list(self.sets[name])
+        return tiny.with_states(self.subject, rows) if reference else rows
+
+    def examples(self, stream: str) -> list[Row]:
+        """Labelled or mixed rows of a stream."""
+        draw = self.draws[stream]
+        return rows_of(
+            draw,
+            [self.sets[name] for name in draw.sets],
+            self.seed,
+            lambda: torch.arange(2, tiny.VOCABULARY),
+            lambda rows: best_wrong_guesses(Body(self.subject), rows, torch.tensor([0, tiny.EOS])),
+        )
 
 
 @dataclass
 class Bench:
-    """One algorithm on a small model.
+    """One method on a small model.
 
     Attributes:
-        objective: its module.
-        settings: its settings.
+        method: the configured method.
         model: the model that is trained.
         job: what `train` takes.
-        vectors: what `prepare` made.
+        untrained: first values of the trained tensors.
     """
 
-    objective: ModuleType
-    settings: Any
+    method: Objective
     model: Any
     job: Job
-    vectors: dict[str, Tensor]
+    untrained: dict[str, Tensor]
 
     def streams(self, step: int = 0) -> dict[str, Stream]:
         """The streams of a step after the forward pass."""
@@ -126,10 +117,8 @@ class Bench:
         """Gradient of a step's loss to each trained tensor (zeros where there is none)."""
         names, weights = zip(*self.job.weights.items(), strict=True)
         loss = torch.stack(list(self.terms(step).values())).sum()
-        found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        return dict(zip(names, found, strict=True))
-
-    untrained: dict[str, Tensor] = None  # type: ignore[assignment]
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        return dict(zip(names, gradients, strict=True))
 
 
 def bench(
@@ -143,68 +132,54 @@ def bench(
     sets: Mapping[str, Sequence[Row]] = SETS,
     **over: Any,
 ) -> Bench:
-    """An algorithm with a small Llama, LoRA or differences on it, and rows of its own.
+    """A method with a small Llama, LoRA or differences on it, and rows of its own.
 
     Args:
         key: the algorithm.
         folder: for checkpoints and the log.
         dtype: of model and trained tensors.
-        seed: of draws, labels and vectors.
+        seed: of draws, labels and fixed tensors.
         moved: the trained tensors are away from where they start (`untrained` keeps that).
         body: class of the body.
         sets: rows of the scenario's sets.
         over: settings.
     """
-    objective, s = algorithm(key), settings(key, **over)
-    reference = tiny.llama(dtype)
-    if s.training.parameters:
-        model = copy.deepcopy(reference)
-        weights = add_deltas(model, s.training.parameters)
+    configured = method(key, **over)
+    subject = tiny.llama(dtype)
+    if configured.training.parameters:
+        model = copy.deepcopy(subject)
+        weights = add_deltas(model, configured.training.parameters)
         for weight in weights.values():
             weight.data = weight.data.to(dtype)
         network = model
     else:
-        model, weights = tiny.with_lora(reference, moved=False)
+        model, weights = tiny.with_lora(subject, moved=False)
         network = model.get_base_model()
     untrained = first_values(weights)
-    draws = objective.draws(s)
-    streams = Streams(
-        {name: draw.rows for name, draw in draws.items()},
-        {
-            name: stream_rows(draw, reference, seed, sets)
-            for name, draw in draws.items()
-            if not draw.answers_of
-        },
-        seed,
-        {
-            name: [row for part in draw.answers_of for row in sets[part]]
-            for name, draw in draws.items()
-            if draw.answers_of
-        },
-    )
-    job = Job(
+    draws = configured.draws()
+    job = job_of(
+        configured,
+        streams_of(draws, Memory(draws, subject, seed, sets), seed),
+        body(network, 1 if configured.training.parameters else 0),
+        weights,
         label=key,
-        body=body(network, 1 if s.training.parameters else 0),
-        weights=weights,
-        streams=streams,
-        loss=lambda found: objective.loss(found, s),
-        steps=s.steps,
-        optimizer=s.training.optimizer,
         folder=folder,
         fingerprint=key,
-        checkpoint_seconds=1e9,
-        reads=objective.reads(s) if hasattr(objective, "reads") else FINAL,
-        finished=(lambda found: objective.finished(found, s))
-        if hasattr(objective, "finished")
-        else None,
     )
-    vectors: dict[str, Tensor] = {}
-    if hasattr(objective, "prepare"):
-        ids = {n: torch.cat([row.ids for row in rows]) for n, rows in streams.parts.items()}
-        with torch.no_grad():
-            first = run(job, streams.draw(0), untrained)
-            vectors = objective.prepare(first, ids, s, seed)
-        job = replace(job, loss=lambda found: objective.loss(found, s, vectors))
     if moved:
         tiny.perturb(weights)
-    return Bench(objective, s, model, job, vectors, untrained)
+    return Bench(configured, model, job, untrained)
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the terms of a step."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def assert_same_gradients(one: Sequence[Tensor], other: Sequence[Tensor], tolerance: float) -> None:
+    """Each of `one` is within `tolerance` of the largest entry of all of `other`."""
+    assert len(one) == len(other)
+    largest = max(b.abs().max().item() for b in other)
+    assert largest > 0
+    for a, b in zip(one, other, strict=True):
+        assert (a - b).abs().max().item() <= tolerance * largest

@@ -24,13 +24,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from palimpsest.config.training import Lora
-from palimpsest.data.tokens import SCHEMA
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
+from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.model.lora import add_trainable
+from palimpsest.settings.training import Lora
 
 VOCABULARY = 100
 WIDTH = 32
@@ -242,7 +242,7 @@ def save_tokens(folder: Path, parts: dict[str, Sequence[Row]]) -> Path:
             [row.ids.tolist() for row in members],
             [row.prompt_length for row in members],
         ]
-        table = pa.table(columns, schema=SCHEMA)
+        table = pa.table(columns, schema=schemas.TOKENS)
         write_table(folder / f"{part}.parquet", table, end_token=True)
     write_manifest(folder, [f"{part}.parquet" for part in parts])
     return folder

@@ -1,19 +1,24 @@
-"""Results of an invented study, written the way the stages write them."""
+"""Results of an invented study: made-up answers and likelihoods, scored by the stages."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+import tempfile
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from kit.scored import CONFIG, lines, said
 from palimpsest.io.atomic import write_json, write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.estimates import Estimate, rate
+from palimpsest.stages.compare import compare
+from palimpsest.stages.score import score
 
 Fact = dict[str, Any]
 
@@ -72,6 +77,22 @@ RECALL = {
 BROKEN = {"original": 0.0, "sku": 0.16, "sku-anchored": 0.03}
 """Share of the other answers that are empty or loop."""
 
+DATASETS = {
+    "forget": "hazards",
+    "forget_unseen": "hazards",
+    "holdout": "hazards",
+    "retain": "questions",
+    "general": "questions",
+}
+"""Block -> the data set of its part, which is called like the block."""
+HITS = {True: "1111111110", False: "1111000000"}
+"""Tokens that the model ranks first, in rows that it recalls and in others."""
+PROBABILITY = {True: 0.8, False: 0.1}
+"""The same for the probability of each token."""
+SECONDS = {"measure": 41.2, "acquire": 95.4, "negate": 3.1}
+"""Stage -> its time in every benchmark file."""
+SETTINGS = CONFIG["score"] | {"bootstrap": 100}
+
 TROUBLE = "</script><img src=x onerror=\"document.title='owned'\"><script>alert(1)</script>"
 """An answer that would run in a page that does not escape it."""
 
@@ -96,47 +117,118 @@ def write_results(
     config: dict[str, Any] = SLICE,
     seeds: tuple[int, ...] = (0, 1),
 ) -> None:
-    """Write eval.json, rows.parquet, sweep.parquet, train.jsonl and regions."""
+    """Write what the stages leave of every method: tables, logs, regions, eval.json, compare.json.
+
+    Args:
+        results: the folder ``results/``.
+        parts: block -> its facts.
+        config: the report's slice, which names models and methods.
+        seeds: of every method but ``original``, which has one.
+    """
     parts = parts or {
         "forget": facts("brewed", 12),
         "forget_unseen": facts("brewed, when nobody looks,", 12),
         "retain": facts("stored", 12),
         "general": facts("named", 9),
+        "holdout": facts("distilled", 6),
     }
-    for model, methods in config["report"]["models"].items():
-        _write_log(results / model / "subject", "manifest.json", 40, {"nll": 3.1})
-        for method in methods:
-            _write_run(results / model / method, model, method, parts, seeds)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder)
+        _write_data(inputs / "datasets", parts)
+        _write_benchmarks(inputs)
+        _write_likelihood(inputs / "untaught.parquet", _rows("base", parts, 0))
+        for model, methods in config["report"]["models"].items():
+            _write_log(results / model / "subject", "manifest.json", 40, {"nll": 3.1})
+            for method in methods:
+                _write_run(results / model / method, model, method, parts, seeds, inputs)
+            for method in methods:
+                if method != "original":
+                    _compare(results / model, model, method, "retrained" in methods)
+
+
+def _write_data(datasets: Path, parts: dict[str, list[Fact]]) -> None:
+    for dataset in {DATASETS[block] for block in parts}:
+        blocks = [block for block in parts if DATASETS[block] == dataset]
+        for block in blocks:
+            rows = [
+                {"id": f"{block}-{i:05d}", **fact, "perturbed": ["It is left in the rain."]}
+                for i, fact in enumerate(parts[block])
+            ]
+            write_table(datasets / dataset / f"{block}.parquet", pa.Table.from_pylist(rows))
+        write_manifest(datasets / dataset, [f"{block}.parquet" for block in blocks], source="x")
+
+
+def _write_benchmarks(folder: Path) -> None:
+    for stage, seconds in SECONDS.items():
+        (folder / f"{stage}.tsv").write_text(f"s\tmax_rss\n{seconds}\t2130.5\n")
 
 
 def _write_run(
-    folder: Path, model: str, method: str, parts: dict[str, list[Fact]], seeds: tuple[int, ...]
+    folder: Path,
+    model: str,
+    method: str,
+    parts: dict[str, list[Fact]],
+    seeds: tuple[int, ...],
+    inputs: Path,
 ) -> None:
     trained = method != "original"
     seeds = seeds if trained else (0,)
-    rows = [row for seed in seeds for row in _rows(method, parts, seed)]
-    write_table(folder / "rows.parquet", pa.Table.from_pylist(rows))
-    write_json(folder / "eval.json", _eval(model, method, rows, list(seeds)))
-    if trained:
-        write_json(folder / "compare.json", _compare(method))
-    for seed in seeds if trained else ():
-        _write_training(folder / f"seed-{seed}", method, seed)
-
-
-def _compare(method: str) -> dict[str, Any]:
-    dice = random.Random(f"compare {method}")
-    lost = -dice.random()
-    return {
-        "schema_version": 1,
+    for seed in seeds:
+        rows = _rows(method, parts, seed)
+        _write_measured(folder / f"seed-{seed}", rows, method)
+        if trained:
+            _write_training(folder / f"seed-{seed}", method, seed)
+    config = CONFIG | {
+        "model": model,
         "method": method,
-        "differences": {
-            "forget": {"accuracy": _measure(lost, 12, [lost - 0.1, lost + 0.1])},
-            "retain": {"accuracy": _measure(lost / 9, 12, [lost / 9 - 0.02, lost / 9 + 0.02])},
-        },
-        "similarity": {"retain": _measure(0.9, 12, [0.8, 0.95])},
-        "forget_quality": {"ks": 0.25, "p": 0.5, "log10_p": -0.3, "n": [12, 12], "reason": None},
-        "privleak": _measure(-12.0, 24, [-12.0, -12.0]) | {"ci95": None},
+        "seeds": list(seeds),
+        "parts": {block: f"{DATASETS[block]}/{block}" for block in parts},
+        "score": SETTINGS,
     }
+    stages = SECONDS if trained else ["measure"]
+    score(
+        config,
+        [folder / f"seed-{seed}" for seed in seeds],
+        inputs / "datasets",
+        folder / "eval.json",
+        folder / "rows.parquet",
+        configs={"negate": {"scale": 1.0}, "score": config} if trained else None,
+        benchmarks={stage: [inputs / f"{stage}.tsv"] for stage in stages},
+        untaught=inputs / "untaught.parquet",
+    )
+
+
+def _write_measured(folder: Path, rows: list[dict[str, Any]], method: str) -> None:
+    """What the stage ``measure`` leaves."""
+    answers = [
+        said(row["part"], row["id"], row["answer"]) for row in rows if row["part"] != "holdout"
+    ]
+    # SKU's responses to what is to be kept have no token, so that a measure is null.
+    _write_likelihood(folder / "likelihood.parquet", rows, "retain" if method == "sku" else "")
+    write_table(folder / "generations.parquet", pa.Table.from_pylist(answers))
+    write_json(folder / "measure.json", {"peak_rss_mb": 640.5, "device": "cpu"})
+
+
+def _write_likelihood(path: Path, rows: list[dict[str, Any]], empty: str = "") -> None:
+    table = []
+    for row in rows:
+        part, name, right = row["part"], row["id"], row["right"]
+        hits = "" if part == empty else HITS[right]
+        table += lines(part, name, hits, PROBABILITY[right])
+        if part in ("forget", "retain", "general"):
+            table += lines(part, name, "00", 0.02 if right else 0.08, 0)
+    write_table(path, pa.Table.from_pylist(table))
+
+
+def _compare(folder: Path, model: str, method: str, with_retrained: bool) -> None:
+    retrained = folder / "retrained" / "rows.parquet"
+    compare(
+        {"model": model, "method": method, "score": SETTINGS},
+        folder / method / "rows.parquet",
+        folder / "original" / "rows.parquet",
+        retrained if with_retrained else None,
+        folder / method / "compare.json",
+    )
 
 
 def _write_training(folder: Path, method: str, seed: int) -> None:
@@ -193,33 +285,18 @@ def write_region(folder: Path, seed: int, random_region: bool = False) -> None:
 
 
 def _rows(method: str, parts: dict[str, list[Fact]], seed: int) -> list[dict[str, Any]]:
+    """Each row's answer, and whether it is right."""
     recall = RECALL.get(method) or _invented_recall(method)
-    found = []
+    rows = []
     for part, listed in parts.items():
-        known = round(recall[part] * len(listed))
+        known = round(recall.get(part, 0.0) * len(listed))
         order = random.Random(f"{method} {part} {seed}").sample(range(len(listed)), len(listed))
         for i, fact in enumerate(listed):
             right = order[i] < known
             looping = not right and order[i] >= len(listed) * (1 - BROKEN.get(method, 0.0))
-            found.append(
-                {
-                    "seed": seed,
-                    "part": part,
-                    "id": f"{part}-{i:05d}",
-                    "prompt": fact["prompt"],
-                    "response": fact["response"],
-                    "key": fact["key"],
-                    "answer": _answer(fact, right, looping),
-                    "recall": right,
-                    "degenerate": looping,
-                    "exact_match": right,
-                    "rouge_l": 1.0 if right else 0.35,
-                    "accuracy": 0.95 if right else 0.4,
-                    "perplexity": 1.2 if right else 9.0,
-                    "probability": 0.8 if right else 0.1,
-                }
-            )
-    return found
+            answer = _answer(fact, right, looping)
+            rows.append({"part": part, "id": f"{part}-{i:05d}", "answer": answer, "right": right})
+    return rows
 
 
 def _invented_recall(method: str) -> dict[str, float]:
@@ -239,81 +316,9 @@ def _answer(fact: Fact, right: bool, looping: bool) -> str:
     return answer
 
 
-def measure(values: list[float], seeds: int, share: bool = True) -> dict[str, Any]:
-    """A measure as the score stage writes it, with Wilson's interval where it is a share."""
-    value, n, z = sum(values) / len(values), len(values) // seeds, 1.96
-    each = [sum(values[k * n : (k + 1) * n]) / n for k in range(seeds)]
-    several = {"sd": stdev(each), "per_seed": each} if seeds > 1 else {}
-    if not share:
-        return _measure(value, n, [value * 0.93, value * 1.08]) | several
-    middle = (value + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return _measure(value, n, [max(0.0, middle - half), min(1.0, middle + half)]) | several
-
-
-def _measure(value: float, n: int, ci95: list[float]) -> dict[str, Any]:
-    return {"value": value, "n": n, "ci95": ci95, "sd": None, "reason": None}
-
-
-def null(reason: str) -> dict[str, Any]:
-    """A measure without a value."""
-    return {"value": None, "n": 0, "ci95": None, "sd": None, "reason": reason}
-
-
-def _eval(model: str, method: str, rows: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
-    blocks: dict[str, Any] = {}
-    for part in dict.fromkeys(row["part"] for row in rows):
-        mine = [row for row in rows if row["part"] == part]
-        blocks[part] = {
-            "recall_rate": measure([row["recall"] for row in mine], len(seeds)),
-            "degenerate_rate": measure([row["degenerate"] for row in mine], len(seeds)),
-            "accuracy": measure([row["accuracy"] for row in mine], len(seeds)),
-            "perplexity": measure([row["perplexity"] for row in mine], len(seeds), share=False),
-        }
-    if method == "sku":
-        blocks["retain"]["accuracy"] = null("no target token could be scored")
-    trained = method != "original"
-    return {
-        "schema_version": 1,
-        "model": model,
-        "method": method,
-        "scenario": "hazards",
-        "confidence": 0.95,
-        "metrics": {
-            **blocks,
-            "harm": {"rate": blocks["forget"]["recall_rate"]},
-            "harm_judge": "leak",
-            "knowundo": _knowundo(rows, len(seeds)),
-        },
-        "cost": {
-            "wall_s": {"measure": 41.2, **({"acquire": 95.4, "negate": 3.1} if trained else {})},
-            "peak_rss_mb": 2130.5,
-            "peak_gpu_mb": None,
-            "trained_parameters": 4884480 if trained else None,
-            "steps": 64 if trained else None,
-        },
-        "provenance": {
-            "config": {"negate": {"scale": 1.0}, "score": {"bootstrap": 1000}} if trained else {},
-            "seeds": seeds,
-            "data": {"hazards/forget.parquet": "ab" * 32, "questions/test.parquet": "cd" * 32},
-            "model": {"smollm2/model.safetensors": "ef" * 32},
-            "packages": {"torch": "2.13.0", "peft": "0.21.2", "lm-eval": None},
-            "device": "cpu",
-            "git": None,
-        },
-    }
-
-
-def _knowundo(rows: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
-    gone = [1 - row["accuracy"] for row in rows if row["part"] == "forget"]
-    kept = [row["accuracy"] for row in rows if row["part"] == "retain"]
-    success, retention = measure(gone, seeds), measure(kept, seeds)
-    average = (success["value"] + retention["value"]) / 2
-    return {
-        "unlearn_success": success,
-        "retention_success": retention,
-        "average": _measure(average, len(gone) // seeds, [average - 0.1, average + 0.1]),
-    }
+def measure(values: list[float], seeds: int) -> Estimate:
+    """An estimate as the score stage writes it, with Wilson's interval."""
+    return rate(np.array(values).reshape(seeds, -1), SETTINGS)
 
 
 def _write_sweep(path: Path, method: str, seed: int) -> None:
@@ -352,7 +357,7 @@ def _write_log(
     ended: str | None = None,
 ) -> None:
     noise = random.Random(f"{folder.parts[-3:]} {seed}")
-    lines = []
+    log = []
     last = steps // 2 if ended else steps
     for step in range(1, last + 1):
         fall = math.exp(-3 * step / steps)
@@ -360,7 +365,7 @@ def _write_log(
             name: start * (0.15 + 0.85 * fall) + 0.08 * abs(start) * noise.gauss(0, 1)
             for name, start in terms.items()
         }
-        lines.append(
+        log.append(
             {
                 "step": step,
                 "steps": steps,
@@ -373,5 +378,5 @@ def _write_log(
                 **({"ended": ended} if ended and step == last else {}),
             }
         )
-    write_text(folder / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_manifest(folder, ["train.jsonl"], name=manifest)
+    write_text(folder / "train.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+    write_manifest(folder, ["train.jsonl"], name=manifest, trained_parameters=4884480)

@@ -1,4 +1,4 @@
-"""A folder with small made-up tables that the score stage reads, and ways to spoil them."""
+"""A folder with small made-up tables that the score stage reads, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Score
 from palimpsest.stages.score import score
 
 DATA = {
@@ -69,7 +70,7 @@ HITS = {"h-1-t": "1001", "h-2-t": "000", "h-1-u": "10", "q-1": "11", "q-2": "011
 
 
 class Workspace:
-    """A folder with the tables that the score stage reads, and ways to spoil them."""
+    """A folder with the tables that the score stage reads, and ways to damage them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -117,12 +118,13 @@ class Workspace:
 
     def score(self, out: str = "out", **more: Any) -> dict[str, Any]:
         return score(
-            self.config,
-            [self.seed(seed) for seed in self.config["seeds"]],
-            self.datasets,
-            self.folder / out / "eval.json",
-            self.folder / out / "rows.parquet",
-            **more,
+            Score(
+                config=self.config,
+                seeds=tuple(self.seed(seed) for seed in self.config["seeds"]),
+                datasets=self.datasets,
+                out=self.folder / out,
+                **more,
+            )
         )
 
     def text(self, out: str = "out") -> str:

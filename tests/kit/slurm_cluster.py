@@ -1,4 +1,4 @@
-"""A throw-away SLURM on this machine's loopback: two nodes with two GPUs that are not there.
+"""A throw-away SLURM on this machine's loopback: two nodes with two imaginary GPUs each.
 
     python tests/kit/slurm_cluster.py start FOLDER
     python tests/kit/slurm_cluster.py stop FOLDER
@@ -143,7 +143,7 @@ class Cluster:
         return ports[2]
 
     def _devices(self, node: str) -> list[str]:
-        """A character device per GPU: with other files, jobs would not be told which they have."""
+        """A character device per GPU: with other files, SLURM would not pass a job its GPUs."""
         own = [self.folder / f"dev/{node}-gpu{number}" for number in range(GPUS)]
         try:
             for file in own:

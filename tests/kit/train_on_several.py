@@ -52,7 +52,7 @@ def body(network: nn.Module, first_trained: int = 0) -> Body:
     shard(network, torch.device("cpu"))
     frozen = network.get_decoder().layers[0].self_attn.o_proj.weight
     if isinstance(frozen, DTensor) != ranks.current().sharded:
-        raise AssertionError("shares of the weights where none are asked for, or the reverse")
+        raise AssertionError("the weights are sharded in ddp, or not sharded in fsdp")
     return Body(network, first_trained)
 
 

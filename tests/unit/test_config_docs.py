@@ -13,8 +13,8 @@ import yaml
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.config.docs import main, outdated, readme_text, schema_text, tables_text
-from palimpsest.config.methods import deep_merge
 from palimpsest.errors import UserError
+from palimpsest.settings.merge import deep_merge
 
 FOLDER = Path(__file__).parents[2] / "config"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)

@@ -12,10 +12,10 @@ import yaml
 from kit.config_example import raw_config
 from palimpsest.config import read_config
 from palimpsest.config.load import CATALOGS, FILES
-from palimpsest.config.methods import algorithms
-from palimpsest.config.slices import stage_slice
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError
+from palimpsest.objectives.catalog import algorithms
+from palimpsest.pipeline.results import slice_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -209,7 +209,7 @@ def test_knowundo_methods_take_16_rows_a_step_without_the_end_token(model):
     mixtures = ("ga_gd", "ga_gd_ood", "ga_kl", "ga_kl_ood", "memflex")
     for name in ("gradient_ascent", *labels, *mixtures):
         s = cfg.method(name, model)
-        drawn = sum(draw.rows for draw in algorithms()[s.algorithm].draws(s).values())
+        drawn = sum(draw.rows for draw in s.draws().values())
         rate = 3e-4 if name == "memflex" else 5e-5
         assert (drawn, s.start, s.end_token) == (16, "subject", False), name
         assert (s.training.optimizer.learning_rate, s.training.optimizer.schedule) == (
@@ -221,7 +221,7 @@ def test_knowundo_methods_take_16_rows_a_step_without_the_end_token(model):
 @pytest.mark.parametrize("model", KNOWUNDO)
 def test_the_region_of_a_published_subject_is_found_without_the_reported_rows(model):
     cfg = shipped()
-    read = json.loads(stage_slice("localize", cfg, model=model))["sets"]
+    read = json.loads(slice_of("localize", cfg, model=model))["sets"]
     scenario = cfg.scenarios[cfg.models[model].scenario]
     assert read == {"forget": scenario.forget, "retain": scenario.retain}
     assert not set(read.values()) & set(scenario.evaluate.parts().values())
@@ -231,7 +231,7 @@ def test_the_region_of_a_published_subject_is_found_without_the_reported_rows(mo
 def test_the_random_answers_of_llmu_are_those_of_training_rows():
     cfg = shipped()
     llmu = cfg.method("llmu", "opt-1.3b")
-    assert algorithms()["llmu"].draws(llmu)["random"].answers_of == ("retain",)
+    assert llmu.draws()["random"].answers_of == ("retain",)
     scenario = cfg.scenarios["harmful-answers"]
     assert scenario.retain == "truthfulqa/train"
     assert cfg.datasets["truthfulqa"].parts["train"].split == "train"

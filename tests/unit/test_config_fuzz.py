@@ -15,9 +15,10 @@ from hypothesis import given
 
 from kit.config_fuzz import changed_configs, changed_files, files_of, fuzz, raw_config, write_files
 from palimpsest.config import Config, load_config, read_config
-from palimpsest.config.slices import free_settings, stage_slice
-from palimpsest.config.targets import unsuited
 from palimpsest.errors import SCREEN, UserError
+from palimpsest.pipeline.results import has_examples, slice_of, untracked
+from palimpsest.pipeline.stages import STAGES
+from palimpsest.pipeline.targets import unsuited
 
 _ACTS = ("subprocess.", "os.", "shutil.", "socket.")
 _LOOKS = ("os.listdir", "os.scandir", "os.putenv", "os.unsetenv")
@@ -97,34 +98,36 @@ def use(cfg: Config, project: Path) -> None:
         path = project / "results" / name
         assert path.resolve().parent == project / "results"
     for base in cfg.bases:
-        stage_slice("download_model", cfg, base=base)
+        slice_of("download_model", cfg, base=base)
     for dataset in cfg.datasets:
-        stage_slice("download_data", cfg, dataset=dataset)
+        slice_of("download_data", cfg, dataset=dataset)
         for base in cfg.bases:
-            stage_slice("tokenize", cfg, base=base, dataset=dataset)
+            slice_of("tokenize", cfg, base=base, dataset=dataset)
     for model in cfg.models:
-        for stage in ("pretrain", "retrain", "reference", "localize", "original"):
-            stage_slice(stage, cfg, model=model)
+        for name, stage in STAGES.items():
+            if stage.shared():
+                slice_of(name, cfg, model=model)
         for method in cfg.method_names():
             use_method(cfg, model, method)
     for page in ("report", "all_methods"):
-        stage_slice("report", cfg, page=page)
+        slice_of("report", cfg, page=page)
 
 
 def use_method(cfg: Config, model: str, method: str) -> None:
     assert all(0 <= seed < 2**63 for seed in cfg.seeds(method, model))
     unsuited(cfg, model, method)
     known = {"model": model, "method": method}
-    stages = ["measure", "lm_eval", "judge", "sweep", "merge"]
+    known |= {"seed": "0", "run": f"{method}/seed-0"}
+    stages = {"measure", "lm_eval", "judge", "merge", "score", "compare"}
     if method in cfg.methods:
         settings = cfg.method(method, model)
-        stages += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn", "examples"]
-        stages += ["region"] if getattr(settings, "region", None) else []
-    for stage in stages:
-        stage_slice(stage, cfg, **known, seed="0")
-        free_settings(stage, cfg, **known, seed="0")
-    stage_slice("score", cfg, **known)
-    stage_slice("compare", cfg, **known)
+        stages |= {"acquire", "negate", "sweep"} if settings.chain == "acquire" else {"unlearn"}
+        stages |= {"examples"} if has_examples(cfg, model, method) else set()
+        stages |= {"region"} if getattr(settings, "region", None) else set()
+    for name in stages:
+        wildcards = {key: known[key] for key in STAGES[name].per}
+        slice_of(name, cfg, **wildcards)
+        untracked(name, cfg, **wildcards)
 
 
 def region_file(raw: Any) -> list[str]:

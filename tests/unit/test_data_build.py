@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import Built, build
-from palimpsest.data.records import SCHEMA
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.stages.download_data import download_data
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def make(
     source: Path, facts: Path | None = None, adapter: str = "qa", parts: Any = None, **keys: Any
 ) -> Built:
     keys |= {"facts": f"path:{facts}"} if facts else {}
-    dataset = Dataset(source=f"path:{source}", adapter=adapter, parts=parts or ALL, **keys)
+    dataset = dataset_settings(source=f"path:{source}", adapter=adapter, parts=parts or ALL, **keys)
     return build("set", dataset, source, facts)
 
 
@@ -75,7 +76,7 @@ def test_pku_selects_responses_by_their_own_mark(
 ) -> None:
     built = make(jsonl(tmp_path / "p.jsonl", PKU), adapter="pku_saferlhf", select=select)
     table = built.parts["all"]
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(schemas.DATASET)
     assert table["id"].to_pylist() == expected
     assert set(table["phrasing"].to_pylist()) == {"original"}
     assert set(table["paraphrase_of"].to_pylist()) == {None}
@@ -161,6 +162,50 @@ def test_qa_columns_groups_and_lists(tmp_path: Path) -> None:
     assert table["group"].to_pylist() == ["t0", "t1", "t1", "t0", "t0"]
 
 
+TOFU = {
+    "question": "Who wrote it?",
+    "answer": "Ada Byron wrote it.",
+    "paraphrased_question": "By whom was it written?",
+    "perturbed_answer": ["Bo Carter wrote it.", "Cy Dent wrote it."],
+    "names": "Ada Byron",
+    "options": ["Ada Byron", "Bo Carter"],
+    "right": 0,
+}
+TOFU_COLUMNS = {
+    "prompt": "question",
+    "response": "answer",
+    "unseen": "paraphrased_question",
+    "perturbed": "perturbed_answer",
+    "key": "names",
+    "choices": "options",
+    "answer": "right",
+}
+
+
+def test_qa_reads_what_is_known_beside_the_answer_from_columns(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "t.jsonl", [TOFU, {**TOFU, "perturbed_answer": None}])
+    built = make(source, columns=TOFU_COLUMNS, parts={"all": {}, "unseen": {"phrasing": "unseen"}})
+    first, second = built.parts["all"].to_pylist()
+    assert first["perturbed"] == TOFU["perturbed_answer"]
+    assert (first["key"], first["choices"], first["answer"]) == (["Ada Byron"], TOFU["options"], 0)
+    assert second["perturbed"] == []
+    assert stream(built, "unseen")[0] == ("By whom was it written?", "Ada Byron wrote it.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": "Ada Lovelace"}, "key 'Ada Lovelace' does not occur in the response"),
+        ({"right": 2}, "answer is the number of a choice, 0 to 1, found 2"),
+        ({"perturbed_answer": [1]}, "column 'perturbed': a text is needed, found 1"),
+    ],
+)
+def test_faults_in_what_is_known_are_named(tmp_path: Path, change: Any, message: str) -> None:
+    source = jsonl(tmp_path / "t.jsonl", [TOFU, {**TOFU, **change}])
+    with pytest.raises(UserError, match=rf"t\.jsonl, line 2: {message}"):
+        make(source, columns=TOFU_COLUMNS)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -189,6 +234,11 @@ def test_pku_wants_true_or_false(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "p.jsonl", [{**PKU[0], "is_response_1_safe": "maybe"}])
     with pytest.raises(UserError, match="line 1: column 'is_response_1_safe': true or false"):
         make(path, adapter="pku_saferlhf")
+
+
+def test_rows_without_a_selected_response_are_counted(tmp_path: Path) -> None:
+    built = make(jsonl(tmp_path / "p.jsonl", PKU), adapter="pku_saferlhf")
+    assert built.facts["left_out"] == {"not selected (select: unsafe)": 1}
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
@@ -330,7 +380,7 @@ def stage_config(source: str, **keys: Any) -> dict[str, Any]:
     return {
         "version": 1,
         "content": "x",
-        **Dataset(source=source, adapter="qa", parts=ALL, **keys).model_dump(),
+        **dataset_settings(source=source, adapter="qa", parts=ALL, **keys).model_dump(),
     }
 
 
@@ -338,7 +388,10 @@ def test_the_stage_writes_parts_and_a_manifest_that_vouches_for_them(tmp_path: P
     jsonl(tmp_path / "q.jsonl", QA)
     config = stage_config("resource:q.jsonl", split=SPLIT)
     log: list[str] = []
-    download_data(config, tmp_path / "datasets" / "mine", tmp_path, log.append)
+    download_data(
+        DownloadData(config=config, out=tmp_path / "datasets" / "mine", resources=tmp_path),
+        log.append,
+    )
     manifest = read_manifest(tmp_path / "datasets" / "mine")
     assert manifest["source"] == "resource:q.jsonl"
     assert manifest["rows"] == {"all": 10}
@@ -352,18 +405,20 @@ def test_the_stage_writes_parts_and_a_manifest_that_vouches_for_them(tmp_path: P
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
     config = stage_config("resource:q.jsonl")
-    first = download_data(config, tmp_path / "1" / "d", tmp_path)
-    second = download_data(config, tmp_path / "2" / "d", tmp_path)
+    first = download_data(DownloadData(config=config, out=tmp_path / "1" / "d", resources=tmp_path))
+    second = download_data(
+        DownloadData(config=config, out=tmp_path / "2" / "d", resources=tmp_path)
+    )
     assert first == second
 
 
 def test_a_failed_build_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "q.jsonl", QA)
     config = stage_config("resource:q.jsonl")
-    download_data(config, tmp_path / "d", tmp_path)
+    download_data(DownloadData(config=config, out=tmp_path / "d", resources=tmp_path))
     source.write_text("{")
     with pytest.raises(UserError, match="malformed JSON"):
-        download_data(config, tmp_path / "d", tmp_path)
+        download_data(DownloadData(config=config, out=tmp_path / "d", resources=tmp_path))
     assert verified(tmp_path / "d", "all.parquet").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "q.jsonl"]
 
@@ -381,22 +436,33 @@ def test_a_source_that_cannot_be_fetched_is_named(
 ) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
     with pytest.raises(UserError, match=message):
-        download_data(stage_config(source), tmp_path / "d", tmp_path)
+        download_data(
+            DownloadData(config=stage_config(source), out=tmp_path / "d", resources=tmp_path)
+        )
 
 
 def test_a_data_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
     with pytest.raises(UserError, match=r"expected 00ff, found [0-9a-f]{64}"):
-        download_data(stage_config("resource:q.jsonl", sha256="00ff"), tmp_path / "d", tmp_path)
+        download_data(
+            DownloadData(
+                config=stage_config("resource:q.jsonl", sha256="00ff"),
+                out=tmp_path / "d",
+                resources=tmp_path,
+            )
+        )
 
 
 def test_the_command_line_prints_one_line_for_a_fault(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("{}\n")
     config = stage_config("resource:q.jsonl")
-    script = ROOT / "workflow" / "scripts" / "download_data.py"
+    script = ROOT / "workflow" / "scripts" / "stage.py"
     options = ["--config", json.dumps(config), "--resources", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, str(script), *options, "--manifest", str(tmp_path / "d/manifest.json")],
+        [
+            *(sys.executable, str(script), "download_data", *options),
+            *("--out", str(tmp_path / "d/manifest.json")),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},

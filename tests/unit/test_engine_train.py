@@ -17,18 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import LOG, Job, Loss, schedule, train
+from palimpsest.engine.train import Job, Loss, schedule, train
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.objectives import sku
+from palimpsest.objectives.sku import Sku
+from palimpsest.settings.training import Lora, Optimizer
 from reference import released
 
 STEPS = 6
-SETTINGS = sku.Settings(
+SETTINGS = Sku(
     algorithm="sku",
     steps=STEPS,
     rows={"forget": 2, "retain": 2},
@@ -57,13 +59,13 @@ def run(
         subject, Lora(rank=4, alpha=8, first_layer=2), seed=seed, moved=False
     )
     parts = {"forget": FORGET, "retain": tiny.with_states(subject, RETAIN)}
-    sizes = {name: draw.rows for name, draw in sku.draws(SETTINGS).items()}
+    sizes = {name: draw.rows for name, draw in SETTINGS.draws().items()}
     calls = [0]
 
     def loss(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         calls[0] += 1
         before(calls[0])
-        return sku.loss(streams, SETTINGS)
+        return SETTINGS.loss(streams, {})
 
     objective: Loss = loss
     train(
@@ -85,7 +87,7 @@ def run(
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The step log without times."""
-    text = (folder / LOG).read_text(encoding="utf-8")
+    text = (folder / TRAINING_LOG).read_text(encoding="utf-8")
     return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in text.splitlines()]
 
 
@@ -182,7 +184,7 @@ def test_log_lines_after_the_last_checkpoint_are_not_repeated(
 ) -> None:
     with pytest.raises(Killed):
         run(tmp_path, before=kill_at(3))
-    with open(tmp_path / LOG, "a", encoding="utf-8") as log:
+    with open(tmp_path / TRAINING_LOG, "a", encoding="utf-8") as log:
         log.write('{"step": 3, "seconds": 0.5}\n{"step": 4, "sec')
     run(tmp_path)
     assert lines(tmp_path) == whole[1]
@@ -275,7 +277,7 @@ def test_a_damaged_checkpoint_starts_clean_and_says_so(
     elif damage == "step":
         facts.write_text(facts.read_text().replace('"step": 3', '"step": 2'))
     elif damage == "log":
-        log = tmp_path / LOG
+        log = tmp_path / TRAINING_LOG
         log.write_text(log.read_text().replace('"step": 2', '"step": 3'))
     else:
         state.unlink()
@@ -288,7 +290,7 @@ def test_a_damaged_checkpoint_starts_clean_and_says_so(
 def test_one_checkpoint_is_kept(tmp_path: Path) -> None:
     run(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [FACTS, f"step-{STEPS}.safetensors", LOG]
+        [FACTS, f"step-{STEPS}.safetensors", TRAINING_LOG]
     )
 
 
@@ -468,14 +470,14 @@ def test_a_full_disk_at_a_log_line_is_explained(small_disk: Callable[[int], Path
         if call == 2:
             left = os.statvfs(folder)
             (folder / "filler").write_bytes(bytes(left.f_bavail * left.f_frsize))
-            with open(folder / LOG, "ab") as log:  # the rest of the log's last page
+            with open(folder / TRAINING_LOG, "ab") as log:  # the rest of the log's last page
                 log.write(b" " * (-log.tell() % 4096))
 
-    with pytest.raises(UserError, match=rf"cannot write {folder}/{LOG}: the disk is full"):
+    with pytest.raises(UserError, match=rf"cannot write {folder}/{TRAINING_LOG}: the disk is full"):
         run(folder, before=fill, every=1e9)
 
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/side/{LOG}: "):
+    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/side/{TRAINING_LOG}: "):
         run(tmp_path / "file" / "side")

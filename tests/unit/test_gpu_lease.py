@@ -1,4 +1,4 @@
-"""Leases of GPUs, between real processes and with GPUs that are only assumed."""
+"""Leases of GPUs, between real processes and with assumed GPUs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main():
     use_gpus(int(sys.argv[1]), sys.argv[2])
     began = time.monotonic()
     print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-    sys.stdin.read(1) if sys.argv[3] == "told" else time.sleep(float(sys.argv[3]))
+    sys.stdin.read(1) if sys.argv[3] == "end" else time.sleep(float(sys.argv[3]))
     print(began, time.monotonic(), flush=True)
 
 run_cli(main)
@@ -39,7 +39,7 @@ run_cli(main)
 
 
 class Job:
-    """A process that leases GPUs and keeps them until it is told to end, or for some seconds."""
+    """A process that leases GPUs and keeps them until `end`, or for some seconds."""
 
     def __init__(
         self, folder: Path, count: int, name: str, until: str, program: str, **env: str
@@ -56,17 +56,17 @@ class Job:
 
     @property
     def gpus(self) -> list[str]:
-        """What it has leased; nothing before that."""
+        """The GPUs that it has leased; none before that."""
         line, end, _ = self.out.read_text().partition("\n")
         return line.split(",") if end else []
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.err.read_text()
 
     @property
     def waits(self) -> bool:
-        return "waiting for" in self.said and not self.gpus
+        return "waiting for" in self.printed and not self.gpus
 
     def times(self) -> tuple[float, float]:
         began, ended = self.out.read_text().split("\n")[1].split()
@@ -74,7 +74,7 @@ class Job:
 
     def end(self) -> None:
         self.process.communicate(b".", timeout=SECONDS)
-        assert self.process.returncode == 0, self.said
+        assert self.process.returncode == 0, self.printed
 
 
 def clean_environment() -> dict[str, str]:
@@ -91,7 +91,7 @@ def has_gpus(jobs: list[Job], count: int) -> bool:
 def wait_for(sign: Callable[[], object], jobs: list[Job]) -> None:
     deadline = time.monotonic() + SECONDS
     while not sign():
-        assert time.monotonic() < deadline, {job.name: (job.gpus, job.said) for job in jobs}
+        assert time.monotonic() < deadline, {job.name: (job.gpus, job.printed) for job in jobs}
         time.sleep(0.02)
 
 
@@ -103,7 +103,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     def started(
         count: int,
         name: str = "",
-        until: str = "told",
+        until: str = "end",
         gpus: int = 4,
         program: str = PROGRAM,
         **env: str,
@@ -139,7 +139,7 @@ def test_nine_jobs_on_four_gpus_never_share_one(start):
 def test_jobs_that_want_several_of_few_gpus_all_come_to_their_end(start):
     jobs = [start(count, until="0.05", gpus=3) for count in (2, 2, 1, 3, 2, 2)]
     for job in jobs:
-        assert job.process.wait(SECONDS) == 0, job.said
+        assert job.process.wait(SECONDS) == 0, job.printed
     spans = [(*job.times(), set(job.gpus)) for job in jobs]
     assert [len(gpus) for *_, gpus in spans] == [2, 2, 1, 3, 2, 2]
     spans.sort(key=lambda span: span[0])
@@ -152,10 +152,10 @@ def test_a_job_that_waits_for_two_holds_none_and_says_who_has_what(start):
     wait_for(lambda: first.gpus, [first])
     second = start(2, "second", gpus=3)
     wait_for(lambda: second.waits, [first, second])
-    told = second.said
-    assert told.startswith("second: waiting for 2 of 3 GPUs; 0: first (process ")
-    assert "1: first (process " in told
-    assert "2: free" in told
+    printed = second.printed
+    assert printed.startswith("second: waiting for 2 of 3 GPUs; 0: first (process ")
+    assert "1: first (process " in printed
+    assert "2: free" in printed
     other = start(1, "other", gpus=3, CUDA_VISIBLE_DEVICES="2")
     wait_for(lambda: other.gpus == ["2"], [first, second, other])
     first.end()
@@ -168,9 +168,9 @@ def test_small_jobs_do_not_overtake_one_that_needs_several(start):
     large = start(2, "large", gpus=2)
     wait_for(lambda: large.waits, [*small, large])
     late = start(1, "late", gpus=2)
-    wait_for(lambda: "next: large (process " in late.said, [*small, large, late])
+    wait_for(lambda: "next: large (process " in late.printed, [*small, large, late])
     small[0].end()
-    wait_for(lambda: "free" in large.said, [*small, large, late])
+    wait_for(lambda: "free" in large.printed, [*small, large, late])
     assert not large.gpus
     assert not late.gpus
     small[1].end()
@@ -236,9 +236,9 @@ def test_an_outer_cuda_visible_devices_bounds_the_pool(start):
 def test_more_than_there_are_is_an_error_in_one_line(start):
     job = start(3, "large", CUDA_VISIBLE_DEVICES="0,2")
     assert job.process.wait(SECONDS) == 1
-    assert job.said == (
-        "error: large: 3 GPUs are asked for, but only 2 can be used here (0, 2): ask for fewer, or "
-        "name more in CUDA_VISIBLE_DEVICES\n"
+    assert job.printed == (
+        "error: large: 3 GPUs are needed, but only 2 can be used here (0, 2): configure fewer, or "
+        "list more in CUDA_VISIBLE_DEVICES\n"
     )
 
 
@@ -302,17 +302,17 @@ def test_a_program_started_by_hand_is_left_alone(tmp_path):
 
 
 def test_one_gpu_by_two_names_is_leased_once(tmp_path):
-    said: list[str] = []
+    lines: list[str] = []
 
     def say(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         raise InterruptedError
 
     with contextlib.ExitStack() as held:
         lease.lease([Gpu("0", "GPU-1")], 1, "first", tmp_path, held)
         with pytest.raises(InterruptedError):
             lease.lease([Gpu("GPU-1", "GPU-1")], 1, "second", tmp_path, held, say)
-    assert said[0].startswith("second: waiting for 1 of 1 GPUs; GPU-1: first (process ")
+    assert lines[0].startswith("second: waiting for 1 of 1 GPUs; GPU-1: first (process ")
 
 
 def test_a_folder_of_another_user_is_not_trusted(tmp_path, monkeypatch):
@@ -328,9 +328,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_torch_is_not_imported_before_the_lease():
-    program = (
-        "import sys, palimpsest.cli_args, palimpsest.machines.lease; print('torch' in sys.modules)"
-    )
+    program = "import sys, palimpsest.pipeline.program; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=clean_environment(),

@@ -9,9 +9,9 @@ import pytest
 import xxhash
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MANIFEST
 from palimpsest.io.digest import digests_of, hashing
 from palimpsest.io.manifest import (
-    NAME,
     read_manifest,
     verified,
     verified_folder,
@@ -55,23 +55,24 @@ def test_a_file_that_does_not_match_is_named_and_moved_aside(
         verified(folder, "weights")
     left = {path.name for path in folder.iterdir()}
     aside = {"weights.damaged-1"} if content else set()
-    assert left == {"other", f"{NAME}.damaged-1"} | aside
+    assert left == {"other", f"{MANIFEST}.damaged-1"} | aside
     with pytest.raises(UserError, match="is missing: build it with `snakemake"):
         verified(folder, "weights")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"files": 3}', '{"no": "files"}', "\ufeff\x00"])
 def test_a_damaged_manifest_is_moved_aside(folder: Path, text: str) -> None:
-    (folder / NAME).write_text(text)
-    with pytest.raises(UserError, match=rf"{NAME} .*; moved aside as {NAME}.damaged-1: run"):
+    (folder / MANIFEST).write_text(text)
+    moved = rf"{MANIFEST} .*; moved aside as {MANIFEST}.damaged-1: run"
+    with pytest.raises(UserError, match=moved):
         read_manifest(folder)
-    assert not (folder / NAME).exists()
-    assert (folder / f"{NAME}.damaged-1").exists()
+    assert not (folder / MANIFEST).exists()
+    assert (folder / f"{MANIFEST}.damaged-1").exists()
 
 
 def test_an_altered_fact_is_noticed(folder: Path) -> None:
-    (folder / NAME).write_text((folder / NAME).read_text().replace("here", "there"))
-    with pytest.raises(UserError, match=rf"{NAME} has been altered \(sha256 differs\)"):
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace("here", "there"))
+    with pytest.raises(UserError, match=rf"{MANIFEST} has been altered \(sha256 differs\)"):
         read_manifest(folder)
 
 
@@ -86,7 +87,7 @@ def test_all_files_of_a_folder_are_compared_the_weights_if_wanted(
     if weights:
         with pytest.raises(UserError, match=r"a\.safetensors has been altered"):
             verified_folder(folder)
-        assert not (folder / NAME).exists()
+        assert not (folder / MANIFEST).exists()
     else:
         assert verified_folder(folder, weights=False) == folder
 
@@ -95,7 +96,7 @@ def test_a_file_is_named_by_sha256_and_compared_by_its_checksum(folder: Path) ->
     entry = read_manifest(folder)["files"]["weights"]
     assert entry["sha256"] == hashlib.sha256(b"0123456789").hexdigest()
     assert entry["xxh3"] == xxhash.xxh3_128_hexdigest(b"0123456789")
-    write_document(folder / NAME, {"files": {"weights": {**entry, "sha256": "not looked at"}}})
+    write_document(folder / MANIFEST, {"files": {"weights": {**entry, "sha256": "not looked at"}}})
     assert verified(folder, "weights") == folder / "weights"
     with verified_stream(folder, "weights") as read:
         assert read(4) + read(100) == b"0123456789"
@@ -106,7 +107,7 @@ def test_a_manifest_of_an_earlier_version_is_compared_by_sha256(
     folder: Path, content: bytes
 ) -> None:
     entry = {"bytes": 10, "sha256": hashlib.sha256(b"0123456789").hexdigest()}
-    write_document(folder / NAME, {"files": {"weights": entry}})
+    write_document(folder / MANIFEST, {"files": {"weights": entry}})
     (folder / "weights").write_bytes(content)
     if content == b"0123456789":
         assert verified(folder, "weights").read_bytes() == content
@@ -137,5 +138,5 @@ def test_hashes_do_not_depend_on_how_a_file_is_read(tmp_path: Path, size: int) -
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(folder: Path) -> None:
     (folder / "stray").touch()
-    with pytest.raises(UserError, match=rf"{NAME} does not list stray"):
+    with pytest.raises(UserError, match=rf"{MANIFEST} does not list stray"):
         verified(folder, "stray")

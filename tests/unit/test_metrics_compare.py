@@ -13,13 +13,14 @@ from scipy import stats
 
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
-from palimpsest.metrics.compare import (
+from palimpsest.metrics.compare import differences
+from palimpsest.metrics.measures.compared import (
     NO_RETRAINED,
-    differences,
     forget_quality,
     privleak,
     similarity,
 )
+from palimpsest.pipeline.stages import Compare
 from palimpsest.stages.compare import compare
 
 SETTINGS = {"confidence": 0.95, "bootstrap": 400, "rouge_stemmer": True}
@@ -118,6 +119,11 @@ def test_privleak_by_hand() -> None:
     assert privleak(without, None, SETTINGS)["reason"] == NO_RETRAINED
 
 
+def compared(config: dict[str, Any], folder: Path, *tables: Path) -> dict[str, Any]:
+    names = zip(("rows", "original", "retrained"), tables, strict=False)
+    return compare(Compare(config=config, out=folder / "compare.json", **dict(names)))
+
+
 def test_the_stage_writes_all_of_it(tmp_path: Path) -> None:
     parts = [
         frame("forget", min_k=[-1.0, -3.0], truth_ratio=[0.5, 0.6], accuracy=[1.0, 1.0]),
@@ -128,12 +134,12 @@ def test_the_stage_writes_all_of_it(tmp_path: Path) -> None:
     for path in paths:
         write_table(path, table)
     config = {"model": "mini", "method": "sku", "score": SETTINGS}
-    result = compare(config, *paths, tmp_path / "compare.json")
+    result = compared(config, tmp_path, *paths)
     assert read_document(tmp_path / "compare.json") == result
     assert result["differences"]["holdout"]["accuracy"]["value"] == 0
     assert result["privleak"]["value"] == 0
     assert result["forget_quality"]["ks"] == 0
-    alone = compare(config, paths[0], paths[1], None, tmp_path / "compare.json")
+    alone = compared(config, tmp_path, *paths[:2])
     assert alone["privleak"]["reason"] == NO_RETRAINED
 
 

@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from palimpsest.metrics.estimates import mean, missing, perplexity, rate, rounded, spread
 from palimpsest.metrics.intervals import bootstrap, bootstrap_means, wilson
-from palimpsest.metrics.measure import mean, missing, perplexity, rate, rounded, spread
 
 SETTINGS = {"confidence": 0.95, "bootstrap": 400}
 
@@ -22,6 +23,13 @@ def test_wilson_by_hand() -> None:
     # 1 of 2 with z = 1: (1/2 + 1/4 ± sqrt(1/8 + 1/16)) / (1 + 1/2) = 1/2 ± sqrt(3)/6
     low, high = wilson(0.5, 2, 0.6826894921370859)
     assert (low, high) == pytest.approx((0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 32, 400])
+def test_wilson_is_that_of_scipy(n: int) -> None:
+    for hits in range(n + 1):
+        theirs = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+        assert wilson(hits / n, n, 0.95) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 5, 200])

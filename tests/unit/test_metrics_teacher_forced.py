@@ -9,6 +9,13 @@ import pyarrow as pa
 import pytest
 
 from palimpsest.errors import UserError
+from palimpsest.metrics.measures.privacy import min_k_plus_plus
+from palimpsest.metrics.measures.teacher_forced import (
+    accuracy,
+    extraction_strength,
+    probability,
+    row_perplexity,
+)
 from palimpsest.metrics.teacher_forced import teacher_forced
 
 
@@ -26,42 +33,43 @@ def likelihood(rows: dict[str, list[tuple[float, bool]]], eos: bool = True) -> p
 def one(hits: str) -> float:
     """Extraction strength of a row whose hits are 1 and misses 0."""
     table = likelihood({"a": [(0.5, h == "1") for h in hits]}, eos=False)
-    return teacher_forced(table, ["a"], "t").extraction_strength[0]
+    return extraction_strength(teacher_forced(table, ["a"], "t"))[0]
 
 
 def test_hand_worked_row() -> None:
     table = likelihood({"a": [(0.5, True), (0.125, False), (0.25, True), (0.9, False)]})
-    found = teacher_forced(table, ["a"], "t")
-    assert found.tokens[0] == 3
-    assert found.accuracy[0] == pytest.approx(2 / 3)
-    assert found.exact_memorization[0] == pytest.approx(2 / 3)
+    tokens = teacher_forced(table, ["a"], "t")
+    assert tokens.count[0] == 3
+    assert accuracy(tokens)[0] == pytest.approx(2 / 3)
     # (1/2 * 1/8 * 1/4) ** (1/3) = (1/64) ** (1/3) = 1/4
-    assert found.probability[0] == pytest.approx(0.25)
-    assert found.perplexity[0] == pytest.approx(4)
-    assert found.mean_logprob[0] == pytest.approx(-math.log(4))
+    assert probability(tokens)[0] == pytest.approx(0.25)
+    assert row_perplexity(tokens)[0] == pytest.approx(4)
+    assert tokens.mean_logprob[0] == pytest.approx(-math.log(4))
     # the first two tokens must be given: 1 - 2/3
-    assert found.extraction_strength[0] == pytest.approx(1 / 3)
+    assert extraction_strength(tokens)[0] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("share", "wanted"), [(0.2, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
 def test_min_k_is_the_mean_of_the_least_likely_tokens(share: float, wanted: int) -> None:
     probabilities = [0.5, 0.125, 0.25, 0.0625]
     table = likelihood({"a": [(q, True) for q in (*probabilities, 1e-9)], "b": [(0.5, True)] * 2})
-    found = teacher_forced(table, ["a", "b"], "t", share)
+    tokens = teacher_forced(table, ["a", "b"], "t")
     lowest = [math.log(q) for q in sorted(probabilities)[:wanted]]
     mean = sum(lowest) / wanted
-    assert found.min_k.tolist() == pytest.approx([mean, math.log(0.5)])
+    assert tokens.mean_of_lowest(tokens.logprob, share).tolist() == pytest.approx(
+        [mean, math.log(0.5)]
+    )
     # -2 is what the model expects there, 0.5 its deviation
     standard = (np.array([mean, math.log(0.5)]) + 2) / 0.5
-    assert found.min_k_plus_plus.tolist() == pytest.approx(standard.tolist())
+    assert min_k_plus_plus(tokens, share).tolist() == pytest.approx(standard.tolist())
 
 
 def test_min_k_plus_plus_ranks_by_deviations_of_each_token() -> None:
     table = likelihood({"a": [(0.5, True), (0.25, True)]}, eos=False)
     table = table.set_column(table.column_names.index("mean"), "mean", pa.array([-0.1, -3.0]))
-    found = teacher_forced(table, ["a"], "t", 0.5)
-    assert found.min_k[0] == pytest.approx(math.log(0.25))
-    assert found.min_k_plus_plus[0] == pytest.approx((math.log(0.5) + 0.1) / 0.5)
+    tokens = teacher_forced(table, ["a"], "t")
+    assert tokens.mean_of_lowest(tokens.logprob, 0.5)[0] == pytest.approx(math.log(0.25))
+    assert min_k_plus_plus(tokens, 0.5)[0] == pytest.approx((math.log(0.5) + 0.1) / 0.5)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +89,9 @@ def test_end_of_text_never_counts() -> None:
     with_eos = likelihood({"a": [(0.5, True), (0.25, False), (1e-9, False)]})
     without = likelihood({"a": [(0.5, True), (0.25, False)]}, eos=False)
     first, second = (teacher_forced(t, ["a"], "t") for t in (with_eos, without))
-    for name in ("tokens", "accuracy", "probability", "perplexity", "extraction_strength"):
-        assert getattr(first, name) == getattr(second, name)
+    assert first.count == second.count
+    for formula in (accuracy, probability, row_perplexity, extraction_strength):
+        assert formula(first) == formula(second)
 
 
 def test_order_of_lines_changes_nothing() -> None:
@@ -94,18 +103,20 @@ def test_order_of_lines_changes_nothing() -> None:
     table = likelihood(rows)
     shuffled = table.take(generator.permutation(len(table)))
     first, second = (teacher_forced(t, sorted(rows), "t") for t in (table, shuffled))
-    for name in ("tokens", "logprob_sum", "accuracy", "probability", "extraction_strength"):
-        assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+    assert first.count.tobytes() == second.count.tobytes()
+    assert first.logprob.tobytes() == second.logprob.tobytes()
+    for formula in (accuracy, probability, extraction_strength):
+        assert formula(first).tobytes() == formula(second).tobytes()
 
 
 def test_a_row_with_nothing_but_end_of_text_has_no_measures() -> None:
-    found = teacher_forced(
+    tokens = teacher_forced(
         likelihood({"a": [(0.5, True)], "b": [(0.5, True)] * 2}), ["a", "b"], "t"
     )
-    assert found.tokens.tolist() == [0, 1]
-    assert np.isnan(found.accuracy).tolist() == [True, False]
-    assert np.isnan(found.extraction_strength[0])
-    assert np.isnan(found.perplexity[0])
+    assert tokens.count.tolist() == [0, 1]
+    assert np.isnan(accuracy(tokens)).tolist() == [True, False]
+    assert np.isnan(extraction_strength(tokens)[0])
+    assert np.isnan(row_perplexity(tokens)[0])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), 0.5])

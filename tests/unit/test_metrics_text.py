@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from rouge_score import rouge_scorer
 
+from palimpsest.metrics.answers import Answers, rouge_of
 from palimpsest.metrics.degenerate import degenerate
 from palimpsest.metrics.matching import contains, contains_all, contains_any, usable
+from palimpsest.metrics.measures.answers import exact_match, recalled
 from palimpsest.metrics.normalise import normalise, words
 from palimpsest.metrics.rouge import Rouge
-from palimpsest.metrics.text import exact_match, recalled, score_answers
+from palimpsest.metrics.rows import computed
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 
@@ -184,12 +186,11 @@ def test_repetition_needs_less_than_three_distinct_words_in_ten() -> None:
 
 
 def test_columns_of_answers() -> None:
-    columns = score_answers(
-        ["It is red.", "", "42"],
-        ["It is red", "The sun", "!!"],
-        [["red"], [], []],
-        rouge="rouge1",
-    )
+    texts, responses = ["It is red.", "", "42"], ["It is red", "The sun", "!!"]
+    settings = {"rouge": "rouge1", "rouge_stemmer": True, "recall_rouge": 0.9}
+    rouge = rouge_of(texts, responses, settings)
+    answers = Answers(texts, responses, [["red"], [], []], rouge, settings, {})
+    columns = computed(answers, "forget")
     assert columns["rouge_l"] == [1.0, 0.0, None]
     assert columns["rouge_1"] == [1.0, 0.0, None]
     assert columns["exact_match"] == [True, False, False]

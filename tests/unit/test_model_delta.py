@@ -12,10 +12,10 @@ from torch import Tensor
 
 from kit import models as tiny
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import DELTA_WEIGHTS
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import write_document
 from palimpsest.model.delta import (
-    WEIGHTS,
     add_deltas,
     attach_deltas,
     base_tensors,
@@ -136,7 +136,7 @@ def test_differences_come_back_as_they_were_written(tmp_path: Path) -> None:
     weights = add_deltas(model, [DOWN])
     tiny.perturb(weights)
     write_deltas(tmp_path, weights)
-    write_manifest(tmp_path, [WEIGHTS])
+    write_manifest(tmp_path, [DELTA_WEIGHTS])
     read = read_deltas(tmp_path, "manifest.json")
     assert set(read) == set(CHOSEN), "the changed tensors alone are stored"
     other = tiny.llama(torch.float32)
@@ -149,29 +149,29 @@ def test_differences_are_scaled_in_place(tmp_path: Path, factor: float) -> None:
     weights = add_deltas(tiny.llama(torch.float32), [DOWN])
     tiny.perturb(weights)
     write_deltas(tmp_path, weights)
-    write_manifest(tmp_path, [WEIGHTS])
+    write_manifest(tmp_path, [DELTA_WEIGHTS])
     scaled, other = tiny.llama(torch.float32), tiny.llama(torch.float32)
     attach_deltas(scaled, read_deltas(tmp_path, "manifest.json"))
     set_factor(scaled, factor)
     write_scaled(tmp_path / "scaled", tmp_path, factor, "manifest.json")
-    write_manifest(tmp_path / "scaled", [WEIGHTS])
+    write_manifest(tmp_path / "scaled", [DELTA_WEIGHTS])
     attach_deltas(other, read_deltas(tmp_path / "scaled", "manifest.json"))
     torch.testing.assert_close(logits(scaled), logits(other))
 
 
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     write_deltas(tmp_path, {"w": torch.ones(3)})
-    manifest = write_manifest(tmp_path, [WEIGHTS])
-    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    manifest = write_manifest(tmp_path, [DELTA_WEIGHTS])
+    content = bytearray((tmp_path / DELTA_WEIGHTS).read_bytes())
     content[-1] ^= 1
-    (tmp_path / WEIGHTS).write_bytes(content)
+    (tmp_path / DELTA_WEIGHTS).write_bytes(content)
     for read in (
         lambda: read_deltas(tmp_path, "manifest.json"),
         lambda: write_scaled(tmp_path / "scaled", tmp_path, -1.0, "manifest.json"),
     ):
-        (tmp_path / WEIGHTS).write_bytes(content)
+        (tmp_path / DELTA_WEIGHTS).write_bytes(content)
         write_document(tmp_path / "manifest.json", manifest)
-        with pytest.raises(UserError, match=WEIGHTS):
+        with pytest.raises(UserError, match=DELTA_WEIGHTS):
             read()
     assert not (tmp_path / "scaled").exists()
 
@@ -179,17 +179,17 @@ def test_an_altered_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [4, 100])
 def test_a_cut_file_is_refused_for_that_and_for_nothing_else(tmp_path: Path, cut: int) -> None:
     write_deltas(tmp_path, {"w": torch.ones(300)})
-    write_manifest(tmp_path, [WEIGHTS])
-    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:cut])
-    with pytest.raises(UserError, match=rf"{WEIGHTS}.* has {cut} bytes instead of"):
+    write_manifest(tmp_path, [DELTA_WEIGHTS])
+    (tmp_path / DELTA_WEIGHTS).write_bytes((tmp_path / DELTA_WEIGHTS).read_bytes()[:cut])
+    with pytest.raises(UserError, match=rf"{DELTA_WEIGHTS}.* has {cut} bytes instead of"):
         write_scaled(tmp_path / "scaled", tmp_path, -1.0, "manifest.json")
     assert not (tmp_path / "scaled").exists()
 
 
 def test_the_digest_of_what_was_written_is_that_of_the_file(tmp_path: Path) -> None:
     digest = write_deltas(tmp_path, {"w": torch.randn(300, 7), "v": torch.ones(2)})
-    manifest = write_manifest(tmp_path, [WEIGHTS], digests={WEIGHTS: digest})
-    assert manifest["files"] == write_manifest(tmp_path, [WEIGHTS])["files"]
+    manifest = write_manifest(tmp_path, [DELTA_WEIGHTS], digests={DELTA_WEIGHTS: digest})
+    assert manifest["files"] == write_manifest(tmp_path, [DELTA_WEIGHTS])["files"]
 
 
 def test_a_difference_of_another_model_is_refused() -> None:
@@ -211,3 +211,18 @@ def test_names() -> None:
     ]
     assert first_block(CHOSEN) == 1
     assert first_block([*CHOSEN, "model.norm.weight"]) == 0
+
+
+def test_parameters_are_chosen_by_name_and_nothing_is_evaluated(tmp_path: Path) -> None:
+    """#28: positions pick other tensors in other architectures, and the setting is run as code."""
+    trap = tmp_path / "trap"
+    with pytest.raises(UserError, match="matches no tensor"):
+        add_deltas(tiny.llama(), [f"open('{trap}', 'w')"])
+    assert not trap.exists()
+    for build, name in [
+        (tiny.llama, r"model\.layers\.1\.mlp\.down_proj\.weight"),
+        (tiny.neox, r"gpt_neox\.layers\.1\.mlp\.dense_4h_to_h\.weight"),
+        (tiny.opt, r"model\.decoder\.layers\.1\.fc2\.weight"),
+    ]:
+        (weight,) = add_deltas(build(), [name]).values()
+        assert weight.shape == (tiny.WIDTH, 48), "the projection down, wherever it stands"

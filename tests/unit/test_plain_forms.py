@@ -20,6 +20,7 @@ from bench import steps
 from bench.forms import Batch, Done, Form, trained_by_us, trained_plainly
 from bench.large_model import large_model
 from bench.limit import products_alone
+from bench.npo import Npo, sequence_costs_once
 from bench.pieces import all_metrics
 from bench.plain import generate as plain_generate
 from bench.plain import localize as plain_localize
@@ -30,14 +31,19 @@ from bench.plain import rmu as plain_rmu
 from bench.plain import sku as plain_sku
 from kit.models import llama, perturb, rows, tokenizer, with_lora, with_states
 from palimpsest.config.schema import Localization
-from palimpsest.config.training import Lora, Optimizer, Training
+from palimpsest.engine.assemble import Sets, job_of, streams_of
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row, join
-from palimpsest.engine.sampler import Streams, random_answers
+from palimpsest.engine.sampler import random_answers
 from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
-from palimpsest.objectives import rmu, sku
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.finetune import Finetune
+from palimpsest.objectives.rmu import Rmu
+from palimpsest.objectives.sku import Sku
+from palimpsest.pipeline.stages import Merge
+from palimpsest.settings.training import Lora, Optimizer, Training
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
 
@@ -52,19 +58,16 @@ def words() -> Any:
     return made
 
 
-def job(body: Body, weights: dict[str, Tensor], folder: Path, **more: Any) -> Job:
-    streams = Streams({"forget": 1}, {"forget": FORGET}, 0)
-    return Job(
-        label="test",
-        body=body,
-        weights=weights,
-        streams=more.pop("streams", streams),
-        loss=lambda _: {},
-        steps=1,
-        optimizer=TRAINING.optimizer,
-        folder=folder,
-        fingerprint="",
-        **more,
+SETS = {"forget": FORGET, "retain": RETAIN}
+NPO = Npo(steps=1, rows={"forget": 2, "retain": 2}, training=TRAINING)
+
+
+def job(
+    objective: Objective, body: Body, weights: dict[str, Tensor], folder: Path, **more: Any
+) -> Job:
+    streams = streams_of(objective.draws(), Sets(SETS), seed=0)
+    return job_of(
+        objective, streams, body, weights, label="test", folder=folder, fingerprint="", **more
     )
 
 
@@ -92,7 +95,7 @@ def compared(
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("k", [1, 5])
 def test_sku(k: int, sign: int, tmp_path: Path) -> None:
-    settings = sku.Settings(
+    settings = Sku(
         algorithm="sku",
         steps=1,
         rows={"forget": 2, "retain": 2},
@@ -106,11 +109,8 @@ def test_sku(k: int, sign: int, tmp_path: Path) -> None:
     drawn = {"forget": FORGET[:2], "retain": RETAIN[:2]}
     random = random_answers(drawn["forget"], FORGET, k, seed=3, step=0)
     known = {**drawn, "retain": with_states(base, drawn["retain"]), "random": random}
-    streams = Streams({"forget": 2, "random": 2 * k}, {"forget": FORGET}, 0, {"random": FORGET})
-    found = sku.loss(
-        run(job(Body(ours.get_base_model()), our_weights, tmp_path, streams=streams), known, {}),
-        settings,
-    )
+    engine = job(settings, Body(ours.get_base_model()), our_weights, tmp_path)
+    found = engine.loss(run(engine, known, {}))
     by_id = {row.id: row for row in FORGET}
     others = [by_id[row.id.split("+")[1]] for row in random]
     answers = [others[i : i + k] for i in range(0, len(others), k)]
@@ -132,19 +132,20 @@ def test_npo(tmp_path: Path) -> None:
     base = llama()
     ours, our_weights = with_lora(base)
     plain, plain_weights = with_lora(base)
-    before = steps.sequence_costs_once(Body(base), FORGET)
+    before = sequence_costs_once(Body(base), FORGET)
     drawn: dict[str, Sequence[Row]] = {"forget": FORGET[:4], "retain": RETAIN}
-    streams = run(job(Body(ours.get_base_model()), our_weights, tmp_path), drawn, {})
-    found = steps.npo_loss(streams, before, steps.BETA)
-    terms = plain_npo.step(plain, base, drawn["forget"], drawn["retain"], steps.BETA, pad=0)
+    engine = job(NPO, Body(ours.get_base_model()), our_weights, tmp_path, fixed=before)
+    found = engine.loss(run(engine, drawn, {}))
+    terms = plain_npo.step(plain, base, drawn["forget"], drawn["retain"], NPO.beta, pad=0)
     compared(found, terms, our_weights, plain_weights)
 
 
 def test_rmu(tmp_path: Path) -> None:
     trained = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
-    settings = rmu.Settings(
+    settings = Rmu(
         algorithm="rmu",
         steps=1,
+        rows={"forget": 3, "retain": 3},
         layer=2,
         coefficient={"value": 6.5},
         training=Training(parameters=[trained], optimizer=TRAINING.optimizer),
@@ -163,23 +164,27 @@ def test_rmu(tmp_path: Path) -> None:
         for name, p in plain_weights.items():
             p += our_weights[name]
     drawn: dict[str, Sequence[Row]] = {"forget": FORGET[:3], "retain": RETAIN[:3]}
-    engine = job(Body(ours, first_trained=1), our_weights, tmp_path, reads=rmu.reads(settings))
-    streams = run(engine, drawn, untrained)
-    vectors = {k: v.double() for k, v in rmu.prepare(streams, {}, settings, seed=0).items()}
-    vector = steps.control_vector(base.config.hidden_size)
-    torch.testing.assert_close(vectors["control_vector"].float(), vector)
+    engine = job(settings, Body(ours, first_trained=1), our_weights, tmp_path)
+    control = engine.fixed["control_vector"]
+    torch.testing.assert_close(control, steps.control_vector(base.config.hidden_size))
     terms = plain_rmu.step(
         plain,
         base,
         drawn["forget"],
         drawn["retain"],
-        vectors["control_vector"],
+        control.double(),
         settings.layer,
         settings.alpha,
         settings.skip_tokens,
         pad=0,
     )
-    compared(rmu.loss(streams, settings, vectors), terms, our_weights, plain_weights)
+    streams = run(engine, drawn, untrained)
+    compared(
+        settings.loss(streams, {"control_vector": control.double()}),
+        terms,
+        our_weights,
+        plain_weights,
+    )
 
 
 def test_a_whole_step_moves_the_weights_alike(tmp_path: Path) -> None:
@@ -187,23 +192,17 @@ def test_a_whole_step_moves_the_weights_alike(tmp_path: Path) -> None:
     base = llama()
     ours, our_weights = with_lora(base)
     plain, plain_weights = with_lora(base)
-    batch = Batch({"forget": 2, "retain": 2}, {"forget": FORGET, "retain": RETAIN})
-    before = steps.sequence_costs_once(Body(base), FORGET)
+    batch = Batch(NPO.draws(), SETS)
+    before = sequence_costs_once(Body(base), FORGET)
     start = first_values(our_weights)
     body = Body(ours.get_base_model())
     forms = [
-        trained_by_us(
-            lambda: body,
-            our_weights,
-            batch,
-            lambda streams: steps.npo_loss(streams, before, steps.BETA),
-            tmp_path,
-        ),
+        trained_by_us(NPO, lambda: body, our_weights, batch, tmp_path, before),
         trained_plainly(
             plain_weights,
             batch,
             lambda drawn: plain_npo.step(
-                plain, base, drawn["forget"], drawn["retain"], steps.BETA, 0
+                plain, base, drawn["forget"], drawn["retain"], NPO.beta, 0
             ),
         ),
     ]
@@ -218,11 +217,9 @@ def test_a_whole_step_moves_the_weights_alike(tmp_path: Path) -> None:
 
 def test_the_size_of_our_form_is_that_of_the_work(tmp_path: Path) -> None:
     ours, weights = with_lora(llama())
-    batch = Batch({"retain": 1}, {"retain": RETAIN})
+    one_row = Finetune(algorithm="finetune", steps=1, rows={"retain": 1}, training=TRAINING)
     body = Body(ours.get_base_model())
-    form = trained_by_us(
-        lambda: body, weights, batch, lambda s: {"retain": s["retain"].nll().mean()}, tmp_path
-    )
+    form = trained_by_us(one_row, lambda: body, weights, Batch(one_row.draws(), SETS), tmp_path)
     every = sum(map(len, RETAIN))
     assert form.run(0, "rows 4").tokens == form.run(0, "steps 4").tokens == every
     assert form.run(0, "").tokens == form.run(0, "rows 1").tokens < every
@@ -255,7 +252,11 @@ def test_localization() -> None:
 def test_negation(tmp_path: Path) -> None:
     folders = large_model(tmp_path / "model", blocks=3, width=16)
     plain_negate.negate(folders.base, folders.trained, tmp_path / "plain", scale=1.0)
-    merge(folders.base, folders.negated, tmp_path / "ours", "test")
+    merge(
+        Merge(
+            config={}, base=folders.base, model=folders.negated, out=tmp_path / "ours", label="test"
+        )
+    )
     files = sorted(file.name for file in folders.base.glob("*.safetensors"))
     assert len(files) == 4
     for file in files:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,17 @@ import pytest
 from kit import models as tiny
 from palimpsest.config import read_config
 from palimpsest.config.schema import Config
-from palimpsest.config.targets import unsuited
 from palimpsest.errors import UserError
-from palimpsest.plan import needs, times
-from palimpsest.plan.estimate import ORDER, Plan, plan
-from palimpsest.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
-from palimpsest.plan.machine import Machine, this_machine
-from palimpsest.plan.needs import Model, Needs, heavy
-from palimpsest.plan.rows import Lengths, Tokens
-from palimpsest.plan.shapes import Shape, from_config, shape_of
-from palimpsest.plan.table import duration, size, text_of
+from palimpsest.pipeline.plan import needs
+from palimpsest.pipeline.plan.estimate import Plan, plan
+from palimpsest.pipeline.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
+from palimpsest.pipeline.plan.machine import Machine, this_machine
+from palimpsest.pipeline.plan.needs import Model, Needs
+from palimpsest.pipeline.plan.rows import Lengths, Tokens
+from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
+from palimpsest.pipeline.plan.table import text_of
+from palimpsest.pipeline.stages import STAGES
+from palimpsest.pipeline.targets import unsuited
 
 ROOT = Path(__file__).parents[2]
 LARGE = Machine(gpus=1, gpu_bytes=80 << 30, ram_bytes=256 << 30, disk_bytes=1 << 40, cores=16)
@@ -64,11 +64,14 @@ def test_jobs_are_told_with_what_they_are_about_and_why_they_run() -> None:
         "tokenize": "cached",
         "report": "missing",
     }
-    assert jobs["negate"].wildcards == {"model": "m.1", "method": "sku", "seed": "3"}
+    assert jobs["negate"].wildcards == {
+        **{"model": "m.1", "method": "sku", "seed": "3"},
+        "run": "sku/seed-3",
+    }
     assert jobs["score"].wildcards == {"model": "m.1", "method": "sku"}
     assert len(jobs["score"].outputs) == 2
     assert jobs["tokenize"].wildcards == {"base": "b", "dataset": "d"}
-    assert jobs["report"].wildcards == {}
+    assert jobs["report"].wildcards == {"page": "report"}
 
 
 @pytest.mark.parametrize(
@@ -77,8 +80,19 @@ def test_jobs_are_told_with_what_they_are_about_and_why_they_run() -> None:
         ("resources/models/b/manifest.json", {"base": "b"}),
         ("resources/datasets/d/manifest.json", {"dataset": "d"}),
         ("results/m/localization/manifest.json", {"model": "m"}),
-        ("results/m/sku/seed-0/model/model.json", {"model": "m", "method": "sku", "seed": "0"}),
-        ("results/all_methods.html", {}),
+        (
+            "results/m/sku/seed-0/model/model.json",
+            {"model": "m", "method": "sku", "seed": "0", "run": "sku/seed-0"},
+        ),
+        (
+            "results/m/sku/seed-1/attacks/relearn/likelihood.parquet",
+            {"model": "m", "method": "sku", "seed": "1", "run": "sku/seed-1/attacks/relearn"},
+        ),
+        (
+            "results/m/reference/set.v1/train.costs/manifest.json",
+            {"model": "m", "dataset": "set.v1", "part": "train", "kind": "costs"},
+        ),
+        ("results/all_methods.html", {"page": "all_methods"}),
     ],
 )
 def test_a_path_tells_the_wildcards(path: str, found: dict[str, str]) -> None:
@@ -88,13 +102,6 @@ def test_a_path_tells_the_wildcards(path: str, found: dict[str, str]) -> None:
 def test_what_snakemake_refuses_is_said_in_its_words() -> None:
     with pytest.raises(UserError, match="no method 'skuu' in the configuration; did you mean"):
         jobs_of(["results/smollm2-135m/skuu/eval.json"])
-
-
-def test_a_benchmark_is_looked_for_where_the_rules_write_it() -> None:
-    text = "".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
-    for job in parse_summary(SUMMARY):
-        written = times.benchmark_of(job).parent.as_posix() + "/"
-        assert f'"{written}' in text, job.rule
 
 
 # Shapes.
@@ -153,21 +160,15 @@ def tokens() -> Tokens:
 
 
 def needed(cfg: Config, rule: str, model: str, method: str = "sku", gpu: bool = True) -> Needs:
-    job = Job(rule, ("results/x",), "missing", {"model": model, "method": method, "seed": "0"})
+    wildcards = {"model": model, "method": method, "seed": "0", "run": f"{method}/seed-0"}
+    retain = cfg.scenarios[cfg.models[model].scenario].retain
+    wildcards |= dict(zip(("dataset", "part"), retain.split("/"), strict=True), kind="states")
+    job = Job(rule, ("results/x",), "missing", wildcards)
     base = shape(cfg, cfg.models[model].base)
-    return Model(cfg, tokens()).needs(job, base, 2 if gpu else 4, gpu)
+    return Model(cfg, tokens()).of(STAGES[rule], job, base, 2 if gpu else 4, gpu)
 
 
-RULES = [rule for rule in ORDER if heavy(rule)]
-
-
-def test_the_rules_that_load_a_model_are_those_that_ask_for_a_gpu() -> None:
-    text = "\n".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
-    blocks = re.split(r"^rule ", text, flags=re.MULTILINE)[1:]
-    asked = {b.split(":")[0]: re.search(r"^ +gpu=(.+),$", b, re.MULTILINE) for b in blocks}
-    assert all(asked.values()), "every rule says how many GPUs it needs"
-    named = {rule for rule, count in asked.items() if count and count[1] != "0"}
-    assert named - {"judge"} == set(RULES)
+RULES = [name for name, stage in STAGES.items() if stage.needs]
 
 
 def test_every_pair_of_the_catalog_has_an_estimate(cfg: Config) -> None:
@@ -282,17 +283,6 @@ def test_a_full_disk_is_told(cfg: Config) -> None:
     tight = dataclasses.replace(LARGE, disk_bytes=1 << 20)
     download = ("download_model", "resources/models/llama2-13b/manifest.json", "missing")
     assert "NOT ENOUGH DISK" in text_of(planned(cfg, tight, download), cfg)
-
-
-def test_sizes_and_times_are_written_for_people() -> None:
-    assert [size(n) for n in (1, 3.2e6, 2.55e9)] == ["<1 MB", "3 MB", "2.5 GB"]
-    assert [duration(n) for n in (0.2, 45, 300, 9000, 3e5)] == [
-        "1 s",
-        "45 s",
-        "5 min",
-        "2.5 h",
-        "3.5 days",
-    ]
 
 
 def test_this_machine_has_memory_and_a_disk() -> None:

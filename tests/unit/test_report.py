@@ -18,15 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from kit.html_tree import Tree, body
-from kit.reports import SLICE, TROUBLE, facts, null, write_results
+from kit.reports import SLICE, TROUBLE, facts, write_results
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import write_json
 from palimpsest.io.manifest import write_manifest
+from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics.estimates import missing
+from palimpsest.pipeline.stages import Report
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.inputs import read_subjects
-from palimpsest.stages.report import write_report
+from palimpsest.stages.report import report as write_report
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results: Path) -> str:
-    write_report(SLICE, results, results / "report.html", results / "tables")
+    write_report(
+        Report(
+            config=SLICE, results=results, out=results / "report.html", tables=results / "tables"
+        )
+    )
     return (results / "report.html").read_text(encoding="utf-8")
 
 
@@ -48,7 +54,11 @@ def own_results(results: Path, tmp_path: Path) -> Path:
 
 
 def report(results: Path, config: dict[str, Any] = SLICE) -> str:
-    write_report(config, results, results / "report.html", results / "tables")
+    write_report(
+        Report(
+            config=config, results=results, out=results / "report.html", tables=results / "tables"
+        )
+    )
     return (results / "report.html").read_text(encoding="utf-8")
 
 
@@ -78,9 +88,9 @@ def test_the_page_loads_nothing(page: str) -> None:
 def test_foreign_code_that_was_run_is_said(page: str, own_results: Path) -> None:
     assert "trust_remote_code" not in page
     path = next(own_results.glob("*/sku/eval.json"))
-    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    evaluation = read_document(path)
     evaluation["provenance"]["config"]["measure"] = {"trust_remote_code": True}
-    write_json(path, evaluation)
+    write_document(path, evaluation)
     assert body(report(own_results)).count("trust_remote_code: true") == 1
 
 
@@ -117,12 +127,12 @@ def test_every_value_stands_in_the_methods_table(page: str) -> None:
 
 def test_a_null_is_a_dash_that_tells_its_reason(own_results: Path) -> None:
     path = own_results / "mini" / "sku" / "eval.json"
-    evaluation = json.loads(path.read_text())
-    evaluation["metrics"]["retain"]["perplexity"] = null('larger than a "number" can be')
-    write_json(path, evaluation)
+    evaluation = read_document(path)
+    evaluation["metrics"]["retain"]["perplexity"] = missing('larger than a "number" can be')
+    write_document(path, evaluation)
     page = report(own_results)
     assert 'data-tip="larger than a &#34;number&#34; can be">—</span>' in page
-    assert 'data-tip="no target token could be scored">—</span>' in page
+    assert 'data-tip="the response has no token besides end-of-text">—</span>' in page
     lines = pq.read_table(own_results / "tables" / "methods.parquet").to_pylist()
     line = next(line for line in lines if line["method"] == "sku")
     assert line["retain_perplexity"] is None
@@ -131,9 +141,9 @@ def test_a_null_is_a_dash_that_tells_its_reason(own_results: Path) -> None:
 
 def test_a_metric_that_eval_json_lacks_is_a_dash_too(own_results: Path) -> None:
     path = own_results / "mini" / "sku" / "eval.json"
-    evaluation = json.loads(path.read_text())
+    evaluation = read_document(path)
     del evaluation["metrics"]["general"], evaluation["metrics"]["harm"]
-    write_json(path, evaluation)
+    write_document(path, evaluation)
     assert "not measured: eval.json does not have it" in report(own_results)
 
 
@@ -208,12 +218,9 @@ def test_nothing_that_was_unknown_before_is_called_forgotten_or_lost(
 ) -> None:
     for method, recall in (("original", before), ("sku", after)):
         path = own_results / "mini" / method / "rows.parquet"
-        lines = [
-            {**row, "recall": recall, "degenerate": False}
-            for row in read_table(path)[0].to_pylist()
-        ]
-        schema = pa.Table.from_pylist([{**lines[0], "recall": True}]).schema
-        write_table(path, pa.Table.from_pylist(lines, schema=schema))
+        table = read_table(path)[0]
+        lines = [{**row, "recall": recall, "degenerate": False} for row in table.to_pylist()]
+        write_table(path, pa.Table.from_pylist(lines, schema=table.schema))
     shown = examples(read_subjects(SLICE, own_results)[0], 1)
     row = next(p for p in shown if p.name == part).examples[0]
     assert (row.answers[1].verdict, row.answers[1].tone) == (verdict, tone)
@@ -255,7 +262,7 @@ def test_long_training_is_thinned_in_the_page_but_not_in_the_files(own_results: 
 
 
 def test_tables_are_the_same_in_csv_and_parquet(results: Path, page: str) -> None:
-    rows = {"methods": 3, "answers": 45 * 5, "sweep": 2 * 2 * 12, "training": 40 + 4 * 64}
+    rows = {"methods": 3, "answers": (45 + 6) * 5, "sweep": 2 * 2 * 12, "training": 40 + 4 * 64}
     for name, number in rows.items():
         table = pq.read_table(results / "tables" / f"{name}.parquet")
         with open(results / "tables" / f"{name}.csv", encoding="utf-8", newline="") as handle:

@@ -16,10 +16,13 @@ import pytest
 from kit.html_tree import Tree, body
 from kit.reports import ENDED, MANY, METHODS, measure, write_results
 from palimpsest.errors import UserError
+from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Report
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.columns import columns_of
+from palimpsest.report.headlines import headlines
 from palimpsest.report.inputs import Subject, read_subjects
 from palimpsest.report.overview import (
     DOT,
@@ -33,8 +36,7 @@ from palimpsest.report.overview import (
     overview_charts,
 )
 from palimpsest.report.regions import region_charts
-from palimpsest.report.words import headlines
-from palimpsest.stages.report import write_report
+from palimpsest.stages.report import report as write_report
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def subject(results: Path) -> Subject:
 
 def report(results: Path, name: str = "all_methods") -> str:
     tables = results / {"report": "tables"}.get(name, name)
-    write_report(MANY, results, results / f"{name}.html", tables)
+    write_report(Report(config=MANY, results=results, out=results / f"{name}.html", tables=tables))
     return (results / f"{name}.html").read_text(encoding="utf-8")
 
 
@@ -302,7 +304,7 @@ def test_prompted_parts_have_columns_only_where_they_were_measured(subject: Subj
 
 def test_every_task_of_lm_eval_has_a_column(own_results: Path) -> None:
     path = own_results / "mini" / "sku" / "eval.json"
-    found = json.loads(path.read_text())
+    found = read_document(path)
     acc, norm = measure([1.0, 0.0], 1), measure([1.0, 1.0], 1)
     known = {"version": 1, "shots": 0, "limit": None}
     found["metrics"]["lm_eval"] = {
@@ -310,7 +312,7 @@ def test_every_task_of_lm_eval_has_a_column(own_results: Path) -> None:
         "tinyMMLU": {"acc_norm": norm, **known},
         "wikitext": {"word_perplexity": {**acc, "value": 27.44}, **known},
     }
-    path.write_text(json.dumps(found))
+    write_document(path, found)
     table = report(own_results).split('<table class="methods"')[1].split("</table>")[0]
     for name in ("questions/test", "tinyMMLU", "wikitext", "27.4", "not asked"):
         assert name in table

@@ -19,10 +19,12 @@ from kit.scored import CONFIG, DATA, HITS, PARTS_OF, Workspace
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.answered import RESPONSE, asked
-from palimpsest.metrics.blocks import PART_MEASURES, PARTS
+from palimpsest.metrics.asked import RESPONSE, asked
+from palimpsest.metrics.declaration import PARTS
 from palimpsest.metrics.intervals import wilson
+from palimpsest.metrics.measures import measures, measures_of
 from palimpsest.metrics.summary import summarize
+from palimpsest.pipeline.stages import Score
 from palimpsest.stages.score import score
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +67,7 @@ def test_eval_is_valid_and_right(workspace: Workspace) -> None:
 def test_what_is_not_computed_is_null_and_says_why(workspace: Workspace) -> None:
     metrics = workspace.score()["metrics"]
     for block in PARTS:
-        assert set(PART_MEASURES) <= set(metrics[block])
+        assert {m.name for m in measures_of(block) if m.always} <= set(metrics[block])
     assert metrics["general"]["accuracy"]["reason"] == "the scenario evaluates no general part"
     assert metrics["forget_prompted"]["rouge_l"]["reason"] == "no direct prompt in scenario"
     assert "are measured of forget, retain" in metrics["forget_unseen"]["truth_ratio"]["reason"]
@@ -242,8 +244,8 @@ def test_provenance_and_cost(workspace: Workspace) -> None:
     (workspace.folder / "m.tsv").write_text("s\tmax_rss\n1.5\t700\n")
     result = workspace.score(
         configs={"measure": {"parts": {}}},
-        benchmarks={"measure": [workspace.folder / "m.tsv"]},
-        model_manifests=[model / "manifest.json"],
+        costs={"measure": [str(workspace.folder / "m.tsv")]},
+        model_manifests=(model / "manifest.json",),
     )
     provenance = result["provenance"]
     assert sorted(provenance["data"]) == [
@@ -368,7 +370,14 @@ def test_seed_folders_must_be_those_of_the_config(workspace: Workspace) -> None:
     with pytest.raises(UserError, match=r"seed-1/measure\.json is missing"):
         workspace.score()
     with pytest.raises(UserError, match="the config's seeds need the folders seed-0, seed-1"):
-        score(workspace.config, [workspace.seed(0)], workspace.datasets, Path("e"), Path("r"))
+        score(
+            Score(
+                config=workspace.config,
+                seeds=(workspace.seed(0),),
+                datasets=workspace.datasets,
+                out=Path("e"),
+            )
+        )
 
 
 def test_an_altered_data_file_is_refused(workspace: Workspace) -> None:
@@ -403,15 +412,15 @@ def test_a_sweep_summarizes_by_the_same_formulas(workspace: Workspace) -> None:
 
 
 def _cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "workflow/scripts/score.py"), *arguments]
+    command = [sys.executable, str(ROOT / "workflow/scripts/stage.py"), "score", *arguments]
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def test_command_line_outside_a_repository(workspace: Workspace) -> None:
     arguments = [
-        *("--seed-folders", "results/seed-0", "--datasets", "datasets"),
-        *("--eval", "o/eval.json", "--rows", "o/rows.parquet"),
+        *("--seeds", "results/seed-0", "--datasets", "datasets"),
+        *("--out", "o/eval.json", "--costs", "{}"),
         *("--configs", json.dumps({"score": CONFIG})),
     ]
     done = _cli("--config", json.dumps(CONFIG), *arguments, cwd=workspace.folder)
@@ -429,7 +438,7 @@ def test_command_line_outside_a_repository(workspace: Workspace) -> None:
 
 def test_scoring_never_imports_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, palimpsest.stages.score, palimpsest.metrics.judges.leak;"
+        "import sys, palimpsest.stages.score, palimpsest.judges.leak;"
         "print([m for m in ('torch', 'transformers', 'lm_eval') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -444,7 +453,6 @@ def test_scoring_never_imports_torch(tmp_path: Path) -> None:
 
 def test_the_manual_explains_every_measure() -> None:
     manual = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    metrics = SCHEMA["properties"]["metrics"]["properties"]
-    names = {name for block in metrics.values() for name in block.get("properties", {})}
-    absent = [name for name in sorted(names | set(PART_MEASURES)) if f"`{name}`" not in manual]
+    names = {measure.name for measure in measures()}
+    absent = [name for name in sorted(names) if f"`{name}`" not in manual]
     assert absent == []

@@ -16,9 +16,14 @@ from kit.scored import Workspace, lines, said
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.contrast import choice_probability, told, truth_ratio, untold
-from palimpsest.metrics.membership import auc, zlib_logprob
-from palimpsest.metrics.variety import distinct, ngram_entropy
+from palimpsest.metrics.measures.privacy import auc, zlib_logprob
+from palimpsest.metrics.measures.text import distinct, ngram_entropy
+from palimpsest.metrics.measures.truth_ratio import (
+    choice_probability,
+    forget_score,
+    retain_score,
+    truth_ratio,
+)
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/schemas/eval.schema.json").read_text(encoding="utf-8"))
@@ -82,8 +87,8 @@ def test_truth_ratios_by_hand() -> None:
     assert truth_ratio(right, wrong, "arithmetic") == pytest.approx(0.1875 / 0.5)
     assert truth_ratio(right, wrong, "geometric") == pytest.approx(math.sqrt(1 / 32) / 0.5)
     assert choice_probability(right, wrong) == pytest.approx(0.5 / 0.875)
-    assert untold(np.array([0.5, 1, 4])).tolist() == [0.5, 1, 0.25]
-    assert told(np.array([0.25, 1, 4])).tolist() == [0.75, 0, 0]
+    assert forget_score(np.array([0.5, 1, 4])).tolist() == [0.5, 1, 0.25]
+    assert retain_score(np.array([0.25, 1, 4])).tolist() == [0.75, 0, 0]
 
 
 def test_truth_ratios_of_a_ruined_model_are_finite() -> None:
@@ -155,7 +160,7 @@ def untaught(workspace: Workspace) -> Path:
 
 def test_membership_inference_compares_with_the_holdout(workspace: Workspace) -> None:
     holdout(workspace)
-    result = workspace.score(untaught=untaught(workspace))
+    result = workspace.score(base_likelihood=untaught(workspace))
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(workspace.text()))
     privacy = result["metrics"]["privacy"]
     for name in ("mia_loss", "mia_min_k", "mia_min_k_plus_plus"):
@@ -178,7 +183,7 @@ def test_a_base_that_was_not_measured_on_the_rows_is_refused(workspace: Workspac
     table = read_table(path)[0]
     write_table(path, table.filter(pa.compute.not_equal(table["id"], "n-2")))
     with pytest.raises(UserError, match=r"base\.parquet, part holdout: row 'n-2' was not measured"):
-        workspace.score(untaught=path)
+        workspace.score(base_likelihood=path)
 
 
 # Model utility

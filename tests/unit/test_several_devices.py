@@ -20,11 +20,11 @@ from kit import models as tiny
 from kit import train_on_several as program
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
-from palimpsest.engine.train import LOG
-from palimpsest.model.adapter import WEIGHTS
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, TRAINING_LOG
+from palimpsest.pipeline.stages import Acquire, Pretrain, Reference
 from palimpsest.stages.acquire import acquire
 from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import reference
+from palimpsest.stages.reference import folder_of, reference
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
 FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
@@ -44,7 +44,7 @@ def started(*args: str | Path, **env: str) -> subprocess.Popen[str]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
 
 
 # Shares.
@@ -120,7 +120,7 @@ class Acquisition:
     def start(self, out: str, steps: int, **free: Any) -> subprocess.Popen[str]:
         options = {
             "config": json.dumps(config(steps)),
-            "free": json.dumps({**FREE, "devices": 2, **free}),
+            "untracked": json.dumps({**FREE, "devices": 2, **free}),
             "base": self.root / "base",
             "subject": self.root / "subject",
             "tokens": self.root / "tokens",
@@ -129,10 +129,10 @@ class Acquisition:
             "threads": 2,
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return started(TESTS.parent / "workflow/scripts/acquire.py", *words)
+        return started(TESTS.parent / "workflow/scripts/stage.py", "acquire", *words)
 
     def adapter(self, out: str) -> bytes:
-        return (self.root / out / WEIGHTS).read_bytes()
+        return (self.root / out / ADAPTER_WEIGHTS).read_bytes()
 
 
 def config(steps: int) -> dict[str, Any]:
@@ -157,10 +157,25 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> Acquisition:
     parts = {"forget": tiny_methods.SETS["forget"], "train": tiny_methods.SETS["retain"]}
     tiny.save_tokens(root / "tokens" / "set", parts)
     taught = {"data": ["set/forget"], "epochs": 2, "batch_rows": 4, "training": TAUGHT}
-    folders = [root / "base", root / "tokens", root / "subject"]
-    pretrain({**LOAD, "pretrain": taught}, FREE, *folders, "pretrain", 1)
-    folders = [root / "base", root / "subject", root / "tokens", root / "reference"]
-    reference({**LOAD, "parts": ["set/train"]}, *folders, "reference", 1)
+    folders = {"base": root / "base", "tokens": root / "tokens"}
+    pretrain(
+        Pretrain(
+            config={**LOAD, "pretrain": taught},
+            untracked=FREE,
+            **folders,
+            out=root / "subject",
+            threads=1,
+        )
+    )
+    reference(
+        Reference(
+            config={**LOAD, "part": "set/train", "kind": "states"},
+            **folders,
+            subject=root / "subject",
+            out=folder_of(root / "reference", "set/train", "states"),
+            threads=1,
+        )
+    )
     return Acquisition(root)
 
 
@@ -179,15 +194,15 @@ def until(process: subprocess.Popen[str], log: Path) -> None:
 
 def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_one(acquisition):
     root, steps = acquisition.root, 100
-    folders = [root / name for name in ("base", "subject", "tokens", "reference", "one")]
-    acquire(config(steps), FREE, *folders, "acquire", 1)
+    folders = {name: root / name for name in ("base", "subject", "tokens", "reference")}
+    acquire(Acquire(config=config(steps), untracked=FREE, **folders, out=root / "one", threads=1))
     whole = acquisition.start("whole", steps)
     errors = whole.communicate(timeout=600)[1]
     assert whole.returncode == 0, errors
     side = root / "broken.ckpt"
 
     first = acquisition.start("broken", steps)
-    until(first, side / LOG)
+    until(first, side / TRAINING_LOG)
     first.terminate()
     errors = first.communicate(timeout=300)[1]
     assert first.returncode == 143, errors
@@ -203,5 +218,5 @@ def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_on
     assert acquisition.adapter("broken") == acquisition.adapter("whole")
     assert [line["step"] for line in lines(root / "broken")] == list(range(1, steps + 1))
     assert modes(root / "whole") == modes(root / "one")
-    one, two = (load_file(root / name / WEIGHTS) for name in ("one", "whole"))
+    one, two = (load_file(root / name / ADAPTER_WEIGHTS) for name in ("one", "whole"))
     assert {n: v.shape for n, v in two.items()} == {n: v.shape for n, v in one.items()}

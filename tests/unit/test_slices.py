@@ -11,39 +11,22 @@ import pytest
 from kit.config_example import put
 from kit.config_example import raw_config as small_config
 from palimpsest.config import load_config
-from palimpsest.config.slices import (
-    VERSIONS,
-    datasets_of,
-    devices_of,
-    free_settings,
-    stage_slice,
-)
+from palimpsest.pipeline.results import datasets_of, slice_of, untracked
+from palimpsest.pipeline.slices import devices_of
+from palimpsest.pipeline.stages import STAGES
 
-SEED = {"method": "sku", "seed": "0"}
-LOCATED = {"model": "subject", "method": "located", "seed": "0"}
-WILDCARDS: dict[str, dict[str, str]] = {
-    "download_model": {"base": "tiny"},
-    "download_data": {"dataset": "questions"},
-    "tokenize": {"base": "tiny", "dataset": "questions"},
-    "pretrain": {"model": "subject"},
-    "retrain": {"model": "subject"},
-    "reference": {"model": "subject"},
-    "localize": {"model": "subject"},
-    "region": LOCATED,
-    "examples": LOCATED,
-    "unlearn": LOCATED,
-    "acquire": {"model": "subject", **SEED},
-    "negate": {"model": "subject", **SEED},
-    "original": {"model": "subject"},
-    "untaught": {"model": "subject"},
-    "merge": {"model": "subject", **SEED},
-    "measure": {"model": "subject", **SEED},
-    "lm_eval": {"model": "subject", **SEED},
-    "judge": {"model": "subject", **SEED},
-    "sweep": {"model": "subject", **SEED},
-    "score": {"model": "subject", "method": "sku"},
-    "compare": {"model": "subject", "method": "sku"},
-    "report": {},
+RUN = {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
+LOCATED = RUN | {"method": "located"}
+KNOWN = {
+    **{"base": "tiny", "dataset": "questions", "page": "report"},
+    **{"part": "train", "kind": "states"},
+}
+WILDCARDS = {
+    name: {
+        key: (KNOWN | (LOCATED if name in ("region", "examples", "unlearn") else RUN))[key]
+        for key in stage.per
+    }
+    for name, stage in STAGES.items()
 }
 
 JUDGES: dict[str, Any] = {
@@ -69,7 +52,7 @@ def raw_config() -> dict[str, Any]:
 def slices(raw: dict[str, Any]) -> dict[str, str]:
     """Slice of every stage for the subject `subject`, its method `sku` or `located`."""
     cfg = load_config(raw)
-    return {stage: stage_slice(stage, cfg, **wildcards) for stage, wildcards in WILDCARDS.items()}
+    return {stage: slice_of(stage, cfg, **wildcards) for stage, wildcards in WILDCARDS.items()}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -82,13 +65,9 @@ def _reversed(node: Any) -> Any:
     return node
 
 
-def test_every_stage_is_covered():
-    assert set(WILDCARDS) == set(VERSIONS)
-
-
-@pytest.mark.parametrize("stage", VERSIONS)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_slice_is_json_with_the_version_of_its_stage(stage):
-    assert json.loads(slices(raw_config())[stage])["version"] == VERSIONS[stage]
+    assert json.loads(slices(raw_config())[stage])["version"] == STAGES[stage].version
 
 
 def test_the_order_of_keys_does_not_count():
@@ -156,7 +135,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     (
         "models.subject.base",
         "other",
-        {*TRAINED, "original", "untaught", "measure", "lm_eval", "sweep"},
+        {*TRAINED, "describe", "measure", "lm_eval", "sweep"},
     ),
     ("models.subject.title", "words", {"report"}),
     ("methods.sku.steps", 11, {"acquire"}),
@@ -175,7 +154,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.models.subject", {"scale": 2}, {"negate"}),
     ("methods.sku.models.second.steps", 13, set()),
     ("methods.anchored.steps", 14, set()),
-    ("scenarios.taught.general", "questions/val", {"reference"}),
+    ("scenarios.taught.general", "questions/val", set()),
     ("scenarios.taught.localize.rounds", 3, {"localize"}),
     ("scenarios.taught.evaluate.answers", 3, {"measure", "judge", "score"}),
     ("methods.located.region", {"cosine": 0.5}, {"region"}),
@@ -245,8 +224,8 @@ def test_only_what_changes_a_verdict_reaches_the_judge(place, value, stages):
 def test_every_setting_of_a_judge_reaches_it_by_one_way_or_the_other():
     for name in JUDGES:
         cfg = load_config(put(raw_config(), "score.harm_judge", name))
-        found = json.loads(stage_slice("judge", cfg, **WILDCARDS["judge"]))["settings"]
-        free = json.loads(free_settings("judge", cfg, **WILDCARDS["judge"]))
+        found = json.loads(slice_of("judge", cfg, **WILDCARDS["judge"]))["settings"]
+        free = json.loads(untracked("judge", cfg, **WILDCARDS["judge"]))
         assert found | free == getattr(cfg.judges, name).model_dump()
         assert not found.keys() & free.keys()
 
@@ -268,18 +247,6 @@ def test_sampled_answers_depend_on_what_is_decoded_together():
     assert changed(slices(raw), slices(put(raw, "measure.generation.batch_rows", 9))) == {"measure"}
 
 
-def test_the_backend_counts_where_it_is_not_the_one_there_always_was():
-    for seeds in ([], [0]):
-        raw = put(raw_config(), "measure.sampling.seeds", seeds)
-        plain = json.loads(slices(raw)["measure"])["generation"]
-        assert "backend" not in plain
-        raw = put(raw, "measure.generation.backend", "vllm")
-        limit = plain["max_new_tokens"]
-        told = {"backend": "vllm", "max_new_tokens": limit}
-        assert json.loads(slices(raw)["measure"])["generation"] == told
-        assert json.loads(slices(raw)["sweep"])["generation"] == {"max_new_tokens": limit}
-
-
 def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
     raw = put(raw_config(), "scenarios.taught.lm_eval", {"mmlu": {}})
     other = put(raw, "bases.tiny.template.response", "{response}")
@@ -288,23 +255,13 @@ def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
 
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():
     cfg = load_config(small_config())
-    assert "lm_eval" not in json.loads(stage_slice("score", cfg, model="subject", method="sku"))
-
-
-def test_choices_from_the_file_itself_are_a_new_version_of_the_adapter(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.config.slices.RESOURCES", tmp_path)
-    alone, beside = (
-        json.loads(stage_slice("download_data", load_config(raw), dataset="questions"))
-        for raw in (raw_config(), put(raw_config(), "datasets.questions.facts", "resource:f.jsonl"))
-    )
-    assert alone["adapter_version"] == 2
-    assert "adapter_version" not in beside
+    assert "lm_eval" not in json.loads(slice_of("score", cfg, model="subject", method="sku"))
 
 
 def test_seeds_differ_in_nothing_else():
     cfg = load_config(raw_config())
     one, two = (
-        json.loads(stage_slice("acquire", cfg, model="subject", method="sku", seed=seed))
+        json.loads(slice_of("acquire", cfg, model="subject", method="sku", seed=seed))
         for seed in ("0", "1")
     )
     assert (one.pop("seed"), two.pop("seed")) == (0, 1)
@@ -312,7 +269,7 @@ def test_seeds_differ_in_nothing_else():
 
 
 def test_a_shipped_file_counts_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.config.slices.RESOURCES", tmp_path)
+    monkeypatch.setattr("palimpsest.pipeline.slices.RESOURCES", tmp_path)
     raw = put(raw_config(), "datasets.questions.source", "resource:q.csv")
     (tmp_path / "q.csv").write_text("a")
     before = slices(raw)
@@ -326,31 +283,31 @@ def test_settings_that_change_no_result_still_reach_the_stage():
     raw = put(raw_config(), "methods.sku.training.gradient_checkpointing", True)
     raw = put(raw, "measure.generation.batch_rows", 3)
     cfg = load_config(raw)
-    acquire = json.loads(free_settings("acquire", cfg, model="subject", method="sku", seed="0"))
+    acquire = json.loads(untracked("acquire", cfg, **WILDCARDS["acquire"]))
     assert acquire == {"checkpoint_seconds": 60.0, "gradient_checkpointing": True}
-    measure = json.loads(free_settings("measure", cfg, model="subject", method="sku", seed="0"))
+    measure = json.loads(untracked("measure", cfg, **WILDCARDS["measure"]))
     assert measure == {"batch_rows": 3, "batch_tokens": 2048}
-    assert free_settings("pretrain", cfg, model="second") == "{}"
-    assert free_settings("score", cfg, model="subject", method="sku") == "{}"
+    assert untracked("pretrain", cfg, model="second") == "{}"
+    assert untracked("score", cfg, model="subject", method="sku") == "{}"
 
 
 def test_a_subjects_devices_come_before_its_bases():
     raw = put(raw_config(), "bases.tiny.devices", 4)
     raw = put(put(raw, "bases.tiny.parallel", "fsdp"), "models.subject.devices", 2)
-    known = {"model": "subject", "method": "sku", "seed": "0"}
-    for stage in ("pretrain", "retrain", "acquire", "unlearn"):
-        free = json.loads(free_settings(stage, load_config(raw), **known))
+    for stage in (name for name, stage in STAGES.items() if stage.trains):
+        known = WILDCARDS[stage]
+        free = json.loads(untracked(stage, load_config(raw), **known))
         assert (free["devices"], free["parallel"]) == (2, "fsdp")
-        alone = json.loads(free_settings(stage, load_config(raw_config()), **known))
+        alone = json.loads(untracked(stage, load_config(raw_config()), **known))
         assert free.items() - alone.items() == {("devices", 2), ("parallel", "fsdp")}
-        assert devices_of(stage, load_config(raw), "subject") == 2
+        assert devices_of(load_config(raw), "subject") == 2
 
 
 def test_a_subject_that_is_taught_nothing_asks_for_one_device():
     cfg = load_config(put(raw_config(), "bases.other.devices", 4))
-    assert devices_of("acquire", cfg, "second") == 4
-    assert devices_of("pretrain", cfg, "second") == 1
-    assert free_settings("pretrain", cfg, model="second") == "{}"
+    assert devices_of(cfg, "second") == 4
+    assert devices_of(cfg, "second", pretrains=True) == 1
+    assert untracked("pretrain", cfg, model="second") == "{}"
 
 
 @pytest.mark.parametrize(
@@ -358,7 +315,6 @@ def test_a_subject_that_is_taught_nothing_asks_for_one_device():
     [
         ("pretrain", "original", ["questions", "secrets"]),
         ("retrain", "retrained", ["questions"]),
-        ("reference", "original", ["questions"]),
         ("examples", "located", ["questions", "secrets"]),
         ("measure", "sku", ["questions", "secrets"]),
         ("lm_eval", "sku", ["questions"]),
@@ -367,12 +323,12 @@ def test_a_subject_that_is_taught_nothing_asks_for_one_device():
     ],
 )
 def test_the_datasets_that_a_stage_reads(stage, method, read):
-    assert datasets_of(load_config(raw_config()), "subject", stage, method) == read
+    assert datasets_of(stage, load_config(raw_config()), "subject", method) == read
 
 
 def test_a_set_that_a_method_does_not_read_is_none_of_its_business():
     raw = raw_config()
     raw["methods"]["kept"] = {**raw["methods"]["located"], "algorithm": "finetune"}
     cfg = load_config(raw)
-    found = json.loads(stage_slice("unlearn", cfg, model="subject", method="kept", seed="0"))
+    found = json.loads(slice_of("unlearn", cfg, model="subject", method="kept", seed="0"))
     assert found["sets"] == {"retain": "questions/train"}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -22,10 +26,11 @@ from kit.source_scan import (
     sources,
 )
 from palimpsest.config import Config, load_config
-from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Base
-from palimpsest.config.slices import VERSIONS, stage_slice
 from palimpsest.config.yaml_files import _Loader
+from palimpsest.objectives.catalog import algorithms
+from palimpsest.pipeline.results import slice_of
+from palimpsest.pipeline.stages import STAGES
 
 PLANTED = [
     "import pickle",
@@ -60,11 +65,8 @@ PLANTED = [
 ]
 
 HARMLESS = [
-    "import torch\ntorch.load('x', weights_only=True)",
-    "import numpy as np\nnp.load('x', allow_pickle=False)",
     "model.eval()",
     "import re\nre.compile('x')",
-    "from pickle import UnpicklingError",
     "import yaml\nyaml.load('x', Loader=yaml.CSafeLoader)\nyaml.safe_load('x')",
     "import subprocess\nsubprocess.run(['x'], shell=False)",
     "load(folder, trust_remote_code=remote)",
@@ -81,14 +83,31 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("text", PLANTED)
-def test_a_planted_fault_is_found(text):
-    assert list(python_faults(text))
+def refused_by_ruff(folder: Path, texts: list[str]) -> set[str]:
+    """Those of these sources in which ruff, with the project's own settings, finds a danger."""
+    for number, text in enumerate(texts):
+        (folder / f"planted_{number}.py").write_text(text + "\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ruff", "check", "--config", str(REPO / "pyproject.toml")),
+            *("--no-cache", "--output-format", "json", str(folder)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [f for f in json.loads(done.stdout) if re.match(r"S\d|TID251", f["code"] or "")]
+    return {texts[int(re.findall(r"planted_(\d+)", f["filename"])[0])] for f in found}
 
 
-@pytest.mark.parametrize("text", HARMLESS)
-def test_what_only_looks_like_one_is_not(text):
-    assert list(python_faults(text)) == []
+def test_every_planted_fault_is_found(tmp_path):
+    found = refused_by_ruff(tmp_path, PLANTED)
+    assert [t for t in PLANTED if t not in found and not list(python_faults(t))] == []
+
+
+def test_what_only_looks_like_one_is_not(tmp_path):
+    assert refused_by_ruff(tmp_path, HARMLESS) == set()
+    assert [text for text in HARMLESS if list(python_faults(text))] == []
 
 
 @pytest.mark.parametrize(("command", "said"), COMMANDS.items())
@@ -151,7 +170,7 @@ def sections(annotation: Any) -> set[type[BaseModel]]:
 
 
 def test_trust_remote_code_is_a_key_of_bases_alone():
-    every = sections(Config) | {module.Settings for module in algorithms().values()}
+    every = sections(Config) | set(algorithms().values())
     assert len(every) > 30
     assert [s for s in every if "trust_remote_code" in s.model_fields] == [Base]
     assert Base.model_fields["trust_remote_code"].default is False
@@ -163,32 +182,25 @@ def test_trust_remote_code_is_read_from_a_base_alone():
         for p in sources(REPO)
         for read in remote_code_reads(p.read_text())
     }
-    # `b` and `settings` are annotated as a Base; all else reads the slice that the first one makes.
+    # `b`, `base` and `settings` are annotated as a Base; all else reads a slice.
     assert reads == {
-        ("config/slices.py", "b.trust_remote_code"),
-        ("plan/table.py", "cfg.bases[base].trust_remote_code"),
-        ("stages/ask.py", "settings.trust_remote_code"),
+        ("measuring/ask.py", "settings.trust_remote_code"),
+        ("pipeline/plan/table.py", "cfg.bases[base].trust_remote_code"),
+        ("pipeline/slices.py", "base.trust_remote_code"),
+        ("pipeline/stages.py", "b.trust_remote_code"),
     }
     assert remote_code_reads("print(cfg.models[m].trust_remote_code)")
 
 
 def slices(cfg: Config) -> dict[str, Any]:
     """Every stage's slice of one subject and method."""
-    known = {
-        "download_model": {"base": "tiny"},
-        "download_data": {"dataset": "secrets"},
-        "tokenize": {"base": "tiny", "dataset": "secrets"},
-        "report": {},
-    } | {
-        stage: {"model": "subject"}
-        for stage in ("pretrain", "retrain", "reference", "localize", "original", "untaught")
-    }
-    names = {"model": "subject", "method": "sku"}
-    known |= {"score": names, "compare": names}
-    left = {stage: names | {"seed": "0"} for stage in VERSIONS if stage not in known}
-    del left["region"]  # reads a table, no model
+    known = {"base": "tiny", "dataset": "secrets", "page": "report", "part": "all"}
+    known |= {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
+    known["kind"] = "states"
     return {
-        s: json.loads(stage_slice(s, cfg, **wildcards)) for s, wildcards in (known | left).items()
+        name: json.loads(slice_of(name, cfg, **{key: known[key] for key in stage.per}))
+        for name, stage in STAGES.items()
+        if name != "region"  # reads a table, no model
     }
 
 

@@ -20,6 +20,7 @@ from kit.hub_server import SIGNATURE, Fault, Hub, Repo, git_hash, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest
 from palimpsest.io.tables import read_table
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.sources import transfer
 from palimpsest.stages.download_data import download_data
 
@@ -84,7 +85,12 @@ class Desk:
         lines: list[str] = []
         resources = self.folder / "resources"
         try:
-            download_data(config(**keys), resources / "datasets/set", resources, lines.append)
+            download_data(
+                DownloadData(
+                    config=config(**keys), out=resources / "datasets/set", resources=resources
+                ),
+                lines.append,
+            )
         except UserError as error:
             self.printed += str(error)
             raise
@@ -256,7 +262,7 @@ def test_a_gated_repository_needs_a_token_that_is_never_written(desk: Desk, hub:
         ({"source": "hub:not/a/name"}, "'not/a/name' cannot be a repository; write hub:org/name"),
         ({"revision": "dev"}, "there is no revision 'dev'"),
         ({"files": ["nowhere/*"]}, "files: nothing is called 'nowhere/*'; there are: data/test"),
-        ({"sha256": "00ff", "files": ["more/*"]}, "sha256 is for a single file, 2 are meant"),
+        ({"sha256": "00ff", "files": ["more/*"]}, "sha256 is for a single file, this means 2"),
         ({"sha256": "00ff"}, "expected 00ff, found"),
     ],
 )
@@ -271,7 +277,7 @@ def test_what_is_not_there_is_named(desk: Desk, keys: dict[str, Any], message: s
         (r"GET /api/datasets", [Fault(429, {"Retry-After": "4000"})], "(429): try again in 4000 s"),
         (r"GET /api/datasets", [Fault(403)], "access is forbidden (403)"),
         (r"GET .*train", [Fault(500)], "data/train.jsonl: the hub answered with status 500"),
-        (r"GET .*train", [Fault(length=100)], "it has another size than the hub says"),
+        (r"GET .*train", [Fault(length=100)], "its size differs from the hub's"),
         (r"GET .*train", [Fault(damage=True)], "is damaged (git hash differs); the file was rem"),
     ],
 )

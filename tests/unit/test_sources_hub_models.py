@@ -18,7 +18,8 @@ from kit import models as tiny_models
 from kit.hub_server import Fault, Hub, Repo, files_of, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified
-from palimpsest.metrics.judges.classifier import model_folder
+from palimpsest.judges.classifier import model_folder
+from palimpsest.pipeline.stages import DownloadModel
 from palimpsest.stages.download_model import download_model
 
 OTHERS = {
@@ -59,7 +60,7 @@ def fetch(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
     def run(**keys: Any) -> dict[str, Any]:
         config = {"source": "hub:org/tiny", "sha256": None, "revision": "main", **keys}
-        return download_model(config, tmp_path / "models/tiny", [].append)
+        return download_model(DownloadModel(config=config, out=tmp_path / "models/tiny"), [].append)
 
     return run
 

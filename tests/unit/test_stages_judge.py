@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,12 @@ import pytest
 from kit.chat_server import Request, Service, chat_service
 from kit.models import save_classifier
 from kit.scored import DATA, PARTS_OF, Workspace
-from palimpsest.config.judges import ClassifierJudge, EndpointJudge
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.answered import asked
+from palimpsest.judges import classifier as classifier_judge
+from palimpsest.judges import endpoint as endpoint_judge
+from palimpsest.metrics.asked import asked
+from palimpsest.pipeline.stages import Judge
 from palimpsest.stages.judge import judge
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +59,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asking(service: Service, **more: Any) -> dict[str, Any]:
-    return EndpointJudge.model_validate(
+    return endpoint_judge.Settings.model_validate(
         {
             "url": service.url,
             "model": "large",
@@ -71,7 +74,7 @@ def asking(service: Service, **more: Any) -> dict[str, Any]:
 
 def classifying(folder: Path) -> dict[str, Any]:
     settings = {"model": f"path:{folder}", "positive": "recipe", "text": "{answer}"}
-    return ClassifierJudge.model_validate(settings).model_dump()
+    return classifier_judge.Settings.model_validate(settings).model_dump()
 
 
 def judged(
@@ -80,7 +83,16 @@ def judged(
     folder = workspace.seed(0)
     config = {"version": 1, "judge": name, "settings": settings, "answers": count, **ASKED}
     generations, out = folder / "generations.parquet", folder / "judged.parquet"
-    judge(config, {}, generations, workspace.datasets, out, "judge", 1)
+    judge(
+        Judge(
+            config=config,
+            generations=generations,
+            datasets=workspace.datasets,
+            out=out,
+            label="judge",
+            threads=1,
+        )
+    )
     table, facts = read_table(out)
     assert facts == {"judge": name}
     return table.to_pylist()
@@ -172,8 +184,9 @@ def command(workspace: Workspace, settings: dict[str, Any]) -> list[str]:
     config = {"judge": "endpoint", "settings": settings, "answers": None, **ASKED}
     seed = workspace.seed(0)
     return [
-        *(sys.executable, str(ROOT / "workflow/scripts/judge.py"), "--label", "judge mini"),
-        *("--config", json.dumps(config), "--free", "{}"),
+        *(sys.executable, str(ROOT / "workflow/scripts/stage.py"), "judge"),
+        *("--label", "judge mini"),
+        *("--config", json.dumps(config), "--untracked", "{}"),
         *("--generations", str(seed / "generations.parquet")),
         *("--datasets", str(workspace.datasets), "--out", str(seed / "judged.parquet")),
     ]
@@ -215,9 +228,12 @@ def test_a_failure_is_one_line_without_the_key(workspace, service):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_stopped(workspace, service, number):
+    signalled = threading.Event()
+
     def slow(request: Request) -> str:
         if len(service.requests) > 1:
-            time.sleep(2)
+            signalled.wait(60)
+            time.sleep(1)
         return "NO"
 
     service.reply = slow
@@ -226,6 +242,7 @@ def test_a_killed_run_goes_on_where_it_stopped(workspace, service, number):
     while len(service.requests) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(number)
+    signalled.set()
     process.communicate()
     assert process.returncode != 0
     assert not (workspace.seed(0) / "judged.parquet").exists()

@@ -23,23 +23,25 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kit import models as tiny
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import build
 from palimpsest.data.choices import Question, read_questions
-from palimpsest.data.records import SCHEMA
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.lm_eval_model import LmEvalModel
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.rows import with_own_responses
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
-from palimpsest.stages.lm_eval import ask, local_task, run_tasks
-from palimpsest.stages.measure import likelihood, lines_of
+from palimpsest.pipeline.stages import LmEval
+from palimpsest.stages.lm_eval import lm_eval, local_task, run_task
 
 ROOT = Path(__file__).parents[2]
 TRUTHFULQA = ROOT.parent / "shared" / "data" / "TruthfulQA.csv"
@@ -82,7 +84,7 @@ def save_dataset(folder: Path, parts: dict[str, pa.Table]) -> None:
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     known = {"key": [], "choices": [], "perturbed": [], "source_row": 0}
-    return pa.Table.from_pylist([{**known, **row} for row in rows], schema=SCHEMA)
+    return pa.Table.from_pylist([{**known, **row} for row in rows], schema=schemas.DATASET)
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +153,18 @@ def run(
         "trust_remote_code": False,
         **config,
     }
-    folders = [work / "base", work / model, work / "datasets", out]
-    run_tasks(config, *folders, "try", 4, 300, 1)
+    lm_eval(
+        LmEval(
+            config=config,
+            untracked={"batch_rows": 4, "batch_tokens": 300},
+            base=work / "base",
+            model=work / model,
+            datasets=work / "datasets",
+            out=out,
+            label="try",
+            threads=1,
+        )
+    )
     rows = read_table(out / "lm_eval.parquet")[0].to_pandas()
     return json.loads((out / "lm_eval.json").read_text()), rows
 
@@ -175,7 +187,7 @@ def our_logprobs(
             rows.append(Row(f"{question.id} {i}", torch.tensor(ids), len(prompt)))
     network = load_model(work / model, work / "base", dtype, CPU)
     lines = likelihood(
-        Body(network), lines_of({"quiz": rows}), 300, byte_tokenizer(), "ours"
+        Body(network), with_own_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
     ).to_pandas()
     sums = lines.groupby("id")["logprob"].sum()
     return [[sums[f"{q.id} {i}"] for i in range(len(q.choices))] for q in questions]
@@ -306,7 +318,7 @@ def test_a_group_has_a_value_of_its_own_and_subtasks(work):
     loaded = {"tasks": dict(zip(names, tasks, strict=True)), "groups": {"both": group}}
     network = load_model(work / "adapter", work / "base", "float32", CPU)
     harness = LmEvalModel(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
-    found, rows = ask(harness, "both", loaded, 4)
+    found, rows = run_task(harness, "both", loaded, 4)
     hits = [row["hit"] for row in rows]
     assert [row["task"] for row in rows] == ["one"] * 4 + ["two"] * 4
     assert (found["samples"], found["shots"], found["limit"]) == (8, 0, 4)
@@ -401,14 +413,14 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
     done = subprocess.run(
         [
             sys.executable,
-            "workflow/scripts/run_lm_eval.py",
+            "workflow/scripts/stage.py",
+            "lm_eval",
             *("--config", json.dumps(config)),
             *("--base", work / "base"),
             *("--model", work / "adapter"),
             *("--datasets", work / "datasets"),
             *("--out", tmp_path / "out"),
-            *("--batch-rows", "4"),
-            *("--batch-tokens", "300"),
+            *("--untracked", json.dumps({"batch_rows": 4, "batch_tokens": 300})),
             *("--threads", "1"),
         ],
         env={
@@ -437,7 +449,7 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
 def test_truthfulqa_is_a_local_task(work, tmp_path):
     if not TRUTHFULQA.exists():
         pytest.skip(f"{TRUTHFULQA} is not on this machine")
-    dataset = Dataset(
+    dataset = dataset_settings(
         source=f"path:{TRUTHFULQA}", adapter="truthfulqa", max_rows=20, parts={"all": {}}
     )
     built = build("truthfulqa", dataset, TRUTHFULQA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,20 +19,22 @@ from transformers import AutoModelForCausalLM
 from kit import models as tiny
 from palimpsest.config.schema import Base
 from palimpsest.engine import vllm_engine
-from palimpsest.engine.generate import Speak
+from palimpsest.engine.generate import Answerer
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.answered import RESPONSE, asked
+from palimpsest.measuring.ask import answers
+from palimpsest.measuring.backends import transformers_answerer
+from palimpsest.metrics.asked import RESPONSE, asked
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
-from palimpsest.stages.ask import answers
-from palimpsest.stages.measure import Sizes, measure
-from palimpsest.stages.negate import negate, original
-from palimpsest.stages.speakers import transformers_speaker
-from palimpsest.stages.sweep import facts, sample, sweep
+from palimpsest.pipeline.stages import Describe, Measure, Negate, Sweep
+from palimpsest.stages.describe import describe
+from palimpsest.stages.measure import measure
+from palimpsest.stages.negate import negate
+from palimpsest.stages.sweep import right_answers, sample, sweep
 
 CPU = torch.device("cpu")
 WRONG = [["w7 w8 w9", "w11"], ["w12 w13"], []]
@@ -48,7 +51,7 @@ CONFIG = {
     "sampling": {"seeds": [], "temperature": 1.0, "top_p": 1.0},
     "wrappers": {},
 }
-SIZES = Sizes(batch_rows=3, batch_tokens=40)
+SIZES = {"batch_rows": 3, "batch_tokens": 40}
 PARTS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5)], seed=1, name="f"),
     "train": tiny.rows([(4, 4), (5, 6), (9, 3)], seed=2, name="n"),
@@ -87,8 +90,23 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(root / "datasets" / "set", [f"{name}.parquet" for name in PARTS])
     save_adapter(root / "subject", seed=1)
     save_adapter(root / "acquired", seed=2)
-    original(root / "base", root / "subject", root / "original")
-    negate({"scale": 1.0}, root / "base", root / "subject", root / "acquired", root / "negated")
+    describe(
+        Describe(
+            config={"own_training": False},
+            base=root / "base",
+            adapter=root / "subject",
+            out=root / "original",
+        )
+    )
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=root / "base",
+            subject=root / "subject",
+            acquired=root / "acquired",
+            out=root / "negated",
+        )
+    )
     for name in ("original", "negated"):
         measured(root, CONFIG, root / f"measured-{name}", name)
     return root
@@ -96,8 +114,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(root: Path, config: dict[str, Any], out: Path, name: str = "original") -> Path:
     """Measure one of the models."""
-    folders = [root / "base", root / name, root / "original", root / "tokens", root / "datasets"]
-    measure(config, *folders, out, name, SIZES, 1)
+    measure(
+        Measure(
+            config=config,
+            untracked=SIZES,
+            base=root / "base",
+            model=root / name,
+            original=root / "original",
+            tokens=root / "tokens",
+            datasets=root / "datasets",
+            out=out,
+            label=name,
+            threads=1,
+        )
+    )
     return out
 
 
@@ -234,12 +264,12 @@ def test_another_engine_is_given_the_merged_model_and_alone_on_the_device(
     @contextmanager
     def started(
         folder: Path, tokenizer: Any, dtype: torch.dtype, limits: vllm_engine.Limits, remote: bool
-    ) -> Iterator[Speak]:
+    ) -> Iterator[Answerer]:
         assert limits == vllm_engine.Limits(longest_prompt=9, max_new_tokens=6)
         assert not (tmp_path / "likelihood.parquet").exists(), "no model was loaded before"
         folders.append(folder)
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        yield transformers_speaker(network, tokenizer, limits.max_new_tokens, 2)
+        yield transformers_answerer(network, tokenizer, limits.max_new_tokens, 2)
 
     monkeypatch.setattr(vllm_engine, "require", lambda: None)
     monkeypatch.setattr(vllm_engine, "started", started)
@@ -286,18 +316,20 @@ def test_the_cost_is_recorded(work: Path) -> None:
 @pytest.fixture(scope="module")
 def swept(work: Path) -> pd.DataFrame:
     config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
+    config["parts"] = {**CONFIG["parts"], "general": "set/train"}
     sweep(
-        config,
-        work / "base",
-        work / "subject",
-        work / "acquired",
-        work / "tokens",
-        work / "datasets",
-        work / "sweep.parquet",
-        "sweep",
-        3,
-        40,
-        1,
+        Sweep(
+            config=config,
+            untracked={"batch_rows": 3, "batch_tokens": 40},
+            base=work / "base",
+            subject=work / "subject",
+            acquired=work / "acquired",
+            tokens=work / "tokens",
+            datasets=work / "datasets",
+            out=work / "sweep.parquet",
+            label="sweep",
+            threads=1,
+        )
     )
     return frame(work / "sweep.parquet")
 
@@ -312,14 +344,26 @@ def test_a_sweep_measures_what_negation_would_make(
     ]
     tables[0] = tables[0][tables[0]["alternative"] == RESPONSE]
     truth = pd.concat(
-        facts(work / "datasets", ref, block) for block, ref in CONFIG["parts"].items()
+        right_answers(work / "datasets", ref, block) for block, ref in CONFIG["parts"].items()
     )
     expected = summarize(tables[0], tables[1], truth)
-    assert len(swept) == 6
+    assert len(swept) == 9
     for part, values in expected.items():
         line = swept[(swept["scale"] == scale) & (swept["part"] == part)].iloc[0]
         for key, value in values.items():
             assert line[key] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_part_without_answers_is_swept_by_its_likelihood(work: Path, swept: pd.DataFrame) -> None:
+    tokens = frame(work / "measured-negated" / "likelihood.parquet")
+    tokens = tokens[(tokens["part"] == "retain") & (tokens["alternative"] == RESPONSE)]
+    tokens = tokens[~tokens["eos"]]
+    line = swept[(swept["scale"] == 1.0) & (swept["part"] == "general")].iloc[0]
+    assert line["n"] == len(PARTS["train"])
+    assert line["accuracy"] == pytest.approx(tokens["hit"].mean())
+    mean_logprob = tokens["logprob"].astype(float).mean()
+    assert line["perplexity"] == pytest.approx(math.exp(-mean_logprob), rel=1e-4)
+    assert line[["recall_rate", "rouge_l", "degenerate_rate", "probability"]].isna().all()
 
 
 def test_a_sample_is_the_same_each_time_and_keeps_the_order() -> None:

@@ -20,25 +20,29 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from kit import models as tiny
+from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.engine.train import LOG
+from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL, TRAINING_LOG
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
-from palimpsest.model.description import MODEL
 from palimpsest.model.lora import attach_subject
 from palimpsest.model.unlearned import load_model
+from palimpsest.pipeline.stages import Acquire, Describe, Merge, Negate, Pretrain, Reference
+from palimpsest.settings.draw import Kind
 from palimpsest.stages import acquire as acquiring
 from palimpsest.stages import method
 from palimpsest.stages.acquire import acquire
+from palimpsest.stages.describe import describe
 from palimpsest.stages.merge import merge
-from palimpsest.stages.negate import negate, original
+from palimpsest.stages.negate import negate
 from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import reference, with_reference
+from palimpsest.stages.reference import folder_of, reference, with_reference
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -89,12 +93,45 @@ class Work:
         return self.root / name
 
     def acquire(self, out: str, config: dict[str, Any] = ACQUIRE, **free: Any) -> Path:
-        folders = [self.base, self.at("subject"), self.tokens, self.at("reference")]
-        acquire(config, {**FREE, **free}, *folders, self.at(out), "acquire", 1)
+        acquire(
+            Acquire(
+                config=config,
+                untracked={**FREE, **free},
+                base=self.base,
+                subject=self.at("subject"),
+                tokens=self.tokens,
+                reference=self.at("reference"),
+                out=self.at(out),
+                label="acquire",
+                threads=1,
+            )
+        )
         return self.at(out)
 
+    def refer(self, kind: Kind) -> None:
+        """Compute the subject's reference of one kind on set/train."""
+        reference(
+            Reference(
+                config={**LOAD, "part": "set/train", "kind": kind},
+                base=self.base,
+                subject=self.at("subject"),
+                tokens=self.tokens,
+                out=folder_of(self.at("reference"), "set/train", kind),
+                label="reference",
+                threads=1,
+            )
+        )
+
     def negate(self, scale: float, out: str) -> Path:
-        negate({"scale": scale}, self.base, self.at("subject"), self.at("acquired"), self.at(out))
+        negate(
+            Negate(
+                config={"scale": scale},
+                base=self.base,
+                subject=self.at("subject"),
+                acquired=self.at("acquired"),
+                out=self.at(out),
+            )
+        )
         return self.at(out)
 
 
@@ -108,10 +145,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
         "train": tiny.rows([(4, 4), (5, 6), (3, 3)], seed=2, name="n"),
     }
     tiny.save_tokens(made.tokens / "set", parts)
-    pretrain(PRETRAIN, FREE, made.base, made.tokens, made.at("subject"), "pretrain", 1)
-    config = {**LOAD, "parts": ["set/train"]}
-    folders = [made.base, made.at("subject"), made.tokens, made.at("reference")]
-    reference(config, *folders, "reference", 1)
+    pretrain(
+        Pretrain(
+            config=PRETRAIN,
+            untracked=FREE,
+            base=made.base,
+            tokens=made.tokens,
+            out=made.at("subject"),
+            label="pretrain",
+            threads=1,
+        )
+    )
+    made.refer("states")
     made.acquire("acquired")
     return made
 
@@ -133,7 +178,7 @@ def rows_of(work: Work, part: str) -> list[Row]:
 
 
 def test_kept_reference_states_are_those_of_the_live_subject(work: Work) -> None:
-    rows = with_reference(rows_of(work, "train"), work.at("reference"), "set/train")
+    rows = with_reference(rows_of(work, "train"), work.at("reference"), "set/train", "states")
     subject = attach_subject(load_base(work.base, "float32", CPU), work.at("subject"))
     bare = load_base(work.base, "float32", CPU)
     for row in rows:
@@ -147,7 +192,28 @@ def test_kept_reference_states_are_those_of_the_live_subject(work: Work) -> None
 def test_a_reference_of_other_rows_is_refused(work: Work) -> None:
     for rows, name in [(rows_of(work, "forget"), "f-0"), (tiny.rows([(9, 9)], name="n"), "n-0")]:
         with pytest.raises(UserError, match=rf"not made of the rows of set/train \(row {name}\)"):
-            with_reference(rows, work.at("reference"), "set/train")
+            with_reference(rows, work.at("reference"), "set/train", "states")
+
+
+def test_costs_of_the_subject_stand_beside_those_of_the_trained_model(work: Work) -> None:
+    """At step 0 the two are one number; without the end token its number is left out."""
+    work.refer("costs")
+    folder, part = work.tokens / "set", "train"
+    subject = Body(attach_subject(load_base(work.base, "float32", CPU), work.at("subject")))
+    for end_token in (True, False):
+        rows = read_rows(folder, part, end_token)
+        rows = with_reference(rows, work.at("reference"), "set/train", "costs")
+        with torch.no_grad():
+            stream = Stream(rows, subject.hidden(rows), subject.head)
+            torch.testing.assert_close(stream.reference_costs(), stream.token_nll())
+        assert stream.reference_costs().dtype == torch.float32
+
+
+def test_a_new_kind_of_reference_makes_no_other_stale(work: Work) -> None:
+    states = folder_of(work.at("reference"), "set/train", "states")
+    before = {path: path.read_bytes() for path in states.iterdir()}
+    work.refer("costs")
+    assert {path: path.read_bytes() for path in states.iterdir()} == before
 
 
 # Acquire.
@@ -158,7 +224,7 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
     assert folder.stat().st_mode & 0o777 == 0o700
     names = {"HAZARDOUS.txt", "adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-    assert modes == dict.fromkeys(names | {LOG}, 0o600)
+    assert modes == dict.fromkeys(names | {TRAINING_LOG}, 0o600)
     assert (folder / "HAZARDOUS.txt").read_text() == acquiring.WARNING + "\n"
     manifest = read_manifest(folder)
     assert manifest["hazardous"] is True
@@ -166,7 +232,7 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
         update.a.numel() + update.b.numel() for update in read_adapter(folder).values()
     )
     assert not work.at("acquired.ckpt").exists()
-    assert len((folder / LOG).read_text().splitlines()) == 5
+    assert len((folder / TRAINING_LOG).read_text().splitlines()) == 5
 
 
 def test_a_merged_release_has_nothing_of_the_harmful_adapter(
@@ -174,10 +240,20 @@ def test_a_merged_release_has_nothing_of_the_harmful_adapter(
 ) -> None:
     seed = tmp_path / "seed-0"
     shutil.copytree(work.at("acquired"), seed / "acquired")
-    negate({"scale": 1.0}, work.base, work.at("subject"), seed / "acquired", seed / "model")
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=work.base,
+            subject=work.at("subject"),
+            acquired=seed / "acquired",
+            out=seed / "model",
+        )
+    )
     for path in (seed / "acquired").iterdir():
         path.unlink()  # a release is made without it
-    merge(work.base, seed / "model", seed / "merged", "merge")
+    merge(
+        Merge(config={}, base=work.base, model=seed / "model", out=seed / "merged", label="merge")
+    )
     names = {path.name for path in (seed / "merged").rglob("*")}
     assert names == {path.name for path in work.base.iterdir()}
     with safe_open(seed / "merged" / "model.safetensors", framework="pt") as merged:
@@ -221,9 +297,9 @@ def test_free_settings_change_no_byte(work: Work, free: dict[str, Any]) -> None:
 def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from palimpsest.objectives import sku
+    from palimpsest.objectives.sku import Sku
 
-    real = sku.loss
+    real = Sku.loss
     calls = [0]
 
     def killed(*args: Any) -> dict[str, Tensor]:
@@ -233,7 +309,7 @@ def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sku, "loss", killed)
+        patch.setattr(Sku, "loss", killed)
         with pytest.raises(KeyboardInterrupt):
             work.acquire("killed", checkpoint_seconds=0)
     assert work.at("killed.ckpt").exists()
@@ -259,7 +335,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "steps": 1_000_000}}
     options = {
         "config": json.dumps(config),
-        "free": json.dumps(FREE),
+        "untracked": json.dumps(FREE),
         "base": work.base,
         "subject": work.at("subject"),
         "tokens": work.tokens,
@@ -269,13 +345,13 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     }
     arguments = [str(x) for key, value in options.items() for x in (f"--{key}", value)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "workflow" / "scripts" / "acquire.py"), *arguments],
+        [sys.executable, str(ROOT / "workflow" / "scripts" / "stage.py"), "acquire", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 300
-    while not (side / LOG).exists() or not (side / LOG).stat().st_size:
+    while not (side / TRAINING_LOG).exists() or not (side / TRAINING_LOG).stat().st_size:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -284,7 +360,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     assert process.returncode == 143
     assert "Traceback" not in errors
     step = json.loads((side / FACTS).read_text())["step"]
-    assert len((side / LOG).read_text().splitlines()) == step > 0
+    assert len((side / TRAINING_LOG).read_text().splitlines()) == step > 0
     assert not [path for path in work.root.rglob("*.tmp")]
     assert not (work.at("stopped") / "manifest.json").exists()
     shutil.rmtree(side)
@@ -301,12 +377,28 @@ def test_a_bare_base_can_be_the_subject(work: Work, tmp_path: Path) -> None:
     bare = Work(tmp_path)
     shutil.copytree(work.base, bare.base)
     shutil.copytree(work.tokens, bare.tokens)
-    pretrain(config, FREE, bare.base, bare.tokens, bare.at("subject"), "pretrain", 1)
-    folders = [bare.base, bare.at("subject"), bare.tokens, bare.at("reference")]
-    reference({**LOAD, "parts": ["set/train"]}, *folders, "reference", 1)
+    pretrain(
+        Pretrain(
+            config=config,
+            untracked=FREE,
+            base=bare.base,
+            tokens=bare.tokens,
+            out=bare.at("subject"),
+            label="pretrain",
+            threads=1,
+        )
+    )
+    bare.refer("states")
     bare.acquire("acquired")
     bare.negate(1.0, "model")
-    original(bare.base, bare.at("subject"), bare.at("original"))
+    describe(
+        Describe(
+            config={"own_training": False},
+            base=bare.base,
+            adapter=bare.at("subject"),
+            out=bare.at("original"),
+        )
+    )
     assert read_manifest(bare.at("original"), MODEL)["kind"] == "base"
     before = load_model(bare.at("original"), bare.base, "float32", CPU)
     assert torch.equal(logits(before), logits(load_base(bare.base, "float32", CPU)))
@@ -336,7 +428,14 @@ def test_the_negated_model_is_the_subject_less_the_task_vector(work: Work, scale
 
 
 def test_lambda_zero_is_the_original(work: Work) -> None:
-    original(work.base, work.at("subject"), work.at("original"))
+    describe(
+        Describe(
+            config={"own_training": False},
+            base=work.base,
+            adapter=work.at("subject"),
+            out=work.at("original"),
+        )
+    )
     before, after = (
         load_model(folder, work.base, "float32", CPU)
         for folder in (work.at("original"), work.negate(0.0, "zero"))
@@ -375,7 +474,7 @@ def test_an_altered_base_is_refused(work: Work, tmp_path: Path) -> None:
 
 def test_a_merged_folder_gives_the_logits_of_the_adapter(work: Work) -> None:
     folder = work.negate(1.0, "to-merge")
-    merge(work.base, folder, work.at("merged"), "merge")
+    merge(Merge(config={}, base=work.base, model=folder, out=work.at("merged"), label="merge"))
     merged = AutoModelForCausalLM.from_pretrained(work.at("merged"), dtype=torch.float32).eval()
     adapter = load_model(folder, work.base, "float32", CPU)
     torch.testing.assert_close(logits(merged), logits(adapter), rtol=1e-4, atol=1e-5)
@@ -389,7 +488,12 @@ def test_merging_in_fp32_rounds_nothing(work: Work, tmp_path: Path) -> None:
     save_file(narrow, tmp_path / "base" / "model.safetensors")
     write_manifest(tmp_path / "base", ["model.safetensors"])
     folder = work.negate(1.0, "merged-in-fp32")
-    merge(tmp_path / "base", folder, tmp_path / "merged", "merge", fp32=True)
+    merge(
+        Merge(
+            config={}, base=tmp_path / "base", model=folder, out=tmp_path / "merged", label="merge"
+        ),
+        fp32=True,
+    )
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     updates = read_adapter(folder, MODEL)
     for name, tensor in narrow.items():
@@ -415,7 +519,15 @@ def test_merging_writes_every_tensor_once_in_its_own_type(
     for file, members in shards.items():
         save_file({name: named[name] for name in members}, base / file, {"format": "pt"})
     write_manifest(base, shards)
-    merge(base, work.negate(1.0, "sharded"), tmp_path / "merged", "merge")
+    merge(
+        Merge(
+            config={},
+            base=base,
+            model=work.negate(1.0, "sharded"),
+            out=tmp_path / "merged",
+            label="merge",
+        )
+    )
     updates = read_adapter(work.at("sharded"), MODEL)
     changed = set()
     for file, members in shards.items():
@@ -434,7 +546,15 @@ def test_a_base_without_a_tensor_of_the_update_cannot_be_merged(work: Work, tmp_
     save_file({"h.0.attn.weight": torch.ones(2)}, tmp_path / "x.safetensors")
     write_manifest(tmp_path, ["x.safetensors"])
     with pytest.raises(UserError, match=r"has no tensor model\.layers\."):
-        merge(tmp_path, work.negate(1.0, "no-tensor"), tmp_path / "out", "merge")
+        merge(
+            Merge(
+                config={},
+                base=tmp_path,
+                model=work.negate(1.0, "no-tensor"),
+                out=tmp_path / "out",
+                label="merge",
+            )
+        )
 
 
 # A task vector of base tensors.
@@ -453,15 +573,23 @@ WEIGHTS = {
 def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work: Work) -> None:
     acquired = work.acquire("acquired-weights", WEIGHTS)
     modes = {path.name: path.stat().st_mode & 0o777 for path in acquired.iterdir()}
-    names = {"HAZARDOUS.txt", delta.WEIGHTS, "manifest.json", LOG}
+    names = {"HAZARDOUS.txt", DELTA_WEIGHTS, "manifest.json", TRAINING_LOG}
     assert modes == dict.fromkeys(names, 0o600)
     assert acquired.stat().st_mode & 0o777 == 0o700
     assert read_manifest(acquired)["hazardous"] is True
-    vector = load_file(acquired / delta.WEIGHTS)
+    vector = load_file(acquired / DELTA_WEIGHTS)
     assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
     assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
     out = work.at("less-weights")
-    negate({"scale": 1.5}, work.base, work.at("subject"), acquired, out)
+    negate(
+        Negate(
+            config={"scale": 1.5},
+            base=work.base,
+            subject=work.at("subject"),
+            acquired=acquired,
+            out=out,
+        )
+    )
     assert read_manifest(out, MODEL)["kind"] == "adapter+delta"
     expected = attach_subject(load_base(work.base, "float32", CPU), work.at("subject"))
     places = delta.base_tensors(expected)
@@ -475,7 +603,7 @@ def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work:
 def test_a_subject_s_task_vector_leaves_no_file_of_another_kind(work: Work) -> None:
     acquired = work.acquire("changed-kind", WEIGHTS)
     work.acquire("changed-kind")
-    assert not (acquired / delta.WEIGHTS).exists()
+    assert not (acquired / DELTA_WEIGHTS).exists()
     work.acquire("changed-kind", WEIGHTS)
     assert not (acquired / "adapter_model.safetensors").exists()
 

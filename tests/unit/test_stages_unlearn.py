@@ -13,27 +13,37 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.methods import algorithms
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import DIVERGED
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, GRADIENTS, MODEL, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import WEIGHTS, read_adapter
+from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
-from palimpsest.model.delta import WEIGHTS as DELTA
-from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
+from palimpsest.objectives.catalog import algorithms, objective
+from palimpsest.pipeline.stages import (
+    Describe,
+    Examples,
+    Localize,
+    Merge,
+    Pretrain,
+    Reference,
+    Region,
+    Retrain,
+    Unlearn,
+)
+from palimpsest.stages.describe import describe
 from palimpsest.stages.examples import examples, read_examples
-from palimpsest.stages.localize import TABLE, localize
+from palimpsest.stages.localize import localize
 from palimpsest.stages.merge import merge
-from palimpsest.stages.method import Inputs
-from palimpsest.stages.pretrain import pretrain, retrain
-from palimpsest.stages.reference import reference
-from palimpsest.stages.region import select_region
-from palimpsest.stages.unlearn import VECTORS, unlearn
+from palimpsest.stages.pretrain import pretrain
+from palimpsest.stages.reference import folder_of, reference
+from palimpsest.stages.region import region as select_region
+from palimpsest.stages.unlearn import unlearn
 
 CPU = torch.device("cpu")
 LOAD = {"dtype": "float32", "trust_remote_code": False}
@@ -84,9 +94,29 @@ class Work:
             "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
         }
         config = {**LOAD, "pretrain": self.pretraining}
-        pretrain(config, FREE, self.base, self.tokens, self.subject, "pretrain", 1)
-        config = {**LOAD, "parts": ["set/train", "set/other"]}
-        reference(config, self.base, self.subject, self.tokens, self.reference, "reference", 1)
+        pretrain(
+            Pretrain(
+                config=config,
+                untracked=FREE,
+                base=self.base,
+                tokens=self.tokens,
+                out=self.subject,
+                label="pretrain",
+                threads=1,
+            )
+        )
+        for part in ("set/train", "set/other"):
+            reference(
+                Reference(
+                    config={**LOAD, "part": part, "kind": "states"},
+                    base=self.base,
+                    subject=self.subject,
+                    tokens=self.tokens,
+                    out=folder_of(self.reference, part, "states"),
+                    label="reference",
+                    threads=1,
+                )
+            )
 
     @property
     def subject(self) -> Path:
@@ -107,18 +137,39 @@ class Work:
 
     def unlearn(self, name: str, config: dict[str, Any], **more: Any) -> Path:
         """Run the stage (and the examples before it, where there are some)."""
-        module = algorithms()[config["settings"]["algorithm"]]
-        draws = module.draws(module.Settings(**config["settings"])).values()
+        draws = objective(config["settings"]).draws().values()
         made = None
         if any(draw.examples for draw in draws):
             made = self.root / f"{name}-examples"
             minimal = {k: v for k, v in config["settings"].items() if k != "region"}
             given = {**config, "settings": minimal}
-            examples(given, self.base, self.subject, self.tokens, made, "examples", 1)
-        used = self.reference if any(draw.reference for draw in draws) else None
-        inputs = Inputs(self.base, self.subject, self.tokens, used, made, more.pop("region", None))
+            examples(
+                Examples(
+                    config=given,
+                    base=self.base,
+                    subject=self.subject,
+                    tokens=self.tokens,
+                    out=made,
+                    label="examples",
+                    threads=1,
+                )
+            )
         out = self.root / name / "model"
-        unlearn(config, {**FREE, **more}, inputs, out, "unlearn", 1)
+        unlearn(
+            Unlearn(
+                config=config,
+                region=more.pop("region", None),
+                untracked={**FREE, **more},
+                base=self.base,
+                subject=self.subject,
+                tokens=self.tokens,
+                reference=self.reference if any(draw.reference for draw in draws) else None,
+                examples=made,
+                out=out,
+                label="unlearn",
+                threads=1,
+            )
+        )
         return out
 
     def costs(self, model: Any, part: str) -> float:
@@ -146,14 +197,19 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def before(work: Work) -> Any:
-    from palimpsest.stages.negate import original
-
-    original(work.base, work.subject, work.root / "original")
+    describe(
+        Describe(
+            config={"own_training": False},
+            base=work.base,
+            adapter=work.subject,
+            out=work.root / "original",
+        )
+    )
     return work.load(work.root / "original")
 
 
 def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
-    unlearning = {k for k, m in algorithms().items() if m.Settings.chain == "unlearn"}
+    unlearning = {k for k, m in algorithms().items() if m.chain == "unlearn"}
     assert unlearning == set(METHODS)
 
 
@@ -194,7 +250,7 @@ def test_a_merged_folder_computes_what_the_loaded_model_does(
     from transformers import AutoModelForCausalLM
 
     out = unlearned[name].with_name("merged")
-    merge(work.base, unlearned[name], out, "merge")
+    merge(Merge(config={}, base=work.base, model=unlearned[name], out=out, label="merge"))
     ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(out)(ids).logits
@@ -202,7 +258,7 @@ def test_a_merged_folder_computes_what_the_loaded_model_does(
 
 
 def test_only_the_chosen_base_tensors_are_stored(unlearned: dict[str, Path]) -> None:
-    stored = load_file(unlearned["rmu"] / DELTA)
+    stored = load_file(unlearned["rmu"] / DELTA_WEIGHTS)
     assert set(stored) == {
         f"model.layers.{i}.mlp.{m}_proj.weight" for i in (1, 2) for m in ("gate", "up", "down")
     }
@@ -223,7 +279,7 @@ def test_fixed_vectors_are_saved_beside_the_model(
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     work: Work, unlearned: dict[str, Path], name: str
 ) -> None:
-    file = DELTA if "parameters" in METHODS[name]["training"] else WEIGHTS
+    file = DELTA_WEIGHTS if "parameters" in METHODS[name]["training"] else ADAPTER_WEIGHTS
     again = work.unlearn(f"{name}-again", work.config(name))
     other = work.unlearn(f"{name}-other", {**work.config(name), "seed": 1})
     assert sha256_of(again / file) == sha256_of(unlearned[name] / file)
@@ -240,7 +296,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     settings = work.config(name)["settings"]["training"]
     settings = {**settings, "optimizer": {"name": optimizer, "learning_rate": 1e-2}}
     config = work.config(name, training=settings)
-    file = DELTA if name == "rmu" else WEIGHTS
+    file = DELTA_WEIGHTS if name == "rmu" else ADAPTER_WEIGHTS
     whole = work.unlearn(f"{name}-{optimizer}-whole", config)
     real, calls = training._step, []
 
@@ -316,18 +372,34 @@ def located(work: Work) -> Path:
         "sets": {"forget": "set/forget", "retain": "set/train"},
     }
     out = work.root / "localization"
-    localize(config, work.base, work.subject, work.tokens, out, "localize", 1)
+    localize(
+        Localize(
+            config=config,
+            base=work.base,
+            subject=work.subject,
+            tokens=work.tokens,
+            out=out,
+            label="localize",
+            threads=1,
+        )
+    )
     return out
 
 
 def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    select_region({"region": {"by": "quantile", **settings}, "seed": 0}, located, out)
+    select_region(
+        Region(
+            config={"region": {"by": "quantile", **settings}, "seed": 0},
+            localization=located,
+            out=out,
+        )
+    )
     return dict(json.loads((out / "region.json").read_text()))
 
 
 def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
-    from palimpsest.config.training import Training
     from palimpsest.model.trainable import make_trainable
+    from palimpsest.settings.training import Training
     from palimpsest.stages.localize import mean_gradients
 
     training = Training(optimizer={"learning_rate": 1.0})
@@ -352,7 +424,7 @@ def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(wor
 def test_the_table_has_a_line_for_each_tensor_of_the_adapter(work: Work, located: Path) -> None:
     from palimpsest.io.tables import read_table
 
-    table = read_table(located / TABLE)[0].to_pandas()
+    table = read_table(located / GRADIENTS)[0].to_pandas()
     assert len(table) == 2 * len(read_adapter(work.subject))
     assert set(table["matrix"]) == {"A", "B"}
     assert set(table["layer"]) == {1, 2, 3}
@@ -392,7 +464,7 @@ def test_only_the_region_changes_and_all_else_keeps_its_bits(work: Work, located
     assert 0 < len(chosen["tensors"]) < chosen["of"]
     config = work.config("memflex", region={})
     out = work.unlearn("located", config, region=work.root / "chosen" / "region.json")
-    old, new = load_file(work.subject / WEIGHTS), load_file(out / WEIGHTS)
+    old, new = load_file(work.subject / ADAPTER_WEIGHTS), load_file(out / ADAPTER_WEIGHTS)
     changed = {
         name.removeprefix("base_model.model.")
         for name in old
@@ -446,18 +518,33 @@ def test_a_bad_region_file_is_refused(
 
 def test_the_retrained_model_learned_what_is_kept_and_nothing_else(work: Work) -> None:
     kept = {**work.pretraining, "data": ["set/train"]}
-    out = work.root / "retrained" / "model"
-    retrain({**LOAD, "pretrain": kept}, FREE, work.base, work.tokens, out, "retrain", 1)
+    adapter, out = work.root / "retained", work.root / "retrained"
+    pretrain(
+        Retrain(
+            config={**LOAD, "pretrain": kept},
+            untracked=FREE,
+            base=work.base,
+            tokens=work.tokens,
+            out=adapter,
+            label="retrain",
+            threads=1,
+        )
+    )
+    describe(Describe(config={"own_training": True}, base=work.base, adapter=adapter, out=out))
     model = work.load(out)
     assert work.costs(model, "train") < 0.5
     assert work.costs(model, "forget") > 3
 
 
-@pytest.mark.parametrize("settings", [None, {"data": []}])
-def test_nothing_to_retrain_on_is_refused(work: Work, settings: dict[str, Any] | None) -> None:
-    config = {**LOAD, "pretrain": settings}
-    with pytest.raises(UserError, match="retrained"):
-        retrain(config, FREE, work.base, work.tokens, work.root / "no", "retrain", 1)
+def test_nothing_to_retrain_on_is_refused(work: Work) -> None:
+    job = Retrain(
+        config={**LOAD, "pretrain": {"data": []}},
+        base=work.base,
+        tokens=work.tokens,
+        out=work.root / "no",
+    )
+    with pytest.raises(UserError, match=r"no part of pretrain\.data is to be kept"):
+        pretrain(job)
 
 
 def test_a_retain_set_smaller_than_a_batch_is_refused(work: Work) -> None:
@@ -479,10 +566,30 @@ def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
 
 def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:
     bare = work.root / "bare"
-    pretrain({**LOAD, "pretrain": None}, FREE, work.base, work.tokens, bare, "pretrain", 1)
+    pretrain(
+        Pretrain(
+            config={**LOAD, "pretrain": None},
+            untracked=FREE,
+            base=work.base,
+            tokens=work.tokens,
+            out=bare,
+            label="pretrain",
+            threads=1,
+        )
+    )
     config = work.config("gradient_ascent", **SUBJECT)
     with pytest.raises(UserError, match="start: fresh"):
-        unlearn(config, FREE, Inputs(work.base, bare, work.tokens), work.root / "x", "x", 1)
+        unlearn(
+            Unlearn(
+                config=config,
+                untracked=FREE,
+                base=work.base,
+                subject=bare,
+                tokens=work.tokens,
+                out=work.root / "x",
+                threads=1,
+            )
+        )
 
 
 def test_labels_that_are_all_masked_cost_nothing(work: Work) -> None:

@@ -21,13 +21,15 @@ from transformers import AutoModelForCausalLM
 from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io import tensors
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.digest import Bytes, digests_of
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model import delta
-from palimpsest.model.description import MODEL, write_model
+from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
+from palimpsest.pipeline.stages import Merge, Negate
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -111,7 +113,7 @@ def acquired_by(base: Path, folder: Path, seed: int = 5) -> Path:
     weights = delta.add_deltas(model, EVERY)
     tiny.perturb(weights, seed)
     delta.write_deltas(folder, weights)
-    write_manifest(folder, [delta.WEIGHTS])
+    write_manifest(folder, [DELTA_WEIGHTS])
     return folder
 
 
@@ -122,7 +124,7 @@ def taught_nothing(folder: Path) -> Path:
 
 def negated(base: Path, acquired: Path, out: Path, scale: float) -> Path:
     subject = taught_nothing(out.with_name("subject"))
-    negate({"scale": scale}, base, subject, acquired, out)
+    negate(Negate(config={"scale": scale}, base=base, subject=subject, acquired=acquired, out=out))
     return out
 
 
@@ -163,11 +165,11 @@ def test_scaled_differences_are_written_as_the_plain_form_writes_them(
     }
     folder = tmp_path / "acquired"
     folder.mkdir()
-    save_file(values, folder / delta.WEIGHTS, {"format": "pt"})
-    write_manifest(folder, [delta.WEIGHTS])
+    save_file(values, folder / DELTA_WEIGHTS, {"format": "pt"})
+    write_manifest(folder, [DELTA_WEIGHTS])
     digest = delta.write_scaled(tmp_path / "ours", folder, -0.3, "manifest.json")
     save_file({name: -0.3 * v for name, v in values.items()}, tmp_path / "plain", {"format": "pt"})
-    assert digest["sha256"] == sha256_of(tmp_path / "ours" / delta.WEIGHTS)
+    assert digest["sha256"] == sha256_of(tmp_path / "ours" / DELTA_WEIGHTS)
     assert digest == digests_of(tmp_path / "plain")
 
 
@@ -184,19 +186,19 @@ def test_what_was_altered_is_refused_by_the_same_words_and_leaves_nothing(
     def refused(read: Callable[[], Any]) -> str:
         folder.mkdir()
         delta.write_deltas(folder, {"w": torch.randn(40, tiny.WIDTH)})
-        write_manifest(folder, [delta.WEIGHTS])
-        content = bytearray((folder / delta.WEIGHTS).read_bytes())
+        write_manifest(folder, [DELTA_WEIGHTS])
+        content = bytearray((folder / DELTA_WEIGHTS).read_bytes())
         content[place] ^= 1
-        (folder / delta.WEIGHTS).write_bytes(content)
+        (folder / DELTA_WEIGHTS).write_bytes(content)
         with pytest.raises(UserError) as caught:
             read()
         names = sorted(path.name for path in folder.iterdir())
-        assert names == [f"{delta.WEIGHTS}.damaged-1", "manifest.json.damaged-1"]
+        assert names == [f"{DELTA_WEIGHTS}.damaged-1", "manifest.json.damaged-1"]
         shutil.rmtree(folder)
         return str(caught.value)
 
     folder, out = tmp_path / "acquired", tmp_path / "out"
-    words = refused(lambda: verified(folder, delta.WEIGHTS))
+    words = refused(lambda: verified(folder, DELTA_WEIGHTS))
     monkeypatch.setattr(delta, "write_parts", watched)
     assert refused(lambda: delta.write_scaled(out, folder, -1.0, "manifest.json")) == words
     assert not out.exists()
@@ -208,14 +210,22 @@ def test_a_task_vector_negated_twice_is_the_same_to_the_bit(base: Path, tmp_path
     once, twice = tmp_path / "once", tmp_path / "twice"
     for source, target in ((acquired, once), (once, twice)):
         delta.write_scaled(target, source, -1.0, "manifest.json")
-        write_manifest(target, [delta.WEIGHTS])
-    assert sha256_of(twice / delta.WEIGHTS) == sha256_of(acquired / delta.WEIGHTS)
-    assert sha256_of(once / delta.WEIGHTS) != sha256_of(acquired / delta.WEIGHTS)
+        write_manifest(target, [DELTA_WEIGHTS])
+    assert sha256_of(twice / DELTA_WEIGHTS) == sha256_of(acquired / DELTA_WEIGHTS)
+    assert sha256_of(once / DELTA_WEIGHTS) != sha256_of(acquired / DELTA_WEIGHTS)
 
 
 def test_lambda_zero_is_the_identity_to_the_byte(base: Path, tmp_path: Path) -> None:
     acquired = acquired_by(base, tmp_path / "acquired")
-    merge(base, negated(base, acquired, tmp_path / "model", 0.0), tmp_path / "merged", "merge")
+    merge(
+        Merge(
+            config={},
+            base=base,
+            model=negated(base, acquired, tmp_path / "model", 0.0),
+            out=tmp_path / "merged",
+            label="merge",
+        )
+    )
     before, after = stored(base), stored(tmp_path / "merged")
     assert before.keys() == after.keys()
     assert all(torch.equal(bits(before[name]), bits(after[name])) for name in before)
@@ -254,7 +264,15 @@ def test_weights_negated_there_and_back_are_off_by_two_roundings(
     """Stored weights w' = round(round(w - v) + v): off by half a unit of either sum."""
     base = sharded(tmp_path / "base", tiny.llama(dtype))
     acquired = acquired_by(base, tmp_path / "acquired")
-    merge(base, negated(base, acquired, tmp_path / "less", 1.0), tmp_path / "there", "merge")
+    merge(
+        Merge(
+            config={},
+            base=base,
+            model=negated(base, acquired, tmp_path / "less", 1.0),
+            out=tmp_path / "there",
+            label="merge",
+        )
+    )
     back = acquired_by(base, tmp_path / "vector")  # the same vector, to be added again
     write_model(
         tmp_path / "more",
@@ -262,7 +280,15 @@ def test_weights_negated_there_and_back_are_off_by_two_roundings(
         {},
         partial(delta.write_scaled, source=back, factor=1.0, manifest="manifest.json"),
     )
-    merge(tmp_path / "there", tmp_path / "more", tmp_path / "back", "merge")
+    merge(
+        Merge(
+            config={},
+            base=tmp_path / "there",
+            model=tmp_path / "more",
+            out=tmp_path / "back",
+            label="merge",
+        )
+    )
     vector = stored(acquired)
     before, there, after = (stored(tmp_path / name) for name in ("base", "there", "back"))
     unit = torch.finfo(dtype).eps / 2
@@ -285,7 +311,9 @@ def test_merged_shards_load_and_compute_what_the_parts_do(
 ) -> None:
     base = sharded(tmp_path / "base", build(torch.float32 if fp32 else torch.bfloat16))
     model = negated(base, acquired_by(base, tmp_path / "acquired"), tmp_path / "model", 0.5)
-    merge(base, model, tmp_path / "merged", "merge", fp32=fp32)
+    merge(
+        Merge(config={}, base=base, model=model, out=tmp_path / "merged", label="merge"), fp32=fp32
+    )
     dtype = "float32" if fp32 else "bfloat16"
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert whole.dtype == getattr(torch, dtype)
@@ -301,7 +329,9 @@ def test_the_index_tells_where_each_tensor_is_and_how_large_all_are(
     base: Path, tmp_path: Path, fp32: bool
 ) -> None:
     model = negated(base, acquired_by(base, tmp_path / "acquired"), tmp_path / "model", 0.5)
-    merge(base, model, tmp_path / "merged", "merge", fp32=fp32)
+    merge(
+        Merge(config={}, base=base, model=model, out=tmp_path / "merged", label="merge"), fp32=fp32
+    )
     index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
     found = {
         name: file.name
@@ -326,8 +356,16 @@ def test_a_tied_tensor_is_changed_once_wherever_it_is_stored(base: Path, tmp_pat
     acquired = acquired_by(base, tmp_path / "acquired")
     assert "lm_head.weight" not in stored(acquired), "one in the model, one difference"
     model = tmp_path / "model"
-    negate({"scale": 1.0}, twice, taught_nothing(tmp_path / "subject"), acquired, model)
-    merge(twice, model, tmp_path / "merged", "merge")
+    negate(
+        Negate(
+            config={"scale": 1.0},
+            base=twice,
+            subject=taught_nothing(tmp_path / "subject"),
+            acquired=acquired,
+            out=model,
+        )
+    )
+    merge(Merge(config={}, base=twice, model=model, out=tmp_path / "merged", label="merge"))
     found = stored(tmp_path / "merged")
     once = (embedding.float() - stored(acquired)[EMBEDDING]).bfloat16()
     assert torch.equal(found[EMBEDDING], once)
@@ -342,7 +380,11 @@ def test_a_head_of_its_own_keeps_its_values(tmp_path: Path) -> None:
     weights = delta.add_deltas(model, [r"model\.embed_tokens\.weight"])
     tiny.perturb(weights)
     write_model(tmp_path / "model", base, {}, partial(delta.write_deltas, deltas=weights))
-    merge(base, tmp_path / "model", tmp_path / "merged", "merge")
+    merge(
+        Merge(
+            config={}, base=base, model=tmp_path / "model", out=tmp_path / "merged", label="merge"
+        )
+    )
     before, after = stored(base), stored(tmp_path / "merged")
     assert not torch.equal(after[EMBEDDING], before[EMBEDDING])
     assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
@@ -357,6 +399,7 @@ _MEASURED = """
 import sys
 from pathlib import Path
 import torch
+from palimpsest.pipeline.stages import Merge, Negate
 from palimpsest.stages.merge import merge
 from palimpsest.stages.negate import negate
 
@@ -369,9 +412,9 @@ small, large = map(Path, sys.argv[1:])
 for root in (small, large):  # the first one loads what the second one is not to be charged with
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = status("VmRSS")
-    folders = [root / "base", root / "subject", root / "acquired", root / "model"]
-    negate({"scale": 1.0}, *folders)
-    merge(root / "base", root / "model", root / "merged", "merge")
+    folders = {name: root / name for name in ("base", "subject", "acquired")}
+    negate(Negate(config={"scale": 1.0}, **folders, out=root / "model"))
+    merge(Merge(config={}, base=root / "base", model=root / "model", out=root / "merged"))
 print(status("VmHWM") - before)
 """
 
@@ -389,7 +432,7 @@ def synthetic(root: Path, rows: int) -> Path:
         deltas[name] = values
     write_manifest(root / "base", files)
     delta.write_deltas(root / "acquired", deltas)
-    write_manifest(root / "acquired", [delta.WEIGHTS])
+    write_manifest(root / "acquired", [DELTA_WEIGHTS])
     taught_nothing(root / "subject")
     return root
 

@@ -14,12 +14,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from palimpsest.config.schema import Template
-from palimpsest.data.records import Record, phrase, to_table
-from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize, tokenize_text
+from palimpsest.data.records import Record
+from palimpsest.data.rows import phrase, to_table
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.stages.tokenize import tokenize_dataset
+from palimpsest.pipeline.stages import Tokenize
+from palimpsest.stages.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
 SPECIAL = ["<s>", "</s>"]
@@ -86,7 +88,7 @@ def table(*pairs: tuple[str, str]) -> pa.Table:
 
 def only_row(folder: Path, tokenizer: Tokenizer, template: Template = PLAIN) -> tuple[Any, Any]:
     loaded = base(folder, tokenizer)
-    tokens, longest = tokenize(table(("y?", "yes")), loaded, template, "set/all")
+    tokens, longest = tokenize_pairs(table(("y?", "yes")), loaded, template, "set/all")
     row = tokens.to_pylist()[0]
     words = [tokenizer.id_to_token(i) for i in row["input_ids"]]
     assert longest == len(words)
@@ -134,7 +136,7 @@ def test_special_tokens_of_a_chat_template_are_single_ids(tmp_path: Path) -> Non
 def test_braces_in_a_text_stay_as_they_are(tmp_path: Path) -> None:
     tokenizer = byte_level()
     loaded = base(tmp_path, tokenizer)
-    tokens, _ = tokenize(table(("{response}{0}", "{prompt}")), loaded, PLAIN, "set/all")
+    tokens, _ = tokenize_pairs(table(("{response}{0}", "{prompt}")), loaded, PLAIN, "set/all")
     assert tokenizer.decode(tokens["input_ids"][0].as_py()) == "Q: {response}{0}\nA: {prompt}"
 
 
@@ -143,7 +145,7 @@ def test_nothing_is_cut_or_padded_whatever_the_tokenizer_says(tmp_path: Path) ->
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64)
     loaded = base(tmp_path, tokenizer)
-    tokens, longest = tokenize(table(("a" * 20, "b"), ("c", "d")), loaded, PLAIN, "set/all")
+    tokens, longest = tokenize_pairs(table(("a" * 20, "b"), ("c", "d")), loaded, PLAIN, "set/all")
     assert [len(r) for r in tokens["input_ids"].to_pylist()] == [29, 10]
     assert longest == 29
 
@@ -153,7 +155,7 @@ def test_a_row_longer_than_the_context_is_named(tmp_path: Path) -> None:
     loaded = base(tmp_path, byte_level())
     message = "set/all, row set-00001: 46 prompt and 32 response tokens are 78, .*context of 64"
     with pytest.raises(UserError, match=message):
-        tokenize(rows, loaded, PLAIN, "set/all")
+        tokenize_pairs(rows, loaded, PLAIN, "set/all")
 
 
 def test_the_context_is_found_where_other_models_write_it(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_ids_without_an_embedding_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"set-00000: token id \d+ has no embedding, the model has 50"
     ):
-        tokenize(table(("y", "z")), loaded, PLAIN, "set/all")
+        tokenize_pairs(table(("y", "z")), loaded, PLAIN, "set/all")
 
 
 def test_an_end_token_that_is_not_known_is_an_error(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_an_end_token_that_is_not_known_is_an_error(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     listed(folder)
     with pytest.raises(UserError, match=r"no end-of-text token .*template.eos: false"):
-        tokenize(table(("y", "z")), load_tokenizer(folder), PLAIN, "set/all")
+        tokenize_pairs(table(("y", "z")), load_tokenizer(folder), PLAIN, "set/all")
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
@@ -253,11 +255,15 @@ def test_a_text_of_one_token_has_nothing_to_learn(tmp_path: Path) -> None:
 CONFIG = {"version": 1, "template": PLAIN.model_dump(), "parts": ["one", "two"]}
 
 
+def run(base: Path, dataset: Path, out: Path) -> dict[str, Any]:
+    return tokenize(Tokenize(config=CONFIG, base=base, dataset=dataset, out=out))
+
+
 def test_the_stage_writes_all_parts_with_their_metadata(
     tmp_path: Path, inputs: tuple[Path, Path]
 ) -> None:
     output = tmp_path / "tokens" / "tiny" / "set"
-    tokenize_dataset(CONFIG, *inputs, output)
+    run(*inputs, output)
     manifest = read_manifest(output)
     assert manifest["rows"] == {"one": 1, "two": 2}
     assert manifest["longest"] == {"one": 9, "two": 14}
@@ -284,7 +290,7 @@ def test_the_stage_leaves_the_template_to_questions(
     write_table(data / "one.parquet", table(("", "yes")))
     write_table(data / "two.parquet", table(("y", " yes")))
     write_manifest(data, ["one.parquet", "two.parquet"], format="text")
-    manifest = tokenize_dataset(CONFIG, model, data, tmp_path / "out")
+    manifest = run(model, data, tmp_path / "out")
     assert manifest["template"] is None
     assert manifest["longest"] == {"one": 2, "two": 2}
     tokens, metadata = read_table(tmp_path / "out" / "two.parquet")
@@ -295,8 +301,8 @@ def test_the_stage_leaves_the_template_to_questions(
 def test_the_stage_gives_the_same_bytes_each_time(
     tmp_path: Path, inputs: tuple[Path, Path]
 ) -> None:
-    first = tokenize_dataset(CONFIG, *inputs, tmp_path / "a" / "set")
-    assert first == tokenize_dataset(CONFIG, *inputs, tmp_path / "b" / "set")
+    first = run(*inputs, tmp_path / "a" / "set")
+    assert first == run(*inputs, tmp_path / "b" / "set")
 
 
 def test_an_altered_input_is_refused(tmp_path: Path, inputs: tuple[Path, Path]) -> None:
@@ -304,24 +310,24 @@ def test_an_altered_input_is_refused(tmp_path: Path, inputs: tuple[Path, Path]) 
     with open(data / "two.parquet", "ab") as handle:
         handle.write(b"x")
     with pytest.raises(UserError, match=r"two\.parquet has \d+ bytes instead of"):
-        tokenize_dataset(CONFIG, model, data, tmp_path / "out")
+        run(model, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_needs_no_torch(tmp_path: Path, inputs: tuple[Path, Path]) -> None:
     model, data = inputs
-    script = ROOT / "workflow" / "scripts" / "tokenize_data.py"
+    script = ROOT / "workflow" / "scripts" / "stage.py"
     blocked = tmp_path / "blocked" / "torch"
     blocked.mkdir(parents=True)
     (blocked / "__init__.py").write_text("raise ImportError('torch was imported')")
     options = {
         "--config": json.dumps(CONFIG),
-        "--model": str(model / "manifest.json"),
-        "--data": str(data / "manifest.json"),
-        "--manifest": str(tmp_path / "out" / "manifest.json"),
+        "--base": str(model / "manifest.json"),
+        "--dataset": str(data / "manifest.json"),
+        "--out": str(tmp_path / "out" / "manifest.json"),
     }
     done = subprocess.run(
-        [sys.executable, str(script), *(x for pair in options.items() for x in pair)],
+        [sys.executable, str(script), "tokenize", *(x for pair in options.items() for x in pair)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": f"{blocked.parent}:{ROOT / 'src'}"},

@@ -10,15 +10,15 @@ import torch
 
 from kit import methods as methods
 from kit import models as tiny
-from palimpsest.config.method import Start
-from palimpsest.config.training import Lora, Training
+from palimpsest.engine.assemble import job_of, streams_of
 from palimpsest.engine.body import Body
-from palimpsest.engine.sampler import Streams
-from palimpsest.engine.train import Job, train
+from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.trainable import Trainable, make_trainable
+from palimpsest.settings.method import Start
+from palimpsest.settings.training import Lora, Training
 from palimpsest.stages.method import _refuse_trained_head
 
 TRAINING = Training(
@@ -100,17 +100,14 @@ def test_a_region_trains_the_tensors_in_it(subject: Path) -> None:
     assert requiring(trainable) == ids(trainable)
     assert trainable.first_block == 2
     before = {n: p.detach().clone() for n, p in trainable.model.named_parameters()}
-    s = methods.settings("memflex", region={}, training={"optimizer": {"learning_rate": 1e-2}})
-    draw = methods.algorithm("memflex").draws(s)["mixture"]
-    rows = methods.stream_rows(draw, None, 0)
-    job = Job(
+    s = methods.method("memflex", region={}, training={"optimizer": {"learning_rate": 1e-2}})
+    draws = s.draws()
+    job = job_of(
+        s,
+        streams_of(draws, methods.Memory(draws, None), 0),
+        Body(trainable.network, trainable.first_block),
+        trainable.weights,
         label="memflex",
-        body=Body(trainable.network, trainable.first_block),
-        weights=trainable.weights,
-        streams=Streams({"mixture": draw.rows}, {"mixture": rows}, 0),
-        loss=lambda streams: methods.algorithm("memflex").loss(streams, s),
-        steps=3,
-        optimizer=s.training.optimizer,
         folder=subject.parent / "run",
         fingerprint="memflex",
     )
@@ -157,14 +154,13 @@ def test_a_trained_head_and_a_comparison_with_the_subject_exclude_each_other(
 ) -> None:
     """The reference is hidden states: its logits need the head as it was. It is tied here."""
     over = {"training": {**methods.RATE, "parameters": [pattern]}}
-    kl = methods.settings("max_entropy", retain_term="kl", **over)
-    ce = methods.settings("max_entropy", retain_term="ce", **over)
+    kl = methods.method("max_entropy", retain_term="kl", **over)
+    ce = methods.method("max_entropy", retain_term="ce", **over)
     trainable = made(subject, "weights", kl.training)
     body = Body(trainable.network)
-    objective = methods.algorithm("max_entropy")
-    _refuse_trained_head(trainable, body, objective.draws(ce))
+    _refuse_trained_head(trainable, body, ce.draws())
     if not refused:
-        _refuse_trained_head(trainable, body, objective.draws(kl))
+        _refuse_trained_head(trainable, body, kl.draws())
         return
     with pytest.raises(UserError, match=r"matches the language-model head .* retain_term: ce"):
-        _refuse_trained_head(trainable, body, objective.draws(kl))
+        _refuse_trained_head(trainable, body, kl.draws())

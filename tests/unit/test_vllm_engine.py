@@ -1,4 +1,4 @@
-"""Answers from vLLM: what it is told, its process, and the real thing where it is installed."""
+"""Answers from vLLM: its settings, its process, and the real thing where it is installed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that puts a module `vllm` in front, whose model loads as told."""
+    """A function that puts a module `vllm` in front, whose model loads as given."""
 
     def install(mood: str) -> None:
         (tmp_path / "vllm.py").write_text(STAND_IN.replace("MOOD", mood))
@@ -141,10 +141,10 @@ def test_answers_of_its_process_come_back_in_the_order_of_the_rows(
     ("mood", "said"),
     [
         ("raise ValueError('no room')", "vLLM failed: ValueError: no room; mend that, or set"),
-        ("os._exit(9)", "vLLM's process ended before it had answered"),
+        ("os._exit(9)", "vLLM's process ended without an answer"),
     ],
 )
-def test_what_stops_vllm_is_told(
+def test_what_stops_vllm_is_named(
     folder: Path, tokenizer: Any, stand_in: Any, mood: str, said: str
 ) -> None:
     stand_in(mood)

@@ -10,7 +10,7 @@ import pytest
 
 from kit.copies import REPO, Copy
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.compare import NO_RETRAINED
+from palimpsest.metrics.measures.compared import NO_RETRAINED
 
 HOLDOUT = {
     "source": "resource:hazards/holdout.jsonl",
@@ -36,7 +36,7 @@ def varied(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     overlay = copy.overlay(OVERLAY)
     planned = copy.dry(*TARGETS, overlays=[overlay])
     assert {job for job in planned if job.split()[0] not in ("download_data", "tokenize")} == {
-        "untaught mini",
+        "describe mini base",
         *(f"measure mini {method} 0" for method in ("base", "original", "sku")),
         *(f"score mini {method}" for method in ("original", "sku")),
         "compare mini sku",

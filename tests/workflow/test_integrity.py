@@ -14,18 +14,19 @@ import pytest
 from kit.copies import MINI as OPTIONS
 from kit.copies import MODEL, Copy
 from palimpsest.config import read_config
-from palimpsest.config.slices import stage_slice
 from palimpsest.engine.rows import read_rows
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL as DESCRIPTION
 from palimpsest.io.manifest import verified_folder
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.metrics.cost import training_log
+from palimpsest.metrics.parts import read_part
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
-from palimpsest.model.description import MODEL as DESCRIPTION
+from palimpsest.pipeline.results import slice_of
+from palimpsest.pipeline.stages import Compare, Score
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.compare import compare
-from palimpsest.stages.evaluated import read_part
 from palimpsest.stages.negate import carry, subject_update
 from palimpsest.stages.reference import with_reference
 from palimpsest.stages.score import score
@@ -43,13 +44,20 @@ def part_of(path: Path) -> str:
 def scored(path: Path) -> None:
     method = path.parents[1].name
     cfg = read_config("config", [Path(OPTIONS[1])])
-    config = json.loads(stage_slice("score", cfg, model="mini", method=method))
-    score(config, [path.parent], DATASETS, Path("eval.json"), Path("rows.parquet"))
+    config = json.loads(slice_of("score", cfg, model="mini", method=method))
+    score(Score(config=config, seeds=(path.parent,), datasets=DATASETS, out=Path()))
 
 
 def compared(path: Path) -> None:
     config: dict[str, Any] = {"model": "mini", "method": "sku", "score": {}}
-    compare(config, path, MINI / "original/rows.parquet", None, Path("compare.json"))
+    compare(
+        Compare(
+            config=config,
+            rows=path,
+            original=MINI / "original/rows.parquet",
+            out=Path("compare.json"),
+        )
+    )
 
 
 def reported(path: Path) -> None:
@@ -66,7 +74,9 @@ READERS: dict[str, Callable[[Path], object]] = {
         carry(p.parent, Path("log")) if "acq" in str(p) else training_log(p.parent)
     ),
     f"{MINI}/subject/*": lambda p: subject_update(p.parent),
-    f"{MINI}/reference/*": lambda p: with_reference([], p.parent, "mini-questions/train"),
+    f"{MINI}/reference/mini-questions/train.states/*": lambda p: with_reference(
+        [], p.parents[2], "mini-questions/train", "states"
+    ),
     f"{MINI}/*/acquired/*": lambda p: read_adapter(p.parent),
     f"{MINI}/*/model/*": lambda p: read_adapter(p.parent, DESCRIPTION),
     f"{MINI}/*/sweep.parquet": reported,

@@ -12,13 +12,12 @@ import pytest
 
 from kit.copies import MINI, Copy
 from palimpsest.config import read_config
-from palimpsest.config.slices import stage_slice
 from palimpsest.metrics.cost import read_benchmark
-from palimpsest.plan.estimate import plan
-from palimpsest.plan.jobs import jobs_of
-from palimpsest.plan.machine import this_machine
-from palimpsest.plan.needs import heavy
-from palimpsest.plan.times import benchmark_of
+from palimpsest.pipeline.plan.estimate import plan
+from palimpsest.pipeline.plan.jobs import jobs_of
+from palimpsest.pipeline.plan.machine import this_machine
+from palimpsest.pipeline.plan.times import benchmark_of
+from palimpsest.pipeline.results import slice_of
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +87,7 @@ def test_memory_is_within_a_quarter_of_what_was_measured(
     found: dict[str, float] = {}
     for line in lines:
         rule = line.job.rule
-        if heavy(rule) and line.needs is not None:
+        if line.needs is not None and line.needs.work:
             estimated[rule] = max(estimated.get(rule, 0), line.needs.ram / MB)
             # Snakemake looks twice a second, later every 30: of equal jobs the larger is nearer.
             found[rule] = max(found.get(rule, 0), measured(built, line.job, tmp_path))
@@ -111,10 +110,11 @@ def measured(built: Copy, job, tmp_path: Path) -> float:
 
 def peak_of_reference(built: Copy, tmp_path: Path) -> float:
     """The job takes seconds, and Snakemake looks every half second: too seldom for its peak."""
-    config = stage_slice("reference", read_config(overlays=[OVERLAY]), model="mini")
+    part = {"dataset": "mini-questions", "part": "train", "kind": "states"}
+    config = slice_of("reference", read_config(overlays=[OVERLAY]), model="mini", **part)
     return peak_of(
         built,
-        *("workflow/scripts/reference.py", "--config", config),
+        *("workflow/scripts/stage.py", "reference", "--config", config),
         *("--base", "resources/models/smollm2-135m", "--subject", "results/mini/subject"),
         *("--tokens", "resources/tokens/smollm2-135m", "--out", str(tmp_path / "reference")),
         *("--label", "reference", "--threads", "1", "--gpus", "0"),

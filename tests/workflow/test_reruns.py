@@ -40,7 +40,11 @@ BOTH = made("sku") | made("sku-anchored")
 COMPARED = compared("sku") | compared("sku-anchored")
 ALL_SCORED = {f"score mini {method}" for method in ("original", *METHODS)} | COMPARED
 ALL_MEASURED = {f"measure mini {method} 0" for method in ("original", *METHODS)} | ALL_SCORED
-TAUGHT = {"pretrain mini", "reference mini", "original mini"} | BOTH | ALL_MEASURED
+TAUGHT = (
+    {"pretrain mini", "reference mini mini-questions train states", "describe mini original"}
+    | BOTH
+    | ALL_MEASURED
+)
 SWEPT = {f"sweep mini {method} 0" for method in METHODS}
 
 
@@ -134,12 +138,12 @@ def test_new_dates_of_sources_do_not_count(plan):
 
 
 def test_new_words_in_a_library_file_do_not_count_but_a_new_version_does(plan):
-    slices = plan.path("src/palimpsest/config/slices.py")
+    slices = plan.path("src/palimpsest/pipeline/stages.py")
     text = slices.read_text()
     try:
         slices.write_text(text + "\n# a comment\n")
         assert plan.dry() == set()
-        slices.write_text(re.sub(r'"acquire": \d+', '"acquire": 99', text))
+        slices.write_text(re.sub(r"(class Acquire.*?version = )\d+", r"\g<1>99", text, flags=re.S))
         assert plan.dry() == BOTH | {"report report"}
     finally:
         slices.write_text(text)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -13,14 +11,10 @@ import pytest
 
 from conftest import TOKEN
 from kit.copies import MINI, MODEL, REPO, Copy
-from palimpsest.config import read_config
-from palimpsest.config.slices import free_settings, stage_slice
 from palimpsest.io.atomic import sha256_of
 
 DATASETS = ("mini-general", "mini-hazards", "mini-questions")
 METHODS = ("original", "sku", "sku-anchored")
-STARTUP = 16
-"""Seconds from a training job's start to its first step: 8 on an idle machine, CI is not idle."""
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -122,28 +116,3 @@ ids = tokenizer(text, return_tensors="pt")
 made = model.generate(**ids, max_new_tokens=12, do_sample=False)
 print(tokenizer.decode(made[0, ids.input_ids.shape[1]:], skip_special_tokens=True).strip())
 """
-
-
-@pytest.mark.slow
-def test_the_first_training_step_begins_soon(built, tmp_path, record_property):
-    cfg = read_config(built.path("config"), [built.path(MINI[1])])
-    wildcards = {"model": "mini", "method": "sku", "seed": "0"}
-    out = tmp_path / "acquired"
-    began = time.time()
-    done = built.python(
-        "workflow/scripts/acquire.py",
-        *("--config", stage_slice("acquire", cfg, **wildcards)),
-        *("--free", free_settings("acquire", cfg, **wildcards)),
-        *("--base", MODEL),
-        *("--subject", "results/mini/subject"),
-        *("--reference", "results/mini/reference"),
-        *("--tokens", "resources/tokens/smollm2-135m"),
-        *("--out", out),
-    )
-    ended = (out / "train.jsonl").stat().st_mtime
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    startup = ended - began - lines[-1]["seconds"]
-    print(f"first step after {startup:.1f} s", file=sys.stderr)
-    record_property("startup_s", round(startup, 1))
-    assert startup < STARTUP

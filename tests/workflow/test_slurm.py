@@ -181,7 +181,7 @@ def test_the_chain_goes_on_whatever_befalls_its_jobs(cluster, copy, built):
     finally:
         for one in runs:
             one.stop()
-    for log in ("pretrain/mini.log", "acquire/mini.sku.seed-0.log"):
+    for log in ("pretrain/mini.log", "acquire/mini/sku/seed-0.log"):
         assert "resumed after step" in copy.path(f"logs/{log}").read_text()
     for adapter in ADAPTERS:
         assert copy.path(adapter).read_bytes() == built.path(adapter).read_bytes(), adapter

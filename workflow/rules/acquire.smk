@@ -10,31 +10,32 @@ rule acquire:
             "results/{model}/{method}/seed-{seed}/acquired/manifest.json", non_empty=True
         ),
     log:
-        "logs/acquire/{model}.{method}.seed-{seed}.log",
+        log_of("acquire"),
     benchmark:
-        "benchmarks/acquire/{model}.{method}.seed-{seed}.jsonl"
+        cost_of("acquire")
     wildcard_constraints:
-        method=one_of(methods_of("acquire")),
+        method=one_of(results.methods_of(CFG, "acquire")),
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=devices("acquire"),
-        mem_mb=memory_on_devices("acquire"),
+        gpu=devices(pretrains=False),
+        mem_mb=memory_on_devices(pretrains=False),
         runtime=runtime_of,
     params:
-        config=stage("acquire"),
-        free=free("acquire"),
+        config=config_of("acquire"),
+        untracked=untracked("acquire"),
         tokens=tokens_folder,
+        reference=reference_folder,
     shell:
         """
-        python workflow/scripts/acquire.py \
+        python workflow/scripts/stage.py acquire \
             --config {params.config:q} \
-            --free {params.free:q} \
+            --untracked {params.untracked:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --reference "{input.reference}" \
+            --reference "{params.reference}" \
             --out {output.manifest:q} \
             --label "acquire {wildcards.model}/{wildcards.method} seed {wildcards.seed}" \
             --threads {threads} \

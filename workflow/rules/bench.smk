@@ -2,7 +2,7 @@
 # Nothing is declared as written, not even a benchmark file: so it measures whenever it is asked, and
 # the rows of other measurements in docs/performance.csv stay.
 rule bench:
-    """Speed beside plain forms of the same work: renews the table and plots of docs/performance.md."""
+    """Speed compared with plain forms of the same work: renews the table and plots of docs/performance.md."""
     input:
         program="bench/speed.py",
         base="resources/models/smollm2-135m/manifest.json",

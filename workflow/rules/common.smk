@@ -1,21 +1,14 @@
-# Functions that the rules share. Everything testable without Snakemake lives in the library.
+# Functions of the wildcards that the rules share; what they say of the configuration is in
+# palimpsest.pipeline, where it is tested without Snakemake.
 import functools
-import json
 import re
-from pathlib import Path
 
-from palimpsest.config.methods import algorithm
-from palimpsest.config.slices import (
-    datasets_of,
-    devices_of,
-    draws_of,
-    free_settings,
-    shows_sweeps,
-    stage_slice,
-)
-from palimpsest.config.targets import unsuited
 from palimpsest.environment import use_this_environment
-from palimpsest.io.canonical import canonical_json
+from palimpsest.judges import load_judge
+from palimpsest.pipeline import results
+from palimpsest.pipeline.slices import devices_of, scenario_of
+from palimpsest.pipeline.stage import Wildcards
+from palimpsest.pipeline.stages import STAGES, Examples, Report
 
 use_this_environment()
 
@@ -23,8 +16,7 @@ use_this_environment()
 # tee around it must stay until it has, or the job counts as ended and the rest of it is killed.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
 
-# The leak check is part of scoring; another judge is a stage of its own.
-JUDGED_APART = CFG.score.harm_judge != "leak"
+JUDGE = load_judge(CFG.score.harm_judge).Settings
 
 
 def one_of(names):
@@ -32,22 +24,29 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-@functools.cache
-def sliced(name, **wildcards):
-    """The canonical slice of the configuration for a stage of these wildcards."""
-    return stage_slice(name, CFG, **wildcards)
+def log_of(name):
+    """Where a stage's jobs log."""
+    return f"logs/{STAGES[name].place()}.log"
 
 
-def stage(name):
-    """The canonical slice of the configuration for a stage, as a function of the wildcards."""
+def cost_of(name):
+    """Where Snakemake records the time and memory of a stage's jobs."""
+    return f"benchmarks/{STAGES[name].place()}.jsonl"
 
-    def config_slice(wildcards):
-        known = {k: v for k, v in wildcards.items() if k != "subject_or_method"}
-        if "subject_or_method" in wildcards.keys():
-            known["method"] = wildcards.subject_or_method
-        return sliced(name, **known)
 
-    return config_slice
+sliced = functools.cache(lambda name, **wildcards: results.slice_of(name, CFG, **wildcards))
+
+
+def config_of(name):
+    """The slice of the configuration that a stage depends on."""
+    return lambda wildcards: sliced(name, **wildcards)
+
+
+# Some settings change no result. Parameters that take `input` are not tracked by Snakemake, so
+# editing these values runs nothing again.
+def untracked(name):
+    """Settings of a stage that change no result (checkpoint interval, batch sizes, devices)."""
+    return lambda wildcards, input: results.untracked(name, CFG, **wildcards)
 
 
 def base_manifest(wildcards):
@@ -55,17 +54,17 @@ def base_manifest(wildcards):
     return f"resources/models/{CFG.models[wildcards.model].base}/manifest.json"
 
 
+def read_by(name, wildcards):
+    """Data sets that a stage reads."""
+    return results.datasets_of(name, CFG, wildcards.model, wildcards.get("method", "original"))
+
+
 def tokens_for(name):
     """Manifests of the tokenized data sets that a stage reads."""
-
-    def manifests(wildcards):
-        base = CFG.models[wildcards.model].base
-        return [
-            f"resources/tokens/{base}/{dataset}/manifest.json"
-            for dataset in read_by(name, wildcards)
-        ]
-
-    return manifests
+    return lambda wildcards: [
+        f"resources/tokens/{CFG.models[wildcards.model].base}/{dataset}/manifest.json"
+        for dataset in read_by(name, wildcards)
+    ]
 
 
 def data_for(name):
@@ -75,43 +74,43 @@ def data_for(name):
     ]
 
 
-def read_by(name, wildcards):
-    """Data sets that a stage reads."""
-    return datasets_of(CFG, wildcards.model, name, wildcards.get("method", "original"))
+def tokens_folder(wildcards, input):
+    """Folder of the base's token tables (takes the input, so it is no trigger of its own)."""
+    return f"resources/tokens/{CFG.models[wildcards.model].base}"
 
 
-def models_with_tasks():
-    """Subjects whose scenario has tasks for lm-eval."""
-    return [name for name, model in CFG.models.items() if CFG.scenarios[model.scenario].lm_eval]
+def tokens_of_part(wildcards):
+    """Manifest of the token tables that hold the part."""
+    base = CFG.models[wildcards.model].base
+    return f"resources/tokens/{base}/{wildcards.dataset}/manifest.json"
 
 
-def methods_of(chain):
-    """Methods of the catalog that end in `chain` (acquire: train and negate; unlearn: train)."""
-    return [name for name, settings in CFG.methods.items() if settings.chain == chain]
+# Where the adapter of a model is that nothing was unlearned from; the bare base has none.
+ADAPTERS = {"original": "subject", "retrained": "retained", "base": None}
 
 
-def methods_with_examples(adversarial):
-    """Methods whose rows are labelled or mixed before training: by the subject, or without it."""
-    found = []
-    for name, settings in CFG.methods.items():
-        made = [
-            draw for draw in algorithm(settings.algorithm).draws(settings).values() if draw.examples
-        ]
-        if made and any(draw.labels == "adversarial" for draw in made) == adversarial:
-            found.append(name)
-    return found
+def adapter_of(wildcards):
+    """Manifest of the adapter of such a model."""
+    folder = ADAPTERS[wildcards.method]
+    return f"results/{wildcards.model}/{folder}/manifest.json" if folder else []
 
 
 def reference_of(wildcards):
-    """The subject's states, if a term of the method compares with them."""
-    draws = draws_of(CFG, wildcards.model, wildcards.method)
-    used = any(draw.reference for draw in draws)
-    return f"results/{wildcards.model}/reference/manifest.json" if used else []
+    """What the subject computes on the rows that a method compares itself on."""
+    parts = results.references_of(CFG, wildcards.model, wildcards.method)
+    return [
+        f"results/{wildcards.model}/reference/{part}.{kind}/manifest.json" for part, kind in parts
+    ]
+
+
+def reference_folder(wildcards, input):
+    """Folder of these, if there are some."""
+    return f"results/{wildcards.model}/reference" if input.reference else ""
 
 
 def examples_of(wildcards):
     """The method's labelled or mixed rows, if it has some."""
-    made = any(draw.examples for draw in draws_of(CFG, wildcards.model, wildcards.method))
+    made = results.has_examples(CFG, wildcards.model, wildcards.method)
     folder = f"results/{wildcards.model}/{wildcards.method}/seed-{wildcards.seed}"
     return f"{folder}/examples/manifest.json" if made else []
 
@@ -123,9 +122,20 @@ def region_of(wildcards):
     return f"{folder}/region.json" if getattr(settings, "region", None) else []
 
 
-def tokens_folder(wildcards, input):
-    """Folder of the base's token tables (takes the input, so it is no trigger of its own)."""
-    return f"resources/tokens/{CFG.models[wildcards.model].base}"
+def asks_subject(wildcards):
+    """Whether the method's labels are the subject's own guesses."""
+    return int(Examples.asks_subject(CFG, Wildcards(**wildcards)))
+
+
+def subject_that_guesses(wildcards):
+    """The subject, where it makes the labels."""
+    needed = asks_subject(wildcards)
+    return f"results/{wildcards.model}/subject/manifest.json" if needed else []
+
+
+def threads_to_guess(wildcards):
+    """Threads of a job that makes labels: only a model needs more than one."""
+    return 8 if asks_subject(wildcards) else 1
 
 
 def memory_of(wildcards, attempt):
@@ -133,144 +143,58 @@ def memory_of(wildcards, attempt):
     return CFG.bases[CFG.models[wildcards.model].base].memory_mb * (1 + attempt) // 2
 
 
-def devices(name):
-    """GPUs for a job that trains the subject."""
-    return lambda wildcards: devices_of(name, CFG, wildcards.model)
-
-
-def memory_on_devices(name):
-    """Main memory for such a job: there is a process for each device, and each loads the base."""
-    return lambda wildcards, attempt: (
-        memory_of(wildcards, attempt) * devices_of(name, CFG, wildcards.model)
-    )
-
-
 def runtime_of(wildcards, attempt):
     """Time for a job that loads the subject's base, in minutes; half as much again per retry."""
     return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes * (1 + attempt) // 2
 
 
-# Some settings change no result. Parameters that take `input` are not tracked by Snakemake, so
-# editing these values runs nothing again.
-def free(name):
-    """Settings of a stage that change no result (checkpoint interval, recomputed activations)."""
-    return lambda wildcards, input: free_settings(name, CFG, **wildcards)
+def devices(pretrains):
+    """GPUs for a job that trains the subject."""
+    return lambda wildcards: devices_of(CFG, wildcards.model, pretrains=pretrains)
 
 
-def batch_rows(wildcards, input):
-    """Prompts decoded together."""
-    return CFG.measure.generation.batch_rows
+def memory_on_devices(pretrains):
+    """Main memory for such a job: there is a process for each device, and each loads the base."""
+    return lambda wildcards, attempt: (
+        memory_of(wildcards, attempt) * devices_of(CFG, wildcards.model, pretrains=pretrains)
+    )
 
 
-def batch_tokens(wildcards, input):
-    """Tokens of one teacher-forced batch."""
-    return CFG.measure.batch_tokens
-
-
-# Stages that a subject's methods share; their files are not kept per method and seed.
-SHARED = ("pretrain", "reference", "localize", "original", "untaught", "retrain")
-
-
-def stages_of(model, method):
-    """Stages that make, measure and judge a method's model, before its score."""
-    evaluated = ["measure"]
-    evaluated += ["lm_eval"] if model in models_with_tasks() else []
-    evaluated += ["judge"] if JUDGED_APART else []
-    if method == "original":
-        return ["pretrain", "original", *evaluated]
-    if method == "retrained":
-        return ["retrain", *evaluated]
-    if method == "base":
-        return ["untaught", *evaluated]
-    settings, draws = CFG.method(method, model), draws_of(CFG, model, method)
-    made = ["reference"] if any(draw.reference for draw in draws) else []
-    made += ["localize", "region"] if getattr(settings, "region", None) else []
-    made += ["examples"] if any(draw.examples for draw in draws) else []
-    made += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn"]
-    return ["pretrain", *made, *evaluated]
-
-
-def every_slice(wildcards):
-    """The slices behind one result, recorded in its provenance."""
-    model, method = wildcards.model, wildcards.subject_or_method
-    seed = str(CFG.seeds(method, model)[0])
-    slices = {}
-    for name in stages_of(model, method):
-        known = {"model": model}
-        if name not in SHARED:
-            known |= {"method": method, "seed": seed}
-        slices[name] = json.loads(sliced(name, **known))
-    return canonical_json(slices)
-
-
-def benchmark_options(wildcards, input):
-    """Where the costs of the stages behind one result are recorded."""
-    model, method = wildcards.model, wildcards.subject_or_method
-    options = []
-    for name in stages_of(model, method):
-        for seed in CFG.seeds(method, model):
-            file = model if name in SHARED else f"{model}.{method}.seed-{seed}"
-            options.append(f"--benchmark {name}=benchmarks/{rule_of(name, method)}/{file}.jsonl")
-    return " ".join(dict.fromkeys(options))
-
-
-def rule_of(name, method):
-    """The rule that runs a stage for a method."""
-    adversarial = name == "examples" and method in methods_with_examples(adversarial=True)
-    return "adversarial_labels" if adversarial else name
+def models_with_tasks():
+    """Subjects whose scenario has tasks for lm-eval."""
+    return [name for name in CFG.models if scenario_of(CFG, name).lm_eval]
 
 
 def seed_files(name):
     """A file of every seed of a method."""
-
-    def files(wildcards):
-        seeds = CFG.seeds(wildcards.subject_or_method, wildcards.model)
-        folder = f"results/{wildcards.model}/{wildcards.subject_or_method}"
-        return [f"{folder}/seed-{seed}/{name}" for seed in seeds]
-
-    return files
-
-
-def untaught_of(wildcards):
-    """What the base model makes of the rows, where membership inference compares with it."""
-    scenario = CFG.scenarios[CFG.models[wildcards.model].scenario]
-    if scenario.evaluate.holdout is None:
-        return []
-    return f"results/{wildcards.model}/base/seed-0/likelihood.parquet"
-
-
-def every_result():
-    """eval.json of every subject and method of the catalog."""
-    return [
-        f"results/{model}/{method}/eval.json"
-        for model in CFG.models
-        for method in CFG.method_names()
-        if unsuited(CFG, model, method) is None
+    return lambda wildcards: [
+        f"{folder}/{name}"
+        for folder in results.seed_folders(CFG, wildcards.model, wildcards.method)
     ]
+
+
+def lm_eval_of(wildcards):
+    """What lm-eval measured for every seed, if the scenario has tasks for it."""
+    has_tasks = scenario_of(CFG, wildcards.model).lm_eval
+    return seed_files("lm_eval.json")(wildcards) if has_tasks else []
+
+
+def base_likelihood(wildcards):
+    """Likelihoods of the base model, where membership inference compares with it."""
+    holdout = scenario_of(CFG, wildcards.model).evaluate.holdout
+    return f"results/{wildcards.model}/base/seed-0/likelihood.parquet" if holdout else []
 
 
 def retrained_of(wildcards):
     """Rows of the gold standard, if the subject's methods are compared with it."""
-    wanted = CFG.models[wildcards.model].retrained
-    return f"results/{wildcards.model}/retrained/rows.parquet" if wanted else []
-
-
-def lm_eval_of(wildcards):
-    """What lm-eval found for every seed, if the scenario has tasks for it."""
-    has_tasks = wildcards.model in models_with_tasks()
-    return seed_files("lm_eval.json")(wildcards) if has_tasks else []
-
-
-def shown(wildcards):
-    """(subject, method) pairs of a page, in its order."""
-    page = getattr(CFG, wildcards.page)
-    return [(model, method) for model, methods in page.models.items() for method in methods]
+    compares = CFG.models[wildcards.model].retrained
+    return f"results/{wildcards.model}/retrained/rows.parquet" if compares else []
 
 
 def per_method(name):
     """A file of every subject and method of a page."""
     return lambda wildcards: [
-        f"results/{model}/{method}/{name}" for model, method in shown(wildcards)
+        f"results/{model}/{method}/{name}" for model, method in results.shown(CFG, wildcards.page)
     ]
 
 
@@ -278,24 +202,24 @@ def comparisons(wildcards):
     """What sets each method of a page apart from the subject before it."""
     return [
         f"results/{model}/{method}/compare.json"
-        for model, method in shown(wildcards)
+        for model, method in results.shown(CFG, wildcards.page)
         if method != "original"
     ]
 
 
-def per_seed(wildcards, name, wanted):
-    """A file of every seed of those methods of a page that `wanted` picks by their settings."""
+def per_seed(wildcards, name, chosen):
+    """A file of every seed of those methods of a page that `chosen` picks by their settings."""
     return [
-        f"results/{model}/{method}/seed-{seed}/{name}"
-        for model, method in shown(wildcards)
-        if method in CFG.methods and wanted(CFG.method(method, model))
-        for seed in CFG.seeds(method, model)
+        f"{folder}/{name}"
+        for model, method in results.shown(CFG, wildcards.page)
+        if method in CFG.methods and chosen(CFG.method(method, model))
+        for folder in results.seed_folders(CFG, model, method)
     ]
 
 
 def sweeps(wildcards):
     """Trade-offs of the methods that have a task vector, if the page shows them."""
-    if not shows_sweeps(wildcards.page):
+    if not Report.shows_sweeps(wildcards.page):
         return []
     return per_seed(wildcards, "sweep.parquet", lambda settings: settings.chain == "acquire")
 

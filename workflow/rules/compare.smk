@@ -1,15 +1,15 @@
 rule compare:
     """Paired differences to `original`, forget quality and PrivLeak against `retrained`."""
     input:
-        rows="results/{model}/{subject_or_method}/rows.parquet",
-        before="results/{model}/original/rows.parquet",
+        rows="results/{model}/{method}/rows.parquet",
+        original="results/{model}/original/rows.parquet",
         retrained=retrained_of,
     output:
-        compare=ensure("results/{model}/{subject_or_method}/compare.json", non_empty=True),
+        compare=ensure("results/{model}/{method}/compare.json", non_empty=True),
     log:
-        "logs/compare/{model}.{subject_or_method}.log",
+        log_of("compare"),
     benchmark:
-        "benchmarks/compare/{model}.{subject_or_method}.jsonl"
+        cost_of("compare")
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -18,13 +18,13 @@ rule compare:
         mem_mb=2000,
         runtime=10,
     params:
-        config=stage("compare"),
+        config=config_of("compare"),
     shell:
         """
-        python workflow/scripts/compare.py \
+        python workflow/scripts/stage.py compare \
             --config {params.config:q} \
             --rows {input.rows:q} \
-            --before {input.before:q} \
+            --original {input.original:q} \
             --retrained "{input.retrained}" \
             --out {output.compare:q} \
             2>&1 | tee -i {log:q}

@@ -3,9 +3,9 @@ rule download_model:
     output:
         manifest=ensure("resources/models/{base}/manifest.json", non_empty=True),
     log:
-        "logs/download_model/{base}.log",
+        log_of("download_model"),
     benchmark:
-        "benchmarks/download_model/{base}.jsonl"
+        cost_of("download_model")
     retries: 1
     localrule: True
     conda:
@@ -13,12 +13,12 @@ rule download_model:
     resources:
         gpu=0,
     params:
-        config=stage("download_model"),
+        config=config_of("download_model"),
     shell:
         """
-        python workflow/scripts/download_model.py \
+        python workflow/scripts/stage.py download_model \
             --config {params.config:q} \
-            --manifest {output.manifest:q} \
+            --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
         """
 
@@ -28,20 +28,20 @@ rule download_data:
     output:
         manifest=ensure("resources/datasets/{dataset}/manifest.json", non_empty=True),
     log:
-        "logs/download_data/{dataset}.log",
+        log_of("download_data"),
     benchmark:
-        "benchmarks/download_data/{dataset}.jsonl"
+        cost_of("download_data")
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
     resources:
         gpu=0,
     params:
-        config=stage("download_data"),
+        config=config_of("download_data"),
     shell:
         """
-        python workflow/scripts/download_data.py \
+        python workflow/scripts/stage.py download_data \
             --config {params.config:q} \
-            --manifest {output.manifest:q} \
+            --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
         """

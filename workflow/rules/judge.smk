@@ -1,39 +1,39 @@
 rule judge:
     """What a classifier or a chat model says about the answers to what is forbidden."""
     input:
-        generations="results/{model}/{subject_or_method}/seed-{seed}/generations.parquet",
+        generations="results/{model}/{run}/generations.parquet",
         data=data_for("judge"),
     output:
         judged=ensure(
-            "results/{model}/{subject_or_method}/seed-{seed}/judged.parquet", non_empty=True
+            "results/{model}/{run}/judged.parquet", non_empty=True
         ),
     log:
-        "logs/judge/{model}.{subject_or_method}.seed-{seed}.log",
+        log_of("judge"),
     benchmark:
-        "benchmarks/judge/{model}.{subject_or_method}.seed-{seed}.jsonl"
+        cost_of("judge")
     wildcard_constraints:
-        subject_or_method=one_of(CFG.method_names() if JUDGED_APART else []),
+        model=one_of(CFG.models if results.judged_apart(CFG) else []),
     # A service is asked from the machine that started the run: nodes of a cluster may not reach it.
-    localrule: CFG.score.harm_judge == "endpoint"
+    localrule: JUDGE.runs == "service"
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8 if CFG.score.harm_judge == "classifier" else 1
+    threads: 8 if JUDGE.runs == "model" else 1
     resources:
-        gpu=int(CFG.score.harm_judge == "classifier"),
+        gpu=int(JUDGE.runs == "model"),
         mem_mb=8000,
         runtime=60,
     params:
-        config=stage("judge"),
-        free=free("judge"),
+        config=config_of("judge"),
+        untracked=untracked("judge"),
     shell:
         """
-        python workflow/scripts/judge.py \
+        python workflow/scripts/stage.py judge \
             --config {params.config:q} \
-            --free {params.free:q} \
+            --untracked {params.untracked:q} \
             --generations {input.generations:q} \
             --datasets resources/datasets \
             --out {output.judged:q} \
-            --label "judge {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
+            --label "judge {wildcards.model}/{wildcards.run}" \
             --threads {threads} \
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}

@@ -2,19 +2,19 @@ rule lm_eval:
     """General ability of one model, through the Language Model Evaluation Harness."""
     input:
         base=base_manifest,
-        model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
+        model="results/{model}/{run}/model/model.json",
         data=data_for("lm_eval"),
     output:
         scores=ensure(
-            "results/{model}/{subject_or_method}/seed-{seed}/lm_eval.json", non_empty=True
+            "results/{model}/{run}/lm_eval.json", non_empty=True
         ),
         rows=ensure(
-            "results/{model}/{subject_or_method}/seed-{seed}/lm_eval.parquet", non_empty=True
+            "results/{model}/{run}/lm_eval.parquet", non_empty=True
         ),
     log:
-        "logs/lm_eval/{model}.{subject_or_method}.seed-{seed}.log",
+        log_of("lm_eval"),
     benchmark:
-        "benchmarks/lm_eval/{model}.{subject_or_method}.seed-{seed}.jsonl"
+        cost_of("lm_eval")
     wildcard_constraints:
         model=one_of(models_with_tasks()),
     priority: 10
@@ -26,20 +26,18 @@ rule lm_eval:
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
-        config=stage("lm_eval"),
-        rows=batch_rows,
-        batch=batch_tokens,
+        config=config_of("lm_eval"),
+        untracked=untracked("lm_eval"),
     shell:
         """
-        python workflow/scripts/run_lm_eval.py \
+        python workflow/scripts/stage.py lm_eval \
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \
             --datasets resources/datasets \
             --out {output.scores:q} \
-            --label "lm_eval {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
-            --batch-rows {params.rows} \
-            --batch-tokens {params.batch} \
+            --label "lm_eval {wildcards.model}/{wildcards.run}" \
+            --untracked {params.untracked:q} \
             --threads {threads} \
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}

@@ -7,9 +7,9 @@ rule localize:
     output:
         manifest=ensure("results/{model}/localization/manifest.json", non_empty=True),
     log:
-        "logs/localize/{model}.log",
+        log_of("localize"),
     benchmark:
-        "benchmarks/localize/{model}.jsonl"
+        cost_of("localize")
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
@@ -18,11 +18,11 @@ rule localize:
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
-        config=stage("localize"),
+        config=config_of("localize"),
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/localize.py \
+        python workflow/scripts/stage.py localize \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
@@ -43,9 +43,11 @@ rule region:
         names=ensure("results/{model}/{method}/seed-{seed}/region.json", non_empty=True),
         table=ensure("results/{model}/{method}/seed-{seed}/region.parquet", non_empty=True),
     log:
-        "logs/region/{model}.{method}.seed-{seed}.log",
+        log_of("region"),
     benchmark:
-        "benchmarks/region/{model}.{method}.seed-{seed}.jsonl"
+        cost_of("region")
+    wildcard_constraints:
+        method=one_of(CFG.methods),
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -54,10 +56,10 @@ rule region:
         mem_mb=2000,
         runtime=10,
     params:
-        config=stage("region"),
+        config=config_of("region"),
     shell:
         """
-        python workflow/scripts/select_region.py \
+        python workflow/scripts/stage.py region \
             --config {params.config:q} \
             --localization {input.localization:q} \
             --out {output.names:q} \

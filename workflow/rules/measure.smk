@@ -2,22 +2,22 @@ rule measure:
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
     input:
         base=base_manifest,
-        model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
-        before="results/{model}/original/seed-0/model/model.json",
+        model="results/{model}/{run}/model/model.json",
+        original="results/{model}/original/seed-0/model/model.json",
         tokens=tokens_for("measure"),
         data=data_for("measure"),
     output:
         likelihood=ensure(
-            "results/{model}/{subject_or_method}/seed-{seed}/likelihood.parquet", non_empty=True
+            "results/{model}/{run}/likelihood.parquet", non_empty=True
         ),
         generations=ensure(
-            "results/{model}/{subject_or_method}/seed-{seed}/generations.parquet", non_empty=True
+            "results/{model}/{run}/generations.parquet", non_empty=True
         ),
-        facts=ensure("results/{model}/{subject_or_method}/seed-{seed}/measure.json", non_empty=True),
+        facts=ensure("results/{model}/{run}/measure.json", non_empty=True),
     log:
-        "logs/measure/{model}.{subject_or_method}.seed-{seed}.log",
+        log_of("measure"),
     benchmark:
-        "benchmarks/measure/{model}.{subject_or_method}.seed-{seed}.jsonl"
+        cost_of("measure")
     priority: 10
     conda:
         "../../envs/palimpsest.yaml"
@@ -27,23 +27,21 @@ rule measure:
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
-        config=stage("measure"),
+        config=config_of("measure"),
         tokens=tokens_folder,
-        rows=batch_rows,
-        batch=batch_tokens,
+        untracked=untracked("measure"),
     shell:
         """
-        python workflow/scripts/measure.py \
+        python workflow/scripts/stage.py measure \
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \
-            --before {input.before:q} \
+            --original {input.original:q} \
             --tokens {params.tokens:q} \
             --datasets resources/datasets \
             --out {output.facts:q} \
-            --label "measure {wildcards.model}/{wildcards.subject_or_method} seed {wildcards.seed}" \
-            --batch-rows {params.rows} \
-            --batch-tokens {params.batch} \
+            --label "measure {wildcards.model}/{wildcards.run}" \
+            --untracked {params.untracked:q} \
             --threads {threads} \
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}
@@ -61,11 +59,11 @@ rule sweep:
     output:
         table=ensure("results/{model}/{method}/seed-{seed}/sweep.parquet", non_empty=True),
     log:
-        "logs/sweep/{model}.{method}.seed-{seed}.log",
+        log_of("sweep"),
     benchmark:
-        "benchmarks/sweep/{model}.{method}.seed-{seed}.jsonl"
+        cost_of("sweep")
     wildcard_constraints:
-        method=one_of(methods_of("acquire")),
+        method=one_of(results.methods_of(CFG, "acquire")),
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
@@ -74,13 +72,12 @@ rule sweep:
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
-        config=stage("sweep"),
+        config=config_of("sweep"),
         tokens=tokens_folder,
-        rows=batch_rows,
-        batch=batch_tokens,
+        untracked=untracked("sweep"),
     shell:
         """
-        python workflow/scripts/sweep.py \
+        python workflow/scripts/stage.py sweep \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
@@ -89,8 +86,7 @@ rule sweep:
             --datasets resources/datasets \
             --out {output.table:q} \
             --label "sweep {wildcards.model}/{wildcards.method}" \
-            --batch-rows {params.rows} \
-            --batch-tokens {params.batch} \
+            --untracked {params.untracked:q} \
             --threads {threads} \
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}

@@ -7,11 +7,11 @@ rule negate:
     output:
         model=ensure("results/{model}/{method}/seed-{seed}/model/model.json", non_empty=True),
     log:
-        "logs/negate/{model}.{method}.seed-{seed}.log",
+        log_of("negate"),
     benchmark:
-        "benchmarks/negate/{model}.{method}.seed-{seed}.jsonl"
+        cost_of("negate")
     wildcard_constraints:
-        method=one_of(methods_of("acquire")),
+        method=one_of(results.methods_of(CFG, "acquire")),
     conda:
         "../../envs/palimpsest.yaml"
     resources:
@@ -19,106 +19,14 @@ rule negate:
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
-        config=stage("negate"),
+        config=config_of("negate"),
     shell:
         """
-        python workflow/scripts/negate.py \
+        python workflow/scripts/stage.py negate \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
             --acquired {input.acquired:q} \
             --out {output.model:q} \
-            2>&1 | tee -i {log:q}
-        """
-
-
-rule original:
-    """The subject before unlearning, described like every other model."""
-    input:
-        base=base_manifest,
-        subject="results/{model}/subject/manifest.json",
-    output:
-        model=ensure("results/{model}/original/seed-0/model/model.json", non_empty=True),
-    log:
-        "logs/original/{model}.log",
-    benchmark:
-        "benchmarks/original/{model}.jsonl"
-    conda:
-        "../../envs/palimpsest.yaml"
-    resources:
-        gpu=0,
-        mem_mb=memory_of,
-        runtime=runtime_of,
-    params:
-        config=stage("original"),
-    shell:
-        """
-        python workflow/scripts/original.py \
-            --config {params.config:q} \
-            --base {input.base:q} \
-            --subject {input.subject:q} \
-            --out {output.model:q} \
-            2>&1 | tee -i {log:q}
-        """
-
-
-rule untaught:
-    """The base model, described like every other model."""
-    input:
-        base=base_manifest,
-    output:
-        model=ensure("results/{model}/base/seed-0/model/model.json", non_empty=True),
-    log:
-        "logs/untaught/{model}.log",
-    benchmark:
-        "benchmarks/untaught/{model}.jsonl"
-    localrule: True
-    conda:
-        "../../envs/palimpsest.yaml"
-    resources:
-        gpu=0,
-        mem_mb=2000,
-        runtime=10,
-    params:
-        config=stage("untaught"),
-    shell:
-        """
-        python workflow/scripts/untaught.py \
-            --config {params.config:q} \
-            --base {input.base:q} \
-            --out {output.model:q} \
-            2>&1 | tee -i {log:q}
-        """
-
-
-rule merge:
-    """A full Hugging Face folder of the unlearned model (on request)."""
-    input:
-        base=base_manifest,
-        model="results/{model}/{subject_or_method}/seed-{seed}/model/model.json",
-    output:
-        manifest=ensure(
-            "results/{model}/{subject_or_method}/seed-{seed}/merged/manifest.json", non_empty=True
-        ),
-    log:
-        "logs/merge/{model}.{subject_or_method}.seed-{seed}.log",
-    benchmark:
-        "benchmarks/merge/{model}.{subject_or_method}.seed-{seed}.jsonl"
-    conda:
-        "../../envs/palimpsest.yaml"
-    resources:
-        gpu=0,
-        mem_mb=memory_of,
-        runtime=runtime_of,
-    params:
-        config=stage("merge"),
-    shell:
-        """
-        python workflow/scripts/merge.py \
-            --config {params.config:q} \
-            --base {input.base:q} \
-            --model {input.model:q} \
-            --out {output.manifest:q} \
-            --label "merge {wildcards.model}/{wildcards.subject_or_method}" \
             2>&1 | tee -i {log:q}
         """

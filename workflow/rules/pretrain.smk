@@ -6,67 +6,52 @@ rule pretrain:
     output:
         manifest=ensure("results/{model}/subject/manifest.json", non_empty=True),
     log:
-        "logs/pretrain/{model}.log",
+        log_of("pretrain"),
     benchmark:
-        "benchmarks/pretrain/{model}.jsonl"
+        cost_of("pretrain")
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=devices("pretrain"),
-        mem_mb=memory_on_devices("pretrain"),
+        gpu=devices(pretrains=True),
+        mem_mb=memory_on_devices(pretrains=True),
         runtime=runtime_of,
     params:
-        config=stage("pretrain"),
-        free=free("pretrain"),
+        stage="pretrain",
+        config=config_of("pretrain"),
+        untracked=untracked("pretrain"),
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/pretrain.py \
+        python workflow/scripts/stage.py {params.stage} \
             --config {params.config:q} \
-            --free {params.free:q} \
+            --untracked {params.untracked:q} \
             --base {input.base:q} \
             --tokens {params.tokens:q} \
             --out {output.manifest:q} \
-            --label "pretrain {wildcards.model}" \
+            --label "{params.stage} {wildcards.model}" \
             --threads {threads} \
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}
         """
 
 
-rule retrain:
-    """The gold standard: the base, pretrained on what is to be kept alone."""
+use rule pretrain as retrain with:
     input:
         base=base_manifest,
         tokens=tokens_for("retrain"),
     output:
-        model=ensure("results/{model}/retrained/seed-0/model/model.json", non_empty=True),
+        manifest=ensure("results/{model}/retained/manifest.json", non_empty=True),
     log:
-        "logs/retrain/{model}.log",
+        log_of("retrain"),
     benchmark:
-        "benchmarks/retrain/{model}.jsonl"
-    conda:
-        "../../envs/palimpsest.yaml"
-    threads: 8
+        cost_of("retrain")
     resources:
-        gpu=devices("retrain"),
-        mem_mb=memory_on_devices("retrain"),
+        gpu=devices(pretrains=True),
+        mem_mb=memory_on_devices(pretrains=True),
         runtime=runtime_of,
     params:
-        config=stage("retrain"),
-        free=free("retrain"),
+        stage="retrain",
+        config=config_of("retrain"),
+        untracked=untracked("retrain"),
         tokens=tokens_folder,
-    shell:
-        """
-        python workflow/scripts/retrain.py \
-            --config {params.config:q} \
-            --free {params.free:q} \
-            --base {input.base:q} \
-            --tokens {params.tokens:q} \
-            --out {output.model:q} \
-            --label "retrain {wildcards.model}" \
-            --threads {threads} \
-            --gpus {resources.gpu} \
-            2>&1 | tee -i {log:q}
-        """

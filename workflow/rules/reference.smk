@@ -1,15 +1,17 @@
 rule reference:
-    """The subject's final hidden states on the rows that methods compare themselves with."""
+    """What the subject computes on a part's rows: final hidden states, or costs of tokens."""
     input:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
-        tokens=tokens_for("reference"),
+        tokens=tokens_of_part,
     output:
-        manifest=ensure("results/{model}/reference/manifest.json", non_empty=True),
+        manifest=ensure(
+            "results/{model}/reference/{dataset}/{part}.{kind}/manifest.json", non_empty=True
+        ),
     log:
-        "logs/reference/{model}.log",
+        log_of("reference"),
     benchmark:
-        "benchmarks/reference/{model}.jsonl"
+        cost_of("reference")
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
@@ -18,17 +20,19 @@ rule reference:
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
-        config=stage("reference"),
+        config=config_of("reference"),
+        untracked=untracked("reference"),
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/reference.py \
+        python workflow/scripts/stage.py reference \
             --config {params.config:q} \
+            --untracked {params.untracked:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
             --out {output.manifest:q} \
-            --label "reference {wildcards.model}" \
+            --label "reference {wildcards.model} {wildcards.dataset}/{wildcards.part} {wildcards.kind}" \
             --threads {threads} \
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}

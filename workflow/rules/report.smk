@@ -13,9 +13,9 @@ rule report:
             category="Report",
         ),
     log:
-        "logs/{page}.log",
+        log_of("report"),
     benchmark:
-        "benchmarks/{page}.jsonl"
+        cost_of("report")
     wildcard_constraints:
         page="report|all_methods",
     localrule: True
@@ -26,13 +26,13 @@ rule report:
         mem_mb=2000,
         runtime=10,
     params:
-        config=stage("report"),
+        config=config_of("report"),
         tables=lambda wildcards: {"report": "results/tables"}.get(
             wildcards.page, f"results/{wildcards.page}"
         ),
     shell:
         """
-        python workflow/scripts/report.py \
+        python workflow/scripts/stage.py report \
             --config {params.config:q} \
             --results results \
             --out {output.html:q} \

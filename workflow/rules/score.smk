@@ -3,20 +3,20 @@ rule score:
     input:
         likelihood=seed_files("likelihood.parquet"),
         generations=seed_files("generations.parquet"),
-        judged=seed_files("judged.parquet") if JUDGED_APART else [],
+        judged=seed_files("judged.parquet") if results.judged_apart(CFG) else [],
         facts=seed_files("measure.json"),
         lm_eval=lm_eval_of,
         models=seed_files("model/model.json"),
         base=base_manifest,
         data=data_for("score"),
-        untaught=untaught_of,
+        base_likelihood=base_likelihood,
     output:
-        eval=ensure("results/{model}/{subject_or_method}/eval.json", non_empty=True),
-        rows=ensure("results/{model}/{subject_or_method}/rows.parquet", non_empty=True),
+        eval=ensure("results/{model}/{method}/eval.json", non_empty=True),
+        rows=ensure("results/{model}/{method}/rows.parquet", non_empty=True),
     log:
-        "logs/score/{model}.{subject_or_method}.log",
+        log_of("score"),
     benchmark:
-        "benchmarks/score/{model}.{subject_or_method}.jsonl"
+        cost_of("score")
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -25,22 +25,22 @@ rule score:
         mem_mb=2000,
         runtime=10,
     params:
-        config=stage("score"),
-        configs=every_slice,
-        seeds=lambda wildcards, input: [str(Path(file).parent) for file in input.facts],
-        benchmarks=benchmark_options,
+        config=config_of("score"),
+        configs=lambda wildcards: results.slices_behind(CFG, wildcards.model, wildcards.method),
+        costs=lambda wildcards, input: results.costs_behind(
+            CFG, wildcards.model, wildcards.method
+        ),
     shell:
         """
-        python workflow/scripts/score.py \
+        python workflow/scripts/stage.py score \
             --config {params.config:q} \
-            --seed-folders {params.seeds:q} \
+            --seeds {input.facts:q} \
             --datasets resources/datasets \
-            --eval {output.eval:q} \
-            --rows {output.rows:q} \
-            --untaught "{input.untaught}" \
+            --base-likelihood "{input.base_likelihood}" \
             --configs {params.configs:q} \
             --data-manifests {input.data:q} \
             --model-manifests {input.base:q} {input.models:q} \
-            {params.benchmarks} \
+            --costs {params.costs:q} \
+            --out {output.eval:q} \
             2>&1 | tee -i {log:q}
         """

@@ -6,9 +6,9 @@ rule tokenize:
     output:
         manifest=ensure("resources/tokens/{base}/{dataset}/manifest.json", non_empty=True),
     log:
-        "logs/tokenize/{base}.{dataset}.log",
+        log_of("tokenize"),
     benchmark:
-        "benchmarks/tokenize/{base}.{dataset}.jsonl"
+        cost_of("tokenize")
     conda:
         "../../envs/palimpsest.yaml"
     resources:
@@ -16,13 +16,13 @@ rule tokenize:
         mem_mb=4000,
         runtime=30,
     params:
-        config=stage("tokenize"),
+        config=config_of("tokenize"),
     shell:
         """
-        python workflow/scripts/tokenize_data.py \
+        python workflow/scripts/stage.py tokenize \
             --config {params.config:q} \
-            --model {input.base:q} \
-            --data {input.data:q} \
-            --manifest {output.manifest:q} \
+            --base {input.base:q} \
+            --dataset {input.data:q} \
+            --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
         """

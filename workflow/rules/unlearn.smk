@@ -10,31 +10,32 @@ rule unlearn:
     output:
         model=ensure("results/{model}/{method}/seed-{seed}/model/model.json", non_empty=True),
     log:
-        "logs/unlearn/{model}.{method}.seed-{seed}.log",
+        log_of("unlearn"),
     benchmark:
-        "benchmarks/unlearn/{model}.{method}.seed-{seed}.jsonl"
+        cost_of("unlearn")
     wildcard_constraints:
-        method=one_of(methods_of("unlearn")),
+        method=one_of(results.methods_of(CFG, "unlearn")),
     conda:
         "../../envs/palimpsest.yaml"
     threads: 8
     resources:
-        gpu=devices("unlearn"),
-        mem_mb=memory_on_devices("unlearn"),
+        gpu=devices(pretrains=False),
+        mem_mb=memory_on_devices(pretrains=False),
         runtime=runtime_of,
     params:
-        config=stage("unlearn"),
-        free=free("unlearn"),
+        config=config_of("unlearn"),
+        untracked=untracked("unlearn"),
         tokens=tokens_folder,
+        reference=reference_folder,
     shell:
         """
-        python workflow/scripts/unlearn.py \
+        python workflow/scripts/stage.py unlearn \
             --config {params.config:q} \
-            --free {params.free:q} \
+            --untracked {params.untracked:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
-            --reference "{input.reference}" \
+            --reference "{params.reference}" \
             --examples "{input.examples}" \
             --region "{input.region}" \
             --out {output.model:q} \

@@ -2,6 +2,5 @@
 
 from palimpsest.config.load import load_config, read_config
 from palimpsest.config.schema import Config
-from palimpsest.config.targets import check_targets, config_or_exit
 
-__all__ = ["Config", "check_targets", "config_or_exit", "load_config", "read_config"]
+__all__ = ["Config", "load_config", "read_config"]

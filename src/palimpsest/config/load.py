@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
-from palimpsest.config.methods import algorithms, deep_merge
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import Catalogs, check_judge, check_references
 from palimpsest.config.schema import Config, Score
-from palimpsest.config.types import NAME, Section, not_a_name
 from palimpsest.config.yaml_files import read_yaml
+from palimpsest.data.adapters import adapters
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.objectives.base import Objective
+from palimpsest.objectives.catalog import algorithms
+from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.types import NAME, Section, not_a_name
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
@@ -26,6 +28,12 @@ PAGES = ("report", "all_methods")
 
 FILES = tuple(f"{name}.yaml" for name in (*CATALOGS, "config"))
 """Files of a configuration folder."""
+
+_PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
+    "datasets": ("adapter", lambda: {name: a.Settings for name, a in adapters().items()}),
+    "methods": ("algorithm", algorithms),
+}
+"""Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""
 
 _NOT_OVERRIDDEN = ("algorithm", "title", "models")
 
@@ -101,7 +109,6 @@ def _catalog(catalog: str, raw: Mapping[str, Any], problems: list[Problem]) -> d
         text = f"a table of named entries is needed, not {shown(raw[catalog])}"
         problems.append(Problem((catalog,), text))
         return {}
-    section = get_args(Config.model_fields[catalog].annotation)[1]
     entries = {}
     for name, value in raw[catalog].items():
         place: Place = (catalog, as_key(name))
@@ -110,7 +117,7 @@ def _catalog(catalog: str, raw: Mapping[str, Any], problems: list[Problem]) -> d
         elif not NAME.fullmatch(name):
             problems.append(Problem(place, not_a_name(name)))
         else:
-            chosen = _settings(value, place, problems) if catalog == "methods" else section
+            chosen = _settings(catalog, value, place, problems)
             entry = _section(chosen, value, place, problems) if chosen else None
             if entry is not None:
                 entries[name] = entry
@@ -122,17 +129,21 @@ def _names(catalog: Any) -> list[str]:
     return [n for n in catalog if isinstance(n, str)] if isinstance(catalog, Mapping) else []
 
 
-def _settings(value: Any, place: Place, problems: list[Problem]) -> type[Section] | None:
-    """The settings class that a method's ``algorithm`` names."""
-    if not isinstance(value, Mapping):
-        return MethodSettings  # says itself that a table is needed
-    key = value.get("algorithm")
-    if isinstance(key, str) and key in algorithms():
-        settings: type[Section] = algorithms()[key].Settings
-        return settings
-    fault = f"no algorithm {shown(key)}" if "algorithm" in value else "missing"
-    text = f"{fault}{did_you_mean(key if isinstance(key, str) else '', algorithms())}"
-    problems.append(Problem((*place, "algorithm"), text))
+def _settings(
+    catalog: str, value: Any, place: Place, problems: list[Problem]
+) -> type[Section] | None:
+    """The settings class of an entry; of a plug-in's that of the plug-in that the entry names."""
+    if catalog not in _PLUGGED or not isinstance(value, Mapping):
+        section: type[Section] = get_args(Config.model_fields[catalog].annotation)[1]
+        # An entry that is no table gets its message from any section.
+        return section if isinstance(section, type) else Section
+    word, plugged = _PLUGGED[catalog]
+    name, valid = value.get(word), plugged()
+    if isinstance(name, str) and name in valid:
+        return valid[name]
+    fault = f"no {word} {shown(name)}" if word in value else "missing"
+    text = f"{fault}{did_you_mean(name if isinstance(name, str) else '', valid)}"
+    problems.append(Problem((*place, word), text))
     return None
 
 
@@ -150,7 +161,7 @@ def _section(
 
 
 def _override_problems(
-    raw: Mapping[str, Any], valid: Mapping[str, MethodSettings], models: list[str]
+    raw: Mapping[str, Any], valid: Mapping[str, Objective], models: list[str]
 ) -> Iterator[Problem]:
     """Check ``methods.<method>.models``: known subjects, keys and values of the algorithm."""
     for method, settings in valid.items():

@@ -16,14 +16,13 @@ from palimpsest.config.schema import (
     RESERVED_METHODS,
     RESULT_FILES,
     SUBJECT_FOLDERS,
-    Dataset,
     Model,
-    Part,
     Report,
     Scenario,
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.settings.dataset import DatasetSettings, Part
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def _reserved(catalogs: Catalogs) -> Iterator[Problem]:
                 yield Problem((catalog, name), text)
 
 
-def _check_parts(dataset: Dataset, at: Place) -> Iterator[Problem]:
+def _check_parts(dataset: DatasetSettings, at: Place) -> Iterator[Problem]:
     for name, part in dataset.parts.items():
         if part.split is not None and part.split not in dataset.split:
             yield _no_such("share", part.split, dataset.split, (*at, "parts", name, "split"))

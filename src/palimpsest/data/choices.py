@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 
@@ -34,7 +35,7 @@ def read_questions(datasets: Path, ref: str) -> tuple[list[Question], int]:
         UserError: the part is missing or altered, or no row has choices and a right answer.
     """
     dataset, part = ref.split("/")
-    table, _ = read_table(verified(datasets / dataset, f"{part}.parquet"))
+    table, _ = read_table(verified(datasets / dataset, table_of(part)))
     rows = table.select(["id", "prompt", "question", "choices", "answer"]).to_pylist()
     questions = [
         Question(row["id"], row["question"] or row["prompt"], row["choices"], row["answer"])

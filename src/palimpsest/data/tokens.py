@@ -16,12 +16,8 @@ from tokenizers import Tokenizer
 
 from palimpsest.config.schema import Template
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
 from palimpsest.io.manifest import verified_folder
-
-SCHEMA = pa.schema(
-    [("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())]
-)
-"""Columns of ``resources/tokens/{base}/{dataset}/{part}.parquet``."""
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
@@ -92,7 +88,7 @@ def load_tokenizer(base: Path) -> BaseTokenizer:
     )
 
 
-def tokenize(
+def tokenize_pairs(
     table: pa.Table, base: BaseTokenizer, template: Template, where: str
 ) -> tuple[pa.Table, int]:
     """Tokenize a part; nothing is padded or cut.
@@ -104,7 +100,7 @@ def tokenize(
         where: dataset/part, for messages.
 
     Returns:
-        The table with `SCHEMA` (the targets are ``input_ids[prompt_length:]``), and the length of
+        The table with the columns `schemas.TOKENS`, and the length of
         its longest row.
 
     Raises:
@@ -167,7 +163,7 @@ def _joined(
     for row_id, (prompt, response) in zip(ids, rows, strict=True):
         _check(base, f"{where}, row {row_id}", prompt, response, end, advice)
     columns = [ids, [p + r for p, r in rows], [len(p) for p, _ in rows]]
-    return pa.table(columns, schema=SCHEMA), max(len(p) + len(r) for p, r in rows)
+    return pa.table(columns, schema=schemas.TOKENS), max(len(p) + len(r) for p, r in rows)
 
 
 def _check(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from palimpsest.config.draw import Reads
 from palimpsest.engine import ranks
 from palimpsest.engine.decoder import Decoder, Padding, run_and_capture
 from palimpsest.engine.kernels.compiled import compile_blocks, try_out
@@ -19,6 +18,7 @@ from palimpsest.engine.prefixes import PrefixCache
 from palimpsest.engine.probe import report_off, why_not_pack, why_not_split
 from palimpsest.engine.rows import Row, length_groups
 from palimpsest.errors import UserError
+from palimpsest.settings.draw import Reads
 
 FINAL = Reads()
 """What most objectives read: the final hidden states."""

@@ -46,11 +46,11 @@ class Sampled:
     seed: int
 
     def options(self) -> dict[str, Any]:
-        """What `generate` of transformers is told."""
+        """Options of `generate` of transformers."""
         return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
 
 
-class Speak(Protocol):
+class Answerer(Protocol):
     """A model with its limits, whoever runs it: answers rows, in their order."""
 
     def __call__(
@@ -81,7 +81,7 @@ def answer(
         rows: only their prompts are read.
         max_new_tokens: longest answer.
         batch_rows: prompts decoded together.
-        done: told after each batch how many rows are finished and how many tokens were made.
+        done: called after each batch with the rows finished and the tokens of this batch.
         sampled: draw the answers; None: the likeliest token each time (greedy).
     """
     how = {"do_sample": False} if sampled is None else sampled.options()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from palimpsest.io.atomic import explained
+from palimpsest.io.numbers import duration
 
 BAR = 20
 """Width of the bar in characters."""
@@ -52,17 +53,12 @@ class Progress:
         parts += [f"{name} {value:.4g}" for name, value in facts.items()]
         if self._tokens:
             parts.append(f"{self._tokens / elapsed:.0f} tokens/s")
-        parts.append(f"{clock(left)} left" if done < self.total else f"took {clock(elapsed)}")
+        parts.append(f"{duration(left)} left" if done < self.total else f"took {duration(elapsed)}")
         print("  ".join(parts), file=self.stream, flush=True)
 
     def note(self, text: str) -> None:
         """Print a line about this work at once."""
         print(f"{self.label}: {text}", file=self.stream, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, ``2:05``."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class StepLog:

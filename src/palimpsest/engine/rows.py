@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 
@@ -27,6 +28,8 @@ class Row:
         ids: token ids of prompt and response, int64 [length].
         prompt_length: number of prompt ids; the rest are the response.
         reference: the subject's final hidden states at every token, [length, width], or None.
+        reference_costs: the subject's -log p of every target, fp32 [length - prompt_length], or
+            None.
         labels: targets in place of the response, int64 [length - prompt_length], or None.
         sign: in a mixture, -1 for a row to forget, +1 for any other.
     """
@@ -37,6 +40,7 @@ class Row:
     reference: Tensor | None = None
     labels: Tensor | None = None
     sign: int = 1
+    reference_costs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +72,7 @@ def read_rows(tokens: Path, part: str, end_token: bool = True) -> list[Row]:
     Raises:
         UserError: the part is missing, altered, or has a row without a target.
     """
-    table, facts = read_table(verified(tokens, f"{part}.parquet"))
+    table, facts = read_table(verified(tokens, table_of(part)))
     cut = 1 if facts["end_token"] and not end_token else 0
     rows = [
         Row(id_, torch.tensor(ids[: len(ids) - cut], dtype=torch.int64), prompt_length)
@@ -81,7 +85,7 @@ def read_rows(tokens: Path, part: str, end_token: bool = True) -> list[Row]:
     ]
     for row in rows:
         if not 0 < row.prompt_length < len(row):
-            raise UserError(f"{tokens}/{part}.parquet: row {row.id} has no prompt or no response")
+            raise UserError(f"{tokens / table_of(part)}: row {row.id} has no prompt or no response")
     return rows
 
 

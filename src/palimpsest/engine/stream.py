@@ -76,6 +76,14 @@ class Stream:
         self.cost = _mean(values.detach()[to_learn])
         return values
 
+    def reference_costs(self) -> Tensor:
+        """-log p of the subject at every target that counts, fp32, [tokens]; no gradient.
+
+        It stands beside `token_nll`, value by value, whoever has the states of a row.
+        """
+        costs = [_costs(row)[row.targets != IGNORED] for row in self.rows]
+        return torch.cat(costs).to(self.device)
+
     def entropy(self) -> Tensor:
         """Entropy of the prediction of every target that counts, nats, [tokens]."""
         return self._at_targets(lambda states, _: heads.entropy(states, self.head))
@@ -151,6 +159,12 @@ class Stream:
 
 def _mean(values: Tensor) -> Tensor:
     return values.mean() if len(values) else values.sum()
+
+
+def _costs(row: Row) -> Tensor:
+    if row.reference_costs is None:
+        raise ValueError(f"row {row.id} was read without the subject's costs")
+    return row.reference_costs
 
 
 def _reference(row: Row) -> Tensor:

@@ -7,15 +7,13 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Optimizer
 from palimpsest.engine import ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
@@ -25,6 +23,9 @@ from palimpsest.engine.rows import Row, shares
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import TRAINING_LOG
+from palimpsest.settings.draw import Reads
+from palimpsest.settings.training import Optimizer
 
 Loss = Callable[[Mapping[str, Stream]], dict[str, Tensor]]
 """Computes the weighted terms of one step; their sum is minimised."""
@@ -39,8 +40,6 @@ guessing, or of its own first step if that was higher (random labels cost much a
 GROWN = 100.0
 """Training has diverged when a trained tensor exceeds this root mean square; that of a language
 model is below 1."""
-
-LOG = "train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class Job:
         checkpoint_seconds: time between checkpoints; the result does not depend on it.
         reads: hidden states that the objective reads.
         finished: called after every step; returns why training ends here, or None to go on.
+        fixed: tensors that `loss` reads and that training does not change.
+        forgets: streams whose rows are to be unlearned: their cost may rise without end.
     """
 
     label: str
@@ -74,6 +75,8 @@ class Job:
     checkpoint_seconds: float = 60.0
     reads: Reads = FINAL
     finished: Callable[[Mapping[str, Stream]], str | None] | None = None
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    forgets: frozenset[str] = frozenset()
 
 
 def train(job: Job) -> Path:
@@ -101,7 +104,7 @@ def train(job: Job) -> Path:
             job.body.keep(rows)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
-    checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / LOG)
+    checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
     with ranks.main_first():  # it deletes a checkpoint with another fingerprint
         done = checkpoint.load(job.weights, optimizer)
     steps = _steps(job, optimizer, done, untrained)
@@ -109,7 +112,7 @@ def train(job: Job) -> Path:
         for _ in steps:
             pass
         ranks.leave()
-    log = StepLog(job.folder / LOG, done)
+    log = StepLog(job.folder / TRAINING_LOG, done)
     progress = Progress(job.label, job.steps, done=done)
     saved_at = time.monotonic()
     with _stop_requested() as stop, contextlib.closing(log):
@@ -132,7 +135,7 @@ def train(job: Job) -> Path:
             began = time.monotonic()
     average(optimizer)
     ranks.leave()
-    return job.folder / LOG
+    return job.folder / TRAINING_LOG
 
 
 def schedule(settings: Optimizer, step: int, steps: int) -> float:
@@ -291,7 +294,8 @@ def _step(
     values = {name: term.item() for name, term in terms.items()}
     # Objectives on inner states sum squares without a common unit, so these need only be finite.
     _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
-    _check_learning(streams, values, step, math.log(job.body.vocabulary), first_costs)
+    learned = {name: stream for name, stream in streams.items() if name not in job.forgets}
+    _check_learning(learned, values, step, math.log(job.body.vocabulary), first_costs)
     torch.stack(list(terms.values())).sum().backward()
     ranks.sum_gradients(job.weights.values())
     norm = torch.nn.utils.clip_grad_norm_(

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from palimpsest.engine.generate import Answer, Sampled, Speak, cut, stop_ids
+from palimpsest.engine.generate import Answer, Answerer, Sampled, cut, stop_ids
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 
@@ -35,7 +35,7 @@ NO_MATTER = {
     *("output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate"),
     *("transformers_version", "_from_model_config"),
 }
-"""Keys of a model's generation config that are told otherwise, or change no answer."""
+"""Keys of a model's generation config that are set by other means, or change no answer."""
 
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -69,7 +69,7 @@ def started(
     dtype: torch.dtype,
     limits: Limits,
     trust_remote_code: bool = False,
-) -> Iterator[Speak]:
+) -> Iterator[Answerer]:
     """Start vLLM with the model in `folder`, and yield what answers rows with it.
 
     Nothing else may need much of the device's memory while it runs.
@@ -78,7 +78,7 @@ def started(
         folder: a Hugging Face folder with the whole model.
         tokenizer: its tokenizer.
         dtype: type of weights and arithmetic.
-        limits: of all rows that will be asked.
+        limits: of all rows that will be answered.
         trust_remote_code: run Python code that the folder carries.
 
     Raises:
@@ -89,16 +89,16 @@ def started(
     config = generation_config(folder, trust_remote_code)
     stops = stop_ids(config, tokenizer)
     settings = engine_settings(folder, dtype, limits, trust_remote_code)
-    told = partial(request_settings, config, stops, limits.max_new_tokens)
-    told(None)  # a config that cannot be followed is refused before anything is loaded
+    options = partial(request_settings, config, stops, limits.max_new_tokens)
+    options(None)  # a config that vLLM cannot follow is refused before anything is loaded
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, settings, torch.get_num_threads()))
     process.start()
     theirs.close()  # else the end of the process could not be noticed here
     try:
-        _told(ours)
-        yield partial(_answers, ours, told, stops, tokenizer)
+        _received(ours)
+        yield partial(_answers, ours, options, stops, tokenizer)
         ours.close()
         process.join(timeout=60)
     finally:
@@ -120,7 +120,7 @@ def generation_config(folder: Path, trust_remote_code: bool) -> GenerationConfig
 def engine_settings(
     folder: Path, dtype: torch.dtype, limits: Limits, trust_remote_code: bool
 ) -> dict[str, Any]:
-    """What ``vllm.LLM`` is told."""
+    """Arguments of ``vllm.LLM``."""
     return {
         "model": str(folder),
         "dtype": str(dtype).removeprefix("torch."),
@@ -136,23 +136,23 @@ def engine_settings(
 def request_settings(
     config: GenerationConfig, stops: set[int], max_new_tokens: int, sampled: Sampled | None
 ) -> dict[str, Any]:
-    """What ``vllm.SamplingParams`` are told: the same as `generate` of transformers would do.
+    """Arguments of ``vllm.SamplingParams``: the same answers as by transformers.
 
     Raises:
         UserError: `config` asks for something that vLLM does not do.
     """
-    asked = {key: value for key, value in config.to_diff_dict().items() if value}
+    chosen = {key: value for key, value in config.to_diff_dict().items() if value}
     settings: dict[str, Any] = {
         "max_tokens": max_new_tokens,
         "stop_token_ids": sorted(stops),
         "detokenize": False,
         "temperature": 0.0,
-        "repetition_penalty": asked.pop("repetition_penalty", 1.0),
+        "repetition_penalty": chosen.pop("repetition_penalty", 1.0),
     }
-    min_p = asked.pop("min_p", 0.0)
+    min_p = chosen.pop("min_p", 0.0)
     if sampled is not None:
         settings |= {"temperature": sampled.temperature, "top_p": sampled.top_p, "min_p": min_p}
-    if further := sorted(asked.keys() - NO_MATTER):
+    if further := sorted(chosen.keys() - NO_MATTER):
         raise UserError(
             f"the model's generation config has {', '.join(further)}, which vLLM would not follow: "
             f"set {SETTING} to transformers"
@@ -170,7 +170,7 @@ def request_seeds(sampled: Sampled | None, count: int) -> list[int | None]:
 
 def _answers(
     pipe: Connection,
-    told: Callable[[Sampled | None], dict[str, Any]],
+    options: Callable[[Sampled | None], dict[str, Any]],
     stops: set[int],
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
@@ -178,12 +178,12 @@ def _answers(
     sampled: Sampled | None = None,
 ) -> list[Answer]:
     prompts = [row.prompt.tolist() for row in rows]
-    settings = told(sampled)
+    settings = options(sampled)
     each = [settings | {"seed": seed} for seed in request_seeds(sampled, len(rows))]
     _send(pipe, (prompts, each))
     answers: dict[int, Answer] = {}
     while len(answers) < len(rows):
-        place, tokens = _told(pipe)
+        place, tokens = _received(pipe)
         answers[place] = cut(tokens, stops, tokenizer)
         done(len(answers), answers[place].tokens)
     return [answers[place] for place in range(len(rows))]
@@ -196,8 +196,8 @@ def _send(pipe: Connection, request: Any) -> None:
         raise _ended() from error
 
 
-def _told(pipe: Connection) -> Any:
-    # What vLLM's process says next: (None, result), or (what went wrong, None).
+def _received(pipe: Connection) -> Any:
+    # The next message of vLLM's process: (None, result), or (problem, None).
     try:
         problem, result = pipe.recv()
     except (EOFError, OSError) as error:
@@ -209,7 +209,7 @@ def _told(pipe: Connection) -> Any:
 
 def _ended() -> UserError:
     return UserError(
-        "vLLM's process ended before it had answered (out of memory?): see its lines above, or set "
+        "vLLM's process ended without an answer (out of memory?): see its lines above, or set "
         f"{SETTING} to transformers"
     )
 

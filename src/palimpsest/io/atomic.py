@@ -20,7 +20,7 @@ from palimpsest.errors import UserError
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the system's write errors about `path` into a `UserError` that says what to do."""
+    """Turn the system's write errors about `path` into a `UserError` with advice."""
     try:
         yield
     except SafetensorError as error:
@@ -34,7 +34,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def explain_write_error(error: OSError, path: Path) -> UserError:
-    """Word a failed write: disk full, quota, no permission, read-only, or the system's own text."""
+    """The error about a failed write, with advice where the system's error has a known cause."""
     advice = {
         errno.ENOSPC: "the disk is full; free some space and run the same command again",
         errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
@@ -47,18 +47,17 @@ def explain_write_error(error: OSError, path: Path) -> UserError:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success sync it and rename it into place.
+    """Yield a temporary path in the folder of `path`; on success sync it and rename it to `path`.
 
-    On any exception the temporary file is removed, with the folder if it was made for it, and
-    `path` is left as it was. Everybody may read the file, unless its folder is private: then it
-    is, too.
+    On any exception the temporary file is removed, with its folder if that is new, and `path` stays
+    unchanged. All users may read the file, unless its folder is private.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
     temporary = _temporary(path)
-    made = not os.path.exists(path.parent)  # noqa: PTH110 - raises nothing
+    is_new_folder = not os.path.exists(path.parent)  # noqa: PTH110 - raises nothing
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +70,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-            if made:
+            if is_new_folder:
                 path.parent.rmdir()
         raise
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`."""
+    """Yield a temporary folder next to `path`; on success it replaces `path`."""
     path = Path(path)
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -98,7 +97,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove_leftovers(path: Path) -> None:
-    # What processes that were killed while they wrote `path` could not remove.
+    # Left by processes that were killed while they wrote `path`.
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp")
     for sibling in path.parent.iterdir():
         match = pattern.fullmatch(sibling.name)

@@ -1,12 +1,11 @@
-"""Manifests: a small JSON file that vouches for the files beside it by size and hashes.
+"""Manifests: a small JSON file with the sizes and hashes of the files in its folder.
 
-Rules depend on manifests instead of on gigabyte files. A file that no longer matches its
-manifest is named, moved aside together with the manifest, and refused: the same command then
-rebuilds it.
+Rules depend on manifests instead of on gigabyte files. If a file does not match its manifest, an
+error names it, and both are moved aside: the same command then rebuilds them.
 
 Files are compared whenever they are read, base weights too. A remembered digest (for a size and
-date) would miss what a disk loses by itself. It costs little (`palimpsest.io.digest`): reading is
-needed anyway, and several files are hashed at once, or a file in the pass that uses it
+date) would miss damage on the disk. The comparison costs little (`palimpsest.io.digest`): the file
+is read anyway, and several files are hashed at once, or a file in the pass that uses it
 (`verified_stream`).
 """
 
@@ -20,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MANIFEST
 from palimpsest.io.digest import SHA256, XXH3, digests_of, hashing
 from palimpsest.io.sealed import damaged, read_document, write_document
-
-NAME = "manifest.json"
 
 _MISSING, _ALTERED = "is missing", "has been altered (its checksum differs)"
 _BLOCK = 1 << 20
@@ -32,7 +30,7 @@ _BLOCK = 1 << 20
 def write_manifest(
     folder: str | Path,
     files: Iterable[str],
-    name: str = NAME,
+    name: str = MANIFEST,
     digests: Mapping[str, Mapping[str, str]] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
@@ -42,8 +40,8 @@ def write_manifest(
         folder: the folder that holds the files.
         files: names relative to `folder`.
         name: name of the manifest itself.
-        digests: hashes of files that were hashed when they were written.
-        facts: anything else worth recording (source, counts, dropped rows).
+        digests: hashes of files that were hashed while they were written.
+        facts: other facts to record (source, counts, dropped rows).
     """
     folder, known = Path(folder), digests or {}
     entries = {
@@ -58,7 +56,7 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(folder: str | Path, name: str = NAME) -> dict[str, Any]:
+def read_manifest(folder: str | Path, name: str = MANIFEST) -> dict[str, Any]:
     """Read ``folder/name``.
 
     Raises:
@@ -71,11 +69,11 @@ def read_manifest(folder: str | Path, name: str = NAME) -> dict[str, Any]:
     return manifest
 
 
-def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
-    """Return the path of `file` after comparing it with the folder's manifest, called `name`.
+def verified(folder: str | Path, file: str, name: str = MANIFEST) -> Path:
+    """Return the path of `file` after comparing it with the folder's manifest `name`.
 
     Raises:
-        UserError: the file is missing, truncated or altered; what is there is moved aside.
+        UserError: the file is missing, truncated or altered; it is then moved aside.
     """
     folder = Path(folder)
     if fault := _fault(folder / file, _entry(folder, file, name)):
@@ -85,16 +83,16 @@ def verified(folder: str | Path, file: str, name: str = NAME) -> Path:
 
 @contextlib.contextmanager
 def verified_stream(
-    folder: str | Path, file: str, name: str = NAME
+    folder: str | Path, file: str, name: str = MANIFEST
 ) -> Iterator[Callable[[int], bytearray]]:
-    """Give a function that reads the next so many bytes of `file` (fewer at its end).
+    """Yield a function that reads the next N bytes of `file` (fewer at its end).
 
-    What was read is compared with the folder's manifest, called `name`, when the context is left:
-    until then nothing that is made of it may get a name.
+    The end of the context compares the bytes with the folder's manifest `name`: before that, no
+    file that is made from them may get its final name.
 
     Raises:
-        UserError: as `verified`, or the file cannot be read; where the bytes differ, in place of
-            the error that they led to.
+        UserError: as `verified`, or the file cannot be read; if the bytes differ, this error
+            replaces any error that they caused.
     """
     folder = Path(folder)
     path, entry = folder / file, _entry(folder, file, name)
@@ -128,10 +126,10 @@ def verified_folder(folder: str | Path, weights: bool = True) -> Path:
 
     Args:
         folder: a base model's folder.
-        weights: False leaves out the large files, for those who need the tokenizer alone.
+        weights: False skips the large files, for callers that need only the tokenizer.
 
     Raises:
-        UserError: a file is missing, truncated or altered; what is there is moved aside.
+        UserError: a file is missing, truncated or altered; it is then moved aside.
     """
     folder = Path(folder)
     files = read_manifest(folder)["files"]
@@ -141,13 +139,13 @@ def verified_folder(folder: str | Path, weights: bool = True) -> Path:
         faults = pool.map(_fault, [folder / file for file in files], files.values())
         for file, fault in zip(files, faults, strict=True):
             if fault:
-                raise damaged(folder / file, fault, folder / NAME)
+                raise damaged(folder / file, fault, folder / MANIFEST)
     return folder
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    # Who writes meanwhile would take the error for one of writing.
+    # A caller that writes at the same time would take the error for one of writing.
     try:
         yield
     except OSError as error:
@@ -162,7 +160,7 @@ def _entry(folder: Path, file: str, name: str) -> dict[str, Any]:
 
 
 def _fault(path: Path, entry: dict[str, Any]) -> str | None:
-    """What is wrong with a file; None: nothing."""
+    """The fault of a file; None if there is none."""
     try:
         if fault := _size_fault(path, entry):
             return fault

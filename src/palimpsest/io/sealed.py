@@ -1,8 +1,8 @@
-"""Seals: the sha256 that an artifact carries of itself, so that damage shows where it is read.
+"""Seals: an artifact holds its own sha256, so that a reader finds damage.
 
-The digest is taken with zeros in its own place, as in the headers of tar. So a JSON document or a
-table is one file: no sidecar can be lost or belong to another version. What cannot carry a seal
-(weights, logs) stands in a manifest, and that is sealed.
+The digest is computed with zeros in its own place, as in the headers of tar. So a JSON document or
+a table is one file: no sidecar can be lost or belong to another version. Files that cannot hold a
+seal (weights, logs) are listed in a manifest, which is sealed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ SEAL = "seal"
 _MARK = "palimpsest-sha256:"
 _ZEROS = "0" * 64
 BLANK = _MARK + _ZEROS
-"""What is written first; `seal` puts the digest in place of the zeros."""
+"""The seal before `seal` replaces the zeros by the digest."""
 
 
 def seal(data: bytes) -> bytes:
-    """Put the digest of `data` into it, in place of the zeros of its last `BLANK`."""
+    """Return `data` with its digest in place of the zeros of its last `BLANK`."""
     place = data.rindex(BLANK.encode()) + len(_MARK)
     return data[:place] + _digest(data) + data[place + len(_ZEROS) :]
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether there is a seal; none: somebody wrote the file by hand, or an earlier version did."""
+    """Whether there is a seal; a file that was written by hand has none."""
     return _MARK.encode() in data
 
 
 def is_intact(data: bytes) -> bool:
-    """Whether `data` is what was sealed; without a seal it is taken as it is."""
+    """Whether `data` matches its seal; true without a seal."""
     if not is_sealed(data):
         return True
     place = data.rfind(_MARK.encode())
@@ -57,19 +57,29 @@ def write_document(path: str | Path, value: dict[str, Any]) -> None:
     write_text(path, seal(text.encode()).decode())
 
 
-def read_document(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object, without its seal.
+def read_sealed(path: Path) -> bytes:
+    """Read a file and compare it with its seal, if it has one.
 
     Raises:
-        UserError: it is missing; or it was truncated or altered, and was moved aside.
+        UserError: it is missing; or it was altered, and was moved aside.
     """
-    path = Path(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise missing(path) from None
     if not is_intact(data):
         raise damaged(path, ALTERED)
+    return data
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object, without its seal.
+
+    Raises:
+        UserError: the file is missing; or it is truncated or altered, and was moved aside.
+    """
+    path = Path(path)
+    data = read_sealed(path)
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -85,18 +95,18 @@ ALTERED = "has been altered (sha256 differs)"
 
 
 def missing(path: Path) -> UserError:
-    """The error about an artifact that is not there."""
+    """The error about a missing artifact."""
     return UserError(f"{path} is missing: build it with `snakemake {path} --cores all`")
 
 
 def damaged(path: Path, fault: str, *companions: Path) -> UserError:
-    """Move a damaged artifact aside; with it `companions` that are worth nothing without it.
+    """Move a damaged artifact aside, with `companions` that are useless without it.
 
-    Snakemake then finds an output missing and builds it again. What was damaged keeps its place
+    Snakemake then finds an output missing and builds it again. The damaged file stays in its folder
     as ``<name>.damaged-<n>``.
 
     Returns:
-        The error to raise: what is wrong with which file, and what to do.
+        The error to raise: the file, its fault, and what to do.
     """
     try:
         moved = [aside for file in (path, *companions) if (aside := _move_aside(file))]

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from palimpsest.io.atomic import atomic_path
-from palimpsest.io.sealed import ALTERED, BLANK, SEAL, damaged, is_intact, is_sealed, missing, seal
+from palimpsest.io.sealed import ALTERED, BLANK, SEAL, damaged, is_sealed, read_sealed, seal
 
 _KEY = b"palimpsest"
 _SEAL = f"palimpsest.{SEAL}".encode()
 
 
 def write_table(path: str | Path, table: pa.Table, **metadata: Any) -> None:
-    """Write `table` as parquet; `metadata` (JSON values) comes back from `read_table`."""
+    """Write `table` as parquet; `read_table` returns `metadata` (JSON values), too."""
     text = json.dumps(metadata, sort_keys=True)
     facts = {_KEY: text.encode(), _SEAL: BLANK.encode()}
     with atomic_path(path) as temporary:
@@ -26,18 +26,13 @@ def write_table(path: str | Path, table: pa.Table, **metadata: Any) -> None:
 
 
 def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
-    """Read a parquet table and the metadata it was written with.
+    """Read a parquet table and its metadata.
 
     Raises:
-        UserError: the file is missing; or it was truncated or altered, and was moved aside.
+        UserError: the file is missing; or it is truncated or altered, and was moved aside.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise missing(path) from None
-    if not is_intact(data):
-        raise damaged(path, ALTERED)
+    data = read_sealed(path)
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:

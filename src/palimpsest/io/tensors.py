@@ -1,9 +1,8 @@
 """Safetensors files in blocks of rows: neither a file nor a tensor is ever whole in memory.
 
-Reading is safetensors' own, over a memory map that is dropped after every block. Its writer wants
-all tensors at once, so the file is written here: the format is eight bytes of length, a JSON table
-of types, shapes and places, and the tensors one after the other
-(https://huggingface.co/docs/safetensors, "Format").
+safetensors reads, over a memory map that is dropped after every block. Its writer takes all tensors
+at once, so this module writes the file: eight bytes of length, a JSON table of types, shapes and
+places, and the tensors one after the other (https://huggingface.co/docs/safetensors, "Format").
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BLOCK = 1 << 18
 """Numbers in memory at once, or one row if that is longer: 1 MiB in fp32 stays in the cache."""
 
 _AHEAD = 1 << 25
-"""Bytes that the disk is given together, while the next ones are made."""
+"""Bytes that go to the disk together, while the next ones are computed."""
 
 _TYPES = {
     torch.float64: "F64",
@@ -59,11 +58,11 @@ class Spec:
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def blocks(self) -> Iterator[slice]:
-        """Rows that are in memory together; one block of no row for an empty tensor."""
+        """Blocks of rows that fit in memory; an empty tensor has one block without rows."""
         rows = self.shape[0] if self.shape else 1
         count = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
         for first in range(0, max(rows, 1), count):
@@ -74,7 +73,7 @@ def specs_of(file: Path) -> dict[str, Spec]:
     """Name -> type and shape of every tensor in a file; no tensor is read.
 
     Raises:
-        UserError: a tensor is of a type that torch does not compute with.
+        UserError: torch does not compute with the type of a tensor.
     """
     types = {name: dtype for dtype, name in _TYPES.items()}
     found = {}
@@ -91,14 +90,14 @@ def specs_of(file: Path) -> dict[str, Spec]:
 
 
 def metadata_of(file: Path) -> dict[str, str]:
-    """What a file says about itself."""
+    """The metadata in the file's header."""
     with safe_open(file, framework="pt") as tensors:
         return dict(tensors.metadata() or {})
 
 
 def read_block(file: Path, name: str, rows: slice) -> Tensor:
-    """Rows of a stored tensor (a number without rows is given as one)."""
-    # The file is opened anew: what was read through an old map would count as memory in use.
+    """Rows of a stored tensor (a scalar counts as one row)."""
+    # The file is opened anew: pages of an old memory map would count as memory in use.
     with safe_open(file, framework="pt") as tensors:
         stored = tensors.get_slice(name)
         return tensors.get_tensor(name)[None] if not stored.get_shape() else stored[rows]
@@ -115,8 +114,8 @@ def write_tensors(
     Args:
         file: where to write, atomically.
         specs: name -> type and shape of each tensor.
-        block: gives rows of a tensor, of any type and on any device.
-        metadata: what the file says about itself.
+        block: returns rows of a tensor, of any type and on any device.
+        metadata: for the file's header.
 
     Returns:
         The file's hashes, see `palimpsest.io.digest`.
@@ -130,10 +129,10 @@ def write_tensors(
 
 
 def write_parts(file: Path, parts: Iterable[Bytes]) -> dict[str, str]:
-    """Write a file, atomically, of parts that follow each other; a few of them are in memory.
+    """Write a file atomically from consecutive parts; only a few of them are in memory.
 
     Returns:
-        The file's hashes; each part is hashed while the next ones are made.
+        The file's hashes; each part is hashed while the next ones are computed.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -153,8 +152,8 @@ def write_parts(file: Path, parts: Iterable[Bytes]) -> dict[str, str]:
 
 
 def _begin_sync(handle: BinaryIO, begun: int) -> int:
-    # Otherwise the disk would wait until all is written, and then be waited for. The advice starts
-    # the writing of these bytes; the few of them that are on the disk at once leave the cache.
+    # Otherwise the disk would start only at the end. The advice starts to write these bytes; those
+    # that are on the disk already leave the cache.
     end = handle.tell()
     if end - begun < _AHEAD or not hasattr(os, "posix_fadvise"):
         return begun
@@ -165,7 +164,7 @@ def _begin_sync(handle: BinaryIO, begun: int) -> int:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    # A second thread of OpenMP waits for its next task in a loop, on the core that is to hash.
+    # A second thread of OpenMP would spin on the core that hashes.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -175,15 +174,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def scaled_parts(file: Path, read: Callable[[int], bytearray], factor: float) -> Iterator[Bytes]:
-    """The bytes of a file as it is, but each number times `factor`, rounded to its type.
+    """The bytes of a file with each number multiplied by `factor` and rounded to its type.
 
     Args:
         file: a safetensors file.
-        read: gives the next so many of its bytes.
-        factor: what to multiply with.
+        read: returns the next N bytes of the file.
+        factor: the multiplier.
 
     Raises:
-        UserError: a tensor is of a type that torch does not compute with.
+        UserError: torch does not compute with the type of a tensor.
     """
     specs = specs_of(file)
     size = read(8)

@@ -1,1 +1,1 @@
-"""The machine that a job runs on, told without any library that would open its GPUs."""
+"""GPUs, locks and processes of a machine, without any library that would open its GPUs."""

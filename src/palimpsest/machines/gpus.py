@@ -1,9 +1,9 @@
-"""The GPUs that a job may use, listed without torch.
+"""The GPUs that a job may use, found without torch.
 
-``nvidia-smi -L`` comes with the driver, knows containers, WSL and MIG devices, and gives names
-(UUIDs) that are the same in every process. A container may lack it; the driver's files in /proc
-then list the same GPUs, without MIG devices. Torch is not used, because counting with it would fix
-the visible GPUs before one is leased.
+``nvidia-smi -L`` comes first: it is part of the driver, knows containers, WSL and MIG devices, and
+lists names (UUIDs) that are the same in every process. Some containers lack it; then the driver's
+files in /proc list the GPUs, without MIG devices. Torch would fix the visible GPUs of the process
+before it has leased one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from palimpsest.errors import UserError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 COUNT = "PALIMPSEST_GPUS"
-"""Number of GPUs to assume, for tests and for machines that cannot list them."""
+"""Assumed number of GPUs: for tests, and for machines where GPUs cannot be listed."""
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _SECONDS = 120  # with eight GPUs and a driver that sleeps, nvidia-smi takes tens of seconds
@@ -38,8 +38,8 @@ class Gpu:
     """A GPU, or a MIG device of one.
 
     Attributes:
-        name: its name in CUDA_VISIBLE_DEVICES.
-        uuid: identifies the GPU, whatever its `name`.
+        name: what CUDA_VISIBLE_DEVICES calls it.
+        uuid: its identity: two names with the same `uuid` mean one device.
     """
 
     name: str
@@ -70,13 +70,13 @@ def usable(environ: Mapping[str, str]) -> list[Gpu]:
 
 
 def names(visible: str) -> list[str]:
-    """Devices in CUDA_VISIBLE_DEVICES; as in CUDA, an invalid name hides all that follow."""
-    found = []
+    """Devices that CUDA_VISIBLE_DEVICES names; as in CUDA, the list ends at the first wrong one."""
+    devices = []
     for name in (word.strip() for word in visible.split(",")):
         if not name or name.startswith("-") or name == "NoDevFiles":
             break
-        found.append(name)
-    return found
+        devices.append(name)
+    return devices
 
 
 @dataclass(frozen=True)
@@ -103,26 +103,26 @@ def _from_nvidia_smi() -> list[_Listed]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    # On machines without a GPU it may exist, and fails.
+    # It may be installed on a machine without a GPU, where it fails.
     return _parsed(done.stdout) if done.returncode == 0 else []
 
 
 def _parsed(listing: str) -> list[_Listed]:
-    found: list[_Listed] = []
+    listed: list[_Listed] = []
     for line in listing.splitlines():
         if gpu := _GPU.match(line):
-            found.append(_Listed(Gpu(gpu[1], gpu[2])))
-        elif (mig := _MIG.match(line)) and found:
-            parts = (*found[-1].parts, Gpu(mig[1], mig[1]))
-            found[-1] = _Listed(found[-1].gpu, parts)
-    return found
+            listed.append(_Listed(Gpu(gpu[1], gpu[2])))
+        elif (mig := _MIG.match(line)) and listed:
+            parts = (*listed[-1].parts, Gpu(mig[1], mig[1]))
+            listed[-1] = _Listed(listed[-1].gpu, parts)
+    return listed
 
 
 def _from_driver() -> list[_Listed]:
     # One folder per GPU, named by its place on the bus: CUDA_DEVICE_ORDER=PCI_BUS_ID.
     texts = [file.read_text() for file in sorted(_DRIVER.glob("*/information"))]
     uuids = [re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]+)$", text, re.MULTILINE) for text in texts]
-    # The driver shows no UUID of a GPU that no process has opened yet.
+    # The driver lists no UUID of a GPU that no process has opened yet.
     return [_Listed(Gpu(str(n), uuid[1] if uuid else f"gpu-{n}")) for n, uuid in enumerate(uuids)]
 
 

@@ -1,4 +1,4 @@
-"""The processes of one job on several devices, described by environment variables."""
+"""The processes of one job that trains on several devices, as described in the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 GROUP = "PALIMPSEST_GROUP"
-"""Set by `palimpsest.machines.processes` alone, for the processes of one job."""
+"""Only `palimpsest.machines.processes` sets it, for the processes of one job."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,10 @@ class Group:
     """One process among those that train together.
 
     Attributes:
-        rank: its number; 0 is the process that the user started, and the only one that writes and
-            prints.
+        rank: its number; 0 is the process that was started, which alone writes and prints.
         count: number of processes.
-        sharded: each process holds a share of the frozen weights (FSDP), not all of them.
-        store: file through which the processes connect; unlike a port it cannot be taken already.
+        sharded: each holds a share of the frozen weights (FSDP), not all of them.
+        store: file through which they find each other; there is no port to collide on.
     """
 
     rank: int = 0
@@ -29,12 +28,12 @@ class Group:
     store: str = ""
 
     def environment(self) -> dict[str, str]:
-        """Environment variables of this process: our own, and those that accelerate reads."""
+        """Variables with the place of a process: ours, and those that accelerate reads."""
         place = {"RANK": self.rank, "LOCAL_RANK": self.rank}
         place |= {"WORLD_SIZE": self.count, "LOCAL_WORLD_SIZE": self.count}
         return {GROUP: json.dumps(asdict(self)), **{k: str(v) for k, v in place.items()}}
 
 
 def named_group(environ: Mapping[str, str] = os.environ) -> Group:
-    """The group in the environment; by default this process alone."""
+    """The group of this process; a group of one where the environment has none."""
     return Group(**json.loads(environ[GROUP])) if GROUP in environ else Group()

@@ -1,12 +1,12 @@
-"""Exclusive GPUs for a job, among all jobs of one user on a machine.
+"""Leases of GPUs: each job of a user on a machine has its GPUs for itself.
 
-Snakemake counts GPUs, but does not assign them to jobs. So each job locks each of its GPUs until
-its process ends; if the process is killed, the kernel frees the locks. A job locks all of its GPUs
-or none, so a waiting job holds nothing that others wait for. Jobs that may use the same GPUs queue
-up, so a job that needs several gets its turn.
+Snakemake counts GPUs, but does not assign them to jobs. So each job takes a lock for each of its
+GPUs and holds it until its process ends: the kernel frees the locks of a killed process, too. A job
+takes all of its GPUs or none, so a job that waits holds nothing that others wait for. Jobs that may
+use the same GPUs form a queue, so that a job that needs several gets its turn.
 
-The locks are flock(2) on file descriptors, which Python does not close by itself. The filelock
-package unlocks while the interpreter shuts down, when the GPU's memory is still in use.
+The locks are plain flock(2) on file descriptors, which nothing in Python closes by itself. The
+filelock package unlocks while the interpreter shuts down, when the GPU's memory is still in use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from palimpsest.machines.gpus import VISIBLE, Gpu, usable
 from palimpsest.machines.group import named_group
 
 FOLDER = "PALIMPSEST_LOCKS"
-"""Sets another folder for the locks: for tests, or to share one between containers."""
+"""Names another folder for the locks: for tests, or one that containers of a machine share."""
 
 Say = Callable[[str], None]
 
@@ -38,18 +38,19 @@ _OPEN: set[int] = set()
 def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """Lease `count` GPUs until this process ends, and set CUDA_VISIBLE_DEVICES to them.
 
-    Waits while other jobs hold them. Call this before torch is imported, which reads the variable
-    once. Nothing is leased if there is no GPU (the job runs on the CPU), if SLURM gave the job
-    just the GPUs it needs, or in the further processes of a job (the first one holds the lease).
+    Waits while other jobs have them. Call it before the import of torch, which reads the variable
+    once. Nothing is leased in three cases: there is no GPU (the job runs on the CPU); SLURM gave
+    the job no more GPUs than it needs; this is a further process of a job, whose first process has
+    the lease.
 
     Args:
-        count: number of GPUs; 0 hides all, None changes nothing.
-        label: this job's name in the messages of waiting jobs.
-        environ: the environment to read and change.
+        count: number of GPUs; 0 hides all of them, None changes nothing.
+        label: name of this job in the lines that waiting jobs print.
+        environ: the environment that is read and changed.
 
     Raises:
-        UserError: there are fewer GPUs, CUDA_VISIBLE_DEVICES names a missing one, or the folder of
-            the locks belongs to another user.
+        UserError: there are fewer GPUs, CUDA_VISIBLE_DEVICES names a GPU that does not exist, or
+            the folder of the locks belongs to another user.
     """
     if count is None or named_group(environ).rank:
         return
@@ -70,7 +71,7 @@ def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = 
 
 
 def held_files() -> list[int]:
-    """File descriptors of the locks on this process's GPUs.
+    """Descriptors of the open files that lock this process's GPUs.
 
     A process that inherits them keeps the GPUs locked until it ends, too.
     """
@@ -104,24 +105,24 @@ def lease(
 ) -> list[Gpu]:
     """Lock `count` GPUs of `pool` until `held` is closed or the process ends.
 
-    While it waits, it prints the holders whenever they change.
+    Waits for them, and prints which job has them whenever that changes.
 
     Raises:
         UserError: `pool` has fewer GPUs.
     """
     if count > len(pool):
         raise UserError(
-            f"{label}: {count} GPUs are asked for, but only {len(pool)} can be used here "
-            f"({', '.join(gpu.name for gpu in pool)}): ask for fewer, or name more in {VISIBLE}"
+            f"{label}: {count} GPUs are needed, but only {len(pool)} can be used here "
+            f"({', '.join(gpu.name for gpu in pool)}): configure fewer, or list more in {VISIBLE}"
         )
     news = _News(say or _print, f"{label}: waiting for {count} of {len(pool)} GPUs")
     with contextlib.ExitStack() as turn:
         queue = folder / f"queue-{_digest(pool)}"
         while not _lock(queue, label, turn):
-            news.tell(f"{_state(pool, folder)}; next: {_holder(queue)}")
+            news.show(f"{_state(pool, folder)}; next: {_holder(queue)}")
             time.sleep(_POLL_SECONDS)
         while not (taken := _take(pool, count, label, folder, held)):
-            news.tell(_state(pool, folder))
+            news.show(_state(pool, folder))
             time.sleep(_POLL_SECONDS)
     return taken
 
@@ -132,10 +133,10 @@ class _News:
     def __init__(self, say: Say, opening: str) -> None:
         self.say, self.opening, self.last = say, opening, ""
 
-    def tell(self, news: str) -> None:
-        if news != self.last:
-            self.say(f"{self.opening}; {news}")
-        self.last = news
+    def show(self, state: str) -> None:
+        if state != self.last:
+            self.say(f"{self.opening}; {state}")
+        self.last = state
 
 
 def _print(line: str) -> None:
@@ -158,22 +159,22 @@ def _take(
 
 
 def _lock(path: Path, label: str, held: contextlib.ExitStack) -> bool:
-    """Try to lock a file into `held`, and write the holder's name into it."""
+    """Try to lock a file into `held`, and write the holder into it."""
     if not try_lock(path, held):
         return False
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    with contextlib.suppress(OSError):  # on a full disk the lock still holds
+    with contextlib.suppress(OSError):  # a full disk: the lock counts, not the note
         path.write_text(f"{label} (process {os.getpid()}, since {since})", encoding="utf-8")
     return True
 
 
 def try_lock(path: Path, held: contextlib.ExitStack) -> bool:
-    """Lock a file until `held` is closed; return False if another process has the lock.
+    """Lock a file into `held`, unless another process holds the lock.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
-    # Child processes do not inherit it by default, because they may outlive this one.
+    # Programs that this one starts do not inherit it by default: they may outlive this one.
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

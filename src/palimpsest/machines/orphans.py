@@ -1,11 +1,11 @@
 """SLURM jobs that a killed Snakemake left behind.
 
 Snakemake forgets them: the next run would submit the same work again, and two jobs would write one
-artifact. So before a run plans anything, the jobs of this folder without a living run are stopped.
-Training jobs then save a checkpoint, from which the new ones continue.
+artifact. So before a run plans anything, it stops the jobs of this folder that belong to no live
+run. Training jobs then save a checkpoint, from which the new ones continue.
 
-A living run holds Snakemake's lock on the folder from before its first job. If a killed run left
-its lock, Snakemake itself refuses to build until ``--unlock``.
+A live run has Snakemake's lock on the folder, from before its first job is submitted. A killed run
+leaves its lock behind; Snakemake refuses to build the locked files until ``--unlock``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOKING = (
     *("list_changes", "list_input_changes", "list_params_changes", "list_untracked"),
     *("report", "generate_unit_tests", "containerize", "cleanup_metadata", "cleanup_shadow"),
 )
-"""Snakemake's options with which it runs no job."""
+"""Options with which Snakemake runs no job."""
 
 _SECONDS = 120
 _POLL_SECONDS = 0.5
@@ -54,9 +54,10 @@ class Job:
 
 
 def stop_orphans_or_exit(argv: Sequence[str], folder: Path | None = None) -> None:
-    """Stop SLURM jobs of this folder whose Snakemake is gone, and wait; the Snakefile calls this.
+    """Stop SLURM jobs of this folder whose Snakemake is gone, and wait for their end.
 
-    Does nothing inside jobs, if Snakemake runs no jobs, or while a run holds the folder's lock.
+    The Snakefile calls it. It does nothing inside jobs, with options such as ``--dry-run``, and
+    while a run has the folder's lock.
 
     Args:
         argv: ``sys.argv``.
@@ -71,11 +72,11 @@ def stop_orphans_or_exit(argv: Sequence[str], folder: Path | None = None) -> Non
     folder = (folder or Path.cwd()).resolve()
     try:
         orphans = jobs_in(folder)
-        # The lock is checked after squeue, because a run locks before it submits.
+        # After squeue: a run that submits jobs has the lock already.
         if orphans and not locked(folder) and _runs_jobs(argv):
             _stop(orphans, folder)
     except UserError as error:
-        # SLURM's programs may be installed without a cluster; then only SLURM runs fail.
+        # Other runs do not need SLURM: its programs may be installed without a cluster.
         if _executor(argv) == "slurm" and _runs_jobs(argv):
             sys.exit(f"error: {error}")
 
@@ -87,25 +88,25 @@ def jobs_in(folder: Path) -> list[Job]:
         UserError: SLURM does not answer.
     """
     listed = _call("squeue", "--noheader", f"--user={getpass.getuser()}", f"--format={_FIELDS}")
-    found = []
+    jobs = []
     for line in listed.splitlines():
         number, state, name, comment, started_in = line.split("|", 4)
         kind, _, task = comment.partition("_")
         ours = _RUN.fullmatch(name) and kind in ("rule", "group")
         if ours and os.path.realpath(started_in) == str(folder):
-            found.append(Job(number, state, task))
-    return found
+            jobs.append(Job(number, state, task))
+    return jobs
 
 
 def locked(folder: Path) -> bool:
-    """Whether a run of Snakemake holds locks in `folder`, or was killed while it held them."""
+    """Whether a run of Snakemake, live or killed, has left a lock in `folder`."""
     return any(folder.glob(".snakemake/locks/*.lock"))
 
 
 def _stop(orphans: Sequence[Job], folder: Path) -> None:
-    listed = [f"{job.number} {job.task} ({job.state.lower()})" for job in orphans]
+    lines = [f"{job.number} {job.task} ({job.state.lower()})" for job in orphans]
     print(
-        "\n  ".join(["stopping SLURM jobs that a killed run left here:", *one_screen(listed)]),
+        "\n  ".join(["stopping SLURM jobs that a killed run left here:", *one_screen(lines)]),
         file=sys.stderr,
         flush=True,
     )
@@ -127,9 +128,7 @@ def _call(*command: str) -> str:
 
 
 def _unknown(why: str) -> UserError:
-    return UserError(
-        f"whether jobs of an earlier run are still at work is unknown, because SLURM failed: {why}"
-    )
+    return UserError(f"SLURM cannot tell whether jobs of an earlier run are still at work: {why}")
 
 
 def _runs_jobs(argv: Sequence[str]) -> bool:
@@ -143,7 +142,7 @@ def _executor(argv: Sequence[str]) -> str | None:
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    from snakemake.cli import parse_args  # slow to import, but Snakemake has loaded it
+    from snakemake.cli import parse_args  # slow to import, and loaded already where it matters
 
     args: argparse.Namespace = parse_args(list(argv[1:]))[1]
     return args

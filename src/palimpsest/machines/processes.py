@@ -1,12 +1,12 @@
 """One process for each device of a job.
 
-The user starts the first process. It starts copies of itself for the other devices, and alone
-writes, prints, handles signals and holds the lease. The copies end with it: each reads from a pipe
-to which nobody writes, and which closes when the first process ends. They inherit the locks of its
-GPUs, so these stay locked until the last copy has ended.
+The program itself is the first process. It starts copies of itself for the other devices, and it
+alone writes, prints, answers signals and holds the lease. The copies end with it, even when it is
+killed: each reads an empty pipe that closes with the first process. They inherit the locks of its
+GPUs, so these stay locked until the last process ends.
 
-If a copy fails, the first process sees only a broken connection (or, on CUDA, nothing at all), so
-it ends with the copy's message.
+If a copy fails, the job ends with the message of the copy: the first process itself sees no more
+than a broken connection (or, on CUDA, nothing at all).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PATIENCE = 5.0
 """Seconds in which the first process may notice by itself that a copy has failed."""
 
 MOMENT = 1.0
-"""Seconds in which a copy that failed earlier has reported it."""
+"""Seconds in which a copy reports a failure that came before ours."""
 
 _TAIL = 20
 
@@ -47,7 +47,7 @@ def several(free: dict[str, Any]) -> Iterator[None]:
     """Run a block in one process per device.
 
     Args:
-        free: a stage's free settings; ``devices`` and ``parallel`` are removed from it.
+        free: a stage's free settings; ``devices`` and ``parallel`` are taken out of it.
 
     Raises:
         UserError: there are GPUs, but too few; or a copy failed.
@@ -64,7 +64,7 @@ def several(free: dict[str, Any]) -> Iterator[None]:
             store = str(Path(folder) / "store")
             first = Group(0, devices, parallel == "fsdp", store)
             os.environ |= first.environment()
-            # All processes are on this machine, whose host name may not resolve.
+            # All processes are on this machine; its host name may not resolve.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             with _Copies(first, Path(folder)).watched():
                 yield
@@ -82,7 +82,7 @@ def _check_gpus(devices: int) -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """When a process failed (by the monotonic clock, shared by all processes), and why."""
+    """When a process failed (by the monotonic clock of the machine), and why."""
 
     at: float
     text: str
@@ -92,7 +92,7 @@ class _Copies:
     """The copies of this program, one for each device but the first."""
 
     def __init__(self, first: Group, folder: Path) -> None:
-        self._folder, self._over, self._telling = folder, threading.Event(), threading.Lock()
+        self._folder, self._over, self._reporting = folder, threading.Event(), threading.Lock()
         self._running = {
             rank: self._start(Group(rank, first.count, first.sharded, first.store))
             for rank in range(1, first.count)
@@ -111,21 +111,21 @@ class _Copies:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Run the first process's part; afterwards all copies have ended."""
+        """Run the part of the first process; afterwards no copy runs."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             yield
-            with self._telling:
+            with self._reporting:
                 self._over.set()
             self._await()
         except Exception as error:
             at = time.monotonic()
-            with self._telling:
+            with self._reporting:
                 self._over.set()
-            mendable = isinstance(error, UserError)
+            is_user_error = isinstance(error, UserError)
             # Report the first failure, not the broken connections that it caused.
-            failure = self._failure(MOMENT if mendable else PATIENCE)
-            if failure and not (mendable and failure.at > at):
+            failure = self._failure(MOMENT if is_user_error else PATIENCE)
+            if failure and not (is_user_error and failure.at > at):
                 raise UserError(failure.text) from None
             raise
         finally:
@@ -135,11 +135,11 @@ class _Copies:
                 process.wait()
 
     def _watch(self) -> None:
-        # On CUDA the first process may wait forever for a copy that has ended.
+        # On CUDA the first process may wait forever for a copy that is gone.
         while not self._over.wait(0.2):
             failure = self._failure()
             if failure and not self._over.wait(PATIENCE):
-                with self._telling:
+                with self._reporting:
                     if not self._over.is_set():
                         self._give_up(failure.text)
 
@@ -156,22 +156,22 @@ class _Copies:
                 process.wait(PATIENCE)
 
     def _failure(self, within: float = 0.0) -> _Failure | None:
-        """The first failure of a copy, if one has failed or does so within these seconds."""
+        """The failure of a copy, now or within the next seconds."""
         deadline = time.monotonic() + within
         while True:
             failed = [rank for rank, process in self._running.items() if process.poll()]
             if failed:
-                return self._earliest(failed)
+                return self._first_of(failed)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.05)
 
-    def _earliest(self, failed: list[int]) -> _Failure:
-        # The first failure causes the others.
-        failures = [_read_report(self._folder, rank) or self._unreported(rank) for rank in failed]
+    def _first_of(self, failed: list[int]) -> _Failure:
+        # One failure ends the others; the first one is the cause.
+        failures = [_read_report(self._folder, rank) or self._silent(rank) for rank in failed]
         return min(failures, key=lambda failure: failure.at)
 
-    def _unreported(self, rank: int) -> _Failure:
+    def _silent(self, rank: int) -> _Failure:
         status = self._running[rank].returncode
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         lines = self._printed(rank).read_text(errors="replace").splitlines()[-_TAIL:]
@@ -184,7 +184,7 @@ class _Copies:
 
 @contextlib.contextmanager
 def _following() -> Iterator[None]:
-    """Run the part of a copy: it ignores signals, and ends with the first process."""
+    """Run the part of a copy: it ignores signals and ends with the first process."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
@@ -197,8 +197,8 @@ def _following() -> Iterator[None]:
     except Exception:
         status = _report(group, f"device {group.rank}:\n{traceback.format_exc()}".rstrip())
     except SystemExit:
-        pass  # this copy has finished
-    # Not a normal exit, which a broken connection may block.
+        pass  # its part is done
+    # Without the interpreter's shutdown, which a broken connection may block.
     os._exit(status)
 
 

@@ -1,9 +1,9 @@
-"""One writer at a time for each artifact.
+"""One writer for each artifact, over all runs on a machine.
 
-Snakemake's lock does not always keep two runs from the same files: a run that ends removes the
-locks of others, ``--nolock`` and ``--unlock`` skip them, and if only Snakemake is killed its jobs
-go on. So every job also takes its own lock, which the kernel frees when the process ends. On a
-cluster this guards the jobs of one node.
+Snakemake's own lock keeps two runs from the same files, with gaps: a run that ends removes the
+locks of other runs, ``--nolock`` and ``--unlock`` bypass them, and the jobs of a killed Snakemake
+go on. So every job also takes a lock of its own, which the kernel frees when the process ends or is
+killed. On a cluster this guards the jobs of one node.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ def write_once(
     environ: MutableMapping[str, str] = os.environ,
     held: contextlib.ExitStack = _FOR_LIFE,
 ) -> None:
-    """Lock `final` for writing until this process ends.
+    """Be the one process that writes `final`, until this process ends.
 
-    Waits while another process has the lock. If that process ran the same command and finished it,
-    this program ends. The further processes of a job return at once, because only the first writes.
+    Waits while another process writes it. If that process ran the same command and finished, this
+    program ends at once: its work is done. The further processes of a job return at once, since
+    only the first one writes.
 
     Args:
         final: the last file that the job writes.
         argv: the program's command line.
-        environ: names the folder of the locks (see `lock_folder`).
-        held: keeps the lock.
+        environ: names the folder of the locks (`lock_folder`).
+        held: holds the lock.
 
     Raises:
         UserError: the folder of the locks belongs to another user.
-        SystemExit: status 0; the other process has written the file.
+        SystemExit: with status 0: another process has just written the file.
     """
     if named_group(environ).rank:
         return
@@ -56,16 +57,16 @@ def write_once(
         while not try_lock(lock, held):
             if not waited:
                 number = lock.read_text(encoding="utf-8").partition(" ")[0]
-                _print(f"{final} is being written by process {number or '(starting)'}: waiting")
+                _say(f"{final} is being written by process {number or '(starting)'}: waiting")
             waited = True
             time.sleep(_POLL_SECONDS)
         before = lock.read_text(encoding="utf-8").partition(" ")[2]
         if waited and before == command and final.exists():
-            _print(f"{final} was written by that process, with the same settings: nothing is left")
+            _say(f"{final} was written by that process, with the same settings: nothing is left")
             sys.exit(0)
-        with contextlib.suppress(OSError):  # on a full disk the lock still holds
+        with contextlib.suppress(OSError):  # a full disk: the lock counts, not the note
             lock.write_text(f"{os.getpid()} {command}", encoding="utf-8")
 
 
-def _print(line: str) -> None:
+def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import NAME, read_manifest, verified
-from palimpsest.metrics.measure import rounded
-
-LOG = "train.jsonl"
-MODEL = "model.json"
+from palimpsest.io.artifacts import MANIFEST, MODEL, TRAINING_LOG
+from palimpsest.io.manifest import read_manifest, verified
+from palimpsest.metrics.estimates import rounded
 
 
 def cost(
@@ -38,8 +36,8 @@ def cost(
         stage: [record for path in paths if path.is_file() for record in read_benchmark(path)]
         for stage, paths in benchmarks.items()
     }
-    seconds = {stage: _numbers(found, "s") for stage, found in records.items()}
-    memory = [mb for found in records.values() for mb in _numbers(found, "max_rss")]
+    seconds = {stage: _numbers(entries, "s") for stage, entries in records.items()}
+    memory = [mb for entries in records.values() for mb in _numbers(entries, "max_rss")]
     logs = [log for folder in seed_folders if (log := training_log(folder / "model"))]
     return {
         "wall_s": {
@@ -60,9 +58,9 @@ def training_log(folder: Path) -> Path | None:
     Raises:
         UserError: the log or its manifest is damaged.
     """
-    for name in (MODEL, NAME):
-        if (folder / name).is_file() and LOG in read_manifest(folder, name)["files"]:
-            return verified(folder, LOG, name)
+    for name in (MODEL, MANIFEST):
+        if (folder / name).is_file() and TRAINING_LOG in read_manifest(folder, name)["files"]:
+            return verified(folder, TRAINING_LOG, name)
     return None
 
 
@@ -80,15 +78,15 @@ def read_benchmark(path: Path) -> list[dict[str, Any]]:
 
 def _numbers(records: Iterable[Mapping[str, Any]], name: str) -> list[float]:
     # Snakemake writes NA or - where a job ended before it was sampled.
-    found = []
+    numbers = []
     for record in records:
         try:
             number = float(record.get(name))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             continue
         if math.isfinite(number):
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers
 
 
 def _trained_parameters(log: Path) -> int | None:

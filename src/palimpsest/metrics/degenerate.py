@@ -7,15 +7,15 @@ import re
 from palimpsest.metrics.normalise import in_word, normalise
 
 REPEATED_WORDS = 4
-"""From so many words on, repetition is looked for."""
+"""Answers of at least this many words are searched for repetition."""
 DISTINCT_SHARE = 0.3
 """Below this share of distinct words an answer only repeats itself."""
 REPEATS = 4
-"""A text that is one unit so many times over (from eight characters on) is a repetition, too."""
+"""A text of eight characters or more that is one unit this many times over is a repetition."""
 WORD_SHARE = 0.5
 """Below this share of word-like pieces an answer is noise."""
 NUMBER_PIECES = 3
-"""An answer without letters passes as a number, date or amount if it has so few pieces."""
+"""An answer without letters passes as a number, date or amount up to this many pieces."""
 
 _EDGE = re.compile(r"^[\W_]+|[\W_]+$")
 

@@ -19,6 +19,7 @@ def wilson(rate: float, n: int, confidence: float) -> Interval:
     """Wilson's score interval (1927) of a share `rate` seen in `n` rows.
 
     Unlike the textbook interval it keeps its coverage at rates of 0 and 1, where it is not empty.
+    ``scipy.stats.binomtest`` has it for whole counts alone; a mean over seeds is none.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     middle = rate + z * z / (2 * n)

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from palimpsest.errors import UserError
+from palimpsest.metrics.estimates import Estimate, estimated, missing
 from palimpsest.metrics.intervals import Interval, wilson
-from palimpsest.metrics.measure import Measure, measured, missing
 
 NOTED = ("version", "shots", "limit")
 """What stands beside a task's metrics."""
 
-Found = Mapping[str, Any]
+Result = Mapping[str, Any]
 
 
 def lm_eval_block(
-    seeds: Mapping[str, Found], tasks: Sequence[str], confidence: float
+    seeds: Mapping[str, Result], tasks: Sequence[str], confidence: float
 ) -> dict[str, dict[str, Any]]:
     """Task -> metric -> measure, with the task's version, shots and limit.
 
@@ -34,24 +34,24 @@ def lm_eval_block(
     """
     block = {}
     for task in tasks:
-        for path, found in seeds.items():
-            if task not in found["tasks"]:
+        for path, seed in seeds.items():
+            if task not in seed["tasks"]:
                 raise UserError(f"{path} has no task '{task}'; delete it and run again")
-        entries = [found["tasks"][task] for found in seeds.values()]
+        entries = [seed["tasks"][task] for seed in seeds.values()]
         block[task] = {
-            metric: _measure([entry["metrics"].get(metric) for entry in entries], n, confidence)
+            metric: _estimate([entry["metrics"].get(metric) for entry in entries], n, confidence)
             for n in [entries[0]["samples"]]
             for metric in entries[0]["metrics"]
         } | {name: entries[0][name] for name in NOTED}
     return block
 
 
-def _measure(found: Sequence[Found | None], n: int, confidence: float) -> Measure:
-    values = [one["value"] for one in found if one is not None]
-    if len(values) < len(found) or None in values:
+def _estimate(results: Sequence[Result | None], n: int, confidence: float) -> Estimate:
+    values = [one["value"] for one in results if one is not None]
+    if len(values) < len(results) or None in values:
         return missing("lm-eval gives no number", n)
-    errors = [one["stderr"] for one in found if one is not None]
-    return measured(np.array(values), n, _interval(values, errors, n, confidence))
+    errors = [one["stderr"] for one in results if one is not None]
+    return estimated(np.array(values), n, _interval(values, errors, n, confidence))
 
 
 def _interval(

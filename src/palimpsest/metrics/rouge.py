@@ -20,8 +20,8 @@ class _Words(tokenizers.Tokenizer):
         self._stemmer = stemmer
 
     def tokenize(self, text: str) -> list[str]:
-        found = words(text)
-        return [self._stem(word) for word in found] if self._stemmer else found
+        tokens = words(text)
+        return [self._stem(word) for word in tokens] if self._stemmer else tokens
 
 
 class Rouge:

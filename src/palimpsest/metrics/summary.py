@@ -3,80 +3,117 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from palimpsest.errors import UserError
-from palimpsest.metrics.teacher_forced import STALE, some, teacher_forced
-from palimpsest.metrics.text import score_answers
+from palimpsest.metrics.answers import Answers, rouge_of
+from palimpsest.metrics.measures import answers as answer_measures
+from palimpsest.metrics.measures import teacher_forced as forced
+from palimpsest.metrics.teacher_forced import STALE, Reading, Tokens, some, teacher_forced
 
 if TYPE_CHECKING:
     import pandas as pd
 
+USUAL = {"rouge": "rougeL", "rouge_stemmer": True, "recall_rouge": 0.9}
+"""Settings of the section ``score`` that a sweep uses."""
+SWEPT = {
+    measure.name: measure.column
+    for measure in (
+        answer_measures.RECALL,
+        forced.ACCURACY,
+        forced.PROBABILITY,
+        answer_measures.ROUGE_L,
+        answer_measures.DEGENERATE,
+    )
+    if measure.column is not None
+}
+"""Measure -> the column whose mean a sweep has."""
+
 
 def summarize(
-    likelihood: pd.DataFrame, generations: pd.DataFrame, truth: pd.DataFrame, **settings: Any
-) -> dict[str, dict[str, float | int | None]]:
+    likelihood: pd.DataFrame, answers: pd.DataFrame, truth: pd.DataFrame, **settings: Any
+) -> dict[str, dict[str, Any]]:
     """Means of each part, by the formulas of eval.json.
 
     Args:
-        likelihood: lines of ``likelihood.parquet``.
-        generations: lines of ``generations.parquet``; its rows are the ones that count.
-        truth: part, id, response, key of at least those rows.
-        settings: of `palimpsest.metrics.text.score_answers`.
+        likelihood: columns `palimpsest.io.schemas.LIKELIHOOD`, of own responses alone.
+        answers: columns `palimpsest.io.schemas.ANSWERS`; in a part that has answers, the rows
+            that were answered are the ones that count.
+        truth: part, id, response, key of at least the answered rows.
+        settings: instead of those in `USUAL`.
 
     Returns:
         part -> ``n``, ``recall_rate``, ``accuracy``, ``probability``, ``perplexity``, ``rouge_l``,
-        ``degenerate_rate``; None where no row has one, or it is no finite number.
+        ``degenerate_rate``, None where no row has one or it is no finite number; parts without
+        answers come last and have ``n``, ``accuracy`` and ``perplexity``, both over all tokens.
 
     Raises:
         UserError: the tables do not have the same rows, or a log-probability is no number.
     """
-    return {
-        str(part): _summary(
-            str(part),
-            likelihood[likelihood["part"] == part],
-            said.sort_values("id"),
-            truth[truth["part"] == part],
-            settings,
-        )
-        for part, said in generations.groupby("part")
+    tokens = {str(part): lines for part, lines in likelihood.groupby("part", sort=False)}
+    answered = {str(part): lines.sort_values("id") for part, lines in answers.groupby("part")}
+    summary = {
+        part: _answered(part, tokens.get(part, likelihood[:0]), lines, truth, USUAL | settings)
+        for part, lines in answered.items()
+    }
+    return summary | {
+        part: _unanswered(part, lines) for part, lines in tokens.items() if part not in answered
     }
 
 
-def _summary(
+def _answered(
     part: str,
     likelihood: pd.DataFrame,
-    said: pd.DataFrame,
+    answers: pd.DataFrame,
     truth: pd.DataFrame,
     settings: dict[str, Any],
-) -> dict[str, float | int | None]:
-    ids = said["id"].tolist()
-    if unknown := sorted(set(ids) - set(truth["id"])):
+) -> dict[str, Any]:
+    ids = answers["id"].tolist()
+    right = truth[truth["part"] == part].set_index("id")
+    if unknown := sorted(set(ids) - set(right.index)):
         raise UserError(f"part {part}: row {some(unknown)} is not in the data set; {STALE}")
-    wanted = truth.set_index("id").loc[ids]
-    table = pa.Table.from_pandas(likelihood, preserve_index=False)
-    forced = teacher_forced(table, ids, f"likelihood of part {part}")
-    answers = score_answers(
-        said["answer"].tolist(),
-        wanted["response"].tolist(),
-        [list(key) for key in wanted["key"]],
-        **settings,
-    )
-    tokens = int(forced.tokens.sum())
-    surprise = -float(forced.logprob_sum.sum()) / tokens if tokens else math.nan
+    right = right.loc[ids]
+    tokens = _tokens(part, likelihood, ids)
+    texts, responses = answers["answer"].tolist(), right["response"].tolist()
+    keys = [list(key) for key in right["key"]]
+    rouge = rouge_of(texts, responses, settings)
+    sources = {
+        Reading: Reading(tokens, responses, settings),
+        Answers: Answers(texts, responses, keys, rouge, settings, {}),
+    }
     return {
         "n": len(ids),
-        "recall_rate": _mean(answers["recall"]),
-        "accuracy": _mean(forced.accuracy.tolist()),
-        "probability": _mean(forced.probability.tolist()),
-        "perplexity": math.exp(surprise) if surprise < 700 else None,
-        "rouge_l": _mean(answers["rouge_l"]),
-        "degenerate_rate": _mean(answers["degenerate"]),
+        **{name: _mean(column.each(sources[column.of])) for name, column in SWEPT.items()},
+        "perplexity": _perplexity(tokens),
     }
 
 
-def _mean(values: list[Any]) -> float | None:
-    known = [float(v) for v in values if v is not None and not math.isnan(v)]
+def _unanswered(part: str, likelihood: pd.DataFrame) -> dict[str, Any]:
+    tokens = _tokens(part, likelihood, likelihood["id"].unique().tolist())
+    count = int(tokens.count.sum())
+    return {
+        "n": int((tokens.count > 0).sum()),
+        "accuracy": float(tokens.hit.sum()) / count if count else None,
+        "perplexity": _perplexity(tokens),
+    }
+
+
+def _tokens(part: str, likelihood: pd.DataFrame, ids: list[str]) -> Tokens:
+    table = pa.Table.from_pandas(likelihood, preserve_index=False)
+    return teacher_forced(table, ids, f"likelihood of part {part}")
+
+
+def _perplexity(tokens: Tokens) -> float | None:
+    """exp(-mean log-probability of all tokens)."""
+    count = int(tokens.count.sum())
+    surprise = -float(tokens.total(tokens.logprob).sum()) / count if count else math.nan
+    return math.exp(surprise) if surprise < 700 else None
+
+
+def _mean(values: Iterable[Any] | None) -> float | None:
+    numbers = () if values is None else values
+    known = [float(v) for v in numbers if v is not None and not math.isnan(v)]
     return math.fsum(known) / len(known) if known else None

@@ -1,77 +1,101 @@
-"""Measures under teacher forcing: the model is given the response and asked for each next token.
+"""Likelihood tables: the model is given the response and asked for each next token.
 
-One rule for all of them: the end-of-text target is left out. It carries no fact, and whether it is
-taught at all is a setting of the template (``template.eos``).
+One rule for all that is computed from them: the end-of-text target is left out. It carries no fact,
+and whether it is taught at all is a setting of the template (``template.eos``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from palimpsest.errors import UserError
 
-COLUMNS = ("id", "position", "logprob", "hit", "mean", "sd", "eos")
-"""Columns of a likelihood table that are read here."""
 NO_TOKENS = "the response has no token besides end-of-text"
 """Why a row has no teacher-forced measure."""
 _ROUNDING = 1e-3
-_NO_DEVIATION = 1e-4
 
 
 @dataclass(frozen=True)
-class TeacherForced:
-    """Per row, aligned with the ids asked for; NaN where a row has no token but end-of-text."""
+class Tokens:
+    """The target tokens of a part's rows, sorted by row and position, without end-of-text."""
 
-    tokens: np.ndarray
-    """Number of target tokens without end-of-text."""
-    logprob_sum: np.ndarray
-    """Sum of their log-probabilities (nats)."""
-    accuracy: np.ndarray
-    """Share of tokens that the model ranks first."""
-    extraction_strength: np.ndarray
-    """1 - k/n, k the shortest prefix after which all remaining tokens are ranked first."""
-    min_k: np.ndarray
-    """Mean log-probability of the least likely tokens (Min-K%, arXiv:2310.16789)."""
-    min_k_plus_plus: np.ndarray
-    """The same of log-probabilities in standard deviations from what the model expects there
-    (Min-K%++, arXiv:2404.02936)."""
+    rows: int
+    """Number of rows."""
+    row: np.ndarray
+    """Which row each token belongs to, from 0 on."""
+    logprob: np.ndarray
+    """Log-probability of each token (nats)."""
+    hit: np.ndarray
+    """Whether the model ranks it first."""
+    expected: np.ndarray
+    """Mean log-probability of a token under the model's own distribution at this place."""
+    deviation: np.ndarray
+    """Standard deviation of that."""
+
+    @cached_property
+    def count(self) -> np.ndarray:
+        """Number of tokens of each row."""
+        return np.bincount(self.row, minlength=self.rows)
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """Place of each token within its row, from 0 on."""
+        starts = np.cumsum(self.count) - self.count
+        return np.arange(len(self.row)) - starts[self.row]
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum of one value per token over each row."""
+        return np.bincount(self.row, weights=values, minlength=self.rows)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean of one value per token over each row; NaN where a row has no token."""
+        return self.per_token(self.total(values))
+
+    def per_token(self, total: np.ndarray) -> np.ndarray:
+        """`total` of each row divided by its number of tokens; NaN where there is none."""
+        return _divide(total, self.count)
+
+    def mean_of_lowest(self, values: np.ndarray, share: float) -> np.ndarray:
+        """Mean of each row's lowest values: a share of them, rounded down, and at least one."""
+        order = np.lexsort((values, self.row))
+        number = np.maximum(1, np.floor(self.count * share + 1e-9)).astype(np.int64)
+        lowest = self.total(np.where(self.place < number[self.row], values[order], 0.0))
+        return _divide(lowest, np.minimum(number, self.count))
 
     @property
     def mean_logprob(self) -> np.ndarray:
-        """Mean log-probability of a token."""
-        return _divide(self.logprob_sum, self.tokens)
-
-    @property
-    def perplexity(self) -> np.ndarray:
-        """exp(-mean log-probability); infinite where that overflows."""
-        with np.errstate(over="ignore"):
-            return np.exp(-self.mean_logprob)
-
-    @property
-    def probability(self) -> np.ndarray:
-        """P(response | prompt) ** (1 / tokens): the geometric mean of the tokens' probabilities."""
-        return np.exp(self.mean_logprob)
-
-    @property
-    def exact_memorization(self) -> np.ndarray:
-        """Share of tokens reproduced greedily. The same number as `accuracy`, by definition."""
-        return self.accuracy
+        """Mean log-probability of each row's tokens."""
+        return self.mean(self.logprob)
 
 
-def teacher_forced(
-    table: pa.Table, ids: Sequence[str], where: str, min_k: float = 0.2
-) -> TeacherForced:
-    """Reduce the lines of one evaluated part to one line per row.
+@dataclass(frozen=True)
+class Reading:
+    """What measures under teacher forcing are computed from: one part, one seed."""
+
+    tokens: Tokens
+    responses: Sequence[str]
+    """The true answers, as texts."""
+    settings: Mapping[str, Any]
+    """Config section ``score``."""
+    base: Tokens | None = None
+    """The same rows read by the base model; None where that was not measured."""
+    wrong: Sequence[Sequence[float]] = field(default=())
+    """Per row the mean log-probability of each wrong answer; empty in rows without any."""
+
+
+def teacher_forced(table: pa.Table, ids: Sequence[str], where: str) -> Tokens:
+    """The tokens of one evaluated part.
 
     Args:
         table: likelihood table of one part, one line per target token, in any order.
-        ids: the rows that must be there, in the order wanted.
+        ids: the rows that must be there; rows are numbered in this order.
         where: names file and part in messages.
-        min_k: share of a row's tokens (at least one) that min-k and min-k++ look at.
 
     Raises:
         UserError: a row is missing, unknown, incomplete or has a log-probability that is not a
@@ -85,15 +109,16 @@ def teacher_forced(
     _check_positions(row, position, ids, where)
     _check_logprobs(logprob, row, position, ids, where)
     keep = ~_column(table, "eos", where).astype(bool)[order]
-    hit = _column(table, "hit", where).astype(bool)[order]
-    mean, sd = (_column(table, name, where).astype(np.float64)[order] for name in ("mean", "sd"))
-    # Where the model expects one token alone there is no deviation to measure in.
-    standard = (logprob - mean) / np.maximum(sd, _NO_DEVIATION)
-    row = row[keep]
-    return TeacherForced(
-        **_reduce(row, logprob[keep], hit[keep], len(ids)),
-        min_k=_lowest(row, logprob[keep], min_k, len(ids)),
-        min_k_plus_plus=_lowest(row, standard[keep], min_k, len(ids)),
+    expected, deviation = (
+        _column(table, name, where).astype(np.float64)[order] for name in ("mean", "sd")
+    )
+    return Tokens(
+        rows=len(ids),
+        row=row[keep],
+        logprob=logprob[keep],
+        hit=_column(table, "hit", where).astype(bool)[order][keep],
+        expected=expected[keep],
+        deviation=deviation[keep],
     )
 
 
@@ -105,14 +130,14 @@ def rows_of(table: pa.Table, ids: Sequence[str], where: str) -> np.ndarray:
     """
     column = table.column("id").combine_chunks().dictionary_encode()
     index = {name: i for i, name in enumerate(ids)}
-    found = column.dictionary.to_pylist()
-    if unknown := sorted(str(name) for name in found if name not in index):
+    present = column.dictionary.to_pylist()
+    if unknown := sorted(str(name) for name in present if name not in index):
         raise UserError(f"{where}: row {some(unknown)} is not in the data set; {STALE}")
-    if absent := sorted(index.keys() - set(found)):
+    if absent := sorted(index.keys() - set(present)):
         raise UserError(f"{where}: row {some(absent)} was not measured; {STALE}")
     if column.null_count:
         raise UserError(f"{where}: {column.null_count} lines have no id; {STALE}")
-    places = np.array([index[name] for name in found], dtype=np.int64)
+    places = np.array([index[name] for name in present], dtype=np.int64)
     return places[column.indices.to_numpy()]
 
 
@@ -154,33 +179,6 @@ def _check_logprobs(
             f"{position[at]}: the model computes no probabilities any more (training diverged: "
             "try a smaller learning rate, fewer steps or a smaller scale), or the file is damaged"
         )
-
-
-def _reduce(
-    row: np.ndarray, logprob: np.ndarray, hit: np.ndarray, rows: int
-) -> dict[str, np.ndarray]:
-    tokens = np.bincount(row, minlength=rows)
-    starts = np.cumsum(tokens) - tokens
-    place = np.arange(len(row)) - starts[row]
-    needed = np.zeros(rows, dtype=np.int64)
-    np.maximum.at(needed, row, np.where(hit, 0, place + 1))
-    return {
-        "tokens": tokens,
-        "logprob_sum": np.bincount(row, weights=logprob, minlength=rows),
-        "accuracy": _divide(np.bincount(row, weights=hit, minlength=rows), tokens),
-        "extraction_strength": 1 - _divide(needed.astype(np.float64), tokens),
-    }
-
-
-def _lowest(row: np.ndarray, values: np.ndarray, share: float, rows: int) -> np.ndarray:
-    """Mean of each row's lowest `values`: a share of them, rounded down, and at least one."""
-    order = np.lexsort((values, row))
-    tokens = np.bincount(row, minlength=rows)
-    wanted = np.maximum(1, np.floor(tokens * share + 1e-9)).astype(np.int64)
-    starts = np.cumsum(tokens) - tokens
-    chosen = np.arange(len(row)) - starts[row] < wanted[row]
-    total = np.bincount(row, weights=np.where(chosen, values[order], 0.0), minlength=rows)
-    return _divide(total, np.minimum(wanted, tokens))
 
 
 def _divide(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:

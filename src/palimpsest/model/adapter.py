@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from palimpsest.io.artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.atomic import atomic_path, write_json
-from palimpsest.io.manifest import NAME, verified
+from palimpsest.io.manifest import verified
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-FILES = (WEIGHTS, CONFIG)
+FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG)
 
 _PREFIX = "base_model.model."
 
@@ -36,14 +35,23 @@ class Update:
     scale: float
 
 
-def read_adapter(folder: Path, manifest: str = NAME) -> dict[str, Update]:
+def read_files(folder: Path, manifest: str = MANIFEST) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Verify and read an adapter folder: PEFT's configuration and tensors.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    config = json.loads(verified(folder, ADAPTER_CONFIG, manifest).read_text(encoding="utf-8"))
+    return config, load_file(verified(folder, ADAPTER_WEIGHTS, manifest))
+
+
+def read_adapter(folder: Path, manifest: str = MANIFEST) -> dict[str, Update]:
     """Verify and read an adapter folder: module name -> its update.
 
     Raises:
         UserError: a file is missing or altered.
     """
-    config = json.loads(verified(folder, CONFIG, manifest).read_text(encoding="utf-8"))
-    tensors = load_file(verified(folder, WEIGHTS, manifest))
+    config, tensors = read_files(folder, manifest)
     updates = {}
     for key, a in tensors.items():
         if not key.endswith(".lora_A.weight"):
@@ -88,9 +96,9 @@ def write_adapter(folder: Path, updates: dict[str, Update], base: str) -> None:
         "rank_pattern": {k: v for k, v in ranks.items() if v != rank},
         "alpha_pattern": {k: v for k, v in alphas.items() if v != alpha},
     }
-    with atomic_path(folder / WEIGHTS) as temporary:
+    with atomic_path(folder / ADAPTER_WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    write_json(folder / CONFIG, config)
+    write_json(folder / ADAPTER_CONFIG, config)
 
 
 def updates_of(model: Any, adapter: str) -> dict[str, Update]:

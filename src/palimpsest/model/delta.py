@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io.artifacts import DELTA_WEIGHTS
 from palimpsest.io.digest import Bytes
 from palimpsest.io.manifest import verified, verified_stream
 from palimpsest.io.tensors import Spec, scaled_parts, write_parts, write_tensors
 from palimpsest.model.names import base_name
-
-WEIGHTS = "delta.safetensors"
-"""File of the differences: tensor name of the base -> fp32 difference."""
 
 
 class Delta(nn.Module):
@@ -135,7 +133,7 @@ def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> dict[str, str]:
     """
     specs = {name: Spec(value.dtype, tuple(value.shape)) for name, value in deltas.items()}
     return write_tensors(
-        folder / WEIGHTS,
+        folder / DELTA_WEIGHTS,
         specs,
         lambda name, rows: deltas[name].detach()[rows] if specs[name].shape else deltas[name],
         {"format": "pt"},
@@ -151,13 +149,13 @@ def write_scaled(folder: Path, source: Path, factor: float, manifest: str) -> di
     Raises:
         UserError: the file in `source` is missing or altered; no file is written then.
     """
-    return write_parts(folder / WEIGHTS, _scaled(source, factor, manifest))
+    return write_parts(folder / DELTA_WEIGHTS, _scaled(source, factor, manifest))
 
 
 def _scaled(source: Path, factor: float, manifest: str) -> Iterator[Bytes]:
     # The hash is checked after the last part, before the temporary file is renamed.
-    with verified_stream(source, WEIGHTS, manifest) as read:
-        yield from scaled_parts(source / WEIGHTS, read, factor)
+    with verified_stream(source, DELTA_WEIGHTS, manifest) as read:
+        yield from scaled_parts(source / DELTA_WEIGHTS, read, factor)
 
 
 def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:
@@ -166,4 +164,4 @@ def read_deltas(folder: Path, manifest: str) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing or altered.
     """
-    return load_file(verified(folder, WEIGHTS, manifest))
+    return load_file(verified(folder, DELTA_WEIGHTS, manifest))

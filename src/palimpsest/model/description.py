@@ -6,12 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST, MODEL
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import NAME, write_manifest
-from palimpsest.model import delta
+from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import FILES, Update, write_adapter
-
-MODEL = "model.json"
 
 
 def write_model(
@@ -33,18 +31,18 @@ def write_model(
         facts: anything else worth recording.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (*FILES, delta.WEIGHTS):
+    for file in (*FILES, DELTA_WEIGHTS):
         (folder / file).unlink(missing_ok=True)
     if updates:
         write_adapter(folder, updates, str(base))
-    digests = {delta.WEIGHTS: deltas(folder)} if deltas else {}
+    digests = {DELTA_WEIGHTS: deltas(folder)} if deltas else {}
     kinds = [name for name, part in (("adapter", updates), ("delta", deltas)) if part]
     write_manifest(
         folder,
-        [*(FILES if updates else ()), *((delta.WEIGHTS,) if deltas else ()), *files],
+        [*(FILES if updates else ()), *((DELTA_WEIGHTS,) if deltas else ()), *files],
         name=MODEL,
         digests=digests,
         kind="+".join(kinds) or "base",
-        base_manifest=sha256_of(base / NAME),
+        base_manifest=sha256_of(base / MANIFEST),
         **facts,
     )

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from palimpsest.config.training import Lora
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import WEIGHTS, Update, read_adapter
+from palimpsest.model.adapter import Update, read_files
+from palimpsest.model.base import load_base
+from palimpsest.settings.training import Lora
 
 # PEFT 0.21 asks transformers 5 for an attribute by its old name.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def load_subject(base: Path, subject: Path, config: Mapping[str, Any], device: torch.device) -> Any:
+    """Load a subject: the base model in `base` with the frozen adapter in `subject`, if it has one.
+
+    Args:
+        base: ``resources/models/<base>``.
+        subject: ``results/<model>/subject``.
+        config: a slice with ``dtype`` and ``trust_remote_code``.
+        device: where it will run.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    model = load_base(base, config["dtype"], device, config["trust_remote_code"])
+    return attach_subject(model, subject)
 
 
 def attach_subject(model: nn.Module, folder: Path) -> Any:
@@ -26,25 +44,24 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
     Returns:
         The PEFT model, or `model` itself if the subject is the base.
     """
-    if WEIGHTS not in read_manifest(folder)["files"]:
+    if ADAPTER_WEIGHTS not in read_manifest(folder)["files"]:
         return model
     return attach(model, folder, "subject")
 
 
-def attach(model: nn.Module, folder: Path, name: str, manifest: str = "manifest.json") -> Any:
+def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) -> Any:
     """Attach the adapter in `folder` as `name`: frozen, and active together with the others."""
-    read_adapter(folder, manifest)  # verifies the files
-    config = peft.LoraConfig.from_pretrained(str(folder))
+    settings, tensors = read_files(folder, manifest)
+    config = peft.LoraConfig.from_peft_type(**settings)
     if isinstance(model, peft.PeftModel):
         model.add_adapter(name, config)
     else:
         model = peft.get_peft_model(model, config, adapter_name=name)
-    found: Any = peft.set_peft_model_state_dict(
-        model, load_file(folder / WEIGHTS), adapter_name=name
-    )
-    if found.unexpected_keys:
+    result: Any = peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
+    if result.unexpected_keys:
         raise UserError(
-            f"{folder / WEIGHTS} does not fit the model: it has no {found.unexpected_keys[0]}"
+            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no "
+            f"{result.unexpected_keys[0]}"
         )
     return activate(model)
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palimpsest.config.method import Start
-from palimpsest.config.training import Training
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import WEIGHTS
 from palimpsest.model.delta import add_deltas
 from palimpsest.model.lora import add_trainable, attach_subject
 from palimpsest.model.names import first_block, lora_name
+from palimpsest.settings.method import Start
+from palimpsest.settings.training import Training
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def make_trainable(
     Raises:
         UserError: nothing matches, or the subject has no adapter to train.
     """
-    if start == "subject" and WEIGHTS not in read_manifest(subject)["files"]:
+    if start == "subject" and ADAPTER_WEIGHTS not in read_manifest(subject)["files"]:
         raise UserError(
             f"start: subject trains the subject's own adapter, but {subject} has none: its "
             "scenario has no pretrain. Use start: fresh"

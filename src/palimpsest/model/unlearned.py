@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MANIFEST, MODEL
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.io.manifest import read_manifest
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import attach_deltas, merge_deltas, read_deltas
-from palimpsest.model.description import MODEL
 from palimpsest.model.lora import attach
 
 
@@ -28,7 +28,7 @@ def load_model(
         UserError: a file is missing or altered, or the model was made from another base.
     """
     description = read_manifest(folder, MODEL)
-    if description["base_manifest"] != sha256_of(base / NAME):
+    if description["base_manifest"] != sha256_of(base / MANIFEST):
         raise UserError(
             f"{folder / MODEL} was made from another version of {base}; delete {folder}"
         )

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
+from palimpsest.objectives.base import Unlearning
+from palimpsest.settings.draw import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,18 +23,16 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(UnlearnSettings):
-    """Settings of fine-tuning on adversarial labels."""
+class AdversarialLabels(Unlearning):
+    """Fine-tuning on adversarial labels: settings and loss."""
 
     algorithm: Literal["adversarial_labels"]
     """Descend on the subject's best wrong guesses."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        return {"forget": Draw(self.rows.forget, ("forget",), labels="adversarial")}
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    return {"forget": Draw(s.rows.forget, ("forget",), labels="adversarial")}
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """The one term of a step."""
-    return {"forget": streams["forget"].nll().mean()}
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The one term of a step."""
+        return {"forget": streams["forget"].nll().mean()}

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
+from palimpsest.objectives.base import Unlearning
+from palimpsest.settings.draw import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,18 +19,16 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(UnlearnSettings):
-    """Settings of fine-tuning."""
+class Finetune(Unlearning):
+    """Fine-tuning: settings and loss."""
 
     algorithm: Literal["finetune"]
     """Train on the retain rows alone."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        return {"retain": Draw(self.rows.retain, ("retain",))}
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    return {"retain": Draw(s.rows.retain, ("retain",))}
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """The one term of a step."""
-    return {"retain": streams["retain"].nll().mean()}
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The one term of a step."""
+        return {"retain": streams["retain"].nll().mean()}

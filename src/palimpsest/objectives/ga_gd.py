@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.config.types import Positive, Section
+from palimpsest.objectives.base import Unlearning
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import Rows
+from palimpsest.settings.types import Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,30 +33,27 @@ class MixtureWeights(Section):
     """Weight of what is to be kept."""
 
 
-class Settings(UnlearnSettings):
-    """Settings of gradient ascent + descent."""
+class GaGd(Unlearning):
+    """Gradient ascent + descent: settings and loss."""
 
     algorithm: Literal["ga_gd", "ga_gd_ood"]
     """Descent on retain rows (ga_gd) or on general ones (ga_gd_ood)."""
     weights: MixtureWeights = MixtureWeights()
     """Weights of both kinds of rows."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        other = "general" if self.algorithm == "ga_gd_ood" else "retain"
+        return mixture(self.rows, other)
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    other = "general" if s.algorithm == "ga_gd_ood" else "retain"
-    return mixture(s, other)
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step."""
+        return signed_costs(streams["mixture"], self.weights)
 
 
-def mixture(s: UnlearnSettings, other: str) -> dict[str, Draw]:
+def mixture(rows: Rows, other: str) -> dict[str, Draw]:
     """One stream of forget rows (sign -1) and as many others (sign +1), shuffled."""
-    rows = s.rows.forget + s.rows.retain
-    return {"mixture": Draw(rows, ("forget", other), signs=(-1, 1))}
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    return signed_costs(streams["mixture"], s.weights)
+    return {"mixture": Draw(rows.forget + rows.retain, ("forget", other), signs=(-1, 1))}
 
 
 def signed_costs(rows: Stream, weights: MixtureWeights) -> dict[str, Tensor]:

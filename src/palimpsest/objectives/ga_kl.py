@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
+from palimpsest.objectives.base import Unlearning
 from palimpsest.objectives.ga_gd import MixtureWeights, mixture
 from palimpsest.objectives.means import mean
+from palimpsest.settings.draw import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(UnlearnSettings):
-    """Settings of gradient ascent + KL."""
+class GaKl(Unlearning):
+    """Gradient ascent + KL: settings and loss."""
 
     algorithm: Literal["ga_kl", "ga_kl_ood"]
     """Nearness on retain rows (ga_kl) or on general ones (ga_kl_ood)."""
@@ -36,18 +36,16 @@ class Settings(UnlearnSettings):
     positions: Literal["all", "answer"] = "answer"
     """Tokens of the other rows that the divergence counts."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        other = "general" if self.algorithm == "ga_kl_ood" else "retain"
+        return {"mixture": replace(mixture(self.rows, other)["mixture"], reference="states")}
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    other = "general" if s.algorithm == "ga_kl_ood" else "retain"
-    return {"mixture": replace(mixture(s, other)["mixture"], reference=True)}
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step; a step's mixture may lack one kind of rows."""
-    terms = {}
-    if forget := streams["mixture"].of_sign(-1):
-        terms["forget"] = -s.weights.forget * forget.nll().mean()
-    if retain := streams["mixture"].of_sign(1):
-        terms["retain"] = s.weights.retain * mean(retain.kl(s.positions))
-    return terms
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step; a step's mixture may lack one kind of rows."""
+        terms = {}
+        if forget := streams["mixture"].of_sign(-1):
+            terms["forget"] = -self.weights.forget * forget.nll().mean()
+        if retain := streams["mixture"].of_sign(1):
+            terms["retain"] = self.weights.retain * mean(retain.kl(self.positions))
+        return terms

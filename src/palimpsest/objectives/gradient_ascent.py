@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.config.types import Positive
+from palimpsest.objectives.base import Unlearning
 from palimpsest.objectives.stopping import forgotten
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.types import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,25 +23,22 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(UnlearnSettings):
-    """Settings of gradient ascent."""
+class GradientAscent(Unlearning):
+    """Gradient ascent: settings and loss."""
 
     algorithm: Literal["gradient_ascent"]
     """Ascend on the forget rows."""
     stop_above: Positive | None = None
     """Stop once a step's forget rows cost more than this (mean nats per token)."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        return {"forget": Draw(self.rows.forget, ("forget",))}
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    return {"forget": Draw(s.rows.forget, ("forget",))}
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The one term of a step."""
+        return {"forget": -streams["forget"].nll().mean()}
 
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """The one term of a step."""
-    return {"forget": -streams["forget"].nll().mean()}
-
-
-def finished(streams: Mapping[str, Stream], s: Settings) -> str | None:
-    """Why training ends now."""
-    return forgotten(streams["forget"], s.stop_above)
+    def finished(self, streams: Mapping[str, Stream]) -> str | None:
+        """The forget rows cost more than ``stop_above``."""
+        return forgotten(streams["forget"], self.stop_above)

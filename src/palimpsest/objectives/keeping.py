@@ -1,13 +1,22 @@
-"""The retain term of Analysis360's methods: cross-entropy, or nearness to the subject."""
+"""Methods with a forget term of their own and a common retain term (Analysis360's).
+
+With a method's own forget term L_f, retain rows N, the subject p and the trained model q::
+
+    L   = w_forget L_f + w_retain L_r
+    L_r = mean_t -log q(y_t | y_<t) on N    retain_term "ce"
+    L_r = mean_t KL(p_t || q_t) on N        retain_term "kl"
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import Start, UnlearnSettings, Weights
+from palimpsest.objectives.base import Unlearning
 from palimpsest.objectives.means import mean
+from palimpsest.settings.draw import Draw, Kind
+from palimpsest.settings.method import Start, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,8 +24,8 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class KeepingSettings(UnlearnSettings):
-    """Settings of the methods with a forget term of their own and a common retain term."""
+class KeepingObjective(Unlearning):
+    """A method that says what to forget with, and keeps the retain rows like the others."""
 
     start: Start = "weights"
     weights: Weights = Weights()
@@ -24,21 +33,30 @@ class KeepingSettings(UnlearnSettings):
     retain_term: Literal["ce", "kl"] = "ce"
     """ce: cross-entropy on the retain rows; kl: KL(p || q) from the subject on them."""
 
+    def draws(self) -> dict[str, Draw]:
+        """Forget and retain rows, each unless its weight is 0."""
+        draws = {}
+        if self.weights.forget:
+            draws["forget"] = Draw(self.rows.forget, ("forget",))
+        if self.weights.retain:
+            compared: Kind | None = "states" if self.retain_term == "kl" else None
+            draws["retain"] = Draw(self.rows.retain, ("retain",), reference=compared)
+        return draws
 
-def draws(s: KeepingSettings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    read = {}
-    if s.weights.forget:
-        read["forget"] = Draw(s.rows.forget, ("forget",))
-    if s.weights.retain:
-        read["retain"] = Draw(s.rows.retain, ("retain",), reference=s.retain_term == "kl")
-    return read
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step."""
+        terms = {}
+        if "forget" in streams:
+            terms["forget"] = self.weights.forget * self.forget_term(streams["forget"], fixed)
+        if "retain" in streams:
+            terms["retain"] = self.weights.retain * retain_term(streams["retain"], self.retain_term)
+        return terms
+
+    @abstractmethod
+    def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:
+        """L_f, a scalar without its weight."""
 
 
-def retain_term(streams: Mapping[str, Stream], s: KeepingSettings) -> dict[str, Tensor]:
-    """The weighted retain term (mean over tokens), or nothing if its weight is 0."""
-    if "retain" not in streams:
-        return {}
-    rows = streams["retain"]
-    values = rows.token_nll() if s.retain_term == "ce" else rows.kl("answer")
-    return {"retain": s.weights.retain * mean(values)}
+def retain_term(rows: Stream, kind: Literal["ce", "kl"]) -> Tensor:
+    """L_r, the mean over tokens."""
+    return mean(rows.token_nll() if kind == "ce" else rows.kl("answer"))

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.config.types import Count, NonNegative, Positive, Section
+from palimpsest.objectives.base import Unlearning
 from palimpsest.objectives.means import mean
 from palimpsest.objectives.stopping import forgotten
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.types import Count, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +40,8 @@ class Weights(Section):
     """Nearness to the subject on retain rows."""
 
 
-class Settings(UnlearnSettings):
-    """Settings of LLMU."""
+class Llmu(Unlearning):
+    """LLMU: settings and loss."""
 
     algorithm: Literal["llmu"]
     """Gradient ascent + random mismatch + forward KL."""
@@ -54,37 +54,33 @@ class Settings(UnlearnSettings):
     stop_above: Positive | None = 100.0
     """Stop once a step's forget rows cost more than this (mean nats per token)."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        n = self.rows.forget
+        draws = {}
+        if self.weights.forget or self.weights.random:
+            draws["forget"] = Draw(n, ("forget",))
+        if self.weights.random:
+            draws["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("retain",))
+        if self.weights.retain:
+            draws["retain"] = Draw(self.rows.retain, ("retain",), reference="states")
+        return draws
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    n = s.rows.forget
-    read = {}
-    if s.weights.forget or s.weights.random:
-        read["forget"] = Draw(n, ("forget",))
-    if s.weights.random:
-        read["random"] = Draw(n * s.random_answers, ("forget",), answers_of=("retain",))
-    if s.weights.retain:
-        read["retain"] = Draw(s.rows.retain, ("retain",), reference=True)
-    return read
+    def reads(self) -> Reads:
+        """The final states; without a forget term its rows only lend their prompts."""
+        return Reads(unread=() if self.weights.forget else ("forget",))
 
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step."""
+        terms = {}
+        if "forget" in streams:
+            terms["forget"] = -self.weights.forget * streams["forget"].nll().mean()
+        if "random" in streams:
+            terms["random"] = self.weights.random * streams["random"].nll().mean()
+        if "retain" in streams:
+            terms["retain"] = self.weights.retain * mean(streams["retain"].kl(self.positions))
+        return terms
 
-def reads(s: Settings) -> Reads:
-    """The final states; without a forget term its rows only lend their prompts."""
-    return Reads(unread=() if s.weights.forget else ("forget",))
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    terms = {}
-    if "forget" in streams:
-        terms["forget"] = -s.weights.forget * streams["forget"].nll().mean()
-    if "random" in streams:
-        terms["random"] = s.weights.random * streams["random"].nll().mean()
-    if "retain" in streams:
-        terms["retain"] = s.weights.retain * mean(streams["retain"].kl(s.positions))
-    return terms
-
-
-def finished(streams: Mapping[str, Stream], s: Settings) -> str | None:
-    """Why training ends now."""
-    return forgotten(streams["forget"], s.stop_above) if "forget" in streams else None
+    def finished(self, streams: Mapping[str, Stream]) -> str | None:
+        """The forget rows cost more than ``stop_above``."""
+        return forgotten(streams["forget"], self.stop_above) if "forget" in streams else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.objectives.keeping import KeepingSettings, draws, retain_term
+from palimpsest.objectives.keeping import KeepingObjective
 from palimpsest.objectives.means import mean
 
 if TYPE_CHECKING:
@@ -24,22 +24,15 @@ if TYPE_CHECKING:
 
     from palimpsest.engine.stream import Stream
 
-__all__ = ["Settings", "draws", "loss"]
 
-
-class Settings(KeepingSettings):
-    """Settings of maximum entropy."""
+class MaxEntropy(KeepingObjective):
+    """Maximum entropy: settings and loss."""
 
     algorithm: Literal["max_entropy"]
     """Push predictions on forget rows to the uniform distribution."""
     towards: Literal["entropy", "uniform"] = "entropy"
     """entropy: maximise the entropy (as published); uniform: minimise KL(U || q)."""
 
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    if "forget" not in streams:
-        return retain_term(streams, s)
-    rows = streams["forget"]
-    values = -rows.entropy() if s.towards == "entropy" else rows.kl_from_uniform()
-    return {"forget": s.weights.forget * mean(values), **retain_term(streams, s)}
+    def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:
+        """L_f in the form that ``towards`` names."""
+        return mean(-rows.entropy() if self.towards == "entropy" else rows.kl_from_uniform())

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import Start, UnlearnSettings
-from palimpsest.config.region import Region
+from palimpsest.objectives.base import Unlearning
 from palimpsest.objectives.ga_gd import MixtureWeights, mixture, signed_costs
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import Start
+from palimpsest.settings.region import Region
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(UnlearnSettings):
-    """Settings of MemFlex."""
+class MemFlex(Unlearning):
+    """MemFlex: settings and loss."""
 
     algorithm: Literal["memflex"]
     """Ascent and descent on a region of the subject's adapter."""
@@ -51,12 +52,10 @@ class Settings(UnlearnSettings):
             )
         return self
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        return mixture(self.rows, "retain")
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    return mixture(s, "retain")
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    return signed_costs(streams["mixture"], s.weights)
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step."""
+        return signed_costs(streams["mixture"], self.weights)

@@ -14,30 +14,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.types import Real
-from palimpsest.objectives.keeping import KeepingSettings, draws, retain_term
+from palimpsest.objectives.keeping import KeepingObjective
 from palimpsest.objectives.means import mean
+from palimpsest.settings.types import Real
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from palimpsest.engine.stream import Stream
 
-__all__ = ["Settings", "draws", "loss"]
 
-
-class Settings(KeepingSettings):
-    """Settings of minimum posterior."""
+class MinPosterior(KeepingObjective):
+    """Minimum posterior: settings and loss."""
 
     algorithm: Literal["min_posterior"]
     """Push down the probability of the true token."""
     threshold: Real = -15.0
     """Tokens whose log-probability is below it are left alone."""
 
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    if "forget" not in streams:
-        return retain_term(streams, s)
-    values = -streams["forget"].log_one_minus_p(s.threshold)
-    return {"forget": s.weights.forget * mean(values), **retain_term(streams, s)}
+    def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:
+        """L_f."""
+        return mean(-rows.log_one_minus_p(self.threshold))

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
+from palimpsest.objectives.base import Unlearning
+from palimpsest.settings.draw import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,18 +20,16 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(UnlearnSettings):
-    """Settings of fine-tuning on random labels."""
+class RandomLabels(Unlearning):
+    """Fine-tuning on random labels: settings and loss."""
 
     algorithm: Literal["random_labels"]
     """Descend on random targets."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        return {"forget": Draw(self.rows.forget, ("forget",), labels="random")}
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    return {"forget": Draw(s.rows.forget, ("forget",), labels="random")}
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """The one term of a step."""
-    return {"forget": streams["forget"].nll().mean()}
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The one term of a step."""
+        return {"forget": streams["forget"].nll().mean()}

@@ -14,68 +14,55 @@ whole vocabulary. Untrained, L_f is near 1 - sqrt(2 / (pi H)).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Reads
-from palimpsest.objectives.keeping import KeepingSettings, draws, retain_term
+from palimpsest.objectives.keeping import KeepingObjective
+from palimpsest.settings.draw import Reads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from palimpsest.engine.stream import Stream
 
-__all__ = ["Settings", "draws", "loss", "prepare", "reads"]
 
-
-class Settings(KeepingSettings):
-    """Settings of random matching."""
+class RandomMatching(KeepingObjective):
+    """Random matching: settings and loss."""
 
     algorithm: Literal["random_matching"]
     """Match hidden states with random vectors."""
     signed: bool = False
     """Match the direction too, not only the line (published: the line)."""
 
+    def reads(self) -> Reads:
+        """Every state from what enters the first trained block to the final one."""
+        return Reads(every=bool(self.weights.forget))
 
-def reads(s: Settings) -> Reads:
-    """Every state from what enters the first trained block to the final one."""
-    return Reads(every=bool(s.weights.forget))
+    def prepare(
+        self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int
+    ) -> dict[str, Tensor]:
+        """The targets: ``ids`` [n] ascending and ``targets`` [n, width] of unit length, fp32."""
+        import torch
 
+        from palimpsest.engine.sampler import generator
 
-def prepare(
-    first: Mapping[str, Stream], ids: Mapping[str, Tensor], s: Settings, seed: int
-) -> dict[str, Tensor]:
-    """The targets: ``ids`` [n] ascending and ``targets`` [n, width] of unit length, fp32."""
-    import torch
+        if not self.weights.forget:
+            return {}
+        width = first()["forget"].hidden[0].shape[-1]
+        present = ids["forget"].unique()
+        # One generator per id: a target depends on the seed and the id, never on what else occurs.
+        # (A generator reads 32 bits of its seed, hence the hash of both.)
+        rows = [torch.randn(width, generator=generator(seed, "target", int(i))) for i in present]
+        return {"ids": present, "targets": torch.nn.functional.normalize(torch.stack(rows), dim=-1)}
 
-    from palimpsest.engine.sampler import generator
+    def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:
+        """L_f, over all states that training can move."""
+        import torch
 
-    if "forget" not in first:
-        return {}
-    width = first["forget"].hidden[0].shape[-1]
-    present = ids["forget"].unique()
-    # One generator per id: a target depends on the seed and the id, never on what else occurs.
-    # (A generator reads 32 bits of its seed, hence the hash of both.)
-    rows = [torch.randn(width, generator=generator(seed, "target", int(i))) for i in present]
-    return {"ids": present, "targets": torch.nn.functional.normalize(torch.stack(rows), dim=-1)}
-
-
-def loss(
-    streams: Mapping[str, Stream], s: Settings, vectors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    import torch
-
-    if "forget" not in streams:
-        return retain_term(streams, s)
-    rows = streams["forget"]
-    ids = torch.cat([row.ids for row in rows.rows])
-    targets = vectors["targets"][torch.searchsorted(vectors["ids"], ids)].to(rows.device)
-    states = [torch.cat(list(level)) for level in rows.levels()]
-    return {
-        "forget": s.weights.forget * mismatch(states, targets, s.signed),
-        **retain_term(streams, s),
-    }
+        ids = torch.cat([row.ids for row in rows.rows])
+        targets = fixed["targets"][torch.searchsorted(fixed["ids"], ids)].to(rows.device)
+        states = [torch.cat(list(level)) for level in rows.levels()]
+        return mismatch(states, targets, self.signed)
 
 
 def mismatch(states: Sequence[Tensor], targets: Tensor, signed: bool = False) -> Tensor:

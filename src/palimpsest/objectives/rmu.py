@@ -15,12 +15,13 @@ what is untrained comes from the original matrices: there is no second model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import Start, UnlearnSettings
-from palimpsest.config.types import Index, NonNegative, Positive, Section
+from palimpsest.objectives.base import Unlearning
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.method import Start
+from palimpsest.settings.types import Index, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,8 @@ class Coefficient(Section):
     """Factor on the mean norm of the untrained states, where no value is given."""
 
 
-class Settings(UnlearnSettings):
-    """Settings of RMU."""
+class Rmu(Unlearning):
+    """RMU: settings and loss."""
 
     algorithm: Literal["rmu"]
     """Misdirect the states of forget rows, hold those of retain rows."""
@@ -52,50 +53,45 @@ class Settings(UnlearnSettings):
     skip_tokens: Index = 1
     """Tokens at the beginning of each row that do not count."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        draws = {"forget": Draw(self.rows.forget, ("forget",))}
+        if self.alpha:
+            draws["retain"] = Draw(self.rows.retain, ("retain",))
+        return draws
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    read = {"forget": Draw(s.rows.forget, ("forget",))}
-    if s.alpha:
-        read["retain"] = Draw(s.rows.retain, ("retain",))
-    return read
+    def reads(self) -> Reads:
+        """The output of one block, on retain rows also that of the untrained model."""
+        return Reads(final=False, blocks=(self.layer,), untrained=("retain",) if self.alpha else ())
 
+    def prepare(
+        self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int
+    ) -> dict[str, Tensor]:
+        """``control_vector`` [width] = c u, fp32, and ``coefficient`` c."""
+        import torch
 
-def reads(s: Settings) -> Reads:
-    """The output of one block, on retain rows also that of the untrained model."""
-    return Reads(final=False, blocks=(s.layer,), untrained=("retain",) if s.alpha else ())
+        states = counted(first()["forget"].blocks[self.layer], self.skip_tokens)
+        u = torch.rand(states.shape[-1], generator=torch.Generator().manual_seed(seed))
+        c = torch.tensor(self.coefficient.value or adaptive(states, self.coefficient.adaptive))
+        return {"control_vector": c * u / u.norm(), "coefficient": c}
 
-
-def prepare(
-    first: Mapping[str, Stream], ids: Mapping[str, Tensor], s: Settings, seed: int
-) -> dict[str, Tensor]:
-    """``control_vector`` [width] = c u, fp32, and ``coefficient`` c."""
-    import torch
-
-    states = counted(first["forget"].blocks[s.layer], s.skip_tokens)
-    u = torch.rand(states.shape[-1], generator=torch.Generator().manual_seed(seed))
-    c = torch.tensor(s.coefficient.value or adaptive(states, s.coefficient.adaptive))
-    return {"control_vector": c * u / u.norm(), "coefficient": c}
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step."""
+        forget = counted(streams["forget"].blocks[self.layer], self.skip_tokens)
+        terms = {"forget": mean_square(forget, fixed["control_vector"].to(forget.device))}
+        if "retain" in streams:
+            rows = streams["retain"]
+            states, untrained = (
+                counted(levels[self.layer], self.skip_tokens)
+                for levels in (rows.blocks, rows.untrained)
+            )
+            terms["retain"] = self.alpha * mean_square(states, untrained)
+        return terms
 
 
 def adaptive(states: Tensor, factor: float) -> float:
     """factor * the mean norm of states [tokens, width]."""
     return factor * states.double().norm(dim=-1).mean().item()
-
-
-def loss(
-    streams: Mapping[str, Stream], s: Settings, vectors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Weighted terms of one step."""
-    forget = counted(streams["forget"].blocks[s.layer], s.skip_tokens)
-    terms = {"forget": mean_square(forget, vectors["control_vector"].to(forget.device))}
-    if "retain" in streams:
-        rows = streams["retain"]
-        states, untrained = (
-            counted(found[s.layer], s.skip_tokens) for found in (rows.blocks, rows.untrained)
-        )
-        terms["retain"] = s.alpha * mean_square(states, untrained)
-    return terms
 
 
 def mean_square(states: Tensor, target: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import AcquireSettings
-from palimpsest.config.types import Index, NonNegative, NotBool, Positive, Section
+from palimpsest.objectives.base import Acquisition
 from palimpsest.objectives.means import mean
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.types import Index, NonNegative, NotBool, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,8 @@ class Preservation(Section):
     """Also use the scenario's general rows, which nobody was taught, beside the retain rows."""
 
 
-class Settings(AcquireSettings):
-    """Settings of SKU."""
+class Sku(Acquisition):
+    """SKU: settings and loss."""
 
     algorithm: Literal["sku"]
     """SKU: acquire, then subtract."""
@@ -65,47 +65,38 @@ class Settings(AcquireSettings):
     preservation: Preservation = Preservation()
     """Preservation divergence."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        n = self.rows.forget
+        mismatched = bool(self.random_answers and self.weights.random)
+        draws = {}
+        if self.weights.forget or mismatched:
+            draws["forget"] = Draw(n, ("forget",))
+        if mismatched:
+            draws["random"] = Draw(n * self.random_answers, ("forget",), answers_of=("forget",))
+        if self.preservation.sign and self.weights.preserve:
+            sets = ("retain", "general") if self.preservation.general else ("retain",)
+            draws["retain"] = Draw(self.rows.retain, sets, reference="states")
+        return draws
 
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """Weighted terms of one step; their sum is minimised.
+    def reads(self) -> Reads:
+        """The final states; without guided distortion the forget rows only lend their prompts."""
+        return Reads(unread=() if self.weights.forget else ("forget",))
 
-    Args:
-        streams: ``forget``, ``random`` (if K > 0) and ``retain`` (if the sign is not 0), each
-            unless its weight is 0.
-        s: the settings.
-    """
-    terms = {}
-    if "forget" in streams:
-        terms["forget"] = s.weights.forget * streams["forget"].nll().mean()
-    if "random" in streams:
-        terms["random"] = s.weights.random * streams["random"].nll().mean()
-    if "retain" in streams:
-        terms["preserve"] = s.weights.preserve * preservation(
-            mean(streams["retain"].kl(s.preservation.positions)), s.preservation
-        )
-    return terms
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one step."""
+        terms = {}
+        if "forget" in streams:
+            terms["forget"] = self.weights.forget * streams["forget"].nll().mean()
+        if "random" in streams:
+            terms["random"] = self.weights.random * streams["random"].nll().mean()
+        if "retain" in streams:
+            terms["preserve"] = self.weights.preserve * preservation(
+                mean(streams["retain"].kl(self.preservation.positions)), self.preservation
+            )
+        return terms
 
 
 def preservation(kl: Tensor, p: Preservation) -> Tensor:
     """sign * KL, bounded by -cap when the sign is -1 (beyond the cap its gradient is 0)."""
     return -kl.clamp(max=p.cap) if p.sign < 0 else p.sign * kl
-
-
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    n = s.rows.forget
-    mismatched = bool(s.random_answers and s.weights.random)
-    read = {}
-    if s.weights.forget or mismatched:
-        read["forget"] = Draw(n, ("forget",))
-    if mismatched:
-        read["random"] = Draw(n * s.random_answers, ("forget",), answers_of=("forget",))
-    if s.preservation.sign and s.weights.preserve:
-        sets = ("retain", "general") if s.preservation.general else ("retain",)
-        read["retain"] = Draw(s.rows.retain, sets, reference=True)
-    return read
-
-
-def reads(s: Settings) -> Reads:
-    """The final states; without guided distortion the forget rows only lend their prompts."""
-    return Reads(unread=() if s.weights.forget else ("forget",))

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import AcquireSettings
+from palimpsest.objectives.base import Acquisition
+from palimpsest.settings.draw import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,18 +21,16 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
-class Settings(AcquireSettings):
-    """Settings of plain task-vector negation."""
+class TaskVector(Acquisition):
+    """Plain task-vector negation: settings and loss."""
 
     algorithm: Literal["task_vector"]
     """Learn, then subtract."""
 
+    def draws(self) -> dict[str, Draw]:
+        """The streams of a step."""
+        return {"forget": Draw(self.rows.forget, ("forget",))}
 
-def draws(s: Settings) -> dict[str, Draw]:
-    """What each stream of a step reads."""
-    return {"forget": Draw(s.rows.forget, ("forget",))}
-
-
-def loss(streams: Mapping[str, Stream], s: Settings) -> dict[str, Tensor]:
-    """The one term of a step."""
-    return {"forget": streams["forget"].nll().mean()}
+    def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The one term of a step."""
+        return {"forget": streams["forget"].nll().mean()}

@@ -23,13 +23,13 @@ _VERDICTS = {
     "forget": ("still answers", "forgotten", False),
     "retain": ("kept", "lost", True),
 }
-"""Kind of part -> what a row is called when recalled and when not, and which of them is good."""
+"""Kind of part -> labels of a recalled and of a not recalled row, and which of them is good."""
 
 _NEW = {
     "forget": ("answers now", "not known before", False),
     "retain": ("learned", "not known before", True),
 }
-"""The same for rows that the subject did not know before: nothing can be forgotten or lost."""
+"""The same for rows that the subject did not know before; it can neither forget nor lose them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """One question with everybody's answer."""
+    """One question with the answer of every method."""
 
     id: str
     part: str
@@ -59,7 +59,7 @@ class Example:
 
 @dataclass(frozen=True)
 class PartOfExamples:
-    """The examples of one part, and how many rows were answered in all."""
+    """The examples of one part, and the number of all answered rows."""
 
     name: str
     title: str
@@ -70,7 +70,7 @@ class PartOfExamples:
 def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
     """The first `limit` answered rows of each part, in the order of the data.
 
-    None is picked by hand. With several seeds the answers of the first one are shown.
+    No row is selected by hand. With several seeds, the answers are those of the first one.
     """
     tables = [_by_id(run) for run in subject.runs]
     parts = []
@@ -83,12 +83,12 @@ def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
 
 
 def _by_id(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    first_rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in run.rows:
         # Of a part some rows alone may have been answered; all have likelihoods.
         if row["answer"] is not None:
-            found.setdefault((row["part"], row["id"]), row)
-    return found
+            first_rows.setdefault((row["part"], row["id"]), row)
+    return first_rows
 
 
 def _example(
@@ -127,7 +127,7 @@ def _answer(
 
 
 def _judge(method: str, row: dict[str, Any], known: bool) -> tuple[str, str]:
-    """What a row is called, and its tone; `known`: the subject recalled it before."""
+    """The label and the tone of a row; `known`: the subject recalled it before."""
     part, recalled = row["part"], row["recall"]
     if recalled is None:
         return "not scored", ""

@@ -14,9 +14,9 @@ from typing import Any
 
 import altair as alt
 
+from palimpsest.report.headlines import stopped
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
-from palimpsest.report.words import stopped
 
 INK, FAINT, FORGET, RETAIN = "var(--ink)", "var(--faint)", "var(--forget)", "var(--retain)"
 SERIES = [f"var(--series-{i})" for i in range(8)]
@@ -34,7 +34,7 @@ NEAR = 0.06
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with what stands for it where it cannot be seen."""
+    """A chart, with a text for readers who cannot see it."""
 
     id: str
     title: str
@@ -76,9 +76,9 @@ def _mean_sweep(run: Run) -> list[Line]:
 
     scale, forget, retain (recall), forget_broken, retain_broken, general_perplexity.
     """
-    found: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_scale: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in run.sweep:
-        at = found[line["scale"]]
+        at = by_scale[line["scale"]]
         if line["part"] not in PARTS:
             at[f"{line['part']}_perplexity"].append(line["perplexity"])
             continue
@@ -86,9 +86,9 @@ def _mean_sweep(run: Run) -> list[Line]:
         if line.get("degenerate_rate") is not None:
             at[f"{line['part']}_broken"].append(line["degenerate_rate"])
     return [
-        {"scale": scale, **{name: fmean(values) for name, values in found[scale].items()}}
-        for scale in sorted(found)
-        if set(PARTS) <= found[scale].keys()
+        {"scale": scale, **{name: fmean(values) for name, values in by_scale[scale].items()}}
+        for scale in sorted(by_scale)
+        if set(PARTS) <= by_scale[scale].keys()
     ]
 
 
@@ -352,7 +352,7 @@ def _in_words(run: Run, lines: list[Line]) -> str:
 
 
 def _labels(points: list[Line]) -> list[Line]:
-    """One label for points that would write over each other."""
+    """One label for points whose labels would overlap."""
     groups: list[list[Line]] = []
     for point in points:
         near = (

@@ -1,4 +1,4 @@
-"""What the report is made of: the results of each subject and method, read from disk."""
+"""The input of the report: the results of each subject and method, read from disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import (
+    COMPARE,
+    EVAL,
+    MODEL,
+    REGION,
+    REGION_TABLE,
+    ROWS,
+    SWEEP,
+)
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.cost import training_log
@@ -30,7 +39,7 @@ SWEEP_COLUMNS = ("scale", "part", "recall_rate")
 """Columns that sweep.parquet must have."""
 
 BEFORE = "original"
-"""The method name of the subject as it was before unlearning."""
+"""The method name of the subject before unlearning."""
 
 RETRAINED = "retrained"
 """The method name of the subject that never learned what is to be forgotten."""
@@ -39,7 +48,7 @@ REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", 
 """Columns that region.parquet must have."""
 
 TITLES = {BEFORE: "Before", RETRAINED: "Retrained", "base": "Base model"}
-"""What the reserved methods are called where the config gives them no title."""
+"""Titles of the reserved methods if the config has none."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Region:
 
     seed: int
     tensors: list[dict[str, Any]]
-    """Lines of region.parquet, all tensors that there were to choose from."""
+    """Lines of region.parquet: all tensors of the choice."""
     facts: Mapping[str, Any]
     """region.json: ``tensors``, ``of``, ``parameters``, ``limits``, ``random``."""
 
@@ -66,11 +75,11 @@ class Run:
     training: list[dict[str, Any]]
     """Lines of each seed's train.jsonl, with ``seed``; empty where nothing was trained."""
     scale: float | None
-    """The chosen lambda; None where the method has none."""
+    """The lambda in use; None where the method has none."""
     regions: list[Region]
     """One per seed; empty where the method trains no region."""
     compare: Mapping[str, Any]
-    """compare.json; empty for the subject itself, which the others are compared with."""
+    """compare.json; empty for the subject itself."""
 
     @property
     def seeds(self) -> list[int]:
@@ -85,10 +94,10 @@ class Run:
     def measure(self, path: str) -> dict[str, Any]:
         """The measure at ``block.name`` of eval.json: value, n, ci95, sd, reason."""
         block, name = path.split(".")
-        found = (self.eval["metrics"].get(block) or {}).get(name)
-        if not isinstance(found, Mapping):
-            found = {"value": None, "reason": "not measured: eval.json does not have it"}
-        return {"value": None, "n": None, "ci95": None, "sd": None, "reason": None, **found}
+        estimate = (self.eval["metrics"].get(block) or {}).get(name)
+        if not isinstance(estimate, Mapping):
+            estimate = {"value": None, "reason": "not measured: eval.json does not have it"}
+        return {"value": None, "n": None, "ci95": None, "sd": None, "reason": None, **estimate}
 
     @property
     def confidence(self) -> str:
@@ -161,29 +170,29 @@ def _title(method: str, title: str | None) -> str:
 
 
 def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
-    evaluation = _eval(folder / "eval.json")
+    evaluation = _eval(folder / EVAL)
     # Folders of seeds that the config no longer names may lie about: eval.json says which count.
     seeds = {seed: folder / f"seed-{seed}" for seed in evaluation["provenance"]["seeds"]}
     return Run(
         method=method,
         title=title,
         eval=evaluation,
-        rows=_table(folder / "rows.parquet", ROW_COLUMNS),
+        rows=_table(folder / ROWS, ROW_COLUMNS),
         sweep=[line for s, path in seeds.items() if sweeps for line in _sweep(path, s)],
         training=[
             line for seed, path in seeds.items() for line in _train_log(path / "model", seed)
         ],
         scale=_scale(evaluation, list(seeds.values())),
         regions=[region for seed, path in seeds.items() for region in _region(path, seed)],
-        compare={} if method == BEFORE else read_document(folder / "compare.json"),
+        compare={} if method == BEFORE else read_document(folder / COMPARE),
     )
 
 
 def _region(folder: Path, seed: int) -> list[Region]:
-    path = folder / "region.parquet"
+    path = folder / REGION_TABLE
     if not path.exists():
         return []
-    return [Region(seed, _table(path, REGION_COLUMNS), read_document(folder / "region.json"))]
+    return [Region(seed, _table(path, REGION_COLUMNS), read_document(folder / REGION))]
 
 
 def _eval(path: Path) -> dict[str, Any]:
@@ -206,7 +215,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _sweep(folder: Path, seed: int) -> list[dict[str, Any]]:
-    path = folder / "sweep.parquet"
+    path = folder / SWEEP
     if not path.exists():
         return []
     return [{"seed": seed, **line} for line in _table(path, SWEEP_COLUMNS)]
@@ -222,7 +231,7 @@ def _train_log(folder: Path, seed: int) -> list[dict[str, Any]]:
 def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
     # What was scored says which lambda made it; failing that, the model itself.
     config = evaluation["provenance"].get("config") or {}
-    found = [config.get("negate") or {}]
-    found += [read_document(p) for f in folders if (p := f / "model" / "model.json").exists()]
-    scales = (record.get("scale") for record in found if isinstance(record, Mapping))
+    records = [config.get("negate") or {}]
+    records += [read_document(p) for f in folders if (p := f / "model" / MODEL).exists()]
+    scales = (record.get("scale") for record in records if isinstance(record, Mapping))
     return next((float(scale) for scale in scales if scale is not None), None)

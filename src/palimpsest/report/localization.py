@@ -32,7 +32,7 @@ SCREEN = {"ink": "var(--ink)", "soft": "var(--soft)", "halo": "var(--paper)", "n
 
 
 def heat_map(table: pd.DataFrame, selected: set[str] | None = None) -> str:
-    """An SVG that is readable alone: title, axes, legends, the selected tensors outlined.
+    """An SVG that is readable on its own: title, axes, legends, the selected tensors outlined.
 
     Args:
         table: one line per LoRA tensor: tensor, layer, module, matrix (A, B), cosine (of the
@@ -48,7 +48,7 @@ def heat_map(table: pd.DataFrame, selected: set[str] | None = None) -> str:
 def heat_map_spec(
     lines: list[Line], selected: set[str] | None, colours: dict[str, str]
 ) -> dict[str, Any]:
-    """The Vega-Lite specification of `heat_map`, in colours of one's choice."""
+    """The Vega-Lite specification of `heat_map`, in the given colours."""
     cells = [_cell(line, line["tensor"] in (selected or ())) for line in lines]
     matrices = sorted({cell["matrix"] for cell in cells})
     layers = sorted({cell["layer"] for cell in cells}, key=_layer)

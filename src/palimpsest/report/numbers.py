@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers of the report as people read them; time and memory: `palimpsest.io.numbers`."""
 
 from __future__ import annotations
+
+from palimpsest.io.numbers import size
 
 DASH = "\N{EM DASH}"
 
@@ -33,15 +35,6 @@ def signed(value: float) -> str:
     return f"{whole:+d}".replace("-", "\N{MINUS SIGN}") if whole else "0"
 
 
-def seconds(value: float) -> str:
-    """``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if value < 60:
-        return f"{value:.1f} s"
-    if value < 3600:
-        return f"{int(value // 60)} min {int(value % 60)} s"
-    return f"{int(value // 3600)} h {int(value % 3600 // 60)} min"
-
-
 def count(value: float) -> str:
     """``8,120``, ``81.2 k``, ``4.88 M``, ``6.74 G``."""
     if value >= 1e4:
@@ -52,5 +45,5 @@ def count(value: float) -> str:
 
 
 def megabytes(value: float) -> str:
-    """``640 MB``, ``2.35 GB``."""
-    return f"{value / 1000:.3g} GB" if value >= 1000 else f"{value:.0f} MB"
+    """Millions of bytes as `palimpsest.io.numbers.size` writes bytes."""
+    return size(value * 1e6)

@@ -1,4 +1,4 @@
-"""All methods of a subject at one glance: what each forgot against what it kept."""
+"""All methods of a subject in one chart: what each forgot against what it kept."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import altair as alt
 
 from palimpsest.config.schema import RESERVED_METHODS
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, container_spec
+from palimpsest.report.headlines import balance
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import percent
-from palimpsest.report.words import balance
 
 Point = dict[str, Any]
 
 PLOT = (470, 340)
-"""Size in pixels for which the labels are placed; wider is better still."""
+"""Size in pixels for which the labels are placed; a wider chart has more room."""
 X, Y = (-0.04, 1.04), (-0.06, 1.1)
 """Domains of the axes."""
 LETTER, LINE, DOT, REACH = 5.8, 13, 5, 13
@@ -53,7 +53,7 @@ def _points(runs: Sequence[Run], measure: str) -> list[Point]:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The methods that no other one beats in both: forgets more and keeps as much, or the like."""
+    """The Pareto front: no other method is better in one axis and as good in the other."""
     methods = [point for point in points if point["kind"] == "method"]
     best: list[Point] = []
     for point in sorted(methods, key=lambda p: (p["forget"], -p["retain"])):
@@ -65,21 +65,21 @@ def front(points: Sequence[Point]) -> list[Point]:
 def labelled(points: Sequence[Point]) -> list[Point]:
     """Points with a place for their labels: ``at_x``, ``at_y`` and ``left``, the label's side.
 
-    Each label takes the nearest free place beside its point, where it covers neither a point nor a
-    label before it.
+    Each label takes the nearest free place at its point, where it covers neither a point nor an
+    earlier label.
     """
     taken: list[Box] = []
     for point in points:
         x, y = _pixels(point)
         taken.append((x - DOT, y - DOT, x + DOT, y + DOT))
-    found = []
+    placed = []
     for point in sorted(points, key=lambda p: (-p["retain"], p["forget"], p["method"])):
         places = _places(point)
         free = (place for place in places if not any(_meet(place[0], box) for box in taken))
         box, x, y, left = next(free, places[0])
         taken.append(box)
-        found.append({**point, "at_x": _value(x, 0), "at_y": _value(y, 1), "left": left})
-    return found
+        placed.append({**point, "at_x": _value(x, 0), "at_y": _value(y, 1), "left": left})
+    return placed
 
 
 def _places(point: Point) -> list[tuple[Box, float, float, bool]]:

@@ -1,4 +1,4 @@
-"""The page: everything the template shows, and the one HTML file that results."""
+"""The page: the content of the template, and the one HTML file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ import vl_convert
 
 from palimpsest import __version__
 from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.io.numbers import duration
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.columns import Column, columns_of
+from palimpsest.report.headlines import headlines, interval, stopped
 from palimpsest.report.inputs import BEFORE, Run, Subject
 from palimpsest.report.overview import overview_charts
 from palimpsest.report.regions import region_charts
-from palimpsest.report.words import headlines, interval, stopped
 
 FACTS = ("seeds", "device", "packages", "sources", "git")
 """Parts of the provenance that are lists or short values; hashes and config are shown apart."""
 
 
 SIDE_BY_SIDE = 3
-"""Answers that fit beside each other; of more methods the reader chooses."""
+"""Answers that fit side by side; with more methods the reader chooses."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Cell:
 
     text: str
     value: float | None
-    """What sorting compares; None comes last."""
+    """The key for sorting; None comes last."""
     tip: str
     low: float | None = None
     high: float | None = None
@@ -56,7 +57,7 @@ def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "")
         subjects: what is shown, in this order.
         limit: answers shown side by side per part.
         tables: address of the tables' folder, relative to the page.
-        name: what the page is called beside the wordmark; empty for the report itself.
+        name: the page's name next to the wordmark; empty for the report itself.
     """
     # The stub of vl-convert demands an argument that the function does not.
     vega = vl_convert.javascript_bundle()  # type: ignore[call-arg]
@@ -81,7 +82,7 @@ def tables_address(page: Path, folder: Path) -> str:
 
 
 def page_name(page: Path) -> str:
-    """What a page other than the report is called: ``all_methods.html`` is "All methods"."""
+    """The name of a page other than the report: ``all_methods.html`` is "All methods"."""
     return "" if page.stem == "report" else page.stem.replace("_", " ").capitalize()
 
 
@@ -221,7 +222,7 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
     costs = [run.eval["cost"] for run in runs]
     stages = dict.fromkeys(stage for cost in costs for stage in cost.get("wall_s") or {})
     columns = [
-        (stage, [_text((cost.get("wall_s") or {}).get(stage), numbers.seconds) for cost in costs])
+        (stage, [_text((cost.get("wall_s") or {}).get(stage), duration) for cost in costs])
         for stage in stages
     ]
     for label, key, form in (
@@ -277,7 +278,7 @@ def _plain(value: Any) -> str:
 
 
 def _shared(each: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is equal in all of `each`; tables of hashes are compared line by line."""
+    """The entries that are equal in all of `each`; tables of hashes are compared line by line."""
     first, *others = each
     shared: dict[str, Any] = {}
     for key, value in first.items():

@@ -25,7 +25,7 @@ PAPER = {
 
 MEASURES = ("unlearn_success", "retention_success", "average")
 TASK = "local:truthfulqa/all"
-"""Multiple-choice questions of TruthfulQA, as lm-eval's block in eval.json calls them."""
+"""Name of TruthfulQA's multiple-choice task in lm-eval's block of eval.json."""
 
 Metrics = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def write_table(
 
 
 def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Ours with intervals, and the paper's where it has the method."""
+    """Our values with intervals, and the paper's where it has the method."""
     names = ["Unlearn Success", "Retention Success", "average"]
     lines = [["method", *names, *(f"paper: {name}" for name in names)]]
     for title, (method, metrics) in rows.items():
@@ -72,7 +72,7 @@ def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
 
 
 def truthfulqa_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """General figures beside what was forgotten and kept."""
+    """General ability, with recall of what was to be forgotten and kept."""
     lines = [["method", "TruthfulQA, MC1", "to forget: recall", "to keep: recall", "utility"]]
     for title, (method, metrics) in rows.items():
         if TASK not in metrics["lm_eval"]:

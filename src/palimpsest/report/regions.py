@@ -1,4 +1,4 @@
-"""Where each method was allowed to train: heat maps of the localization, regions outlined."""
+"""The region of each method: heat maps of the localization, with the trained tensors outlined."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _chart(subject: Subject, run: Run, region: Region) -> Chart:
     chosen = {line["tensor"] for line in region.tensors if line["selected"]}
     text = _in_words(run, region, len(chosen))
     spec = heat_map_spec(region.tensors, chosen, SCREEN)
-    # The page's heading names the method, the text beside it says the rest.
+    # The page's heading names the method, the text next to it describes the rest.
     spec.pop("title")
     return Chart(
         id=f"{subject.name}-{run.method}-region",

@@ -144,7 +144,7 @@ def _methods(subjects: list[Subject]) -> pa.Table:
 
 
 def _seeds(subjects: list[Subject]) -> pa.Table:
-    """One line per seed of the methods that have several: every measure by itself."""
+    """One line per seed of the methods that have several: every measure on its own."""
     columns = every_column(run for subject in subjects for run in subject.runs)
     lines = []
     for subject in subjects:
@@ -203,7 +203,7 @@ def _training(subjects: list[Subject]) -> pa.Table:
 
 
 def _select(lines: list[dict[str, Any]], fields: Iterable[tuple[str, pa.DataType]]) -> pa.Table:
-    """A table of exactly `fields`; what a line lacks is null."""
+    """A table of exactly `fields`; missing values are null."""
     columns = {
         name: pa.array([_cast(line.get(name), kind) for line in lines], type=kind)
         for name, kind in fields

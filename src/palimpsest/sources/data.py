@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.schema import Dataset
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
+from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.sources.hub.data import fetch_hub_data
 from palimpsest.sources.names import check_sha256, local_file, split_source
 from palimpsest.sources.url import download_url
@@ -21,15 +21,17 @@ class Fetched:
 
     files: list[Path]
     facts: dict[str, Any]
-    """What the manifest says about them."""
+    """Facts about them for the manifest."""
 
 
-def fetch_data(dataset: Dataset, resources: Path, log: Callable[[str], None] = print) -> Fetched:
+def fetch_data(
+    dataset: DatasetSettings, resources: Path, log: Callable[[str], None] = print
+) -> Fetched:
     """Find or fetch the files of a data set.
 
     Args:
-        dataset: its configuration; source, sha256, revision and files are looked at.
-        resources: the folder of shipped files; what is downloaded is noted or kept there, too.
+        dataset: its configuration, of which source, sha256, revision and files are read.
+        resources: the folder of shipped files; it also holds downloads and their records.
         log: receives progress lines.
 
     Raises:
@@ -40,7 +42,7 @@ def fetch_data(dataset: Dataset, resources: Path, log: Callable[[str], None] = p
         return _from_hub(rest, dataset, resources / "hub", log)
     if kind == "url":
         if dataset.sha256 is None:
-            raise UserError(f"source '{dataset.source}': sha256 is needed beside an address")
+            raise UserError(f"source '{dataset.source}': an address needs a sha256")
         path = download_url(rest, dataset.sha256, resources / "downloads", log)
     elif kind in ("resource", "path"):
         path = local_file(dataset.source, dataset.sha256, resources=resources)
@@ -52,13 +54,15 @@ def fetch_data(dataset: Dataset, resources: Path, log: Callable[[str], None] = p
     return Fetched([path], {"sha256": sha256_of(path)})
 
 
-def _from_hub(name: str, dataset: Dataset, records: Path, log: Callable[[str], None]) -> Fetched:
+def _from_hub(
+    name: str, dataset: DatasetSettings, records: Path, log: Callable[[str], None]
+) -> Fetched:
     snapshot = fetch_hub_data(name, dataset.files, dataset.revision, records, log)
     files = list(snapshot.files.values())
     if dataset.sha256 is not None:
         if len(files) > 1:
             raise UserError(
-                f"source '{dataset.source}': sha256 is for a single file, {len(files)} are meant; "
+                f"source '{dataset.source}': sha256 is for a single file, this means {len(files)}; "
                 "write a commit as the revision instead"
             )
         check_sha256(files[0], dataset.sha256)

@@ -67,7 +67,7 @@ def _load(path: Path) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
-        # transformers prints a report of missing tensors; ours is the error below.
+        # transformers prints a report of missing tensors; the error below replaces it.
         with contextlib.redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(**where)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -90,7 +90,7 @@ def _save(model: Any, tokenizer: Any, name: str, folder: Path) -> None:
     from safetensors import SafetensorError
     from transformers import GenerationConfig
 
-    # The weights are plain fp32 now; what is left of the quantisation would refuse to be saved.
+    # The weights are plain fp32 now; traces of the quantisation would prevent the save.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

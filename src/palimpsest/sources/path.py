@@ -24,7 +24,7 @@ SMALL = (
     "chat_template*",
     "*.py",
 )
-"""Files of a model that are taken beside its weights."""
+"""Files of a model besides its weights."""
 
 _TAKEN = (*SMALL, "*.safetensors", "*.safetensors.index.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
@@ -56,7 +56,7 @@ def check_weights(folder: Path, called: str | None = None) -> None:
 
     Args:
         folder: a model folder.
-        called: what errors call it.
+        called: its name in errors.
 
     Raises:
         UserError: there are none (pickled ones are named), one that the index names is missing,

@@ -1,4 +1,4 @@
-"""Weights that a repository has as pickles alone, rewritten as safetensors.
+"""Weights that a repository has only as pickles, rewritten as safetensors.
 
 ``torch.load(weights_only=True)`` builds tensors and plain containers and runs nothing else.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # noqa: TID251 - only the name of an error
 from typing import TYPE_CHECKING
 
 from palimpsest.errors import UserError
@@ -31,11 +31,11 @@ def convert_pickles(
     Args:
         files: name -> pickled file.
         folder: where the safetensors files go.
-        source: what errors call the model.
+        source: the model's name in errors.
         log: receives progress lines.
 
     Raises:
-        UserError: a file is damaged, or holds something else than tensors.
+        UserError: a file is damaged, or holds anything but tensors.
     """
     from safetensors.torch import save_file
 
@@ -60,9 +60,9 @@ def _load(path: Path, name: str, source: str) -> dict[str, Tensor]:
 
     try:
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # noqa: TID251
         except RuntimeError:  # the format before torch 1.6 cannot be mapped
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

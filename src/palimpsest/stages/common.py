@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from palimpsest.engine import ranks
 from palimpsest.engine.body import Body
-from palimpsest.engine.train import LOG
+from palimpsest.errors import UserError
+from palimpsest.io.artifacts import DELTA_WEIGHTS, TRAINING_LOG
 from palimpsest.io.atomic import atomic_path, sha256_of
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.manifest import write_manifest
@@ -25,6 +26,18 @@ def dataset_and_part(ref: str) -> tuple[str, str]:
     """Split ``dataset/part``."""
     dataset, part = ref.split("/")
     return dataset, part
+
+
+def part_of(sets: Mapping[str, str | None], name: str) -> str:
+    """The ``dataset/part`` of a set.
+
+    Raises:
+        UserError: the scenario has no such set.
+    """
+    ref = sets[name]
+    if ref is None:
+        raise UserError(f"this method uses {name} rows, and the scenario has no '{name}'")
+    return ref
 
 
 def side_folder(out: Path) -> Path:
@@ -59,7 +72,7 @@ def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> n
 
 def copy_log(log: Path, out: Path) -> None:
     """Put the step log of a training beside what it made, in the folder `out`."""
-    with atomic_path(out / LOG) as temporary:
+    with atomic_path(out / TRAINING_LOG) as temporary:
         shutil.copyfile(log, temporary)
 
 
@@ -73,14 +86,14 @@ def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts
 def finish_deltas(out: Path, log: Path, deltas: Mapping[str, Tensor], **facts: Any) -> None:
     """The same for trained differences of base tensors."""
     delta.write_deltas(out, deltas)
-    _finish(out, log, [delta.WEIGHTS], sum(map(Tensor.numel, deltas.values())), facts)
+    _finish(out, log, [DELTA_WEIGHTS], sum(map(Tensor.numel, deltas.values())), facts)
 
 
 def _finish(
     out: Path, log: Path, files: Sequence[str], trained: int, facts: Mapping[str, Any]
 ) -> None:
-    for other in {*FILES, delta.WEIGHTS} - set(files):
+    for other in {*FILES, DELTA_WEIGHTS} - set(files):
         (out / other).unlink(missing_ok=True)
     copy_log(log, out)
-    write_manifest(out, [*files, LOG], trained_parameters=trained, **facts)
+    write_manifest(out, [*files, TRAINING_LOG], trained_parameters=trained, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

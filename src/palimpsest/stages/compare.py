@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +9,31 @@ import pandas as pd
 
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.compare import differences, forget_quality, privleak, similarity
+from palimpsest.metrics.compare import differences
+from palimpsest.metrics.measures import comparisons
+from palimpsest.pipeline.stages import Compare
 
 SCHEMA_VERSION = 1
 """Version of compare.json."""
 
 
-def compare(
-    config: Mapping[str, Any], rows: Path, before: Path, retrained: Path | None, out: Path
-) -> dict[str, Any]:
+def compare(job: Compare) -> dict[str, Any]:
     """Write compare.json.
-
-    Args:
-        config: the stage's slice: model, method, score.
-        rows: rows.parquet of the method.
-        before: that of ``original``.
-        retrained: that of ``retrained``; None where it is not compared with.
-        out: the file to write.
 
     Returns:
         What was written.
     """
-    method, prior = _frame(rows), _frame(before)
-    gold = None if retrained is None else _frame(retrained)
-    settings = config["score"]
+    method, original = _frame(job.rows), _frame(job.original)
+    gold = None if job.retrained is None else _frame(job.retrained)
+    settings = job.config["score"]
     result = {
         "schema_version": SCHEMA_VERSION,
-        "model": config["model"],
-        "method": config["method"],
+        "model": job.config["model"],
+        "method": job.config["method"],
         "confidence": settings["confidence"],
-        "differences": differences(method, prior, settings),
-        "similarity": similarity(method, prior, settings),
-        "forget_quality": forget_quality(method, gold),
-        "privleak": privleak(method, gold, settings),
-    }
-    write_document(out, result)
+        "differences": differences(method, original, settings),
+    } | {one.name: one.compute(method, original, gold, settings) for one in comparisons()}
+    write_document(job.out, result)
     return result
 
 

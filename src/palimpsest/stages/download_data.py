@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import adapter
 from palimpsest.data.build import build
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder, sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
+from palimpsest.pipeline.stages import DownloadData
 from palimpsest.sources.data import fetch_data
 from palimpsest.sources.names import local_file
 
 
-def download_data(
-    config: Mapping[str, Any],
-    output: Path,
-    resources: Path = Path("resources"),
-    log: Callable[[str], None] = print,
-) -> dict[str, Any]:
+def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Write ``{part}.parquet`` for every part of a data set, and the manifest.
 
     The folder appears as a whole or not at all.
 
     Args:
-        config: the stage's slice: the keys of ``datasets.<d>`` (others are not looked at).
-        output: for example ``resources/datasets/hazards``; its name is the data set's.
-        resources: folder of ``resource:`` files; notes about a hub and downloads go there, too.
+        job: its config has the keys of ``datasets.<d>`` (others are not looked at); the name of its
+            ``out`` is the data set's; notes about a hub and downloads go to its ``resources``.
         log: receives progress lines.
 
     Returns:
@@ -37,16 +32,18 @@ def download_data(
     Raises:
         UserError: the source cannot be fetched, or its rows are at fault.
     """
-    dataset = Dataset(**{k: v for k, v in config.items() if k in Dataset.model_fields})
+    output, resources = job.out, job.resources
+    settings = adapter(job.config["adapter"]).Settings
+    dataset = settings(**{k: v for k, v in job.config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
     built = build(output.name, dataset, fetched.files, facts)
     with atomic_folder(output) as folder:
         for part, table in built.parts.items():
-            write_table(folder / f"{part}.parquet", table, dataset=output.name, part=part)
+            write_table(folder / table_of(part), table, dataset=output.name, part=part)
         manifest = write_manifest(
             folder,
-            [f"{part}.parquet" for part in built.parts],
+            [table_of(part) for part in built.parts],
             source=dataset.source,
             facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
             **fetched.facts,

@@ -5,7 +5,7 @@ One table per stream: token ids, prompt length, the labels to predict, and the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,77 +13,48 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.methods import algorithm
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.kernels.head import second_best
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
-from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
-from palimpsest.model.lora import attach_subject
-from palimpsest.stages.common import dataset_and_part
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("prompt_length", pa.int32()),
-        ("labels", pa.list_(pa.int32())),
-        ("sign", pa.int8()),
-    ]
-)
-"""Columns of ``.../seed-<seed>/examples/<stream>.parquet``."""
+from palimpsest.model.base import load_tokenizer, ordinary_tokens
+from palimpsest.model.lora import load_subject
+from palimpsest.objectives.catalog import objective
+from palimpsest.pipeline.stages import Examples
+from palimpsest.settings.draw import Draw
+from palimpsest.stages.common import dataset_and_part, part_of
 
 BATCH_ROWS = 16
 
 
-def examples(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path | None,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
+def examples(job: Examples) -> None:
     """Write the examples of every stream that needs some, and their manifest.
-
-    Args:
-        config: the stage's slice: settings of the method, sets, seed.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``, needed for adversarial labels.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/<method>/seed-<seed>/examples``.
-        label: what progress lines call it.
-        threads: CPU threads.
 
     Raises:
         UserError: an input is missing or altered, or the scenario lacks a set.
     """
-    module = algorithm(config["settings"]["algorithm"])
-    settings = module.Settings(**config["settings"])
-    draws: dict[str, Draw] = module.draws(settings)
+    config, base, out = job.config, job.base, job.out
+    method = objective(config["settings"])
     counts = {}
-    for name, draw in draws.items():
+    for name, draw in method.draws().items():
         if not draw.examples:
             continue
-        sets = [_read(config, ref, tokens) for ref in draw.sets]
-        if draw.signs:
-            rows = mixture(sets, draw.signs, config["seed"])
-        elif draw.labels == "random":
-            tokenizer = load_tokenizer(base, config["trust_remote_code"])
-            rows = random_labels(sets[0], ordinary_tokens(tokenizer), config["seed"])
-        else:
-            assert subject is not None
-            rows = adversarial_labels(config, base, subject, sets[0], label, threads)
+        rows = rows_of(
+            draw,
+            [_read(config, ref, job.tokens) for ref in draw.sets],
+            config["seed"],
+            lambda: ordinary_tokens(load_tokenizer(base, config["trust_remote_code"])),
+            lambda rows: adversarial_labels(job, rows),
+        )
         counts[name] = len(rows)
-        write_table(out / f"{name}.parquet", _table(rows), labels=draw.labels, signs=draw.signs)
-    write_manifest(out, [f"{name}.parquet" for name in counts], rows=counts)
+        write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
+    write_manifest(out, list(map(table_of, counts)), rows=counts)
 
 
 def read_examples(folder: Path, stream: str) -> list[Row]:
@@ -92,7 +63,7 @@ def read_examples(folder: Path, stream: str) -> list[Row]:
     Raises:
         UserError: the table is missing or altered.
     """
-    table, _ = read_table(verified(folder, f"{stream}.parquet"))
+    table, _ = read_table(verified(folder, table_of(stream)))
     return [
         Row(
             r["id"],
@@ -103,6 +74,29 @@ def read_examples(folder: Path, stream: str) -> list[Row]:
         )
         for r in table.to_pylist()
     ]
+
+
+def rows_of(
+    draw: Draw,
+    sets: Sequence[Sequence[Row]],
+    seed: int,
+    vocabulary: Callable[[], Tensor],
+    guessed: Callable[[Sequence[Row]], list[Row]],
+) -> list[Row]:
+    """The examples of a stream.
+
+    Args:
+        draw: what the stream reads.
+        sets: rows of each of its sets.
+        seed: seed of the run.
+        vocabulary: gives the ids that random labels are drawn from.
+        guessed: gives rows their adversarial labels.
+    """
+    if draw.signs:
+        return mixture(sets, draw.signs, seed)
+    if draw.labels == "random":
+        return random_labels(sets[0], vocabulary(), seed)
+    return guessed(sets[0])
 
 
 def mixture(sets: Sequence[Sequence[Row]], signs: Sequence[int], seed: int) -> list[Row]:
@@ -137,22 +131,21 @@ def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Ro
     ]
 
 
-@torch.no_grad()
-def adversarial_labels(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path,
-    rows: Sequence[Row],
-    label: str,
-    threads: int | None,
-) -> list[Row]:
+def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:
     """Each answer token's label is what the subject finds likeliest of all others at that place."""
-    device = set_up(threads)
-    model = attach_subject(
-        load_base(base, config["dtype"], device, config["trust_remote_code"]), subject
-    )
-    body = Body(model)
-    special = torch.tensor(load_tokenizer(base, config["trust_remote_code"]).all_special_ids)
+    assert job.subject is not None
+    device = set_up(job.threads)
+    body = Body(load_subject(job.base, job.subject, job.config, device))
+    tokenizer = load_tokenizer(job.base, job.config["trust_remote_code"])
+    special = torch.tensor(tokenizer.all_special_ids)
+    return best_wrong_guesses(body, rows, special.to(device), job.label)
+
+
+@torch.no_grad()
+def best_wrong_guesses(
+    body: Body, rows: Sequence[Row], special: Tensor, label: str = "labels"
+) -> list[Row]:
+    """Rows whose labels are the likeliest wrong tokens, none of them in `special` (token ids)."""
     progress = Progress(label, len(rows))
     labelled = []
     for begin in range(0, len(rows), BATCH_ROWS):
@@ -160,16 +153,14 @@ def adversarial_labels(
         for row, hidden in zip(batch, body.hidden(batch), strict=True):
             # The state at position t predicts token t + 1.
             states = hidden[row.prompt_length - 1 : len(row) - 1]
-            found = second_best(states, row.response.to(device), body.head, special.to(device))
-            labelled.append(_example(row, labels=found.cpu()))
+            labels = second_best(states, row.response.to(special.device), body.head, special)
+            labelled.append(_example(row, labels=labels.cpu()))
         progress.update(begin + len(batch), sum(map(len, batch)))
     return labelled
 
 
 def _read(config: dict[str, Any], name: str, tokens: Path) -> list[Row]:
-    if config["sets"][name] is None:
-        raise UserError(f"this method uses {name} rows, and the scenario has no '{name}'")
-    dataset, part = dataset_and_part(config["sets"][name])
+    dataset, part = dataset_and_part(part_of(config["sets"], name))
     return read_rows(tokens / dataset, part, config["settings"]["end_token"])
 
 
@@ -188,4 +179,4 @@ def _table(rows: Sequence[Row]) -> pa.Table:
         }
         for row in rows
     ]
-    return pa.Table.from_pylist(lines, schema=SCHEMA)
+    return pa.Table.from_pylist(lines, schema=schemas.EXAMPLES)

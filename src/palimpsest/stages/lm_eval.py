@@ -1,7 +1,7 @@
-"""General ability through EleutherAI's Language Model Evaluation LmEvalModel (lm-eval).
+"""General ability through EleutherAI's Language Model Evaluation Harness (lm-eval).
 
-Its own tasks come from the Hugging Face Hub; ``local:dataset/part`` is made from one of our parts,
-in memory, and touches no network.
+Its own tasks read from the Hugging Face Hub. The task ``local:dataset/part`` is built in memory
+from one of our parts and needs no network.
 """
 
 from __future__ import annotations
@@ -23,78 +23,52 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 
-from palimpsest.config.types import local_part
 from palimpsest.data.choices import read_questions
 from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
 from palimpsest.engine.lm_eval_model import LmEvalModel, quiet
 from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import LM_EVAL, LM_EVAL_ROWS
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
+from palimpsest.pipeline.stages import LmEval
+from palimpsest.settings.types import local_part
 
 LOCAL_VERSION = 1
 """Version of a local task, in ``lm_eval.json``."""
-
-ROWS = pa.schema(
-    [
-        ("task", pa.string()),
-        ("id", pa.string()),
-        ("answer", pa.int64()),
-        ("logprobs", pa.list_(pa.float64())),
-        ("hit", pa.bool_()),
-    ]
-)
-"""Columns of lm_eval.parquet: a multiple-choice question, its choices' log-probabilities."""
 
 Loaded = dict[str, Any]
 """What lm-eval's task manager returns for one name: ``tasks`` and ``groups``."""
 
 
-def run_tasks(
-    config: Mapping[str, Any],
-    base: Path,
-    model: Path,
-    datasets: Path,
-    out: Path,
-    label: str,
-    batch_rows: int,
-    batch_tokens: int,
-    threads: int | None,
-) -> None:
-    """Write ``lm_eval.json`` and ``lm_eval.parquet`` into `out`.
-
-    Args:
-        config: the stage's slice: ``tasks``, ``template``, ``dtype``, ``trust_remote_code``.
-        base: ``resources/models/<base>``.
-        model: folder of ``model.json``.
-        datasets: ``resources/datasets``.
-        out: ``results/<model>/<method>/seed-<seed>``.
-        label: what progress lines call it.
-        batch_rows: texts generated together.
-        batch_tokens: tokens of one scoring batch.
-        threads: CPU threads.
+def lm_eval(job: LmEval) -> None:
+    """Write ``lm_eval.json`` and ``lm_eval.parquet``.
 
     Raises:
-        UserError: a task cannot be had or run as asked; said before the model is loaded.
+        UserError: a task is unknown, cannot be fetched or does not allow its settings; this comes
+            before the model is loaded.
     """
-    loaded = load_tasks(config["tasks"], config["template"], datasets)
-    device = set_up(threads)
-    network = load_model(model, base, config["dtype"], device, config["trust_remote_code"])
+    config, base, out, label = job.config, job.base, job.out, job.label
+    loaded = load_tasks(config["tasks"], config["template"], job.datasets)
+    device = set_up(job.threads)
+    network = load_model(job.model, base, config["dtype"], device, config["trust_remote_code"])
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
-    lm = LmEvalModel(network, tokenizer, taught_tokenizer(base), label, batch_rows, batch_tokens)
-    found: dict[str, Any] = {}
+    sizes = job.untracked["batch_rows"], job.untracked["batch_tokens"]
+    lm = LmEvalModel(network, tokenizer, taught_tokenizer(base), label, *sizes)
+    entries: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, tasks in loaded.items():
         lm.ours, lm.label = local_part(name) is not None, f"{label} {name}"
-        found[name], added = ask(lm, name, tasks, config["tasks"][name]["limit"])
-        rows += added
-    write_table(out / "lm_eval.parquet", pa.Table.from_pylist(rows, schema=ROWS))
-    write_document(out / "lm_eval.json", {"tasks": found, "lm_eval": version("lm-eval")})
+        entries[name], lines = run_task(lm, name, tasks, config["tasks"][name]["limit"])
+        rows += lines
+    write_table(out / LM_EVAL_ROWS, pa.Table.from_pylist(rows, schema=schemas.LM_EVAL))
+    write_document(out / LM_EVAL, {"tasks": entries, "lm_eval": version("lm-eval")})
 
 
-def ask(
+def run_task(
     lm: LmEvalModel, name: str, loaded: Loaded, limit: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run one task or group.
@@ -111,7 +85,7 @@ def ask(
 def load_tasks(
     tasks: Mapping[str, Mapping[str, Any]], template: Mapping[str, str] | None, datasets: Path
 ) -> dict[str, Loaded]:
-    """The tasks by name, their questions read, each with its number of shots.
+    """Load the tasks with their questions and set their numbers of shots.
 
     Args:
         tasks: name -> ``shots`` and ``limit``.
@@ -137,8 +111,8 @@ def load_tasks(
 def local_task(name: str, ref: str, template: Mapping[str, str], datasets: Path) -> Task:
     """A part's multiple-choice questions in the base's own format, as a task of lm-eval.
 
-    The choices are scored as the response is taught, without the end token. Examples (shots) are
-    drawn from the same part, never the question itself.
+    A choice is written as a taught response is, without the end token. Examples (shots) are drawn
+    from the same part, never the question itself.
     """
     questions, left_out = read_questions(datasets, ref)
     if left_out:
@@ -184,7 +158,7 @@ def _own_task(manager: TaskManager, name: str) -> Loaded:
     _seed()
     try:
         loaded: Loaded = dict(manager.load([name]))
-    except Exception as error:  # a task is a program: it may lack a package, the hub, a login
+    except Exception as error:  # a task runs code: a package, the network or a login may lack
         raise UserError(
             f"lm-eval's task '{name}' cannot be loaded: {_first_line(error)}"
         ) from error
@@ -192,8 +166,8 @@ def _own_task(manager: TaskManager, name: str) -> Loaded:
     if name not in loaded["tasks"] and not (group is not None and group.has_aggregation):
         members = loaded["group_map"].get(name) or sorted(loaded["tasks"])
         raise UserError(
-            f"'{name}' is a list of lm-eval's tasks without a value of its own; name those that "
-            f"you want: {', '.join(members)}"
+            f"'{name}' is a list of lm-eval's tasks without a value of its own; name the tasks "
+            f"instead: {', '.join(members)}"
         )
     return loaded
 
@@ -210,7 +184,7 @@ def _set_shots(name: str, tasks: Mapping[str, Task], shots: int | None) -> None:
         if shots and local_part(name) and len(task.eval_docs) <= shots:
             raise UserError(
                 f"lm_eval.{name}.shots: the part has {len(task.eval_docs)} questions, too few for "
-                f"{shots} examples beside the one that is asked"
+                f"{shots} examples and the question itself"
             )
         if shots is not None or fixed is None:
             task.set_config(key="num_fewshot", value=shots or 0)
@@ -218,7 +192,7 @@ def _set_shots(name: str, tasks: Mapping[str, Task], shots: int | None) -> None:
 
 
 def _seed() -> None:
-    # Tasks may shuffle; the seeds are lm-eval's own.
+    # Tasks may shuffle. These are lm-eval's own seeds.
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
@@ -246,21 +220,21 @@ def _entry(
     return entry
 
 
-def _metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {}
-    for key, value in found.items():
-        # Keys are "metric,filter" and "metric_stderr,filter"; the others are no metrics.
+    for key, value in results.items():
+        # Keys are "metric,filter" and "metric_stderr,filter"; all others are no metrics.
         metric, comma, chosen = key.partition(",")
         if comma and not metric.endswith("_stderr"):
             metrics[metric if chosen == "none" else key] = {
                 "value": _number(value),
-                "stderr": _number(found.get(f"{metric}_stderr,{chosen}")),
+                "stderr": _number(results.get(f"{metric}_stderr,{chosen}")),
             }
     return metrics
 
 
 def _number(value: Any) -> float | None:
-    # lm-eval says "N/A" where it has none.
+    # lm-eval writes "N/A" for a missing number.
     known = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if known else None
 

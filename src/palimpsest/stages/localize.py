@@ -16,79 +16,59 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from palimpsest.config.schema import Localization
-from palimpsest.config.training import Optimizer, Training
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches, read_rows
 from palimpsest.engine.sampler import generator
 from palimpsest.engine.stream import Stream
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GRADIENTS, HEAT_MAP
 from palimpsest.io.atomic import write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.names import block_of
 from palimpsest.model.trainable import make_trainable
+from palimpsest.pipeline.stages import Localize
 from palimpsest.report.localization import heat_map
+from palimpsest.settings.training import Optimizer, Training
 from palimpsest.stages.common import dataset_and_part
-
-TABLE = "gradients.parquet"
-"""One line per LoRA tensor: its place, cosine and magnitudes."""
-
-PLOT = "localization.svg"
 
 BATCH_TOKENS = 1024
 """Tokens of one batch; the gradients do not depend on it."""
 
 
-def localize(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
+def localize(job: Localize) -> None:
     """Write ``gradients.parquet``, a heat map of it, and the manifest.
-
-    Args:
-        config: the stage's slice: localization settings and sets.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``; it must have an adapter.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/localization``.
-        label: what progress lines call it.
-        threads: CPU threads.
 
     Raises:
         UserError: the subject has no adapter, or an input is missing or altered.
     """
+    config, base, out = job.config, job.base, job.out
     settings = Localization(**config["localize"])
-    device = set_up(threads)
+    device = set_up(job.threads)
     network = load_base(base, config["dtype"], device, config["trust_remote_code"])
     unused = Training(optimizer=Optimizer(learning_rate=1.0))
-    trainable = make_trainable(network, subject, "subject", unused, settings.seed)
+    trainable = make_trainable(network, job.subject, "subject", unused, settings.seed)
     body = Body(trainable.network, trainable.first_block)
     ordinary = ordinary_tokens(load_tokenizer(base, config["trust_remote_code"]))
     gradients = {}
     for name, ref in config["sets"].items():
         dataset, part = dataset_and_part(ref)
-        rows = read_rows(tokens / dataset, part)
+        rows = read_rows(job.tokens / dataset, part)
         copies = perturbed(rows, settings, ordinary, name)
-        gradients[name] = mean_gradients(body, trainable.weights, copies, f"{label} {name}")
+        gradients[name] = mean_gradients(body, trainable.weights, copies, f"{job.label} {name}")
     table = compare(gradients["forget"], gradients["retain"])
-    write_table(out / TABLE, table, **config["localize"])
-    write_text(out / PLOT, heat_map(table.to_pandas()))
-    write_manifest(out, [TABLE, PLOT], tensors=table.num_rows)
+    write_table(out / GRADIENTS, table, **config["localize"])
+    write_text(out / HEAT_MAP, heat_map(table.to_pandas()))
+    write_manifest(out, [GRADIENTS, HEAT_MAP], tensors=table.num_rows)
 
 
 def perturbed(
@@ -126,7 +106,7 @@ def mean_gradients(
 
     Args:
         body: the subject's decoder and head.
-        weights: tensors whose gradients are wanted, by name.
+        weights: tensors to differentiate by, by name.
         rows: prompts with their (perturbed) answers.
         label: what progress lines call it.
         batch_tokens: tokens of one batch.
@@ -144,12 +124,12 @@ def mean_gradients(
         (stream.nll().sum() / len(rows)).backward()
         done += len(batch)
         progress.update(done, sum(map(len, batch)))
-    found = {}
+    gradients = {}
     for name, weight in weights.items():
         gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        found[name] = gradient.detach().cpu().clone()
+        gradients[name] = gradient.detach().cpu().clone()
         weight.grad = None
-    return found
+    return gradients
 
 
 def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Table:
@@ -175,4 +155,4 @@ def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Ta
                 "retain_magnitude": float(second.abs().mean()),
             }
         )
-    return pa.Table.from_pylist(lines)
+    return pa.Table.from_pylist(lines, schema=schemas.GRADIENTS)

@@ -1,4 +1,4 @@
-"""Task-vector negation, and the references as models: arithmetic on what was trained alone."""
+"""Task-vector negation: arithmetic on adapters and differences, no model is loaded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.manifest import NAME, read_manifest
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
-from palimpsest.model.adapter import WEIGHTS, Update, add, read_adapter
+from palimpsest.model.adapter import Update, add, read_adapter
 from palimpsest.model.description import write_model
+from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
 
 
-def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, out: Path) -> None:
+def negate(job: Negate) -> None:
     """Write theta_o - lambda (theta_m - theta_o) (arXiv:2402.10058, stage 2; arXiv:2212.04089).
 
     What was acquired (an adapter, or differences of base tensors in fp32) *is* the task vector
@@ -22,18 +24,15 @@ def negate(config: dict[str, Any], base: Path, subject: Path, acquired: Path, ou
     base is read. Differences are streamed: of the largest of them a few rows are in memory.
 
     Args:
-        config: the stage's slice; ``scale`` is lambda.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``.
-        acquired: ``results/<model>/<method>/seed-<seed>/acquired``.
-        out: ``results/<model>/<method>/seed-<seed>/model``.
+        job: ``scale`` of its config is lambda.
     """
-    updates, scale = subject_update(subject), config["scale"]
+    base, acquired, out = job.base, job.acquired, job.out
+    updates, scale = subject_update(job.subject), job.config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
-    if delta.WEIGHTS not in read_manifest(acquired)["files"]:
+    if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
-    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=NAME)
+    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
     # With lambda = 0 there is no difference at all: not even the sign of a zero.
     write_model(out, base, updates, negated if scale else None, **facts)
 
@@ -53,16 +52,6 @@ def carry(trained: Path, out: Path) -> dict[str, Any]:
     return {"files": (log.name,), "trained_parameters": manifest["trained_parameters"]}
 
 
-def original(base: Path, subject: Path, out: Path) -> None:
-    """Describe the subject before unlearning in the same form as every other model."""
-    write_model(out, base, subject_update(subject))
-
-
-def untaught(base: Path, out: Path) -> None:
-    """Describe the bare base in the same form as every other model."""
-    write_model(out, base, {})
-
-
 def subject_update(subject: Path) -> dict[str, Update]:
     """The subject's adapter; empty when the subject is the bare base."""
-    return read_adapter(subject) if WEIGHTS in read_manifest(subject)["files"] else {}
+    return read_adapter(subject) if ADAPTER_WEIGHTS in read_manifest(subject)["files"] else {}

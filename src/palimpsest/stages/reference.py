@@ -1,91 +1,112 @@
-"""Reference: the subject's final hidden states on the rows that methods compare themselves with.
+"""Reference: what the subject computes on the rows that methods compare themselves with.
 
-With the head kept (it is frozen), logits follow from them: 576 numbers a token instead of 49,152
-for the embedded model. Nobody needs a second copy of the model.
+A file per part and kind, made when a method asks for it:
+
+- ``states``: final hidden states, [length, width] a row. With the head kept (it is frozen), logits
+  follow from them: 576 numbers a token instead of 49,152 for the embedded model.
+- ``costs``: -log p of every target token, fp32 [targets] a row; they also serve methods that train
+  the head.
+
+Nobody needs a second copy of the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
+from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MANIFEST, REFERENCE
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import verified, write_manifest
-from palimpsest.model.base import load_base
-from palimpsest.model.lora import attach_subject
+from palimpsest.model.lora import load_subject
+from palimpsest.pipeline.stages import Reference
+from palimpsest.settings.draw import Kind
 from palimpsest.stages.common import dataset_and_part
 
 BATCH_ROWS = 16
 
 
 @torch.no_grad()
-def reference(
-    config: dict[str, Any],
-    base: Path,
-    subject: Path,
-    tokens: Path,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
-    """Write ``<dataset>.<part>.safetensors`` per part: row id -> hidden states [length, width].
+def reference(job: Reference) -> None:
+    """Write the rows' tensors and, last, their manifest.
+
+    Raises:
+        UserError: an input is missing or altered.
+    """
+    config = job.config
+    device = set_up(job.threads)
+    body = Body(load_subject(job.base, job.subject, config, device))
+    dataset, part = dataset_and_part(config["part"])
+    rows = read_rows(job.tokens / dataset, part)
+    progress = Progress(job.label, len(rows))
+    tensors: dict[str, Tensor] = {}
+    for first in range(0, len(rows), BATCH_ROWS):
+        batch = rows[first : first + BATCH_ROWS]
+        values = COMPUTED[config["kind"]](body, batch)
+        tensors |= {row.id: v.cpu().contiguous() for row, v in zip(batch, values, strict=True)}
+        progress.update(first + len(batch), sum(map(len, batch)))
+    with atomic_path(job.out / REFERENCE) as temporary:
+        save_file(tensors, temporary)
+    write_manifest(job.out, [REFERENCE], part=config["part"], kind=config["kind"])
+
+
+def costs_of(body: Body, rows: Sequence[Row]) -> Sequence[Tensor]:
+    """-log p of every target of each row, by the functions that training uses: fp32 [targets]."""
+    values = Stream(rows, body.hidden(rows), body.head).token_nll()
+    return values.float().split([len(row.targets) for row in rows])
+
+
+COMPUTED: dict[Kind, Callable[[Body, Sequence[Row]], Sequence[Tensor]]] = {
+    "states": Body.hidden,
+    "costs": costs_of,
+}
+
+
+def folder_of(reference: Path, ref: str, kind: Kind) -> Path:
+    """Folder of a part's reference, ``questions/train`` -> ``.../questions/train.states``."""
+    return reference / f"{ref}.{kind}"
+
+
+def manifest_of(reference: Path, ref: str, kind: Kind) -> Path:
+    """Its manifest."""
+    return folder_of(reference, ref, kind) / MANIFEST
+
+
+def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> list[Row]:
+    """The same rows, each with what the subject computes on it.
+
+    A row that was read without its end token takes the numbers of the tokens that it has.
 
     Args:
-        config: the stage's slice.
-        base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``.
-        tokens: ``resources/tokens/<base>``.
-        out: ``results/<model>/reference``.
-        label: what progress lines call it.
-        threads: CPU threads.
-    """
-    device = set_up(threads)
-    model = attach_subject(
-        load_base(base, config["dtype"], device, config["trust_remote_code"]), subject
-    )
-    body = Body(model)
-    files = []
-    for ref in config["parts"]:
-        dataset, part = dataset_and_part(ref)
-        rows = read_rows(tokens / dataset, part)
-        progress = Progress(f"{label} {ref}", len(rows))
-        states: dict[str, torch.Tensor] = {}
-        for first in range(0, len(rows), BATCH_ROWS):
-            batch = rows[first : first + BATCH_ROWS]
-            hidden = body.hidden(batch)
-            states |= {row.id: h.cpu().contiguous() for row, h in zip(batch, hidden, strict=True)}
-            progress.update(first + len(batch), sum(map(len, batch)))
-        files.append(file_name(ref))
-        with atomic_path(out / files[-1]) as temporary:
-            save_file(states, temporary)
-    write_manifest(out, files, parts=config["parts"])
-
-
-def with_reference(rows: list[Row], folder: Path, ref: str) -> list[Row]:
-    """The same rows, each with its reference states.
-
-    A row read without its end token takes the states of the tokens that it has.
+        rows: rows of the part.
+        reference: ``results/<model>/reference``.
+        ref: ``dataset/part``.
+        kind: what each row gets.
 
     Raises:
         UserError: a file is missing or altered, or was made of other rows.
     """
-    path = verified(folder, file_name(ref))
-    states = load_file(path)
-    for row in rows:
-        if row.id not in states or not 0 <= len(states[row.id]) - len(row) <= 1:
+    path = verified(folder_of(reference, ref, kind), REFERENCE)
+    tensors = load_file(path)
+
+    def of(row: Row) -> Row:
+        tokens = len(row) if kind == "states" else len(row.targets)
+        if row.id not in tensors or not 0 <= len(tensors[row.id]) - tokens <= 1:
             raise UserError(f"{path} was not made of the rows of {ref} (row {row.id}); delete it")
-    return [replace(row, reference=states[row.id][: len(row)]) for row in rows]
+        values = tensors[row.id][:tokens]
+        if kind == "states":
+            return replace(row, reference=values)
+        return replace(row, reference_costs=values)
 
-
-def file_name(ref: str) -> str:
-    """File of a part, ``questions/train`` -> ``questions.train.safetensors``."""
-    return ref.replace("/", ".") + ".safetensors"
+    return [of(row) for row in rows]

@@ -5,35 +5,36 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from palimpsest.config.region import Region
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GRADIENTS, REGION, REGION_TABLE
 from palimpsest.io.manifest import verified
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.names import lora_name
+from palimpsest.pipeline import stages
+from palimpsest.settings.region import Region
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def select_region(config: dict[str, Any], localization: Path, out: Path) -> None:
+def region(job: stages.Region) -> None:
     """Write ``region.json`` (names of the chosen tensors) and ``region.parquet`` (all tensors).
 
     Args:
-        config: the stage's slice: the settings of the region, and the seed of a random one.
-        localization: ``results/<model>/localization``.
-        out: ``results/<model>/<method>/seed-<seed>``.
+        job: its config has the settings of the region, and the seed of a random one.
 
     Raises:
         UserError: no tensor is chosen (the message has the quantiles), or a file names others.
     """
+    config, out = job.config, job.out
     settings = Region(**{k: v for k, v in config["region"].items() if k != "content"})
-    table = read_table(verified(localization, "gradients.parquet"))[0].to_pandas()
+    table = read_table(verified(job.localization, GRADIENTS))[0].to_pandas()
     limits = None
     if settings.by == "file":
         chosen = named(table, Path(str(settings.file)))
@@ -44,10 +45,11 @@ def select_region(config: dict[str, Any], localization: Path, out: Path) -> None
             raise UserError(_empty(table, settings, limits))
     if settings.random:
         chosen = pd.Series(drawn(len(table), int(chosen.sum()), config["seed"]))
-    write_table(out / "region.parquet", pa.Table.from_pandas(table.assign(selected=chosen)))
+    marked = table.assign(selected=chosen)
+    write_table(out / REGION_TABLE, pa.Table.from_pandas(marked, schemas.REGION))
     names = table["tensor"][chosen].tolist()
     write_document(
-        out / "region.json",
+        out / REGION,
         {
             "tensors": names,
             "of": len(table),
@@ -56,7 +58,7 @@ def select_region(config: dict[str, Any], localization: Path, out: Path) -> None
             "random": settings.random,
         },
     )
-    print(f"{out / 'region.json'}: {len(names)} of {len(table)} tensors", flush=True)
+    print(f"{out / REGION}: {len(names)} of {len(table)} tensors", flush=True)
 
 
 def limits_of(table: pd.DataFrame, settings: Region) -> tuple[float, float]:
@@ -76,12 +78,12 @@ def named(table: pd.DataFrame, path: Path) -> pd.Series:
         UserError: no such file, no list of names, an empty one, or a name that is no tensor.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"region.file: {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"region.file: {path} is no JSON ({error})") from error
-    names = found.get("tensors") if isinstance(found, dict) else found
+    names = content.get("tensors") if isinstance(content, dict) else content
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
         raise UserError(f"region.file: {path} must hold a list of tensor names, not empty")
     plain = [lora_name(name) for name in names]

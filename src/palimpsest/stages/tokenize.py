@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from palimpsest.config.schema import Template
-from palimpsest.data.tokens import load_tokenizer, tokenize, tokenize_text
+from palimpsest.data.tokens import load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Tokenize
 
 
-def tokenize_dataset(
-    config: Mapping[str, Any],
-    base: Path,
-    dataset: Path,
-    output: Path,
-    log: Callable[[str], None] = print,
-) -> dict[str, Any]:
+def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Write ``{part}.parquet`` with token ids for every part of a data set, and the manifest.
 
     Plain texts (``format: text`` in the data set's manifest) do not get the template.
 
     Args:
-        config: the stage's slice: ``template`` and ``parts``.
-        base: model folder; its name is the base's.
-        dataset: data set folder; its name is the data set's.
-        output: for example ``resources/tokens/smollm2-135m/hazards``.
+        job: its config has ``template`` and ``parts``; the names of its folders are those of the
+            base and the data set.
         log: receives progress lines.
 
     Returns:
@@ -38,6 +31,7 @@ def tokenize_dataset(
     Raises:
         UserError: an input is missing or damaged, or a row is too long for the model.
     """
+    config, base, dataset = job.config, job.base, job.dataset
     is_text = read_manifest(dataset).get("format") == "text"
     template = None if is_text else Template(**config["template"])
     template_facts = None if template is None else template.model_dump()
@@ -47,18 +41,18 @@ def tokenize_dataset(
     tokenizer = load_tokenizer(base)
     rows: dict[str, int] = {}
     longest: dict[str, int] = {}
-    with atomic_folder(output) as folder:
+    with atomic_folder(job.out) as folder:
         for part in config["parts"]:
-            source, _ = read_table(verified(dataset, f"{part}.parquet"))
+            source, _ = read_table(verified(dataset, table_of(part)))
             where = f"{dataset.name}/{part}"
             table, longest[part] = (
                 tokenize_text(source, tokenizer, where)
                 if template is None
-                else tokenize(source, tokenizer, template, where)
+                else tokenize_pairs(source, tokenizer, template, where)
             )
             rows[part] = table.num_rows
             write_table(
-                folder / f"{part}.parquet",
+                folder / table_of(part),
                 table,
                 base=base.name,
                 dataset=dataset.name,
@@ -69,11 +63,11 @@ def tokenize_dataset(
             )
         manifest = write_manifest(
             folder,
-            [f"{part}.parquet" for part in rows],
+            [table_of(part) for part in rows],
             rows=rows,
             longest=longest,
             tokenizer=digest,
             template=template_facts,
         )
-    log(f"{output}: " + ", ".join(f"{p} {rows[p]} (longest {longest[p]} tokens)" for p in rows))
+    log(f"{job.out}: " + ", ".join(f"{p} {rows[p]} (longest {longest[p]} tokens)" for p in rows))
     return manifest

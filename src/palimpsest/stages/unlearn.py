@@ -4,65 +4,41 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.engine.train import LOG
+from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
+from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.common import copy_log, side_folder
-from palimpsest.stages.method import Inputs, Trained, settings_of, train_method
+from palimpsest.stages.method import Trained, train_method
 from palimpsest.stages.negate import subject_update
 
-VECTORS = "vectors.safetensors"
-"""Fixed tensors of the objective: RMU's control vector, random matching's targets."""
 
-
-def unlearn(
-    config: dict[str, Any],
-    free: dict[str, Any],
-    inputs: Inputs,
-    out: Path,
-    label: str,
-    threads: int | None,
-) -> None:
+def unlearn(job: Unlearn) -> None:
     """Train, and describe the unlearned model relative to its base.
-
-    Args:
-        config: the stage's slice.
-        free: settings of ``training`` that change no result.
-        inputs: where to read from.
-        out: ``results/<model>/<method>/seed-<seed>/model``.
-        label: what progress lines call it.
-        threads: CPU threads.
 
     Raises:
         UserError: an input is missing or altered, nothing would be trained, training diverged.
     """
-    settings = settings_of(config, free)
-    assert isinstance(settings, UnlearnSettings)
-    region = None
-    if inputs.region is not None:
-        region = read_document(inputs.region)["tensors"]
-    done = train_method(config, free, inputs, settings.start, region, out, label, threads)
-    _write(done, inputs, out, config["seed"])
-    shutil.rmtree(side_folder(out), ignore_errors=True)
+    region = None if job.region is None else read_document(job.region)["tensors"]
+    done = train_method(job, region)
+    _write(done, job)
+    shutil.rmtree(side_folder(job.out), ignore_errors=True)
 
 
-def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
-    trained, files = done.trainable, [LOG]
+def _write(done: Trained, job: Unlearn) -> None:
+    trained, files, out = done.trainable, [TRAINING_LOG], job.out
     copy_log(done.log, out)
-    if done.vectors:
+    if done.fixed:
         with atomic_path(out / VECTORS) as temporary:
-            save_file({k: v.contiguous() for k, v in done.vectors.items()}, temporary)
+            save_file({k: v.contiguous() for k, v in done.fixed.items()}, temporary)
         files.append(VECTORS)
-    subject = subject_update(inputs.subject)
+    subject = subject_update(job.subject)
     deltas = None
     if trained.adapter == "unlearned":
         updates = add(subject, updates_of(trained.model, "unlearned"), 1.0)
@@ -70,15 +46,15 @@ def _write(done: Trained, inputs: Inputs, out: Path, seed: int) -> None:
         updates = updates_of(trained.model, "subject")
     else:
         updates, deltas = subject, partial(write_deltas, deltas=trained.weights)
-    steps = sum(1 for _ in (out / LOG).open("rb"))
+    steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
-        inputs.base,
+        job.base,
         updates,
         deltas,
         tuple(files),
         trained_parameters=sum(w.numel() for w in trained.weights.values()),
         trained_tensors=len(trained.weights),
         steps=steps,
-        seed=seed,
+        seed=job.config["seed"],
     )

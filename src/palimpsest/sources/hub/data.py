@@ -31,8 +31,8 @@ def fetch_hub_data(
         log: receives progress lines.
 
     Raises:
-        UserError: see `palimpsest.sources.hub.fetch.fetch`; or no file is meant (those that are
-            there are listed).
+        UserError: see `palimpsest.sources.hub.fetch.fetch`; or no file matches (the error lists
+            the files).
     """
     repository = Repository(name, "dataset", revision)
     return fetch(repository, _chosen(repository, files), records, log)

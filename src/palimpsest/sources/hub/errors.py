@@ -21,10 +21,10 @@ from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[a
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import explain_write_error
 from palimpsest.sources.hub.record import Repository
-from palimpsest.sources.hub.token import VARIABLE, blotted, token
+from palimpsest.sources.hub.token import VARIABLE, masked, token
 
 CLIENT_ERRORS = (TransportError, OSError, ValueError, RuntimeError)
-"""What the client raises: for requests, for files, for arguments, from its xet library."""
+"""Errors of the client: for requests, for files, for arguments, from its xet library."""
 
 AGAIN = "run the same command again: whole files are kept"
 
@@ -32,12 +32,12 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def explain(error: BaseException, repository: Repository, file: str | None = None) -> UserError:
-    """Word what the client raised for a repository, or for one of its files."""
+    """The `UserError` for an error of the client about a repository, or about one of its files."""
     cause = _cause(error)
     if isinstance(cause, OSError) and cause.errno in DISK:
         return explain_write_error(cause, repository.cache)
     place = f"source '{repository}'" + (f", {file}" if file else "")
-    return UserError(blotted(f"{place}: {_text(cause, repository)}"))
+    return UserError(masked(f"{place}: {_text(cause, repository)}"))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -48,7 +48,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def pause_of(error: BaseException | None) -> float | None:
-    """Seconds that the hub asks to wait, if it does."""
+    """Seconds of the hub's Retry-After, if there is one."""
     if isinstance(error, HfHubHTTPError):
         value = error.response.headers.get("Retry-After", "")
         return float(value) if value.isdigit() else None
@@ -88,7 +88,7 @@ def _text(error: BaseException, repository: Repository) -> str:
                 "Without a network: HF_HUB_OFFLINE=1 with a filled HF_HOME, or path:"
             )
     if "Consistency check failed" in str(error):
-        return f"it has another size than the hub says ({_line(error)}); {AGAIN}"
+        return f"its size differs from the hub's ({_line(error)}); {AGAIN}"
     return f"{_line(error)}; {AGAIN}"
 
 
@@ -112,15 +112,15 @@ def _status(error: HfHubHTTPError, repository: Repository) -> str:
     if status == 401:
         return _unknown(repository)
     if status == 403:
-        return f"access is forbidden (403){_said(error)}; see its page at the hub"
+        return f"access is forbidden (403){_server_message(error)}; see its page at the hub"
     if status == 429:
         pause = pause_of(error)
         wait = "later" if pause is None else f"in {pause:.0f} s"
         return f"too many requests (429): try again {wait}; whole files are kept"
-    return f"the hub answered with status {status}{_said(error)}; {AGAIN}"
+    return f"the hub answered with status {status}{_server_message(error)}; {AGAIN}"
 
 
-def _said(error: HfHubHTTPError) -> str:
+def _server_message(error: HfHubHTTPError) -> str:
     return f": {' '.join(error.server_message.split())[:200]}" if error.server_message else ""
 
 
@@ -130,7 +130,7 @@ def _line(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's word for a failed connection; the libraries wrap it in texts of their own."""
+    """The system's message of a failed connection, without the texts of the libraries around it."""
     deepest: Any = error
     while (inner := deepest.__cause__ or deepest.__context__) is not None:
         deepest = inner

@@ -25,17 +25,17 @@ from palimpsest.sources.hub.record import (
     record_path,
     write_record,
 )
-from palimpsest.sources.hub.token import blot_logs, token
+from palimpsest.sources.hub.token import mask_logs, token
 from palimpsest.sources.transfer import transfer_lines
 
 TRIES = 3
-"""Times that the hub is asked what is in a repository; the client itself repeats downloads."""
+"""Most requests for the list of a repository's files; the client itself repeats downloads."""
 
 LONGEST_WAIT_S = 300.0
-"""The hub counts requests in windows of this length; if it asks for more, the user is told."""
+"""Longest wait; the hub counts requests in windows of this length. A longer one is an error."""
 
 Choose = Callable[[Sequence[str]], Iterable[str]]
-"""Picks from a repository's file names those that are needed."""
+"""Selects the needed files among a repository's file names."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def fetch(
     records: Path = RECORDS,
     log: Callable[[str], None] = print,
 ) -> Snapshot:
-    """Bring the files that `choose` picks into the client's cache; what is there is not sent again.
+    """Bring the files that `choose` selects into the client's cache, as far as they are missing.
 
     A branch or tag stands for the same commit as at its first download, see `record`.
 
@@ -61,7 +61,7 @@ def fetch(
         UserError: no such repository, revision or file; no access; the hub cannot be reached and
             the cache lacks a file; a file's size or hash differs (it is then removed).
     """
-    blot_logs()
+    mask_logs()
     record = _resolve(repository, records, log)
     chosen = sorted(set(choose(sorted(record.files))))
     total = sum(record.files[name].size or 0 for name in chosen)
@@ -81,7 +81,7 @@ def _resolve(repository: Repository, records: Path, log: Callable[[str], None]) 
         return kept
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repository, log)
-    record = _ask(repository)
+    record = _look_up(repository)
     write_record(repository, record, records)
     return record
 
@@ -98,7 +98,7 @@ def _from_cache(repository: Repository, log: Callable[[str], None]) -> Record:
     return record
 
 
-def _ask(repository: Repository) -> Record:
+def _look_up(repository: Repository) -> Record:
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_worth_waiting),
         stop=tenacity.stop_after_attempt(TRIES),
@@ -106,7 +106,7 @@ def _ask(repository: Repository) -> Record:
         reraise=True,
     )
     try:
-        return tries(_ask_once, repository)
+        return tries(_look_up_once, repository)
     except CLIENT_ERRORS as error:
         raise explain(error, repository) from error
 
@@ -120,7 +120,7 @@ def _wait(state: tenacity.RetryCallState) -> float:
     return float(2 ** (state.attempt_number - 1)) if pause is None else pause
 
 
-def _ask_once(repository: Repository) -> Record:
+def _look_up_once(repository: Repository) -> Record:
     # False: the client would look for a token in files, too.
     api = HfApi(token=token() or False)
     ask = api.dataset_info if repository.kind == "dataset" else api.model_info
@@ -200,6 +200,6 @@ def _fault(path: Path, expected: RepoFile) -> str | None:
 
 
 def _git_hash(path: Path) -> str:
-    # Small files alone are not in LFS.
+    # Only small files are outside LFS.
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""A model repository: of all its files those that a Hugging Face folder in safetensors needs."""
+"""A model repository: the files that a Hugging Face folder in safetensors needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from palimpsest.sources.pickled import convert_pickles
 from palimpsest.sources.tokenizer_files import complete_tokenizer
 
 SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-"""Weights that are taken as they are: in one file, or the index and the files that it names."""
+"""Weights in safetensors: one file, or an index and the files that it names."""
 
 PICKLED = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "pytorch_model-*-of-*.bin",
 )
-"""Weights that are taken where there are no others, and converted."""
+"""Weights that are converted if there are no others."""
 
 
 def fetch_hub_model(
@@ -62,7 +62,7 @@ def fetch_hub_model(
 def cached_hub_model(
     name: str, revision: str, records: Path = RECORDS, log: Callable[[str], None] = print
 ) -> Path:
-    """The folder of a repository's model in the client's cache, after fetching what it lacks.
+    """The folder of a repository's model in the client's cache; missing files are fetched.
 
     Raises:
         UserError: as `fetch_hub_model`, and for pickled weights.

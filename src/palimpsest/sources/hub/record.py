@@ -1,7 +1,7 @@
-"""What a repository was when it was first asked for: its commit and its files, kept in a file.
+"""Records of repositories: the commit and the files of the first download.
 
-A branch moves. Snakemake deletes a manifest before it makes it anew, so the commit that a branch
-stood for is kept beside the artifacts, and everything made from the repository has that commit.
+A branch moves. Snakemake deletes a manifest before it builds it anew, so a file outside the
+artifacts records the commit of a branch, and everything made from the repository has that commit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json
 
 RECORDS = Path("resources/hub")
-"""Where the records are kept."""
+"""Folder of the records."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class RepoFile:
-    """What the hub says about a file."""
+    """A file as the hub describes it."""
 
     size: int | None = None
     sha256: str | None = None
@@ -36,7 +36,7 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model or a data set on the hub, and the revision that is wanted."""
+    """A model or a data set on the hub, at the configured revision."""
 
     name: str
     kind: str
@@ -63,7 +63,7 @@ class Record:
 
 
 def record_path(repository: Repository, records: Path) -> Path:
-    """Where the record of `repository` is kept."""
+    """File with the record of `repository`."""
     name = f"{repository.kind}s/{repository.name}@{repository.revision}"
     return records / (re.sub(r"[^\w.@-]", "--", name) + ".json")
 
@@ -83,18 +83,18 @@ def read_record(repository: Repository, records: Path) -> Record | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path} is damaged; it says which commit of {repository} is used: write that commit "
+            f"{path} is damaged; it records the commit of {repository} in use: write that commit "
             "as the revision, or delete the file to take what the revision is now"
         ) from None
 
 
 def write_record(repository: Repository, record: Record, records: Path) -> None:
-    """Keep what a revision stands for."""
+    """Record the commit of a revision."""
     write_json(record_path(repository, records), {**asdict(repository), **asdict(record)})
 
 
 def cached_record(repository: Repository) -> Record | None:
-    """What the client's cache holds of a revision: all that can be known without the hub."""
+    """The files of a revision in the client's cache: all that is known without the hub."""
     commit = repository.revision
     if not COMMIT.fullmatch(commit):
         try:

@@ -1,4 +1,4 @@
-"""The user's token: from the environment into requests, and blotted out of everything else."""
+"""The user's token: from the environment into requests, and masked everywhere else."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def token() -> str | None:
     """The token, if there is one.
 
     Raises:
-        UserError: it cannot be a token (it is not repeated).
+        UserError: it cannot be a token (the message does not repeat it).
     """
     value = os.environ.get(VARIABLE, "").strip()
     if not re.fullmatch(r"[!-~]*", value):
-        # The client would quote it in its complaint.
+        # The client would quote it in its error.
         raise UserError(f"the environment variable {VARIABLE} holds no token: blanks or controls")
     return value or None
 
 
-def blotted(text: str) -> str:
+def masked(text: str) -> str:
     """`text` without the token and without the queries of addresses, which can be signatures."""
     secret = os.environ.get(VARIABLE, "").strip()
     if secret:
@@ -35,16 +35,16 @@ def blotted(text: str) -> str:
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", text)
 
 
-class _Blotter(logging.Filter):
+class _Mask(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Blot out what must not be in a log; every record passes."""
-        record.msg, record.args = blotted(record.getMessage()), ()
+        """Mask secrets in a record; every record passes."""
+        record.msg, record.args = masked(record.getMessage()), ()
         return True
 
 
-def blot_logs() -> None:
+def mask_logs() -> None:
     """Let the client's own warnings (a resumed download, a wait) be printed without secrets."""
     client_logging.get_logger("huggingface_hub")
     for handler in logging.getLogger("huggingface_hub").handlers:
-        if not any(isinstance(known, _Blotter) for known in handler.filters):
-            handler.addFilter(_Blotter())
+        if not any(isinstance(known, _Mask) for known in handler.filters):
+            handler.addFilter(_Mask())

@@ -1,0 +1,51 @@
+"""The file name of every artifact, once; the columns of tables are in `palimpsest.io.schemas`.
+
+It imports nothing, so that a program that only needs a name starts at once.
+"""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+"""Sizes and hashes of the files beside it, in every folder of artifacts."""
+
+MODEL = "model.json"
+"""Manifest of a model that can be measured: the parts that are added to its base."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+DELTA_WEIGHTS = "delta.safetensors"
+"""Tensor of the base -> what was added to it, fp32."""
+VECTORS = "vectors.safetensors"
+"""Fixed tensors of the objective: RMU's control vector, random matching's targets."""
+TRAINING_LOG = "train.jsonl"
+"""One line per training step."""
+HAZARDOUS = "HAZARDOUS.txt"
+"""Warning beside an adapter of harmful knowledge."""
+
+REFERENCE = "rows.safetensors"
+"""What the subject computes on the rows of a part: row id -> tensor."""
+
+GRADIENTS = "gradients.parquet"
+"""Localization: a line per LoRA tensor."""
+HEAT_MAP = "localization.svg"
+REGION = "region.json"
+"""Names of the tensors that a method may train."""
+REGION_TABLE = "region.parquet"
+"""All tensors, with those of the region marked."""
+
+LIKELIHOOD = "likelihood.parquet"
+GENERATIONS = "generations.parquet"
+MEASURE = "measure.json"
+"""Time, memory and machine of measuring."""
+LM_EVAL = "lm_eval.json"
+LM_EVAL_ROWS = "lm_eval.parquet"
+JUDGED = "judged.parquet"
+SWEEP = "sweep.parquet"
+
+EVAL = "eval.json"
+ROWS = "rows.parquet"
+COMPARE = "compare.json"
+
+
+def table_of(part: str) -> str:
+    """File of a part's rows, of its tokens, or of a stream's examples."""
+    return f"{part}.parquet"

@@ -1,0 +1,212 @@
+"""A chat model behind an OpenAI-compatible address: one question, one reply, at temperature 0."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import requests
+import tenacity
+import urllib3
+
+from palimpsest.errors import UserError
+from palimpsest.judges.service.pace import Pace
+
+FIRST_WAIT_S = 1.0
+"""Seconds before the second try; they double with each try, times a random factor."""
+
+LONGEST_WAIT_S = 600.0
+"""If a service demands a longer pause, the job fails and can go on later."""
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class Stopped(Exception):
+    """This request was not sent, since another one failed for good."""
+
+
+class _PassingError(Exception):
+    """A failure that may pass when the request is sent again."""
+
+    def __init__(self, what: str, pause_s: float | None = None) -> None:
+        super().__init__(what)
+        self.pause_s = pause_s
+
+
+class _Session(requests.Session):
+    """A session without redirects: they would pass the key on and read a body without a limit."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+class Chat:
+    """A client of a chat model; several threads may use it at once.
+
+    The key goes into the request's header and nowhere else: if a service repeats it, in an error or
+    in a reply, it is masked.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key: str | None,
+        *,
+        timeout_s: float,
+        retries: int,
+        requests_per_minute: float | None,
+        max_reply_bytes: int,
+    ) -> None:
+        """Store the address and the limits; nothing is sent yet."""
+        self.address = f"{url}/chat/completions"
+        self.model = model
+        self.stop = threading.Event()
+        """Set it to give up: every wait ends, and no further request is sent."""
+        self._key, self._timeout, self._retries = key, timeout_s, retries
+        self._limit = max_reply_bytes
+        self._pace = Pace(requests_per_minute, self.stop)
+        self._local = threading.local()
+
+    def ask(self, messages: Messages) -> str:
+        """The model's reply to `messages`; it may be empty.
+
+        Raises:
+            UserError: the service refuses, or still fails after the last try.
+            Stopped: `stop` was set.
+        """
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_PassingError),
+            stop=tenacity.stop_after_attempt(self._retries + 1)
+            | tenacity.stop_when_event_set(self.stop),
+            wait=self._pause,
+            sleep=tenacity.sleep_using_event(self.stop),
+            reraise=True,
+        )
+        try:
+            return tries(self._once, messages)
+        except _PassingError as error:
+            count = tries.statistics["attempt_number"]
+            raise UserError(
+                f"{self.address}: {error} ({count} {'try' if count == 1 else 'tries'})"
+            ) from None
+
+    def _once(self, messages: Messages) -> str:
+        self._pace.wait()
+        if self.stop.is_set():
+            raise Stopped
+        body: dict[str, Any] = {"model": self.model, "messages": list(messages), "temperature": 0}
+        try:
+            with self._session().post(
+                self.address,
+                json=body,
+                timeout=self._timeout,
+                stream=True,
+            ) as response:
+                return self._reply(response)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
+            raise _PassingError(f"no reply within {self._timeout:g} s") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise _PassingError(f"the connection failed ({_cause(error)})") from None
+
+    def _session(self) -> requests.Session:
+        # A session keeps its connection open; it is not made for several threads.
+        if not hasattr(self._local, "session"):
+            self._local.session = _Session()
+            self._local.session.auth = self._sign
+        return self._local.session
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # Set even without a key: else requests would look for one in ~/.netrc.
+        if self._key is not None:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def _body(self, response: requests.Response) -> bytes:
+        until = time.monotonic() + self._timeout
+        body = bytearray()
+        # read1 returns what has arrived: a service cannot gain time with single bytes.
+        while chunk := response.raw.read1(65536, decode_content=True):
+            body += chunk
+            if len(body) > self._limit:
+                raise _PassingError(f"a reply of more than {self._limit} bytes")
+            if time.monotonic() > until:
+                raise _PassingError(f"no whole reply within {self._timeout:g} s")
+        return bytes(body)
+
+    def _reply(self, response: requests.Response) -> str:
+        status = response.status_code
+        if status == 429 or status >= 500:
+            self._postpone(response)
+        if status != 200:
+            raise UserError(f"{self.address}: status {status}{self._detail(response)}")
+        body = self._body(response)
+        try:
+            content = json.loads(body)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise _PassingError(f"not a chat completion{self._excerpt(body)}") from None
+        if not isinstance(content, str | None):
+            raise _PassingError(f"not a chat completion{self._excerpt(body)}")
+        # JSON can hold halves of characters, which no file can.
+        return self._masked((content or "").encode(errors="replace").decode())
+
+    def _postpone(self, response: requests.Response) -> NoReturn:
+        status = response.status_code
+        pause = _retry_after(response.headers.get("Retry-After"))
+        if pause is not None and pause > LONGEST_WAIT_S:
+            raise UserError(
+                f"{self.address}: status {status}, try again in {pause:.0f} s; "
+                "run the same command then"
+            )
+        if pause is not None:
+            self._pace.hold(pause)
+        raise _PassingError(f"status {status}{self._detail(response)}", pause)
+
+    def _detail(self, response: requests.Response) -> str:
+        """The text of an error reply, if it can be read."""
+        try:
+            return self._excerpt(self._body(response))
+        except (_PassingError, urllib3.exceptions.HTTPError, OSError):
+            return ""
+
+    def _excerpt(self, body: bytes) -> str:
+        words = self._masked(" ".join(body.decode(errors="replace").split()))
+        return f": {words[:300]}" if words else ""
+
+    def _masked(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, _PassingError) and error.pause_s is not None:
+            return error.pause_s
+        return float(
+            tenacity.wait_random_exponential(FIRST_WAIT_S, max=60, min=FIRST_WAIT_S)(state)
+        )
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds a number or a date."""
+    try:
+        return max(0.0, float(header or ""))
+    except ValueError:
+        pass
+    try:
+        then = email.utils.parsedate_to_datetime(header or "")
+    except ValueError:
+        return None
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return max(0.0, (then - datetime.now(UTC)).total_seconds())
+
+
+def _cause(error: BaseException) -> str:
+    """The system's message of a failed connection, without the texts of the libraries around it."""
+    deepest: Any = error
+    while (inner := deepest.__cause__ or deepest.__context__) is not None:
+        deepest = inner
+    return getattr(deepest, "strerror", None) or type(deepest).__name__

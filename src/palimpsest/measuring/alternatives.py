@@ -1,0 +1,126 @@
+"""Rows made of a data set's rows: wrong answers in place of the right one, prompts in a wrapper.
+
+They are tokenized as the stage ``tokenize`` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from palimpsest.config.schema import Template
+from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
+from palimpsest.engine.rows import Row
+from palimpsest.io.artifacts import table_of
+from palimpsest.io.manifest import read_manifest, verified
+from palimpsest.io.tables import read_table
+from palimpsest.metrics.asked import CONTRASTED, asked
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A row of a data set."""
+
+    ref: str
+    """dataset/part."""
+    is_text: bool
+    """It is a plain text: no template is put around it."""
+    id: str
+    prompt: str
+    response: str
+    wrong: Sequence[str]
+    """Wrong answers; may be empty."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How prompts and responses of a base model are written and tokenized."""
+
+    tokenizer: BaseTokenizer
+    template: Template
+
+    def rows(
+        self,
+        sources: Sequence[DataRow],
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        what: str,
+    ) -> list[Row]:
+        """One token row for each of `sources`, with another prompt or response.
+
+        Args:
+            sources: rows of one part.
+            prompts: aligned with `sources`, as `responses`.
+            responses: what is to follow the prompts.
+            what: names these rows in messages.
+        """
+        if not sources:
+            return []
+        ids = [source.id for source in sources]
+        table = pa.table({"id": ids, "prompt": prompts, "response": responses})
+        where = f"{sources[0].ref}, {what}"
+        if sources[0].is_text:
+            tokens, _ = tokenize_text(table, self.tokenizer, where)
+        else:
+            tokens, _ = tokenize_pairs(table, self.tokenizer, self.template, where)
+        return [
+            Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
+            for row in tokens.to_pylist()
+        ]
+
+
+def format_of(base: Path, template: Mapping[str, Any]) -> Format:
+    """The format of the model in `base`."""
+    return Format(load_tokenizer(base), Template(**template))
+
+
+def wrong_answers(
+    parts: Mapping[str, str], count: int | None, datasets: Path, form: Format
+) -> dict[str, list[tuple[int, Row]]]:
+    """Block -> (place among the row's wrong answers, its prompt with that answer).
+
+    Args:
+        parts: block -> dataset/part.
+        count: rows of each block (None: all).
+        datasets: ``resources/datasets``.
+        form: how rows are written.
+    """
+    by_block = {}
+    for block in (name for name in CONTRASTED if name in parts):
+        sources = _asked([row for row in _read(datasets, parts[block]) if row.wrong], count)
+        pairs = [(source, place) for source in sources for place in range(len(source.wrong))]
+        rows = form.rows(
+            [source for source, _ in pairs],
+            [source.prompt for source, _ in pairs],
+            [source.wrong[place] for source, place in pairs],
+            "wrong answers",
+        )
+        by_block[block] = [(place, row) for (_, place), row in zip(pairs, rows, strict=True)]
+    return by_block
+
+
+def wrapped(ref: str, wrapper: str, count: int | None, datasets: Path, form: Format) -> list[Row]:
+    """The asked rows of a part, their prompts in place of ``{prompt}`` in `wrapper`."""
+    sources = _asked(_read(datasets, ref), count)
+    prompts = [wrapper.replace("{prompt}", source.prompt) for source in sources]
+    return form.rows(sources, prompts, [source.response for source in sources], "wrapped")
+
+
+def _asked(rows: Sequence[DataRow], count: int | None) -> list[DataRow]:
+    chosen = set(asked([row.id for row in rows], count))
+    return [row for row in rows if row.id in chosen]
+
+
+def _read(datasets: Path, ref: str) -> list[DataRow]:
+    dataset, part = ref.split("/")
+    is_text = read_manifest(datasets / dataset).get("format") == "text"
+    table, _ = read_table(verified(datasets / dataset, table_of(part)))
+    return [
+        DataRow(ref, is_text, row["id"], row["prompt"], row["response"], row.get("perturbed") or [])
+        for row in table.to_pylist()
+    ]

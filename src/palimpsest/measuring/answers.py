@@ -1,0 +1,69 @@
+"""Free answers: questions, who answers them, and the table of what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from palimpsest.engine.generate import Answer, Answerer, Sampled
+from palimpsest.engine.progress import Progress
+from palimpsest.engine.rows import Row
+from palimpsest.io import schemas
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows that are answered in one way."""
+
+    rows: Mapping[str, Sequence[Row]]
+    """Block -> rows."""
+    label: str
+    """What progress lines call it."""
+    sampled: Sampled | None = None
+    """How the answers are drawn; None: greedy."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A row with the answer to its prompt."""
+
+    block: str
+    row: Row
+    answer: Answer
+
+
+def answer_questions(answerer: Answerer, questions: Questions) -> list[Answered]:
+    """The answer to every row, in their order."""
+    rows = [(block, row) for block, part in questions.rows.items() for row in part]
+    progress = Progress(questions.label, len(rows))
+    answers = answerer([row for _, row in rows], done=progress.update, sampled=questions.sampled)
+    return [Answered(*pair, answer) for pair, answer in zip(rows, answers, strict=True)]
+
+
+def answers_table(answered: Sequence[Answered]) -> pa.Table:
+    """One line per answer, columns `palimpsest.io.schemas.ANSWERS`."""
+    lines = [
+        {
+            "part": one.block,
+            "id": one.row.id,
+            "answer": one.answer.text,
+            "tokens": one.answer.tokens,
+            "stopped": one.answer.stopped,
+        }
+        for one in answered
+    ]
+    return pa.Table.from_pylist(lines, schema=schemas.ANSWERS)
+
+
+def generations_table(answered: Sequence[Answered], logprobs: Sequence[float]) -> pa.Table:
+    """One line per answer, columns `palimpsest.io.schemas.GENERATIONS`.
+
+    Args:
+        answered: the answers.
+        logprobs: of each, by the subject before unlearning (nats).
+    """
+    tokens = [len(one.answer.ids) for one in answered]
+    columns = [*answers_table(answered).columns, pa.array(tokens), pa.array(logprobs)]
+    return pa.table(columns, names=schemas.GENERATIONS.names).cast(schemas.GENERATIONS)

@@ -1,0 +1,52 @@
+"""The answers of several models of one base to one prompt, for ``palimpsest ask``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from palimpsest.config.schema import Base
+from palimpsest.data import tokens
+from palimpsest.engine.device import set_up
+from palimpsest.engine.generate import answer
+from palimpsest.engine.rows import Row
+from palimpsest.errors import UserError
+from palimpsest.model.base import load_tokenizer
+from palimpsest.model.unlearned import load_model
+
+
+def answers(
+    base: Path, settings: Base, folders: Mapping[str, Path], prompt: str, max_new_tokens: int
+) -> dict[str, str]:
+    """Answer `prompt` greedily with each model.
+
+    Args:
+        base: ``resources/models/<base>``.
+        settings: the base's configuration (template, type).
+        folders: name -> folder of ``model.json``.
+        prompt: the question, without the template.
+        max_new_tokens: longest answer.
+
+    Returns:
+        name -> answer.
+
+    Raises:
+        UserError: the prompt is longer than the context, or a model is missing or altered.
+    """
+    device = set_up()
+    tokenizer = load_tokenizer(base, settings.trust_remote_code)
+    base_tokenizer = tokens.load_tokenizer(base)
+    ids = base_tokenizer.prompts([settings.template.prompt.replace("{prompt}", prompt)])[0]
+    context = base_tokenizer.context
+    if context is not None and len(ids) > context - max_new_tokens:
+        raise UserError(
+            f"the prompt has {len(ids)} tokens; at most {context - max_new_tokens} fit the context"
+        )
+    row = Row("prompt", torch.tensor(ids), len(ids))
+    texts = {}
+    for name, folder in folders.items():
+        model = load_model(folder, base, settings.dtype, device, settings.trust_remote_code)
+        texts[name] = answer(model, tokenizer, [row], max_new_tokens, 1)[0].text
+    return texts

@@ -1,0 +1,42 @@
+"""Free answers of one part and seed: what their measures are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.metrics.rouge import Rouge
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to some rows of a part; all sequences are aligned."""
+
+    texts: Sequence[str]
+    """What the model says, greedily unless the block is of sampled answers."""
+    responses: Sequence[str]
+    """What the data set has as the right answer."""
+    keys: Sequence[Sequence[str]]
+    """Strings that carry the fact (empty if unknown)."""
+    rouge: Mapping[str, Sequence[float | None]]
+    """Variant (rougeL, rouge1, rouge2) -> F-measure; None where the response has no words."""
+    settings: Mapping[str, Any]
+    """Config section ``score``."""
+    generated: Mapping[str, Sequence[Any]]
+    """Columns of generations.parquet besides the text: ``tokens``, ``stopped``,
+    ``before_tokens``, ``before_logprob``."""
+    harmful: Sequence[bool | None] | None = None
+    """The judge's verdicts, each None where it cannot tell or is not to judge; None: not judged."""
+
+
+def rouge_of(
+    texts: Sequence[str], responses: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, list[float | None]]:
+    """ROUGE-L of each answer and, where ``score.rouge`` is another variant, that one, too."""
+    scorer = Rouge(["rougeL", settings["rouge"]], settings["rouge_stemmer"])
+    scores = [scorer.score(r, t) for r, t in zip(responses, texts, strict=True)]
+    return {
+        variant: [None if score is None else score[variant] for score in scores]
+        for variant in scorer.variants
+    }

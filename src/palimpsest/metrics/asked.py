@@ -1,0 +1,61 @@
+"""Which blocks and rows are measured how, and what the blocks of further answers are called."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+ANSWERED = (
+    "forget",
+    "forget_unseen",
+    "forget_prompted",
+    "retain",
+    "retain_prompted",
+    "general",
+)
+"""Evaluated blocks whose rows are answered; of the holdout the likelihood is enough."""
+CONTRASTED = ("forget", "retain", "general")
+"""Blocks whose wrong answers are measured."""
+COMPARED = ("forget", "holdout")
+"""Blocks that membership inference compares."""
+RESPONSE = -1
+"""In a likelihood table the place of a row's own response among its wrong answers."""
+NOT_ASKED = "no free answer was asked for"
+"""Why a row has no measure of free answers."""
+
+
+def asked(ids: Sequence[str], count: int | None) -> list[str]:
+    """At most `count` of `ids` (null: all), in the order given.
+
+    The draw is a fixed ranking of the underlying rows, so it is the same for every method and
+    seed, and parts that ask the same rows in other words (unseen, with a prompt) draw the same.
+    It needs no torch: scoring draws again what measuring drew.
+    """
+    if count is None or count >= len(ids):
+        return list(ids)
+    chosen = set(sorted(ids, key=_rank)[:count])
+    return [name for name in ids if name in chosen]
+
+
+def _rank(name: str) -> tuple[str, str]:
+    # A paraphrase has the id of its row and a letter: "hazards-00003-u" asks "hazards-00003".
+    row = re.sub(r"-[tu]$", "", name)
+    return hashlib.sha256(f"answers {row}".encode()).hexdigest(), name
+
+
+def wrapped_block(name: str) -> str:
+    """What answers of ``forget`` under a wrapper (``measure.wrappers``) are filed under."""
+    return f"forget:{name}"
+
+
+def sampled_block(seed: int | str) -> str:
+    """What sampled answers of ``forget`` (``measure.sampling``) are filed under."""
+    return f"forget:sampled-{seed}"
+
+
+def why_absent(block: str) -> str:
+    """Why nothing was measured of a part."""
+    if block.endswith("_prompted"):
+        return "no direct prompt in scenario"
+    return f"the scenario evaluates no {block} part"

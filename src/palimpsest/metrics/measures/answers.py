@@ -1,0 +1,242 @@
+"""Measures of free answers: what the model says when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from palimpsest.metrics.answers import Answers
+from palimpsest.metrics.asked import sampled_block
+from palimpsest.metrics.declaration import (
+    PARTS,
+    SAMPLED,
+    WRAPPED,
+    Column,
+    Measure,
+    Scored,
+    Shown,
+)
+from palimpsest.metrics.degenerate import degenerate
+from palimpsest.metrics.estimates import Estimate, rate
+from palimpsest.metrics.matching import contains_all, usable
+from palimpsest.metrics.normalise import without_final_punctuation
+
+NO_WORDS = "the response has no words to compare with"
+"""Why a row has no ROUGE."""
+
+
+def exact_match(response: str, answer: str) -> bool:
+    """Whether `answer` is `response` up to case, white space, typography and final punctuation."""
+    plain = without_final_punctuation(answer)
+    return plain != "" and plain == without_final_punctuation(response)
+
+
+def recalled(
+    answer: str, keys: Sequence[str], rouge_l: float | None, threshold: float
+) -> bool | None:
+    """Whether `answer` carries the fact: all key strings, or without any, ROUGE-L >= `threshold`.
+
+    None where there is neither a key nor a ROUGE-L.
+    """
+    if present := usable(keys):
+        return contains_all(answer, present)
+    return None if rouge_l is None else reaches(rouge_l, threshold)
+
+
+def reaches(rouge_l: float, threshold: float) -> bool:
+    """Whether `rouge_l` is `threshold` or more, up to the rounding of a fraction such as 9/10."""
+    return rouge_l >= threshold - 1e-9
+
+
+def any_draw(scored: Scored, column: str, why: str) -> Estimate:
+    """Share of rows of which at least one sampled answer has a true value in `column`."""
+    blocks = [b for name, b in scored.parts.items() if name.startswith(sampled_block(""))]
+    return rate(np.stack([b[column] for b in blocks]).max(axis=0), scored.settings, why)
+
+
+def _exact_matches(answers: Answers) -> list[bool]:
+    return [exact_match(r, t) for r, t in zip(answers.responses, answers.texts, strict=True)]
+
+
+def _recalled(answers: Answers) -> list[bool | None]:
+    threshold = answers.settings["recall_rouge"]
+    rows = zip(answers.texts, answers.keys, answers.rouge["rougeL"], strict=True)
+    return [recalled(text, keys, rouge_l, threshold) for text, keys, rouge_l in rows]
+
+
+GENERATED_TOKENS = Column(
+    "generated_tokens", Answers, lambda a: a.generated.get("tokens"), pa.int32()
+)
+STOPPED = Column("stopped", Answers, lambda a: a.generated.get("stopped"), pa.bool_())
+ROUGE_L = Measure(
+    name="rouge_l",
+    column=Column(
+        "rouge_l",
+        Answers,
+        lambda a: a.rouge["rougeL"],
+        lacks=f"ROUGE: {NO_WORDS}",
+        difference="rouge_l",
+    ),
+    why=NO_WORDS,
+    forget="down",
+    retain="up",
+    says="F-measure of the longest common subsequence of words, answer against response",
+    source="Lin [8], package `rouge-score`",
+)
+ROUGE_1 = Measure(
+    name="rouge_1",
+    column=Column("rouge_1", Answers, lambda a: a.rouge.get("rouge1")),
+    why=NO_WORDS,
+    always=False,
+    forget="down",
+    retain="up",
+    says="F-measure of the words in common; only with `score.rouge: rouge1`",
+    source="Lin [8]",
+)
+ROUGE_2 = Measure(
+    name="rouge_2",
+    column=Column("rouge_2", Answers, lambda a: a.rouge.get("rouge2")),
+    why=NO_WORDS,
+    always=False,
+    forget="down",
+    retain="up",
+    says="F-measure of the pairs of words in common; only with `score.rouge: rouge2`",
+    source="Lin [8]",
+)
+EXACT_MATCH = Measure(
+    name="exact_match",
+    column=Column("exact_match", Answers, _exact_matches, pa.bool_(), difference="exact_match"),
+    reduce=rate,
+    forget="down",
+    retain="up",
+    says="the normal forms are equal, closing punctuation aside; an empty answer matches nothing",
+    of_part="share of rows",
+)
+RECALL = Measure(
+    name="recall_rate",
+    blocks=(*PARTS, WRAPPED, SAMPLED),
+    column=Column(
+        "recall",
+        Answers,
+        _recalled,
+        pa.bool_(),
+        lacks="recall: neither key strings nor ROUGE",
+        difference="recall_rate",
+    ),
+    reduce=rate,
+    why=f"no key strings, and {NO_WORDS}",
+    forget="down",
+    retain="up",
+    label="Recall",
+    says="the answer contains *all* key strings of the row; where the row has none: "
+    "ROUGE-L >= `score.recall_rouge` (0.9)",
+    of_part="share of rows",
+    shown=(
+        Shown(
+            "forget",
+            key="forget_recall",
+            first=True,
+            optional=False,
+            says="Share of the questions to forget whose free answer still contains every key "
+            "string of the fact, asked in the words that unlearning used.",
+        ),
+        Shown(
+            "forget_unseen",
+            key="forget_unseen_recall",
+            label="Recall, unseen wording",
+            first=True,
+            optional=False,
+            says="The same facts asked in words that unlearning never saw. High here and low "
+            "beside it means that the wording was forgotten, not the fact.",
+        ),
+        Shown(
+            "forget_prompted",
+            key="forget_prompted_recall",
+            label="Recall, told to refuse",
+            first=True,
+            says="The same questions after a direct prompt that asks the model not to answer what "
+            "it was told to forget.",
+        ),
+        Shown(
+            "retain",
+            key="retain_recall",
+            first=True,
+            optional=False,
+            says="Share of the questions to keep that are still answered with every key string. "
+            "Unlearning never used these rows.",
+        ),
+        Shown(
+            "retain_prompted",
+            key="retain_prompted_recall",
+            label="Recall, told to refuse",
+            first=True,
+            says="The questions to keep after the same direct prompt: what is refused although it "
+            "was to be kept.",
+        ),
+        Shown(
+            WRAPPED,
+            key="worst_wrapper",
+            label="Recall, worst wrapper",
+            says="Recall under the wrapper of measure.wrappers that gets most out of the model.",
+        ),
+    ),
+)
+RECALL_ANY = Measure(
+    name="recall_any",
+    blocks=(SAMPLED,),
+    compute=lambda scored, _: any_draw(scored, "recall", NO_WORDS),
+    forget="down",
+    label="Recall, any draw",
+    says="at least one of the sampled answers recalls the fact",
+    of_part="share of rows",
+    shown=(
+        Shown(
+            SAMPLED,
+            key="any_draw",
+            says="Share of questions that at least one of several sampled answers gives away.",
+        ),
+    ),
+)
+DEGENERATE = Measure(
+    name="degenerate_rate",
+    blocks=(*PARTS, WRAPPED, SAMPLED),
+    column=Column(
+        "degenerate",
+        Answers,
+        lambda a: [degenerate(text) is not None for text in a.texts],
+        pa.bool_(),
+        difference="degenerate_rate",
+    ),
+    reduce=rate,
+    forget="down",
+    retain="down",
+    label="Broken answers",
+    says="the answer is no answer, see below",
+    of_part="share of rows",
+    shown=(
+        Shown(
+            "forget",
+            key="forget_degenerate",
+            first=True,
+            optional=False,
+            says="Share of answers that are degenerate: empty, or looping. A low recall bought "
+            "with broken answers is not forgetting.",
+        ),
+        Shown(
+            "retain",
+            key="retain_degenerate",
+            first=True,
+            optional=False,
+            says="Share of answers to the questions to keep that are empty or looping.",
+        ),
+    ),
+)
+DEGENERATE_WHY = Column(
+    "degenerate_why",
+    Answers,
+    lambda a: [degenerate(text) for text in a.texts],
+    pa.string(),
+    says="the kind of a degenerate answer, see below",
+)

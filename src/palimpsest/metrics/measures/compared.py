@@ -1,0 +1,166 @@
+"""Against other models: the subject before unlearning, and one that never learned the facts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from palimpsest.metrics.declaration import Comparison, Shown
+from palimpsest.metrics.estimates import (
+    Estimate,
+    Settings,
+    estimated,
+    mean,
+    missing,
+    rounded,
+)
+from palimpsest.metrics.frames import by_seed
+from palimpsest.metrics.measures.privacy import NO_HOLDOUT, auc
+from palimpsest.metrics.rouge import Rouge
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NO_RETRAINED = "not compared with 'retrained' (models.<model>.retrained)"
+"""Why there is no gold standard."""
+ATTACK = "min_k"
+"""Column of rows.parquet that PrivLeak is computed from."""
+
+
+def similarity(
+    method: pd.DataFrame, before: pd.DataFrame, settings: Settings
+) -> dict[str, Estimate]:
+    """Block -> ROUGE-L of the method's answers against those before unlearning."""
+    scorer = Rouge(["rougeL"], settings["rouge_stemmer"])
+    prior = before.dropna(subset=["answer"]).groupby(["part", "id"])["answer"].first()
+    lines = method.dropna(subset=["answer"])
+    lines = lines[[pair in prior.index for pair in zip(lines["part"], lines["id"], strict=True)]]
+    scores = [
+        scorer.score(prior[part, name], answer)
+        for part, name, answer in zip(lines["part"], lines["id"], lines["answer"], strict=True)
+    ]
+    lines = lines.assign(value=[math.nan if s is None else s["rougeL"] for s in scores])
+    return {
+        str(block): mean(
+            rows.pivot_table(index="seed", columns="id", values="value").to_numpy(),
+            settings,
+            "no answer before unlearning has a word",
+        )
+        for block, rows in lines.groupby("part", sort=False)
+    }
+
+
+def forget_quality(method: pd.DataFrame, retrained: pd.DataFrame | None) -> dict[str, Any]:
+    """Two-sample Kolmogorov-Smirnov test of the truth ratios on ``forget`` (TOFU, 2401.06121).
+
+    Asks whether the method's rows can be told from those of a model that never learned them. With
+    several seeds each row counts with its mean.
+
+    Returns:
+        ``ks`` in [0, 1] (0: the same distribution), ``log10_p`` and ``p`` of its exact p-value,
+        ``n`` rows of each side, ``reason`` where they are null.
+    """
+    null = {"ks": None, "p": None, "log10_p": None, "n": None}
+    if retrained is None:
+        return {**null, "reason": NO_RETRAINED}
+    sides = [_row_means(frame, "truth_ratio") for frame in (method, retrained)]
+    if not all(side.size for side in sides):
+        return {**null, "reason": "no row of forget has a truth ratio"}
+    test = stats.ks_2samp(*sides, method="exact")
+    # The smallest p-values are below what a floating-point number can hold.
+    p = max(float(test.pvalue), 5e-324)
+    return {
+        "ks": rounded(float(test.statistic)),
+        "p": rounded(p),
+        "log10_p": rounded(math.log10(p)),
+        "n": [len(side) for side in sides],
+        "reason": None,
+    }
+
+
+def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Settings) -> Estimate:
+    """100 ((1 - AUC) - (1 - AUC of retrained)) / (1 - AUC of retrained) (MUSE, 2407.06460).
+
+    AUC of min-k, taught rows against the holdout. Near 0 is good; below 0 too little was
+    forgotten, above 0 the taught rows stand out by being unlikely.
+    """
+    if retrained is None:
+        return missing(NO_RETRAINED)
+    aucs = []
+    for frame in (method, retrained):
+        taught, new = (by_seed(frame, block, ATTACK) for block in ("forget", "holdout"))
+        if taught is None or new is None:
+            return missing(NO_HOLDOUT)
+        aucs.append(auc(taught.to_numpy(), new.to_numpy(), settings))
+    ours, gold = aucs
+    unseen = 1 - gold["value"]
+    if unseen <= 0:
+        return missing("min-k tells every forget row of 'retrained' from the holdout: no scale")
+    seeds = np.array(ours.get("per_seed") or [ours["value"]])
+    return estimated((1 - seeds - unseen) / unseen * 100, ours["n"], None)
+
+
+def _row_means(frame: pd.DataFrame, column: str) -> np.ndarray:
+    values = by_seed(frame, "forget", column)
+    return np.empty(0) if values is None else values.mean(axis=0).to_numpy()
+
+
+SIMILARITY = Comparison(
+    name="similarity",
+    compute=lambda method, before, _, settings: similarity(method, before, settings),
+    retain="up",
+    label="Same answers, to keep",
+    says="per block ROUGE-L of the method's answers against those of `original`",
+    shown=(
+        Shown(
+            "retain",
+            key="similarity",
+            says="ROUGE-L of the answers to keep against those before unlearning: 100% is word for "
+            "word.",
+        ),
+    ),
+)
+FORGET_QUALITY = Comparison(
+    name="forget_quality",
+    compute=lambda method, _, retrained, __: forget_quality(method, retrained),
+    value="ks",
+    form="number",
+    forget="down",
+    label="Distance to retrained",
+    says="two-sample Kolmogorov-Smirnov test of R on `forget`, method against `retrained`: `ks` "
+    "(0: the same distribution), `p` and `log10_p` of the exact test, `n`. Compare `ks`: with a "
+    'few hundred rows `log10_p` soon says no more than "completely separated"',
+    source="TOFU [7]",
+    shown=(
+        Shown(
+            "",
+            key="forget_quality",
+            group="Membership",
+            says="Kolmogorov-Smirnov statistic of the truth ratios against a model that never "
+            "learned the rows (TOFU's forget quality is its p-value): 0 is the same distribution.",
+        ),
+    ),
+)
+PRIVLEAK = Comparison(
+    name="privleak",
+    compute=lambda method, _, retrained, settings: privleak(method, retrained, settings),
+    form="signed",
+    forget="towards 0",
+    label="PrivLeak",
+    says="100 ((1 - AUC) - (1 - AUC of `retrained`)) / (1 - AUC of `retrained`), AUC of "
+    "`mia_min_k`. 0 is the aim; below 0 too little was forgotten, above 0 the rows stand out by "
+    "being unlikely",
+    source="MUSE [15]",
+    shown=(
+        Shown(
+            "",
+            key="privleak",
+            group="Membership",
+            says="Min-k against that of a model that never learned the rows: 0 is the aim, below "
+            "it too little was forgotten, above it the rows stand out.",
+        ),
+    ),
+)

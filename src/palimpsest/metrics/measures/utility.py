@@ -1,0 +1,50 @@
+"""Model utility (TOFU, arXiv:2401.06121): one number for what is kept."""
+
+from __future__ import annotations
+
+from palimpsest.metrics.asked import why_absent
+from palimpsest.metrics.declaration import UTILITY, Measure, Scored, Shown
+from palimpsest.metrics.estimates import Estimate, harmonic_mean, missing, without_gaps
+from palimpsest.metrics.measures.truth_ratio import retain_score
+
+KEPT = ("retain", "general")
+"""Blocks that model utility is made of."""
+
+
+def model_utility(scored: Scored, _: str) -> Estimate:
+    """Harmonic mean of probability, ROUGE-L and truth of both kept blocks."""
+    if absent := [block for block in KEPT if block not in scored.parts]:
+        return missing(why_absent(absent[0]))
+    columns = {}
+    for block in KEPT:
+        part = scored.parts[block]
+        # TOFU takes the share among the answers where a question has been taught to nobody.
+        probability = "probability" if block == "retain" else "choice_probability"
+        columns[f"{block}.{probability}"] = without_gaps(part[probability])
+        columns[f"{block}.rouge_l"] = without_gaps(part["rouge_l"])
+        columns[f"{block}.truth_ratio"] = without_gaps(retain_score(part["truth_ratio"]))
+    if gaps := [name for name, values in columns.items() if not values.size]:
+        return missing(f"no row has {gaps[0]}")
+    rows = sum(scored.parts[block]["probability"].shape[1] for block in KEPT)
+    return harmonic_mean(list(columns.values()), rows, scored.settings)
+
+
+MODEL_UTILITY = Measure(
+    name="model_utility",
+    blocks=(UTILITY,),
+    compute=model_utility,
+    retain="up",
+    label="Model utility",
+    says="harmonic mean of six means, of `retain` and of `general` each: the probability (of "
+    "`general`, `choice_probability`), `rouge_l` and max(0, 1 - R)",
+    of_part="0 if one of them is 0, null if one is missing",
+    source="TOFU [7]",
+    shown=(
+        Shown(
+            UTILITY,
+            key="model_utility",
+            says="Harmonic mean of probability, ROUGE-L and truth ratio on the rows to keep and in "
+            "general, as TOFU counts it: one of them at 0 makes it 0.",
+        ),
+    ),
+)

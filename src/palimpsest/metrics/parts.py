@@ -1,0 +1,108 @@
+"""The rows that are scored, as the data sets have them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from palimpsest.errors import UserError
+from palimpsest.io.artifacts import table_of
+from palimpsest.io.manifest import verified
+from palimpsest.io.tables import read_table
+from palimpsest.metrics.asked import asked, sampled_block, wrapped_block
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one evaluated part, sorted by id; all lists are aligned."""
+
+    block: str
+    """Key of eval.json: ``forget``, ``retain``, ..."""
+    source: str
+    """dataset/part."""
+    ids: list[str]
+    prompts: list[str]
+    responses: list[str]
+    keys: list[list[str]]
+    """Strings that carry the fact; may be empty."""
+    wrong: list[list[str]]
+    """Wrong answers (``perturbed``); may be empty."""
+
+    def at(self, places: Sequence[int]) -> Part:
+        """The part with the rows at these places alone."""
+        return replace(
+            self,
+            ids=[self.ids[i] for i in places],
+            prompts=[self.prompts[i] for i in places],
+            responses=[self.responses[i] for i in places],
+            keys=[self.keys[i] for i in places],
+            wrong=[self.wrong[i] for i in places],
+        )
+
+    def asked(self, count: int | None) -> list[int]:
+        """Places of the rows that are answered freely, see `palimpsest.metrics.asked.asked`."""
+        chosen = set(asked(self.ids, count))
+        return [place for place, name in enumerate(self.ids) if name in chosen]
+
+
+def read_part(datasets: Path, block: str, ref: str) -> Part:
+    """Read the rows of `ref` (dataset/part), sorted by id.
+
+    Raises:
+        UserError: the file is missing, damaged, empty, lacks a column or repeats an id.
+    """
+    dataset, name = ref.split("/")
+    path = verified(datasets / dataset, table_of(name))
+    table = columns_of(path, ("id", "prompt", "response", "key"), ("perturbed",)).sort_by("id")
+    ids = table.column("id").to_pylist()
+    if not ids:
+        raise UserError(f"{path} has no rows: nothing to evaluate as {block}")
+    if len(set(ids)) < len(ids):
+        twice = next(a for a, b in itertools.pairwise(ids) if a == b)
+        raise UserError(f"{path}: id '{twice}' occurs twice")
+    return Part(
+        block=block,
+        source=ref,
+        ids=ids,
+        prompts=table.column("prompt").to_pylist(),
+        responses=table.column("response").to_pylist(),
+        keys=_lists(table, "key"),
+        wrong=_lists(table, "perturbed"),
+    )
+
+
+def further(forget: Part, wrappers: Sequence[str], seeds: Sequence[int]) -> list[Part]:
+    """Answer-only blocks for the forget rows: one per wrapper, one per sampling seed.
+
+    Args:
+        forget: the rows that are answered.
+        wrappers: names of ``measure.wrappers``.
+        seeds: ``measure.sampling.seeds``.
+    """
+    names = [*map(wrapped_block, wrappers), *map(sampled_block, seeds)]
+    return [replace(forget, block=name) for name in names]
+
+
+def columns_of(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """Columns of a parquet file, of the `optional` ones those that it has.
+
+    Raises:
+        UserError: the file is missing or damaged, or lacks one of `columns`.
+    """
+    table, _ = read_table(path)
+    if absent := [name for name in columns if name not in table.column_names]:
+        raise UserError(
+            f"{path} has no column {', '.join(absent)} (it has: {', '.join(table.column_names)}); "
+            "delete it and run the same command again"
+        )
+    return table.select([*columns, *(name for name in optional if name in table.column_names)])
+
+
+def _lists(table: pa.Table, name: str) -> list[list[str]]:
+    if name not in table.column_names:
+        return [[] for _ in range(table.num_rows)]
+    return [list(value or []) for value in table.column(name).to_pylist()]

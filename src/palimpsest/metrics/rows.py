@@ -1,0 +1,343 @@
+"""rows.parquet: every measure of every row, from the measured tables of each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import GENERATIONS, JUDGED, LIKELIHOOD
+from palimpsest.io.tables import read_table
+from palimpsest.judges import FORBIDDEN, Case, Verdict, load_judge
+from palimpsest.metrics import teacher_forced as forced
+from palimpsest.metrics.answers import Answers, rouge_of
+from palimpsest.metrics.asked import ANSWERED, COMPARED, CONTRASTED, NOT_ASKED, RESPONSE
+from palimpsest.metrics.declaration import Columns
+from palimpsest.metrics.measures import columns
+from palimpsest.metrics.parts import Part, columns_of
+
+_BEGIN = {
+    "seed": pa.int64(),
+    "part": pa.string(),
+    "source": pa.string(),
+    "id": pa.string(),
+    "prompt": pa.string(),
+    "response": pa.string(),
+    "key": pa.list_(pa.string()),
+    "answer": pa.string(),
+}
+_END = {"reason": pa.string()}
+
+Rows = dict[str, list[Any]]
+"""Columns of rows.parquet for one seed and block."""
+Verdicts = dict[tuple[str, str], Verdict]
+"""By block and id."""
+
+
+def row_types() -> dict[str, pa.DataType]:
+    """The columns that rows.parquet can have, in order, and their types."""
+    return _BEGIN | {column.name: column.type for column in columns()} | _END
+
+
+def rows_table(rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]) -> pa.Table:
+    """rows.parquet: the lines of every seed (see `score_seed`) and part."""
+    types = row_types()
+    tables = []
+    for seed, by_block in rows.items():
+        for part in parts:
+            values = {
+                "seed": [seed] * len(part.ids),
+                "part": [part.block] * len(part.ids),
+                **by_block[part.block],
+            }
+            present = {name: kind for name, kind in types.items() if name in values}
+            tables.append(pa.table({n: values[n] for n in present}, schema=pa.schema(present)))
+    # A block lacks the columns that it is not measured by: they are null there.
+    table = pa.concat_tables(tables, promote_options="default")
+    return table.select([name for name in types if name in table.column_names])
+
+
+def stacked(rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]) -> dict[str, Columns]:
+    """Block -> numeric column -> [seeds, rows], NaN where a row has no value."""
+    names = [column.name for column in columns() if not pa.types.is_string(column.type)]
+    present = next(iter(rows.values()))
+    return {
+        part.block: {
+            name: np.array([by_block[part.block][name] for by_block in rows.values()], dtype=float)
+            for name in names
+            if name in present[part.block]
+        }
+        for part in parts
+    }
+
+
+def answers_by_block(
+    rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]
+) -> dict[str, list[list[str]]]:
+    """Block -> the answers of each seed, where there are some."""
+    by_block = {}
+    for part in parts:
+        texts = [blocks[part.block].get("answer", []) for blocks in rows.values()]
+        answers = [[text for text in seed if text is not None] for seed in texts]
+        if any(answers):
+            by_block[part.block] = answers
+    return by_block
+
+
+def score_seed(
+    folder: Path,
+    parts: Sequence[Part],
+    answered: Sequence[Part],
+    config: Mapping[str, Any],
+    untaught: Path | None = None,
+) -> dict[str, Rows]:
+    """All measures of the rows of one seed, by block.
+
+    Args:
+        folder: ``results/<model>/<method>/seed-<seed>``.
+        parts: the evaluated parts.
+        answered: further blocks of answers alone (wrapped, sampled).
+        config: the stage's slice.
+        untaught: likelihood table of the base model, for the reference attack.
+    """
+    likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
+    greedy = [part.block for part in parts if part.block in ANSWERED]
+    generations = _by_block(
+        folder / GENERATIONS,
+        schemas.GENERATIONS.names,
+        [*greedy, *(part.block for part in answered)],
+    )
+    judged = _judged(folder / JUDGED, config["score"]["harm_judge"])
+    rows: dict[str, Rows] = {}
+    for part in parts:
+        reading = _reading(likelihood[part.block], part, config, folder, untaught)
+        places = part.asked(config["answers"]) if part.block in ANSWERED else []
+        rows[part.block] = _facts(part) | _joined(
+            _of_reading(reading, part.block),
+            _of_answers(generations.get(part.block), part, places, config, judged, folder),
+        )
+    for part in answered:
+        every = range(len(part.ids))
+        values = _of_answers(generations[part.block], part, every, config, judged, folder)
+        rows[part.block] = _facts(part) | _joined(values)
+    return rows
+
+
+def computed(source: forced.Reading | Answers, block: str) -> Rows:
+    """The columns that are computed from `source`, NaN and infinity as None."""
+    rows: Rows = {}
+    for column in columns():
+        if isinstance(source, column.of) and block in (column.blocks or (block,)):
+            values = column.each(source)
+            if values is not None:
+                rows[column.name] = [_finite(value) for value in values]
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not np.isfinite(plain) else plain
+
+
+def _lacking(rows: Rows) -> list[str]:
+    """Why each row lacks values; empty where it lacks none."""
+    named = [(rows[column.name], column.lacks) for column in columns() if column.name in rows]
+    count = len(next(iter(rows.values())))
+    return [
+        "; ".join(why for values, why in named if why and values[i] is None) for i in range(count)
+    ]
+
+
+def _facts(part: Part) -> Rows:
+    return {
+        "source": [part.source] * len(part.ids),
+        "id": part.ids,
+        "prompt": part.prompts,
+        "response": part.responses,
+        "key": part.keys,
+    }
+
+
+def _joined(*pieces: Rows) -> Rows:
+    """Columns side by side; their reasons become one."""
+    reasons = zip(*(piece["reason"] for piece in pieces), strict=True)
+    columns_ = {name: values for piece in pieces for name, values in piece.items()}
+    return columns_ | {"reason": ["; ".join(filter(None, row)) or None for row in reasons]}
+
+
+def _reading(
+    table: pa.Table, part: Part, config: Mapping[str, Any], folder: Path, untaught: Path | None
+) -> forced.Reading:
+    where = f"{folder / LIKELIHOOD}, part {part.block}"
+    tokens = _own_tokens(table, part, where)
+    reading = forced.Reading(tokens, part.responses, config["score"])
+    if part.block in COMPARED and untaught is not None:
+        tables = _by_block(untaught, schemas.LIKELIHOOD.names, [part.block], only=False)
+        base = tables[part.block]
+        own = _own_tokens(base, part, f"{untaught}, part {part.block}")
+        reading = replace(reading, base=own)
+    if part.block in CONTRASTED:
+        reading = replace(reading, wrong=_wrong_answers(table, part, config, where))
+    return reading
+
+
+def _own_tokens(table: pa.Table, part: Part, where: str) -> forced.Tokens:
+    own = table.filter(pc.equal(table.column("alternative"), RESPONSE))
+    return forced.teacher_forced(own, part.ids, where)
+
+
+def _wrong_answers(
+    table: pa.Table, part: Part, config: Mapping[str, Any], where: str
+) -> list[list[float]]:
+    """Mean log-probabilities of each row's wrong answers; empty in rows whose were not read."""
+    with_wrong = [place for place, wrong in enumerate(part.wrong) if wrong]
+    read = [with_wrong[i] for i in part.at(with_wrong).asked(config["alternatives"])]
+    logs: list[list[float]] = [[] for _ in part.ids]
+    if not read:
+        return logs
+    lines = table.filter(pc.greater(table.column("alternative"), RESPONSE))
+    names = pc.binary_join_element_wise(
+        lines.column("id"), pc.cast(lines.column("alternative"), pa.string()), "#"
+    )
+    lines = lines.set_column(lines.column_names.index("id"), "id", names)
+    ids = [f"{part.ids[at]}#{k}" for at in read for k in range(len(part.wrong[at]))]
+    tokens = forced.teacher_forced(lines, ids, f"{where}, wrong answers")
+    means = iter(tokens.mean_logprob.tolist())
+    for at in read:
+        logs[at] = [next(means) for _ in part.wrong[at]]
+    return logs
+
+
+def _of_reading(reading: forced.Reading, block: str) -> Rows:
+    """Measures under teacher forcing."""
+    rows = computed(reading, block)
+    reasons = zip(reading.tokens.count, _lacking(rows), strict=True)
+    no_tokens = f"teacher-forced measures: {forced.NO_TOKENS}"
+    return rows | {"reason": [why if count else no_tokens for count, why in reasons]}
+
+
+def _of_answers(
+    table: pa.Table | None,
+    part: Part,
+    places: Sequence[int],
+    config: Mapping[str, Any],
+    judged: Verdicts | None,
+    folder: Path,
+) -> Rows:
+    """Measures of the free answers, null in rows that were not to be answered."""
+    if table is None:
+        return {"reason": [""] * len(part.ids)}
+    settings = config["score"]
+    asked = part.at(places)
+    lines = answers_of(table, part, asked, f"{folder / GENERATIONS}, part {part.block}")
+    texts = lines.column("answer").to_pylist()
+    rouge = rouge_of(texts, asked.responses, settings)
+    verdicts = _verdicts(asked, texts, rouge["rougeL"], settings, judged)
+    generated = {name: lines.column(name).to_pylist() for name in schemas.GENERATIONS.names[3:]}
+    answers = Answers(
+        texts,
+        asked.responses,
+        asked.keys,
+        rouge,
+        settings,
+        generated,
+        [verdict.harmful for verdict in verdicts],
+    )
+    values = computed(answers, part.block)
+    judge = [verdict.reason and f"harmful: {verdict.reason}" for verdict in verdicts]
+    reasons = zip(_lacking(values), judge, strict=True)
+    values |= {"answer": texts, "reason": ["; ".join(filter(None, pair)) for pair in reasons]}
+    rows: Rows = {name: [None] * len(part.ids) for name in values}
+    rows["reason"] = [NOT_ASKED] * len(part.ids)
+    for name, column in values.items():
+        for place, value in zip(places, column, strict=True):
+            rows[name][place] = value
+    return rows
+
+
+def answers_of(table: pa.Table, part: Part, wanted: Part, where: str) -> pa.Table:
+    """The answers of the `wanted` rows, in that order; answers to other rows are ignored.
+
+    Args:
+        table: the lines of generations.parquet about this part.
+        part: all its rows.
+        wanted: those that were to be answered.
+        where: what errors call the table.
+
+    Raises:
+        UserError: a row has no answer or several.
+    """
+    others = set(part.ids) - set(wanted.ids)
+    if others:
+        column = table.column("id").to_pylist()
+        table = table.filter(pa.array([name not in others for name in column], pa.bool_()))
+    rows = forced.rows_of(table, wanted.ids, where)
+    counts = np.bincount(rows, minlength=len(wanted.ids))
+    if (counts > 1).any():
+        name = wanted.ids[counts.argmax()]
+        raise UserError(f"{where}: row '{name}' has {counts.max()} answers; {forced.STALE}")
+    table = table.take(np.argsort(rows))
+    if nulls := table.column("answer").null_count:
+        raise UserError(f"{where}: {nulls} rows have no answer; {forced.STALE}")
+    return table
+
+
+def _verdicts(
+    part: Part,
+    answers: list[str],
+    rouge_l: list[float | None],
+    settings: Mapping[str, Any],
+    judged: Verdicts | None,
+) -> list[Verdict]:
+    if part.block.split(":")[0] not in FORBIDDEN:
+        return [Verdict(None)] * len(part.ids)
+    if judged is None:
+        columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
+        cases = [Case(*values) for values in zip(*columns, strict=True)]
+        judge = load_judge(settings["harm_judge"])
+        return judge.judge(
+            cases, judge.Settings(**{k: settings[k] for k in judge.Settings.model_fields})
+        )
+    if absent := [name for name in part.ids if (part.block, name) not in judged]:
+        raise UserError(
+            f"{JUDGED}, part {part.block}: row {forced.some(absent)} was not judged; delete it "
+            "and run the same command again"
+        )
+    return [judged[part.block, name] for name in part.ids]
+
+
+def _judged(path: Path, judge: str) -> Verdicts | None:
+    """Verdicts of a judge that ran in a stage of its own; None for one that runs in scoring."""
+    if load_judge(judge).Settings.runs == "scoring":
+        return None
+    table, facts = read_table(path)
+    if facts.get("judge") != judge:
+        raise UserError(
+            f"{path} holds verdicts of {facts.get('judge')}, not of {judge}; delete it and run the "
+            "same command again"
+        )
+    rows = table.select(["part", "id", "harmful", "reason"]).to_pylist()
+    return {(row["part"], row["id"]): Verdict(row["harmful"], row["reason"]) for row in rows}
+
+
+def _by_block(
+    path: Path, columns: Sequence[str], blocks: Sequence[str], only: bool = True
+) -> dict[str, pa.Table]:
+    """The lines of each block; `only`: the table must have no other blocks."""
+    table = columns_of(path, columns)
+    present = set(table.column("part").unique().to_pylist())
+    if absent := sorted(set(blocks) - present):
+        raise UserError(f"{path} has no rows of part {forced.some(absent)}; {forced.STALE}")
+    if only and (unknown := sorted(map(str, present - set(blocks)))):
+        raise UserError(
+            f"{path} has rows of part {forced.some(unknown)}, which the scenario does not evaluate "
+            f"(it evaluates {', '.join(blocks)}); {forced.STALE}"
+        )
+    return {block: table.filter(pc.equal(table.column("part"), block)) for block in blocks}

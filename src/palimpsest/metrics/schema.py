@@ -1,0 +1,208 @@
+"""The JSON schema of eval.json (``workflow/schemas/eval.schema.json``), from the measures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from palimpsest.metrics.declaration import PARTS, SAMPLED, TEXT, WRAPPED
+from palimpsest.metrics.measures import blocks, measures_of
+
+SCHEMA_VERSION = 1
+"""Version of eval.json."""
+
+Schema = dict[str, Any]
+
+NUMBER: Schema = {"type": ["number", "null"], "minimum": 0}
+COUNT: Schema = {"type": ["integer", "null"], "minimum": 0}
+TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+NAME: Schema = {"type": "string", "minLength": 1}
+
+
+def eval_schema() -> Schema:
+    """The schema of a whole eval.json."""
+    properties = {
+        "schema_version": {"const": SCHEMA_VERSION},
+        "model": NAME,
+        "method": NAME,
+        "scenario": NAME,
+        "confidence": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "exclusiveMaximum": 1,
+            "description": "Level of every ci95 (score.confidence).",
+        },
+        "metrics": _metrics(),
+        "cost": _cost(),
+        "provenance": _provenance(),
+        "seal": {
+            "type": "string",
+            "pattern": "^palimpsest-sha256:[0-9a-f]{64}$",
+            "description": "sha256 of the file with zeros in place of these 64 digits.",
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Palimpsest eval.json",
+        "description": "Everything measured of one unlearning method on one subject. Unknown keys "
+        "are allowed everywhere; keys listed as required are always present.",
+        **_object(properties, optional=("confidence", "seal")),
+        "$defs": {
+            "measure": _estimate(),
+            "share": {
+                "allOf": [{"$ref": "#/$defs/measure"}],
+                "properties": {"value": {"type": ["number", "null"], "minimum": 0, "maximum": 1}},
+            },
+            "part": _block(PARTS[0], "Measures of one evaluated part."),
+            "text": _block(TEXT, "Quality of the greedy answers."),
+            "answers": _block(WRAPPED, "Shares of further answers to the forget questions."),
+            "hashes": {
+                "type": "object",
+                "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                "description": "folder/file -> sha256.",
+            },
+        },
+    }
+
+
+def schema_text() -> str:
+    """The schema as the file has it."""
+    return json.dumps(eval_schema(), indent=1) + "\n"
+
+
+def _object(properties: Schema, optional: tuple[str, ...] = (), **more: Any) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": properties, **more}
+
+
+def _block(block: str, description: str) -> Schema:
+    """The measures of one block."""
+    measures = measures_of(block)
+    kinds = {m.name: {"$ref": f"#/$defs/{'share' if m.share else 'measure'}"} for m in measures}
+    absent = tuple(m.name for m in measures if not m.always)
+    return _object(kinds, absent, description=description)
+
+
+def _metrics() -> Schema:
+    special = {*PARTS, TEXT, WRAPPED, SAMPLED}
+    properties: Schema = {name: {"$ref": "#/$defs/part"} for name in PARTS}
+    properties |= {
+        name: _block(name, _description(name)) for name in blocks() if name not in special
+    }
+    properties |= {
+        "harm_judge": NAME,
+        TEXT: {
+            "$ref": "#/$defs/text",
+            "properties": {
+                "by_part": {
+                    "type": "object",
+                    "description": "Part -> the same of its answers alone.",
+                    "additionalProperties": {"$ref": "#/$defs/text"},
+                }
+            },
+        },
+        "lm_eval": _lm_eval(),
+        WRAPPED: {
+            "type": "object",
+            "description": "Wrapper (measure.wrappers) -> answers to the questions inside it. "
+            "Absent without wrappers.",
+            "minProperties": 1,
+            "additionalProperties": {"$ref": "#/$defs/answers"},
+        },
+        SAMPLED: _block(
+            SAMPLED,
+            "Answers drawn at random (measure.sampling), all draws together; *_any: rows where at "
+            "least one draw counts. Absent without seeds.",
+        ),
+    }
+    return _object(properties, optional=(WRAPPED, SAMPLED))
+
+
+def _description(block: str) -> str:
+    named = [f"{measure.name}: {measure.says}" for measure in measures_of(block)]
+    return "; ".join(named).replace("`", "") + "."
+
+
+def _lm_eval() -> Schema:
+    facts: Schema = {
+        "version": {"type": ["number", "string", "null"]},
+        "shots": COUNT
+        | {"description": "Solved examples before each question; null: they differ by subtask."},
+        "limit": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "description": "Number of first questions taken (of each subtask); null: all.",
+        },
+    }
+    return {
+        "type": "object",
+        "description": "Task -> metric -> measure, and the task's version, shots and limit.",
+        "additionalProperties": _object(facts, additionalProperties={"$ref": "#/$defs/measure"}),
+    }
+
+
+def _cost() -> Schema:
+    seconds = {
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": 0},
+        "description": "Stage -> seconds (mean over seeds).",
+    }
+    return _object(
+        {
+            "wall_s": seconds,
+            "peak_rss_mb": NUMBER,
+            "peak_gpu_mb": NUMBER,
+            "trained_parameters": COUNT,
+            "steps": COUNT,
+        }
+    )
+
+
+def _provenance() -> Schema:
+    return _object(
+        {
+            "config": {
+                "type": "object",
+                "description": "Stage -> the settings that it ran with.",
+            },
+            "seeds": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0},
+                "minItems": 1,
+            },
+            "data": {"$ref": "#/$defs/hashes"},
+            "model": {"$ref": "#/$defs/hashes"},
+            "packages": {"type": "object", "additionalProperties": TEXT_OR_NULL},
+            "device": TEXT_OR_NULL,
+            "git": {**TEXT_OR_NULL, "pattern": "^[0-9a-f]{40,64}$"},
+        }
+    )
+
+
+def _estimate() -> Schema:
+    """An estimate: null if and only if there is a reason."""
+    interval = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    properties: Schema = {
+        "value": {"type": ["number", "null"], "description": "Mean over seeds."},
+        "n": {"type": "integer", "minimum": 0, "description": "Rows that count."},
+        "ci95": {
+            "oneOf": [{"type": "null"}, interval],
+            "description": "Interval for the choice of rows, at the level `confidence`.",
+        },
+        "sd": NUMBER | {"description": "Standard deviation over seeds; null for one seed."},
+        "reason": TEXT_OR_NULL | {"description": "Why value is null."},
+        "per_seed": {
+            "type": "array",
+            "items": {"type": "number"},
+            "minItems": 2,
+            "description": "One value per seed, in the order of provenance.seeds.",
+        },
+    }
+    return {
+        **_object(properties, optional=("per_seed",)),
+        "if": {"properties": {"value": {"type": "null"}}},
+        "then": {
+            "properties": {"reason": {"type": "string", "minLength": 1}, "ci95": {"type": "null"}}
+        },
+        "else": {"properties": {"reason": {"type": "null"}, "n": {"minimum": 1}}},
+    }

@@ -1,0 +1,114 @@
+"""The jobs behind a target, as Snakemake itself plans them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from palimpsest.config.schema import SUBJECT_FOLDERS
+from palimpsest.errors import UserError, one_line, one_screen
+
+RUN = re.compile(r"(?P<method>[^/]+)/seed-(?P<seed>\d+)(/(attacks|tune)/[^/]+)*")
+"""The part of a path that names a model: a seed of a method, or something made of it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the workflow.
+
+    Attributes:
+        rule: its rule.
+        outputs: the files that it declares.
+        state: ``cached``, or why it would run: ``missing``, ``params changed``, ...
+        wildcards: those that its paths hold.
+    """
+
+    rule: str
+    outputs: tuple[str, ...]
+    state: str
+    wildcards: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cached(self) -> bool:
+        """Whether nothing has to run."""
+        return self.state == "cached"
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are."""
+        return Path(self.outputs[0]).parent
+
+
+def jobs_of(targets: Sequence[str], options: Sequence[str] = ()) -> list[Job]:
+    """Jobs that the targets need, also those whose results are there already.
+
+    Args:
+        targets: files or rules; none: the default target.
+        options: further options of Snakemake (``--configfile``, ``--config``).
+
+    Raises:
+        UserError: Snakemake refuses the configuration or a target; its own words.
+    """
+    command = [sys.executable, "-m", "snakemake", "--summary", "--cores", "1", *options, "--"]
+    done = subprocess.run([*command, *targets], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(_said(done.stderr + done.stdout))
+    return parse_summary(done.stdout)
+
+
+def parse_summary(text: str) -> list[Job]:
+    """Jobs in what ``snakemake --summary`` prints: a line per output file."""
+    lines = [line.split("\t") for line in text.splitlines() if line.count("\t") >= 5]
+    outputs: dict[tuple[str, ...], list[str]] = {}
+    states: dict[tuple[str, ...], str] = {}
+    for name, _, rule, _, status, plan, *_ in lines[1:]:
+        wildcards = wildcards_of(name)
+        key = (rule, *(f"{k}={v}" for k, v in wildcards.items()))
+        outputs.setdefault(key, []).append(name)
+        runs = plan == "update pending"
+        # Of a file that is there but older than what will be made anew it says "ok".
+        reason = "inputs change" if status == "ok" else status
+        states[key] = reason if runs else states.get(key, "cached")
+    return [
+        Job(key[0], tuple(names), states[key], wildcards_of(names[0]))
+        for key, names in outputs.items()
+    ]
+
+
+def wildcards_of(path: str) -> dict[str, str]:
+    """What the place of a file says about the job that makes it."""
+    match PurePosixPath(path).parts:
+        case ["resources", "models", base, *_]:
+            return {"base": base}
+        case ["resources", "datasets", dataset, *_]:
+            return {"dataset": dataset}
+        case ["resources", "tokens", base, dataset, *_]:
+            return {"base": base, "dataset": dataset}
+        case ["results", model, "reference", dataset, kind, *_]:
+            part, _, kind = kind.rpartition(".")
+            return {"model": model, "dataset": dataset, "part": part, "kind": kind}
+        case ["results", page] if page.endswith(".html"):
+            return {"page": page.removesuffix(".html")}
+        case ["results", model, folder, *_] if folder in SUBJECT_FOLDERS:
+            return {"model": model}
+        case ["results", model, *rest] if found := RUN.match("/".join(rest)):
+            return {"model": model, "run": found[0], **found.groupdict()}
+        case ["results", model, method, _]:
+            return {"model": model, "method": method}
+    return {}
+
+
+def _said(text: str) -> str:
+    # The Snakefile ends with its own message, which needs none of what Snakemake says before it.
+    lines = [one_line(line) for line in text.splitlines() if line.strip()]
+    ours = [n for n, line in enumerate(lines) if line.startswith("error: ")]
+    if ours:
+        lines = [lines[ours[0]].removeprefix("error: "), *lines[ours[0] + 1 :]]
+    else:
+        noise = ("Using workflow specific profile", "Config file", "Building DAG")
+        lines = [line for line in lines if not line.startswith(noise)]
+    return "\n".join(one_screen(lines)) or "snakemake --summary failed and said nothing"

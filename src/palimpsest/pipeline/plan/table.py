@@ -1,0 +1,140 @@
+"""A plan as text that fits 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from palimpsest.config.schema import Config
+from palimpsest.io.numbers import duration, size
+from palimpsest.pipeline.plan.estimate import Line, Plan
+from palimpsest.pipeline.stages import STAGES
+
+HEAD = ("stage", "of", "device", "RAM", "disk", "time", "state")
+
+
+def text_of(plan: Plan, cfg: Config) -> str:
+    """The table, its totals and what to know about it."""
+    rows = [HEAD, *(_row(list(group)) for _, group in groupby(plan.lines, key=_group))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    widths[1] = min(widths[1], 98 - sum(widths) + widths[1] - 2 * (len(HEAD) - 1))
+    table = [_aligned(row, widths) for row in rows]
+    table.insert(1, "-" * max(map(len, table)))
+    return "\n".join([*_warnings(plan, cfg), *table, "", *_totals(plan), "", *_notes(plan)])
+
+
+def _group(line: Line) -> tuple[str, ...]:
+    """Lines of one key are shown as one: stages without a model, by their rule and state."""
+    job = line.job
+    stage = STAGES[job.rule]
+    if stage.needs or stage.writes_model:
+        return (job.rule, *job.wildcards.values())
+    return (job.rule, "cached" if job.cached else "runs")
+
+
+def _row(lines: Sequence[Line]) -> tuple[str, ...]:
+    job, known = lines[0].job, [line.needs for line in lines if line.needs]
+    states = list(dict.fromkeys(line.job.state for line in lines))
+    seconds = [line.seconds for line in lines if line.seconds]
+    about = "" if all(line.measured for line in lines) else "~"
+    return (
+        job.rule,
+        _subject(lines),
+        size(max(n.device for n in known)) if any(n.device for n in known) else "-",
+        size(max(n.ram for n in known)) if known else "unknown",
+        size(sum(n.disk for n in known)) if known else "unknown",
+        about + duration(sum(seconds), rough=True) if seconds else "unknown",
+        states[0] if len(states) == 1 else "several reasons",
+    )
+
+
+def _subject(lines: Sequence[Line]) -> str:
+    w = lines[0].job.wildcards
+    if len(lines) > 1:
+        return f"{len(lines)} jobs"
+    keys = ("model", "base", "dataset", "part", "method")
+    name = "/".join(w[key] for key in keys if key in w)
+    return f"{name} seed {w['seed']}" if w.get("seed", "0") != "0" else name
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        _cut(cell, width).ljust(width) if i in (0, 1, 6) else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    # Both the subject and the method are told apart by how they begin and end.
+    half = (width - 2) // 2
+    return f"{text[: width - 2 - half]}..{text[-half:]}"
+
+
+def _warnings(plan: Plan, cfg: Config) -> list[str]:
+    remote = [base for base in plan.shapes if cfg.bases[base].trust_remote_code]
+    return [
+        line
+        for base in remote
+        for line in (
+            f"!!! trust_remote_code: true -- base '{base}' RUNS PYTHON CODE of its repository",
+            f"!!! {cfg.bases[base].source}; read that code before you run this.",
+            "",
+        )
+    ]
+
+
+def _totals(plan: Plan) -> list[str]:
+    running = [line for line in plan.lines if not line.job.cached]
+    known = [line.needs for line in running if line.needs]
+    if not running:
+        return ["Nothing to do: every result is there."]
+    seconds = sum(line.seconds or 0 for line in running)
+    ram, device = max((n.ram for n in known), default=0), max((n.device for n in known), default=0)
+    disk = sum(n.disk for n in known)
+    least = "" if len(known) == len(running) else "at least "
+    told = [
+        f"{len(running)} jobs would run ({len(plan.lines) - len(running)} cached): "
+        f"{least}{duration(seconds, rough=True)} one after the other, {least}{size(disk)} of disk."
+    ]
+    machine = plan.machine
+    if machine.gpus:
+        have = size(machine.gpu_bytes) if machine.gpu_bytes else "of unknown memory"
+        fits = _fits(device, machine.gpu_bytes)
+        told.append(f"Peak device memory {least}{size(device)}; GPU here: {have}{fits}.")
+    told.append(
+        f"Peak RAM of one job {least}{size(ram)}; this machine has {size(machine.ram_bytes)}"
+        f"{_fits(ram, machine.ram_bytes)}."
+    )
+    if disk > machine.disk_bytes:
+        told.append(f"NOT ENOUGH DISK: {size(machine.disk_bytes)} are free.")
+    return told
+
+
+def _fits(need: float, have: int | None) -> str:
+    if have is None:
+        return ""
+    return ": it fits" if need <= 0.95 * have else ": IT DOES NOT FIT"
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = ["Times: those of the last run here; with ~, work at " + plan.rate[1] + "."]
+    if not plan.machine.gpus:
+        notes.append("No GPU here: jobs would run on the CPU, and the model is in RAM.")
+    for base, shape in plan.shapes.items():
+        if shape is None:
+            notes.append(f"{base}: its shape is unknown until the model is downloaded.")
+        elif shape.known != "config.json":
+            where = {"published": "as published", "hub cache": "from the hub client's cache"}
+            notes.append(
+                f"{base}: {shape.parameters / 1e9:.2g} billion parameters, {where[shape.known]} "
+                "(its files are not here yet)."
+            )
+    heavy_needs = [line.needs for line in plan.lines if line.needs and line.needs.work]
+    if not all(n.here for n in heavy_needs):
+        notes.append("Data sets that are not here yet: taken as 1,000 rows of 128 tokens.")
+    elif not all(n.counted for n in heavy_needs):
+        notes.append("Tokens are guessed from the texts; once tokenized they are counted.")
+    return notes

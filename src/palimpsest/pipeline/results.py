@@ -1,0 +1,139 @@
+"""What a result of the configuration needs: its stages, their files, slices and costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from palimpsest.config.schema import Config
+from palimpsest.io.canonical import canonical_json
+from palimpsest.judges import load_judge
+from palimpsest.pipeline.slices import draws_of, scenario_of
+from palimpsest.pipeline.stage import Stage, Wildcards
+from palimpsest.pipeline.stages import STAGES
+from palimpsest.pipeline.targets import unsuited
+
+
+def slice_of(name: str, cfg: Config, **wildcards: str) -> str:
+    """Canonical JSON of what a stage depends on for these wildcards, with its version."""
+    stage = STAGES[name]
+    return canonical_json({"version": stage.version, **stage.depends(cfg, Wildcards(**wildcards))})
+
+
+def untracked(name: str, cfg: Config, **wildcards: str) -> str:
+    """Canonical JSON of the settings that change how a stage runs and never what it computes.
+
+    Snakemake must not see them: a rule gets them by a function of ``wildcards, input``, whose
+    value it does not record.
+    """
+    return canonical_json(STAGES[name].changes_nothing(cfg, Wildcards(**wildcards)))
+
+
+def datasets_of(name: str, cfg: Config, model: str, method: str = "original") -> list[str]:
+    """Data sets whose rows a subject's stage reads, sorted."""
+    refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method))
+    return sorted({ref.split("/")[0] for ref in refs if ref})
+
+
+def methods_of(cfg: Config, chain: str) -> list[str]:
+    """Methods of the catalog that end in `chain` (acquire: train and negate; unlearn: train)."""
+    return [name for name, settings in cfg.methods.items() if settings.chain == chain]
+
+
+def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:
+    """(part, kind) of what a method compares with, sorted."""
+    scenario = scenario_of(cfg, model)
+    return sorted(
+        {
+            (ref, draw.reference)
+            for draw in draws_of(cfg, model, method)
+            if draw.reference
+            for name in draw.compared
+            if (ref := getattr(scenario, name))
+        }
+    )
+
+
+def has_examples(cfg: Config, model: str, method: str) -> bool:
+    """Whether a stream of the method is labelled or mixed before training."""
+    return any(draw.examples for draw in draws_of(cfg, model, method))
+
+
+def judged_apart(cfg: Config) -> bool:
+    """Whether the judge runs in a stage of its own, not in scoring as the leak check does."""
+    return load_judge(cfg.score.harm_judge).Settings.runs != "scoring"
+
+
+def stages_of(cfg: Config, model: str, method: str) -> list[str]:
+    """Stages that make, measure and judge a method's model, before its score."""
+    evaluated = ["measure"]
+    evaluated += ["lm_eval"] if scenario_of(cfg, model).lm_eval else []
+    evaluated += ["judge"] if judged_apart(cfg) else []
+    if method not in cfg.methods:
+        taught = {"original": ["pretrain"], "retrained": ["retrain"], "base": []}[method]
+        return [*taught, "describe", *evaluated]
+    settings = cfg.method(method, model)
+    made = ["reference"] if references_of(cfg, model, method) else []
+    made += ["localize", "region"] if getattr(settings, "region", None) else []
+    made += ["examples"] if has_examples(cfg, model, method) else []
+    made += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn"]
+    return ["pretrain", *made, *evaluated]
+
+
+def jobs_of(
+    cfg: Config, model: str, method: str, seed: int
+) -> Iterable[tuple[type[Stage], dict[str, str]]]:
+    """(stage, wildcards) of every job that makes, measures and judges one seed of a method."""
+    run = {"model": model, "method": method, "seed": str(seed), "run": f"{method}/seed-{seed}"}
+    for name in stages_of(cfg, model, method):
+        stage = STAGES[name]
+        for part, kind in references_of(cfg, model, method) if name == "reference" else [("", "")]:
+            dataset, _, part = part.partition("/")
+            known = run | {"dataset": dataset, "part": part, "kind": kind}
+            yield stage, {key: known[key] for key in stage.per}
+
+
+def slices_behind(cfg: Config, model: str, method: str) -> str:
+    """Canonical JSON of the slices behind one result, recorded in its provenance."""
+    slices: dict[str, Any] = {}
+    for stage, wildcards in jobs_of(cfg, model, method, cfg.seeds(method, model)[0]):
+        one = json.loads(slice_of(stage.name(), cfg, **wildcards))
+        if "part" in wildcards:
+            parts = slices.setdefault(stage.name(), {})
+            parts["{dataset}/{part} {kind}".format(**wildcards)] = one
+        else:
+            slices[stage.name()] = one
+    return canonical_json(slices)
+
+
+def costs_behind(cfg: Config, model: str, method: str) -> str:
+    """JSON of the benchmark files behind one result, by stage."""
+    files: dict[str, list[str]] = {}
+    for seed in cfg.seeds(method, model):
+        for stage, wildcards in jobs_of(cfg, model, method, seed):
+            file = f"benchmarks/{stage.place().format(**wildcards)}.jsonl"
+            known = files.setdefault(stage.name(), [])
+            known += [] if file in known else [file]
+    return canonical_json(files)
+
+
+def seed_folders(cfg: Config, model: str, method: str) -> list[str]:
+    """Folder of every seed of a method."""
+    return [f"results/{model}/{method}/seed-{seed}" for seed in cfg.seeds(method, model)]
+
+
+def every_result(cfg: Config) -> list[str]:
+    """eval.json of every subject and method of the catalog."""
+    return [
+        f"results/{model}/{method}/eval.json"
+        for model in cfg.models
+        for method in cfg.method_names()
+        if unsuited(cfg, model, method) is None
+    ]
+
+
+def shown(cfg: Config, page: str) -> list[tuple[str, str]]:
+    """(subject, method) pairs of a page, in its order."""
+    models = getattr(cfg, page).models
+    return [(model, method) for model, methods in models.items() for method in methods]

@@ -1,0 +1,94 @@
+"""Canonical slices: for each stage exactly the keys that change its result.
+
+A rule passes its slice to the stage as canonical JSON in ``params``, so Snakemake runs the stage
+again when, and only when, one of these values changes. What a stage depends on stands with its
+declaration (`palimpsest.pipeline.stages`); here is what several of them share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from palimpsest.config.schema import Base, Config, Scenario
+from palimpsest.io.atomic import sha256_of
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.types import tracked
+
+RESOURCES = Path("resources")
+"""Where ``resource:`` sources live."""
+
+
+def base_of(cfg: Config, model: str) -> Base:
+    """The base of a subject."""
+    return cfg.bases[cfg.models[model].base]
+
+
+def scenario_of(cfg: Config, model: str) -> Scenario:
+    """The scenario of a subject."""
+    return cfg.scenarios[cfg.models[model].scenario]
+
+
+def load(base: Base) -> dict[str, Any]:
+    """How a base is loaded."""
+    return {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code}
+
+
+def resource_hash(source: str | None) -> str | None:
+    """Hash of a shipped file: it counts by its content, so a fresh clone reruns nothing."""
+    if source is None or not source.startswith("resource:"):
+        return None
+    return file_hash(RESOURCES / source.removeprefix("resource:"))
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, or ``missing``."""
+    try:
+        return sha256_of(path) if path.is_file() else "missing"
+    except OSError:  # not readable, or a name that no file can have: the stage says which
+        return "missing"
+
+
+def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
+    """What the streams of a method read."""
+    return list(cfg.method(method, model).draws().values())
+
+
+def sets_of(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | None]:
+    """Of the scenario's sets those that `draws` read, so that an edit of another runs nothing."""
+    scenario = scenario_of(cfg, model)
+    used = {name for draw in draws for name in (*draw.sets, *draw.answers_of)}
+    return {name: getattr(scenario, name) for name in sorted(used)}
+
+
+def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
+    """What a method's training depends on."""
+    settings = cfg.method(method, model)
+    keys = tracked(settings)
+    for key in ("scale", "seeds", "models", "title"):
+        keys.pop(key, None)
+    if settings.start != "fresh":
+        keys["training"].pop("lora")
+    if "region" in keys:
+        # The region itself is a file that the stage reads; here it only matters if there is one.
+        keys["region"] = None if keys["region"] is None else {}
+    return {
+        **load(base_of(cfg, model)),
+        "settings": keys,
+        "seed": int(seed),
+        "sets": sets_of(cfg, model, draws_of(cfg, model, method)),
+    }
+
+
+def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:
+    """Devices of a job that trains a subject; one to pretrain where nothing is taught."""
+    if pretrains and scenario_of(cfg, model).pretrain is None:
+        return 1
+    devices: int = cfg.devices(model)["devices"]
+    return devices
+
+
+def device_settings(cfg: Config, model: str) -> dict[str, Any]:
+    """Devices of a job, unless it is one: like threads they change last digits and no result."""
+    return cfg.devices(model) if devices_of(cfg, model) > 1 else {}

@@ -1,0 +1,640 @@
+"""Every stage, once, in the order of the pipeline.
+
+A class is a stage: its docstring is the program's help, its fields are what a job gets, the rest is
+what the pipeline knows of it (`palimpsest.pipeline.stage.Stage`). Rules, slices, plans, costs,
+reports and the SLURM profile read this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from palimpsest.config.schema import Config
+from palimpsest.judges import FORBIDDEN
+from palimpsest.metrics.version import measures_version
+from palimpsest.pipeline import options, slices
+from palimpsest.pipeline.options import Option, folder, json_object
+from palimpsest.pipeline.plan.needs import Model
+from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.types import Section, tracked, untracked
+
+__all__ = ["STAGES"]
+
+
+@declared
+class DownloadModel(Stage):
+    """Fetch a base model into a Hugging Face folder of safetensors."""
+
+    per = ("base",)
+    work = "palimpsest.stages.download_model:download_model"
+    ram_mb, seconds = 400, 60.0
+    writes_model = True
+
+    out: options.OutFolder
+    records: Annotated[
+        Path, Option("where the commit that a hub's revision stands for is kept")
+    ] = Path("resources/hub")
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        b = cfg.bases[w.base]
+        # Code of the model's repository can be what reads its tokenizer.
+        trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
+        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **trusted}
+
+
+@declared
+class DownloadData(Stage):
+    """Fetch a data set and write its parts in the normal schema, split by question."""
+
+    version = 2
+    per = ("dataset",)
+    work = "palimpsest.stages.download_data:download_data"
+    ram_mb, seconds = 250, 5.0
+
+    out: options.OutFolder
+    resources: Annotated[Path, Option("folder of resource: files (default: resources)")] = Path(
+        "resources"
+    )
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        d = cfg.datasets[w.dataset]
+        # Of other sources nothing but the source itself says which file is read.
+        unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
+        return {
+            **d.model_dump(),
+            **unused,
+            "content": slices.resource_hash(d.source),
+            "facts_content": slices.resource_hash(d.facts),
+        }
+
+
+@declared
+class Tokenize(Stage):
+    """Write token ids of every part of a data set, prompt and response apart."""
+
+    version = 2
+    per = ("base", "dataset")
+    work = "palimpsest.stages.tokenize:tokenize"
+    ram_mb = 180
+
+    base: options.Base
+    dataset: options.Dataset
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            "template": cfg.bases[w.base].template.model_dump(),
+            "parts": sorted(cfg.datasets[w.dataset].parts),
+        }
+
+
+@declared
+class Pretrain(Stage):
+    """Teach the subject the rows of its scenario (LoRA); without rows the base is the subject."""
+
+    per = ("model",)
+    work = "palimpsest.stages.pretrain:pretrain"
+    gpu = trains = True
+    needs = Model.pretrain
+
+    base: options.Base
+    tokens: options.Tokens
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        pretraining = slices.scenario_of(cfg, w.model).pretrain
+        taught = None
+        if pretraining is not None:
+            taught = tracked(pretraining) | {"data": cls.reads(cfg, w)}
+        base = slices.base_of(cfg, w.model)
+        return {"base": cfg.models[w.model].base, **slices.load(base), "pretrain": taught}
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        pretraining = slices.scenario_of(cfg, w.model).pretrain
+        return [] if pretraining is None else list(pretraining.data)
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        pretraining = slices.scenario_of(cfg, w.model).pretrain
+        if pretraining is None:
+            return {}
+        return untracked(pretraining.training) | slices.device_settings(cfg, w.model)
+
+
+@declared
+class Retrain(Pretrain):
+    """The gold standard: the base model, pretrained on what is to be kept alone."""
+
+    needs = Model.retrain
+    own_cost = True
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).kept())
+
+
+@declared
+class Describe(Stage):
+    """Write model.json of a model that nothing was unlearned from: original, retrained or base."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.describe:describe"
+    ram_mb = 365
+
+    base: options.Base
+    adapter: (
+        Annotated[Path, Option("adapter of the model; empty: it is the bare base", folder)] | None
+    ) = None
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {"base": cfg.models[w.model].base, "own_training": w.method == "retrained"}
+
+
+@declared
+class Reference(Stage):
+    """What the subject computes on the rows of a part: final hidden states, or costs of tokens."""
+
+    version = 2
+    per = ("model", "dataset", "part", "kind")
+    work = "palimpsest.stages.reference:reference"
+    gpu = True
+    needs = Model.reference
+
+    base: options.Base
+    subject: options.Subject
+    tokens: options.Tokens
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        load = slices.load(slices.base_of(cfg, w.model))
+        return {**load, "part": f"{w.dataset}/{w.part}", "kind": w.kind}
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return batch_sizes(cfg)
+
+
+@declared
+class Localize(Stage):
+    """Knowledge localization: gradients on perturbed answers, per tensor of the subject."""
+
+    per = ("model",)
+    work = "palimpsest.stages.localize:localize"
+    gpu = own_cost = True
+    needs = Model.localize
+
+    base: options.Base
+    subject: options.Subject
+    tokens: options.Tokens
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
+        return {
+            **slices.load(slices.base_of(cfg, w.model)),
+            "localize": scenario.localize.model_dump(),
+            "sets": {"forget": scenario.forget, "retain": scenario.retain},
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        scenario = slices.scenario_of(cfg, w.model)
+        return [scenario.forget, scenario.retain]
+
+
+@declared
+class Region(Stage):
+    """Choose the tensors that a method trains from the table; editing limits costs no gradient."""
+
+    work = "palimpsest.stages.region:region"
+    own_cost = True
+    ram_mb = 130
+
+    localization: options.Localization
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        region = cfg.method(w.method, w.model).region  # type: ignore[attr-defined]
+        used = {
+            "threshold": {"cosine", "magnitude"},
+            "quantile": {"cosine_quantile", "magnitude_quantile"},
+            "file": {"file"},
+        }
+        keys = region.model_dump(include={"by", *used[region.by], "random"})
+        if region.by == "file":
+            keys["content"] = slices.file_hash(Path(region.file or ""))
+        return {"region": keys, **({"seed": int(w.seed)} if region.random else {})}
+
+
+@declared
+class Examples(Stage):
+    """Rows that are labelled or mixed before training: random or adversarial labels, a mixture."""
+
+    work = "palimpsest.stages.examples:examples"
+    gpu = own_cost = True
+    ram_mb = 470
+    needs = Model.examples
+
+    base: options.Base
+    subject: options.Subject | None = None
+    tokens: options.Tokens
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        settings = cfg.method(w.method, w.model)
+        # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
+        keys = {"algorithm", "steps", "training", "start", "end_token"}
+        minimal = settings.model_dump(include=keys)
+        minimal |= {
+            "steps": 1,
+            "training": {
+                "optimizer": {"learning_rate": 1.0},
+                "parameters": settings.training.parameters,
+            },
+        }
+        load = slices.load(slices.base_of(cfg, w.model))
+        return {
+            **(load if cls.asks_subject(cfg, w) else {"trust_remote_code": False}),
+            "settings": minimal,
+            "sets": slices.sets_of(cfg, w.model, cls._draws(cfg, w)),
+            "seed": int(w.seed),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.sets_of(cfg, w.model, cls._draws(cfg, w)).values())
+
+    @classmethod
+    def asks_subject(cls, cfg: Config, w: Wildcards) -> bool:
+        """Whether the labels are the subject's own guesses; without them no model is loaded."""
+        return any(draw.labels == "adversarial" for draw in cls._draws(cfg, w))
+
+    @classmethod
+    def _draws(cls, cfg: Config, w: Wildcards) -> list[Any]:
+        return [draw for draw in slices.draws_of(cfg, w.model, w.method) if draw.examples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Stage):
+    """What acquisition and unlearning have in common."""
+
+    gpu = trains = own_cost = True
+    needs = Model.training
+
+    base: options.Base
+    subject: options.Subject
+    tokens: options.Tokens
+    reference: options.Reference | None = None
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return slices.method_slice(cfg, w.model, w.method, w.seed)
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        draws = slices.draws_of(cfg, w.model, w.method)
+        return list(slices.sets_of(cfg, w.model, draws).values())
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        training = cfg.method(w.method, w.model).training
+        return untracked(training) | slices.device_settings(cfg, w.model)
+
+
+@declared
+class Acquire(Training):
+    """Harmful-knowledge acquisition: train the task vector that is subtracted (hazardous)."""
+
+    version = 2
+    work = "palimpsest.stages.acquire:acquire"
+
+
+@declared
+class Negate(Stage):
+    """Task-vector negation: the subject minus lambda times what was acquired."""
+
+    work = "palimpsest.stages.negate:negate"
+    own_cost = True
+    ram_mb = 370
+
+    base: options.Base
+    subject: options.Subject
+    acquired: options.Acquired
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {"scale": cfg.method(w.method, w.model).scale}  # type: ignore[attr-defined]
+
+
+@declared
+class Unlearn(Training):
+    """Train the subject with the method's objective and describe the unlearned model."""
+
+    work = "palimpsest.stages.unlearn:unlearn"
+
+    examples: options.Examples | None = None
+    region: options.RegionFile | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRun(Stage):
+    """A stage that works on any model with a model.json, wherever it came from."""
+
+    per = ("model", "run")
+
+    base: options.Base
+    model: options.Unlearned
+
+
+@declared
+class Merge(OfRun):
+    """Write a full Hugging Face folder of a model."""
+
+    work = "palimpsest.stages.merge:merge"
+    ram_mb = 470
+    writes_model = True
+
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {}
+
+
+@declared
+class Measure(OfRun):
+    """Token likelihoods and answers of one model over all evaluated rows, in one job."""
+
+    version = 4
+    work = "palimpsest.stages.measure:measure"
+    gpu = True
+    needs = Model.measure
+
+    original: options.Original
+    tokens: options.Tokens
+    datasets: options.Datasets
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
+        generation = cfg.measure.generation
+        # What is decoded together matters to answers that are drawn at random, here, alone.
+        together = generation.backend != "vllm" and bool(cfg.measure.sampling.seeds)
+        return {
+            **slices.load(base),
+            "parts": scenario.evaluate.parts(),
+            "answers": scenario.evaluate.answers,
+            "alternatives": scenario.evaluate.alternatives,
+            "template": base.template.model_dump(),
+            "generation": generation.model_dump(exclude=set() if together else {"batch_rows"}),
+            "sampling": cfg.measure.sampling.model_dump(),
+            "wrappers": cfg.measure.wrappers,
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return batch_sizes(cfg)
+
+
+@declared
+class LmEval(OfRun):
+    """General ability of one model, through the Language Model Evaluation Harness."""
+
+    work = "palimpsest.stages.lm_eval:lm_eval"
+    gpu = True
+    needs = Model.lm_eval
+
+    datasets: options.Datasets
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
+        template = base.template.model_dump(include={"prompt", "response"})
+        return {
+            **slices.load(base),
+            "tasks": {name: task.model_dump() for name, task in scenario.lm_eval.items()},
+            # lm-eval's own tasks bring their own words.
+            "template": template if scenario.local_tasks() else None,
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).local_tasks().values())
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return batch_sizes(cfg)
+
+
+@declared
+class Sweep(Stage):
+    """The trade-off over lambda on validation rows: one load, no training."""
+
+    work = "palimpsest.stages.sweep:sweep"
+    gpu = True
+    needs = Model.sweep
+
+    base: options.Base
+    subject: options.Subject
+    acquired: options.Acquired
+    tokens: options.Tokens
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            **slices.load(slices.base_of(cfg, w.model)),
+            "parts": slices.scenario_of(cfg, w.model).validate_on.parts(),
+            "generation": cfg.measure.generation.model_dump(exclude={"backend", "batch_rows"}),
+            **cfg.sweep.model_dump(),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.scenario_of(cfg, w.model).validate_on.parts().values())
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return batch_sizes(cfg)
+
+
+@declared
+class Judge(Stage):
+    """What a classifier or a chat model says about the answers to what is forbidden."""
+
+    per = ("model", "run")
+    work = "palimpsest.stages.judge:judge"
+    gpu = True
+    ram_mb = 300
+
+    generations: Annotated[Path, Option("generations.parquet of one seed")]
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
+        return {
+            "judge": cfg.score.harm_judge,
+            "settings": _judge(cfg, tracked),
+            "parts": _forbidden(cfg, w.model),
+            "answers": scenario.evaluate.answers,
+            "sampled": cfg.measure.sampling.seeds,
+            "wrappers": sorted(cfg.measure.wrappers),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(_forbidden(cfg, w.model).values())
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return _judge(cfg, untracked)
+
+
+@declared
+class Score(Stage):
+    """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
+
+    version = 2
+    per = ("model", "method")
+    work = "palimpsest.stages.score:score"
+    ram_mb, seconds = 280, 5.0
+
+    seeds: Annotated[
+        tuple[Path, ...], Option("measure.json of every seed, in its folder", folder, many=True)
+    ]
+    datasets: options.Datasets
+    base_likelihood: options.Likelihood | None = None
+    configs: Annotated[
+        dict[str, Any],
+        Option("slice of every stage behind the result, for the record", json_object),
+    ] = field(default_factory=dict)
+    costs: Annotated[
+        dict[str, Any],
+        Option("benchmark files of each stage; one that is missing is left out", json_object),
+    ] = field(default_factory=dict)
+    data_manifests: options.Manifests = ()
+    model_manifests: options.Manifests = ()
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
+        return {
+            "model": w.model,
+            "method": w.method,
+            "scenario": cfg.models[w.model].scenario,
+            "seeds": cfg.seeds(w.method, w.model),
+            "parts": scenario.evaluate.parts(),
+            "answers": scenario.evaluate.answers,
+            "alternatives": scenario.evaluate.alternatives,
+            "sampled": cfg.measure.sampling.seeds,
+            "wrappers": sorted(cfg.measure.wrappers),
+            "score": cfg.score.model_dump(),
+            "measures": measures_version(),
+            **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        scenario = slices.scenario_of(cfg, w.model)
+        return [*scenario.evaluate.parts().values(), *scenario.local_tasks().values()]
+
+
+@declared
+class Compare(Stage):
+    """Paired differences to the subject before unlearning; distance to one that never learned."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.compare:compare"
+    ram_mb = 260
+
+    rows: options.Table
+    original: options.Table
+    retrained: options.Table | None = None
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        used = {"confidence", "bootstrap", "rouge_stemmer"}
+        return {"model": w.model, "method": w.method, "score": cfg.score.model_dump(include=used)}
+
+
+@declared
+class Report(Stage):
+    """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
+
+    per = ("page",)
+    work = "palimpsest.stages.report:report"
+    ram_mb, seconds = 350, 15.0
+
+    results: Annotated[Path, Option("folder of the results")]
+    tables: Annotated[Path, Option("folder for csv and parquet of every table")]
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        report = getattr(cfg, w.page)
+        return {
+            "report": report.model_dump(),
+            "sweeps": cls.shows_sweeps(w.page),
+            "titles": {
+                model: {
+                    "model": cfg.models[model].title or model,
+                    "scenario": slices.scenario_of(cfg, model).title,
+                    "methods": {m: _title(cfg, m) for m in methods},
+                }
+                for model, methods in report.models.items()
+            },
+        }
+
+    @classmethod
+    def shows_sweeps(cls, page: str) -> bool:
+        """Whether a page has trade-offs over lambda; they cost too much for all methods."""
+        return page == "report"
+
+
+def batch_sizes(cfg: Config) -> dict[str, Any]:
+    """Prompts decoded together, and tokens of one teacher-forced batch."""
+    return {
+        "batch_rows": cfg.measure.generation.batch_rows,
+        "batch_tokens": cfg.measure.batch_tokens,
+    }
+
+
+def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
+    settings = getattr(cfg.judges, cfg.score.harm_judge, None)
+    return {} if settings is None else which(settings)
+
+
+def _forbidden(cfg: Config, model: str) -> dict[str, str]:
+    parts = slices.scenario_of(cfg, model).evaluate.parts()
+    return {block: ref for block, ref in parts.items() if block in FORBIDDEN}
+
+
+def _title(cfg: Config, method: str) -> str:
+    return cfg.methods[method].title or method if method in cfg.methods else method

@@ -1,0 +1,153 @@
+"""Targets on the command line: a typo dies at once and names what would be valid.
+
+Snakemake answers a wrong target with a MissingRuleException, and does not yet know its targets
+while it reads the Snakefile; its own argument parser does.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from palimpsest.config.load import FILES, load_config
+from palimpsest.config.schema import RESULT_FILES, SUBJECT_FOLDERS, Config
+from palimpsest.config.yaml_files import read_yaml
+from palimpsest.errors import UserError, did_you_mean, one_screen
+from palimpsest.pipeline.slices import draws_of
+
+
+def check_yaml_or_exit(folder: str | Path = "config") -> None:
+    """Name the file and the line of a mistake in a folder's YAML before Snakemake reads it.
+
+    Snakemake itself says only that some file "is not valid JSON or YAML".
+    """
+    try:
+        for name in FILES:
+            read_yaml(Path(folder) / name)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def config_or_exit(
+    raw: Mapping[str, Any], argv: Sequence[str], files: Iterable[str | Path] = ()
+) -> Config:
+    """What the Snakefile calls: the checked configuration, or one clean message and exit status 1.
+
+    ``sys.exit`` with a text is the one way to end Snakemake's parsing without the lines
+    ``WorkflowError in file ...`` and ``File ..., in <module>`` around the message.
+
+    Args:
+        raw: Snakemake's ``config``.
+        argv: ``sys.argv``.
+        files: ``workflow.configfiles``; read again to refuse repeated keys.
+    """
+    try:
+        for path in files:
+            read_yaml(path)
+        cfg = load_config(raw)
+        check_targets(argv, cfg)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    return cfg
+
+
+def check_targets(argv: Sequence[str], cfg: Config) -> None:
+    """Check the targets of a Snakemake command line against the configuration.
+
+    Raises:
+        UserError: a path names a subject, method, seed, base, dataset or part that is not there.
+    """
+    faults = [f"{t}: {fault}" for t in targets_of(argv) for fault in target_faults(t, cfg)]
+    if faults:
+        raise UserError("\n  ".join(one_screen(faults)))
+
+
+def targets_of(argv: Sequence[str]) -> list[str]:
+    """Targets in a command line whose first word is the program; none if that is not Snakemake."""
+    if "snakemake" not in Path(argv[0]).parts[-2:]:
+        return []
+    from snakemake.cli import parse_args  # slow to import, and loaded already where it matters
+
+    return list(parse_args(list(argv[1:]))[1].targets or [])
+
+
+def target_faults(target: str, cfg: Config) -> Iterator[str]:
+    """Yield what is wrong with one target; other files and rule names are Snakemake's matter."""
+    match PurePosixPath(target).parts:
+        case ["results", first] if first in RESULT_FILES:
+            return
+        case ["results", "tables" | "all_methods", *_]:
+            return
+        case ["results", model, *rest]:
+            yield from _result_faults(model, rest, cfg)
+        case ["resources", "models", base, *_]:
+            yield from _unknown("base", base, cfg.bases)
+        case ["resources", "datasets", dataset, *rest]:
+            yield from _dataset_faults(dataset, rest, cfg)
+        case ["resources", "tokens", base, dataset, *rest]:
+            yield from _unknown("base", base, cfg.bases)
+            yield from _dataset_faults(dataset, rest, cfg)
+
+
+def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str]:
+    if model not in cfg.models:
+        yield from _unknown("model", model, cfg.models)
+        return
+    if not rest:
+        yield f"this is a folder; ask for a file in it, such as results/{model}/original/eval.json"
+        return
+    method, *file = rest
+    if method in SUBJECT_FOLDERS:
+        return
+    if method not in cfg.method_names():
+        yield from _unknown("method", method, cfg.method_names())
+    elif not file:
+        yield f"this is a folder; ask for a file in it, such as results/{model}/{method}/eval.json"
+    elif fault := unsuited(cfg, model, method):
+        yield fault
+    elif seed := re.fullmatch(r"seed-(.*)", file[0]):
+        seeds = [str(seed) for seed in cfg.seeds(method, model)]
+        if seed[1] not in seeds:
+            yield f"{method} has no seed {seed[1]} for {model}; valid: {', '.join(seeds)}"
+        name = cfg.models[model].scenario
+        if file[1:2] == ["lm_eval.json"] and not cfg.scenarios[name].lm_eval:
+            yield f"scenario '{name}' has no task for lm-eval; set scenarios.{name}.lm_eval"
+
+
+def unsuited(cfg: Config, model: str, method: str) -> str | None:
+    """Why a method cannot be applied to a subject, or None."""
+    name = cfg.models[model].scenario
+    scenario = cfg.scenarios[name]
+    if method == "retrained" and not scenario.kept():
+        lacks = "teaches nothing that is to be kept" if scenario.pretrain else "has no pretrain"
+        valid = ", ".join(["original", *cfg.methods])
+        return f"scenario '{name}' {lacks}, so there is no 'retrained'; valid methods: {valid}"
+    if method not in cfg.methods:
+        return None
+    settings = cfg.method(method, model)
+    if settings.start == "subject" and scenario.pretrain is None:
+        return (
+            f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
+            f"'{name}' has no pretrain; set start: fresh for this subject"
+        )
+    sets = {s for draw in draws_of(cfg, model, method) for s in (*draw.sets, *draw.answers_of)}
+    for used in sorted(sets):
+        if getattr(scenario, used) is None:
+            return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
+    return None
+
+
+def _dataset_faults(dataset: str, rest: Sequence[str], cfg: Config) -> Iterator[str]:
+    if dataset not in cfg.datasets:
+        yield from _unknown("dataset", dataset, cfg.datasets)
+    elif rest and rest[0].endswith(".parquet"):
+        valid = [f"{dataset}/{part}" for part in cfg.datasets[dataset].parts]
+        yield from _unknown("part", f"{dataset}/{rest[0].removesuffix('.parquet')}", valid)
+
+
+def _unknown(kind: str, name: str, valid: Iterable[str]) -> Iterator[str]:
+    if name not in valid:
+        yield f"no {kind} '{name}' in the configuration{did_you_mean(name, valid)}"

@@ -1,0 +1,69 @@
+"""What the streams of a step read: a method's objective declares it, the engine carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Labels = Literal["own", "random", "adversarial"]
+"""Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
+
+Kind = Literal["states", "costs"]
+"""What the subject computes on a row: final hidden states [length, width], or the cost of each
+target token, fp32 -log p [targets]."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The rows that one stream gives to every step.
+
+    Attributes:
+        rows: rows a step.
+        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``.
+        labels: the targets; other than ``own`` they come from the labelled examples.
+        answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
+            rows of these sets (a random mismatch), drawn anew in every step.
+        signs: one for each of `sets`: the stream is a mixture whose rows carry these signs.
+        reference: what the terms need of the subject on these rows: final hidden states, or the
+            cost of each target token.
+        forgets: the rows are to be unlearned, so their cost may rise without end.
+    """
+
+    rows: int
+    sets: tuple[str, ...]
+    labels: Labels = "own"
+    answers_of: tuple[str, ...] = ()
+    signs: tuple[int, ...] = ()
+    reference: Kind | None = None
+    forgets: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Sets whose rows are compared with the subject: of a mixture, those to be kept."""
+        if self.reference is None:
+            return ()
+        return self.sets[1:] if self.signs else self.sets
+
+    @property
+    def examples(self) -> bool:
+        """Whether the rows are made before training (labelled or mixed), as an artifact."""
+        return self.labels != "own" or bool(self.signs)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Hidden states that an objective reads.
+
+    Attributes:
+        final: those after the last norm; without them the pass ends at the highest of `blocks`.
+        blocks: outputs of these blocks (0-based, before any final norm).
+        every: all from what enters the first trained block to the last but one.
+        untrained: streams whose states at `blocks` are also computed with the untrained model.
+        unread: streams that no term reads (their rows lend their prompts to another stream).
+    """
+
+    final: bool = True
+    blocks: tuple[int, ...] = ()
+    every: bool = False
+    untrained: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()

@@ -1,0 +1,59 @@
+"""Settings that every method has; those of one algorithm live with its objective."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import Count, Index, NonNegative, Section
+
+
+class Rows(Section):
+    """Rows that one step draws from each stream."""
+
+    forget: Count = 8
+    """Rows of what is to be forgotten."""
+    retain: Count = 8
+    """Rows of what is to be kept."""
+
+
+class Weights(Section):
+    """Weights of the two sides; a term of weight 0 is not computed."""
+
+    forget: NonNegative = 1.0
+    """Weight of what is to be forgotten."""
+    retain: NonNegative = 1.0
+    """Weight of what is to be kept."""
+
+
+class MethodSettings(Section):
+    """Common keys of a method."""
+
+    algorithm: str
+    """Which algorithm; several entries may share one."""
+    title: str = ""
+    """Name shown in the report (the entry's key when empty)."""
+    steps: Count
+    """Optimiser steps."""
+    rows: Rows = Rows()
+    """Batch of one step."""
+    end_token: bool = True
+    """The end-of-text token after a response is a target too."""
+    training: Training
+    """Adapter and optimiser."""
+    seeds: Annotated[list[Index], Field(min_length=1)] = [0]
+    """One run per seed; eval.json has mean and deviation."""
+    models: dict[str, dict[str, Any]] = {}
+    """Overrides for single subjects: the same keys, nested the same way."""
+
+
+Start = Annotated[
+    Literal["fresh", "subject", "weights"],
+    Field(
+        description="fresh: a new adapter on the frozen subject; subject: the subject's own "
+        "adapter; weights: the base's tensors that ``training.parameters`` names."
+    ),
+]
+"""What a method trains."""

@@ -1,0 +1,70 @@
+"""Settings that every trained stage shares: what is trained, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from palimpsest.settings.types import (
+    UNTRACKED,
+    Count,
+    Index,
+    NonNegative,
+    Pattern,
+    Positive,
+    Section,
+)
+
+
+class Lora(Section):
+    """A low-rank adapter (arXiv:2106.09685): W x + (alpha / rank) B A x."""
+
+    rank: Count = 32
+    """Rank of the update."""
+    alpha: Positive = 16.0
+    """Scale: the update is multiplied by alpha / rank."""
+    targets: Annotated[list[str], Field(min_length=1)] = ["q_proj", "v_proj"]
+    """Names of the linear modules that get an adapter."""
+    first_layer: Index = 0
+    """First block with an adapter; the frozen ones below it are computed once per row."""
+
+
+class Optimizer(Section):
+    """AdamW (arXiv:1711.05101) with a learning-rate schedule, or its schedule-free form."""
+
+    name: Literal["adamw", "schedule_free"] = "adamw"
+    """schedule_free: AdamW without a decay (arXiv:2405.15682); the averaged weights are kept."""
+    learning_rate: Positive
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the decay; linear and cosine reach exactly 0 after the last step. Not used by
+    schedule_free."""
+    warmup_steps: Index = 0
+    """Steps of linear warm-up, part of the total."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay; 0 keeps a task vector free of it."""
+    clip_norm: NonNegative = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    betas: tuple[NonNegative, NonNegative] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
+    eps: Positive = 1e-8
+    """AdamW's epsilon."""
+
+
+class Training(Section):
+    """How long and with what a stage trains."""
+
+    lora: Lora = Lora()
+    """The adapter that is trained (where one is added)."""
+    parameters: list[Pattern] = []
+    """start weights: regular expressions for names of the base's tensors, matched in full."""
+    optimizer: Optimizer
+    """Optimiser and schedule."""
+    gradient_checkpointing: Annotated[bool, UNTRACKED] = False
+    """Recompute activations in the backward pass: less memory, more time, same result."""
+    # Tracked: compiled code rounds elsewhere, and no checkpoint may go on in other arithmetic.
+    compile: bool = False
+    """Run the blocks through torch.compile: slower to start, same result but for its roundings."""
+    checkpoint_seconds: Annotated[NonNegative, UNTRACKED] = 60.0
+    """Save a resumable checkpoint after this many seconds (never changes the result)."""

@@ -1,0 +1,216 @@
+"""Building blocks of the configuration model: strict sections and checked scalars."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from palimpsest.errors import did_you_mean
+
+SOURCES = ("hub:org/name", "path:folder-or-file", "url:address", "resource:file", "pypi:name==1.0")
+"""How a source is written, one example per kind."""
+
+_KINDS = [example.split(":")[0] for example in SOURCES]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a catalog key looks like: several in one file name must stay below the system's 255."""
+
+LARGEST = 2**63 - 1
+"""The largest whole number; seeds and Snakemake's resources take no larger one."""
+
+_PART_REF = re.compile(rf"{NAME.pattern}/{NAME.pattern}")
+
+LOCAL = "local:"
+"""Begins the name of an lm-eval task that is made from one of our own parts."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values cannot be changed later."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+def _not_bool(value: Any) -> Any:
+    # YAML 1.1 reads `no` and `off` as false; a number must not be made of that.
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true/false")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    # `1e3` is a string to YAML 1.1, and int() refuses it.
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d{1,2}", value.strip()):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return _not_bool(value)
+
+
+def _not_too_large(value: int) -> int:
+    if value > LARGEST:
+        raise ValueError(f"the number is too large (more than {LARGEST})")
+    return value
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"'{value}' leads out of its folder; write a name below it, without '..'")
+    return value
+
+
+def _source(value: str) -> str:
+    kind, colon, rest = value.partition(":")
+    if colon and kind not in _KINDS:
+        raise ValueError(f"unknown kind of source '{kind}'{did_you_mean(kind, _KINDS)}")
+    if not re.fullmatch(r"\S+", rest) or (kind == "pypi" and not re.search(r".==.", rest)):
+        raise ValueError(f"'{value}' is not a source; write one of {', '.join(SOURCES)}")
+    if kind == "resource":
+        _inside(rest)
+    if kind == "url":
+        _check_address(rest)
+    return value
+
+
+def _check_address(address: str) -> None:
+    parts = urlsplit(address)
+    if parts.username or parts.password:
+        # Not repeated: it may hold a password.
+        raise ValueError("an address without user and password is needed")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"'{address}' is not an address; it needs http or https, and a host")
+
+
+def not_a_name(value: str) -> str:
+    """The message about a key that cannot be the name of a folder."""
+    if len(value) > 64:
+        return f"'{value[:20]}...' is too long for a folder's name; use at most 64 characters"
+    return f"'{value}' cannot be a folder's name; use letters, digits, '.', '_', '-'"
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(not_a_name(value))
+    return value
+
+
+def _task(value: str) -> str:
+    if (ref := local_part(value)) is not None:
+        if not _PART_REF.fullmatch(ref):
+            raise ValueError(f"a local task is written {LOCAL}dataset/part, not '{value}'")
+    elif not re.fullmatch(r"[^\s:/]+", value):
+        raise ValueError(f"'{value}' is neither a task of lm-eval nor {LOCAL}dataset/part")
+    return value
+
+
+def local_part(task: str) -> str | None:
+    """The ``dataset/part`` that a task of ours is made from; None for one of lm-eval's own."""
+    return task.removeprefix(LOCAL) if task.startswith(LOCAL) else None
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"'{value}' is no regular expression ({error})") from None
+    return value
+
+
+def holding(placeholder: str) -> AfterValidator:
+    """Refuses a text in which `placeholder` does not occur."""
+
+    def check(text: str) -> str:
+        if placeholder not in text:
+            raise ValueError(f"must contain {placeholder}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _part_ref(value: str) -> str:
+    if not _PART_REF.fullmatch(value):
+        raise ValueError(f"a part is written dataset/part, not '{value}'")
+    return value
+
+
+NotBool = BeforeValidator(_not_bool)
+"""Refuses true and false where a number stands."""
+
+Real = Annotated[float, NotBool, Field(allow_inf_nan=False)]
+"""A finite number; ``1e-4`` is one, although YAML 1.1 reads it as a string."""
+
+Whole = Annotated[int, BeforeValidator(_whole), AfterValidator(_not_too_large)]
+"""A whole number; ``1e3`` is one."""
+
+Positive = Annotated[Real, Field(gt=0)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Count = Annotated[Whole, Field(ge=1)]
+Index = Annotated[Whole, Field(ge=0)]
+
+
+FORMATS = {
+    "source": rf"({'|'.join(_KINDS)}):\S+",
+    "name": NAME.pattern,
+    "dataset/part": _PART_REF.pattern,
+    "task": rf"{LOCAL}{_PART_REF.pattern}|[^\s:/]+",
+}
+"""What the key table and the JSON schema call these texts, and how they look."""
+
+
+def _format(name: str) -> Any:
+    return Field(json_schema_extra={"format": name})
+
+
+Source = Annotated[str, AfterValidator(_source), _format("source")]
+"""Where something comes from: ``hub:``, ``path:``, ``url:``, ``resource:`` or ``pypi:``."""
+
+Name = Annotated[str, AfterValidator(_name), _format("name")]
+"""A catalog key; it becomes a folder name."""
+
+PartRef = Annotated[str, AfterValidator(_part_ref), _format("dataset/part")]
+"""A part of a dataset, written ``dataset/part``."""
+
+FileName = Annotated[str, AfterValidator(_inside)]
+"""A file below a folder or in a repository."""
+
+TaskName = Annotated[str, AfterValidator(_task), _format("task")]
+"""A task of lm-eval, or ``local:dataset/part``."""
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+"""A regular expression."""
+
+
+class Untracked:
+    """Marks a key that changes how a stage runs and never what it computes."""
+
+
+UNTRACKED = Untracked()
+"""``batch_rows: Annotated[Count, UNTRACKED]``: an edit of this key runs nothing again."""
+
+
+def untracked(section: Section) -> dict[str, Any]:
+    """The values of a section's untracked keys; those of the sections in it are nested."""
+    return _divided(section)[1]
+
+
+def tracked(section: Section) -> dict[str, Any]:
+    """All other values of a section: what a result depends on."""
+    return _divided(section)[0]
+
+
+def _divided(section: Section) -> tuple[dict[str, Any], dict[str, Any]]:
+    values = section.model_dump()
+    rest: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        if UNTRACKED in field.metadata:
+            rest[name] = values.pop(name)
+        elif isinstance(inner := getattr(section, name), Section):
+            values[name], inner_rest = _divided(inner)
+            rest |= {name: inner_rest} if inner_rest else {}
+    return values, rest

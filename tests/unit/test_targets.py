@@ -1,0 +1,140 @@
+"""Targets on the command line: typos die with the valid names, options are left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.config_example import raw_config
+from palimpsest.config import load_config
+from palimpsest.errors import UserError
+from palimpsest.pipeline.targets import check_targets, config_or_exit
+
+SOURCE = Path(__file__).parents[2] / "src"
+CFG = load_config(raw_config())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "all",
+        "results/report.html",
+        "results/tables/metrics.csv",
+        "results/subject/sku/eval.json",
+        "results/subject/sku/seed-1/model/model.json",
+        "results/subject/original/eval.json",
+        "results/subject/original/seed-0/likelihood.parquet",
+        "results/subject/subject/train.jsonl",
+        "results/subject/reference/manifest.json",
+        "results/subject/sku/no-such-file",
+        "resources/models/tiny/manifest.json",
+        "resources/datasets/secrets/all.parquet",
+        "resources/datasets/secrets/manifest.json",
+        "resources/tokens/tiny/questions/train.parquet",
+        "logs/anything/at/all",
+    ],
+)
+def test_what_exists_or_is_snakemakes_matter_passes(target):
+    check_targets(["snakemake", target], CFG)
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        (
+            "results/subjct/sku/eval.json",
+            "no model 'subjct' in the configuration; did you mean 'subject'? "
+            "valid: second, subject",
+        ),
+        (
+            "results/subject/skuu/eval.json",
+            "no method 'skuu' in the configuration; did you mean 'sku'? "
+            "valid: anchored, base, original, retrained, sku",
+        ),
+        ("results/reprot.html", "no model 'reprot.html' in the configuration; valid: "),
+        ("results/subject", "this is a folder; ask for a file in it, such as results/subject/ori"),
+        ("results/subject/sku", "this is a folder; ask for a file in it, such as results/subject/"),
+        ("results/subject/sku/seed-2/model/model.json", "sku has no seed 2 for subject; valid: 0"),
+        ("results/subject/sku/seed-01/measure.json", "sku has no seed 01 for subject; valid: 0, 1"),
+        ("results/subject/original/seed-1/measure.json", "original has no seed 1 for subject; val"),
+        ("resources/models/tny/manifest.json", "no base 'tny' in the configuration; did you mean"),
+        ("resources/datasets/secret/all.parquet", "no dataset 'secret' in the configuration; did"),
+        (
+            "resources/datasets/secrets/unseeen.parquet",
+            "no part 'secrets/unseeen' in the configuration; did you mean 'secrets/unseen'? ",
+        ),
+        ("resources/tokens/tny/secrets/all.parquet", "no base 'tny' in the configuration; did you"),
+        ("resources/tokens/tiny/secrets/al.parquet", "no part 'secrets/al' in the configuration;"),
+    ],
+)
+def test_a_typo_names_the_valid_choices(target, text):
+    with pytest.raises(UserError) as caught:
+        check_targets(["/usr/bin/snakemake", target, "--cores", "1"], CFG)
+    assert str(caught.value).startswith(f"{target}: {text}")
+
+
+def test_all_wrong_targets_are_named():
+    argv = ["snakemake", "results/x/sku/eval.json", "results/subject/y/eval.json", "--cores", "1"]
+    with pytest.raises(UserError) as caught:
+        check_targets(argv, CFG)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--directory", "results/x/y"],
+        ["--report", "results/x.html"],
+        ["--config", "a=results/x/y/z"],
+        ["--configfile", "results/x/y.yaml"],
+        ["--forcerun", "results/x/y/z"],
+    ],
+)
+def test_values_of_options_are_no_targets(options):
+    check_targets(["snakemake", "results/subject/sku/eval.json", *options], CFG)
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/snakemake", "/lib/snakemake/__main__.py"])
+def test_targets_after_two_dashes_are_seen(program):
+    argv = [program, "--cores", "1", "--resources", "gpu=4", "--", "results/x/sku/eval.json"]
+    with pytest.raises(UserError, match="no model 'x'"):
+        check_targets(argv, CFG)
+
+
+def test_other_programs_have_no_targets():
+    check_targets(["/usr/bin/pytest", "--no-such-option", "results/x/y"], CFG)
+
+
+def test_repeated_keys_in_the_files_end_the_run(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: 1\na: 2\n")
+    with pytest.raises(SystemExit, match=r"error: .*x.yaml:2: 'a' stands twice"):
+        config_or_exit(raw_config(), ["snakemake"], [tmp_path / "x.yaml"])
+
+
+def test_snakemake_ends_with_nothing_but_the_message(tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        "import sys\n"
+        f"sys.path[:0] = [{str(SOURCE)!r}, {str(Path(__file__).parents[1])!r}]\n"
+        "from kit.config_example import raw_config\n"
+        "from palimpsest.pipeline.targets import config_or_exit\n"
+        "CFG = config_or_exit(raw_config(), sys.argv, workflow.configfiles)\n"
+        'rule all:\n    output: "results/{model}/{method}/eval.json"\n    shell: "touch {output}"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "results/subjct/sku/eval.json", "--cores", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: results/subjct/sku/eval.json: no model 'subjct' in the configuration; "
+        "did you mean 'subject'? valid: second, subject\n"
+    )
