@@ -174,6 +174,10 @@ def _provenance() -> Schema:
             "model": {"$ref": "#/$defs/hashes"},
             "packages": {"type": "object", "additionalProperties": TEXT_OR_NULL},
             "device": TEXT_OR_NULL,
+            "dtype": {
+                **TEXT_OR_NULL,
+                "description": "Number type of the frozen weights, e.g. bfloat16.",
+            },
             "git": {**TEXT_OR_NULL, "pattern": "^[0-9a-f]{40,64}$"},
         }
     )
