@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from kit.copies import MINI, MODEL, REPO, Copy, check_out
-
-TOKEN = "hf_tests-only-DoNotWriteMeAnywhere"
-"""A credential in the environment of the session's build."""
+from kit.copies import MINI, MODEL, REPO, TOKEN, Copy, check_out
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Processes of pytest-xdist that share the tests."""

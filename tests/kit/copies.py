@@ -21,6 +21,9 @@ MODEL = Path("resources/models/smollm2-135m")
 METADATA = Path(".snakemake/metadata")
 MINI = ("--configfile", "config/test/mini.yaml")
 
+TOKEN = "hf_tests-only-DoNotWriteMeAnywhere"
+"""A credential in the environment of the session's build."""
+
 _TRACKED = ("Snakefile", "config", "workflow", "profiles", "src", "envs", "resources")
 _PRODUCED = ("models", "datasets", "tokens", "hub", "downloads")
 _JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:^ {4}.*\n)*)", re.MULTILINE)

@@ -9,7 +9,7 @@ import torch
 
 from palimpsest.config.schema import Base
 from palimpsest.engine.device import resolve_dtype
-from palimpsest.plan.machine import Machine, width_of
+from palimpsest.pipeline.plan.machine import Machine, width_of
 
 CPU = torch.device("cpu")
 PROCESSORS: list[tuple[dict[str, Any], torch.dtype]] = [

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import TOKEN
 from kit import models as tiny_models
-from kit.copies import Copy, check_out
+from kit.copies import TOKEN, Copy, check_out
 from kit.hub_server import SIGNATURE, Fault, Hub, Repo, files_of, hub_server
 
 TARGETS = ("resources/models/mine/manifest.json", "resources/datasets/asked/manifest.json")

@@ -9,8 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from conftest import TOKEN
-from kit.copies import MINI, MODEL, REPO, Copy
+from kit.copies import MINI, MODEL, REPO, TOKEN, Copy
 from palimpsest.io.atomic import sha256_of
 
 DATASETS = ("mini-general", "mini-hazards", "mini-questions")
