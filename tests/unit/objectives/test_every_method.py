@@ -40,11 +40,9 @@ class Counting(Body):
         super().__init__(*args)
         self.tokens = {True: 0, False: 0}
 
-    def states(
-        self, rows: Sequence[Row], made: Sequence[Row] = (), *rest: Any, **named: Any
-    ) -> list[States]:
-        self.tokens[torch.is_grad_enabled()] += sum(map(len, [*rows, *made]))
-        return super().states(rows, made, *rest, **named)
+    def states(self, rows: Sequence[Row], *rest: Any, **named: Any) -> list[States]:
+        self.tokens[torch.is_grad_enabled()] += sum(map(len, rows))
+        return super().states(rows, *rest, **named)
 
 
 def forwarded(made: methods.Bench) -> dict[bool, int]:
