@@ -30,7 +30,7 @@ def test_a_pass_that_ends_early_gives_the_states_and_gradients_of_the_full_one(k
     if kept:
         body.keep(rows)
     runs = [0] * tiny.LAYERS
-    for i, block in enumerate(body.layers):
+    for i, block in enumerate(body.decoder.blocks):
         block.register_forward_hook(lambda *_, i=i: runs.__setitem__(i, runs[i] + 1))
     early = [s.blocks[2] for s in body.states(rows, reads=Reads(final=False, blocks=(2,)))]
     assert runs[3] == 0
@@ -57,7 +57,7 @@ def test_a_layer_below_training_is_refused_where_blocks_cannot_run_apart() -> No
         body.states(rows, reads=Reads(final=False, blocks=(1,)))
     levels = body.states(rows, reads=Reads(every=True))[0].blocks
     assert sorted(levels) == [-1, 2], "what enters block 2, and its output; then the final state"
-    outputs = body.decoder(rows[0].ids[None], output_hidden_states=True).hidden_states
+    outputs = body.decoder.module(rows[0].ids[None], output_hidden_states=True).hidden_states
     torch.testing.assert_close(levels[-1], outputs[2][0])
 
 

@@ -68,7 +68,7 @@ def test_answer_positions_leave_the_prompt_out() -> None:
 def test_rows_without_reference_states_are_refused() -> None:
     rows = tiny.rows([(4, 6), (6, 9)])
     body = Body(tiny.llama())
-    with pytest.raises(ValueError, match="row row-0 was read without its reference states"):
+    with pytest.raises(ValueError, match="row row-0 has no reference states"):
         Stream(rows, body.hidden(rows), body.head).kl()
 
 

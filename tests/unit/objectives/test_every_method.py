@@ -105,7 +105,7 @@ def test_a_term_reads_the_subject_s_states_exactly_where_the_draw_says_so(key: s
     for name in compared:
         rows = [replace(row, reference=None) for row in streams[name].rows]
         without = {**streams, name: replace(streams[name], rows=rows)}
-        with pytest.raises(ValueError, match="was read without its reference states"):
+        with pytest.raises(ValueError, match="has no reference states"):
             made.job.loss(without)
 
 
