@@ -42,6 +42,6 @@ def test_random_labels_leave_the_question_alone() -> None:
 def test_labels_that_are_dear_at_first_are_not_taken_for_divergence(tmp_path: Path) -> None:
     """Random labels cost a subject that is sure of itself more than twice blind guessing."""
     made = methods.bench("random_labels", tmp_path, dtype=torch.float32, moved=False, steps=2)
-    made.job.body.decoder.norm.weight.mul_(12)
+    made.job.body.decoder.module.norm.weight.mul_(12)
     assert made.streams()["forget"].nll().mean() > 2 * math.log(tiny.VOCABULARY)
     train(made.job)
