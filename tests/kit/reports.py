@@ -17,6 +17,7 @@ from palimpsest.io.atomic import write_json, write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.estimates import Estimate, rate
+from palimpsest.pipeline.stages import Compare, Score
 from palimpsest.stages.compare import compare
 from palimpsest.stages.score import score
 
@@ -187,14 +188,15 @@ def _write_run(
     }
     stages = SECONDS if trained else ["measure"]
     score(
-        config,
-        [folder / f"seed-{seed}" for seed in seeds],
-        inputs / "datasets",
-        folder / "eval.json",
-        folder / "rows.parquet",
-        configs={"negate": {"scale": 1.0}, "score": config} if trained else None,
-        benchmarks={stage: [inputs / f"{stage}.tsv"] for stage in stages},
-        untaught=inputs / "untaught.parquet",
+        Score(
+            config=config,
+            seeds=tuple(folder / f"seed-{seed}" for seed in seeds),
+            datasets=inputs / "datasets",
+            base_likelihood=inputs / "untaught.parquet",
+            configs={"negate": {"scale": 1.0}, "score": config} if trained else {},
+            costs={stage: [str(inputs / f"{stage}.tsv")] for stage in stages},
+            out=folder,
+        )
     )
 
 
@@ -223,11 +225,13 @@ def _write_likelihood(path: Path, rows: list[dict[str, Any]], empty: str = "") -
 def _compare(folder: Path, model: str, method: str, with_retrained: bool) -> None:
     retrained = folder / "retrained" / "rows.parquet"
     compare(
-        {"model": model, "method": method, "score": SETTINGS},
-        folder / method / "rows.parquet",
-        folder / "original" / "rows.parquet",
-        retrained if with_retrained else None,
-        folder / method / "compare.json",
+        Compare(
+            config={"model": model, "method": method, "score": SETTINGS},
+            rows=folder / method / "rows.parquet",
+            original=folder / "original" / "rows.parquet",
+            retrained=retrained if with_retrained else None,
+            out=folder / method / "compare.json",
+        )
     )
 
 
