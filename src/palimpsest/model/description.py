@@ -36,7 +36,7 @@ def write_model(
     if updates:
         write_adapter(folder, updates, str(base))
     digests = {DELTA_WEIGHTS: deltas(folder)} if deltas else {}
-    kinds = [name for name, found in (("adapter", updates), ("delta", deltas)) if found]
+    kinds = [name for name, part in (("adapter", updates), ("delta", deltas)) if part]
     write_manifest(
         folder,
         [*(FILES if updates else ()), *((DELTA_WEIGHTS,) if deltas else ()), *files],

@@ -22,8 +22,8 @@ def lora_name(name: str) -> str:
 
 def block_of(name: str) -> int | None:
     """Index of the transformer block that a tensor or module belongs to, None outside of them."""
-    found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
-    return int(found[1]) if found else None
+    match = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    return int(match[1]) if match else None
 
 
 def first_block(names: Collection[str]) -> int:

@@ -37,10 +37,10 @@ class Trainable:
     @property
     def network(self) -> nn.Module:
         """The model that computes: PEFT's wrapper taken off."""
-        found: nn.Module = (
+        network: nn.Module = (
             self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         )
-        return found
+        return network
 
     @property
     def first_block(self) -> int:
@@ -95,15 +95,15 @@ def subject_tensors(model: nn.Module, region: Collection[str] | None = None) -> 
         if ".subject.weight" in name and "lora_" in name
     }
     if region is not None:
-        wanted = {lora_name(name) for name in region}
-        if not wanted:
+        chosen = {lora_name(name) for name in region}
+        if not chosen:
             raise UserError("the region is empty: no tensor would be trained")
-        for name in sorted(wanted - set(every)):
+        for name in sorted(chosen - set(every)):
             raise UserError(
                 f"the region names {name}, which the subject's adapter does not have"
                 f"{did_you_mean(name, every)}"
             )
-        every = {name: parameter for name, parameter in every.items() if name in wanted}
+        every = {name: parameter for name, parameter in every.items() if name in chosen}
     for parameter in every.values():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()

@@ -17,7 +17,7 @@ from palimpsest.metrics.rows import answers_of
 from palimpsest.pipeline import stages
 
 EMPTY = Verdict(False, said="(empty answer)")
-"""Who says nothing gives nothing away; no judge is asked."""
+"""An empty answer gives nothing away; no judge sees it."""
 
 
 def judge(job: stages.Judge) -> None:
@@ -33,8 +33,8 @@ def judge(job: stages.Judge) -> None:
     parts = [part.at(part.asked(config["answers"])) for part in parts]
     forget = next(part for part in parts if part.block == "forget")
     parts += further(forget, config["wrappers"], config["sampled"])
-    asked = [pair for part in parts for pair in _cases(part, job.generations)]
-    cases = [case for _, case in asked]
+    pairs = [pair for part in parts for pair in _cases(part, job.generations)]
+    cases = [case for _, case in pairs]
     side = out.with_suffix(".cache.jsonl")
     judge = load_judge(config["judge"])
     settings = judge.Settings(**config["settings"], **job.untracked)
@@ -42,7 +42,7 @@ def judge(job: stages.Judge) -> None:
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
-        for ((block, name), _), verdict in zip(asked, verdicts, strict=True)
+        for ((block, name), _), verdict in zip(pairs, verdicts, strict=True)
     ]
     write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), judge=config["judge"])
     print(f"{job.label}: {_summary(verdicts)}")
@@ -52,9 +52,9 @@ def _cases(part: Part, generations: Path) -> list[tuple[tuple[str, str], Case]]:
     """(block, id) and case of each answer of a part."""
     table = columns_of(generations, schemas.GENERATIONS.names)
     table = table.filter(pc.equal(table.column("part"), part.block))
-    wanted = pc.is_in(table.column("id"), pa.array(part.ids))
-    said = answers_of(table.filter(wanted), part, part, f"{generations}, part {part.block}")
-    columns = (part.prompts, part.responses, part.keys, said.column("answer").to_pylist())
+    of_part = pc.is_in(table.column("id"), pa.array(part.ids))
+    answers = answers_of(table.filter(of_part), part, part, f"{generations}, part {part.block}")
+    columns = (part.prompts, part.responses, part.keys, answers.column("answer").to_pylist())
     return [
         ((part.block, name), Case(*values))
         for name, values in zip(part.ids, zip(*columns, strict=True), strict=True)
@@ -69,9 +69,9 @@ def _verdicts(
     label: str,
     threads: int | None,
 ) -> list[Verdict]:
-    spoken = [case for case in cases if case.answer.strip()]
-    found = iter(judge.judge(spoken, settings, side, label, threads) if spoken else [])
-    return [next(found) if case.answer.strip() else EMPTY for case in cases]
+    worded = [case for case in cases if case.answer.strip()]
+    judged = iter(judge.judge(worded, settings, side, label, threads) if worded else [])
+    return [next(judged) if case.answer.strip() else EMPTY for case in cases]
 
 
 def _summary(verdicts: Sequence[Verdict]) -> str:
