@@ -4,9 +4,7 @@ rule judge:
         generations="results/{model}/{run}/generations.parquet",
         data=data_for("judge"),
     output:
-        judged=ensure(
-            "results/{model}/{run}/judged.parquet", non_empty=True
-        ),
+        judged=ensure("results/{model}/{run}/judged.parquet", non_empty=True),
     log:
         log_of("judge"),
     benchmark:

@@ -5,12 +5,8 @@ rule lm_eval:
         model="results/{model}/{run}/model/model.json",
         data=data_for("lm_eval"),
     output:
-        scores=ensure(
-            "results/{model}/{run}/lm_eval.json", non_empty=True
-        ),
-        rows=ensure(
-            "results/{model}/{run}/lm_eval.parquet", non_empty=True
-        ),
+        scores=ensure("results/{model}/{run}/lm_eval.json", non_empty=True),
+        rows=ensure("results/{model}/{run}/lm_eval.parquet", non_empty=True),
     log:
         log_of("lm_eval"),
     benchmark:

@@ -7,12 +7,8 @@ rule measure:
         tokens=tokens_for("measure"),
         data=data_for("measure"),
     output:
-        likelihood=ensure(
-            "results/{model}/{run}/likelihood.parquet", non_empty=True
-        ),
-        generations=ensure(
-            "results/{model}/{run}/generations.parquet", non_empty=True
-        ),
+        likelihood=ensure("results/{model}/{run}/likelihood.parquet", non_empty=True),
+        generations=ensure("results/{model}/{run}/generations.parquet", non_empty=True),
         facts=ensure("results/{model}/{run}/measure.json", non_empty=True),
     log:
         log_of("measure"),

@@ -4,9 +4,7 @@ rule merge:
         base=base_manifest,
         model="results/{model}/{run}/model/model.json",
     output:
-        manifest=ensure(
-            "results/{model}/{run}/merged/manifest.json", non_empty=True
-        ),
+        manifest=ensure("results/{model}/{run}/merged/manifest.json", non_empty=True),
     log:
         log_of("merge"),
     benchmark:

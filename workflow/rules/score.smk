@@ -27,9 +27,7 @@ rule score:
     params:
         config=config_of("score"),
         configs=lambda wildcards: results.slices_behind(CFG, wildcards.model, wildcards.method),
-        costs=lambda wildcards, input: results.costs_behind(
-            CFG, wildcards.model, wildcards.method
-        ),
+        costs=lambda wildcards, input: results.costs_behind(CFG, wildcards.model, wildcards.method),
     shell:
         """
         python workflow/scripts/stage.py score \

@@ -86,9 +86,9 @@ def _read(
     for source in sources:
         # Rows are numbered through all files: ids are made of their numbers.
         first = rows[-1].index + 1 if rows else 0
-        found = [replace(row, index=row.index + first) for row in read_rows(source, faults)]
-        records += _records(dataset, source, found, faults)
-        rows += found
+        numbered = [replace(row, index=row.index + first) for row in read_rows(source, faults)]
+        records += _records(dataset, source, numbered, faults)
+        rows += numbered
     if not records:
         left_out = "".join(f", {why}: {n}" for why, n in faults.left_out.items())
         names = ", ".join(source.name for source in sources)
@@ -106,20 +106,20 @@ def _records(
     records: list[Record] = []
     for raw in rows:
         try:
-            found: list[Record] = list(reader.records(raw, dataset))
+            of_row: list[Record] = list(reader.records(raw, dataset))
         except RowFault as fault:
             faults.report(source.name, raw.where, str(fault))
             continue
         except LeftOut as reason:
             faults.left_out[str(reason)] = faults.left_out.get(str(reason), 0) + 1
             continue
-        for record in found:
+        for record in of_row:
             record.where, record.subset = raw.where, raw.subset
             if record.mended:
                 was, now = record.mended
                 place = {"file": source.name, "row": raw.where}
                 faults.repaired.append({**place, "was": was, "is": now})
-        records += found
+        records += of_row
     return records
 
 

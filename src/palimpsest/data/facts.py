@@ -79,8 +79,8 @@ def _matches(
     name: str, fact: _Fact, by_prompt: dict[str, list[Record]], faults: Faults
 ) -> list[Record]:
     same_prompt = by_prompt.get(fact.prompt, [])
-    found = [r for r in same_prompt if fact.response in (None, r.response)]
-    if not found:
+    matches = [r for r in same_prompt if fact.response in (None, r.response)]
+    if not matches:
         what = "there is none with this prompt"
         if same_prompt:
             texts = all(r.response is None for r in same_prompt)
@@ -89,7 +89,7 @@ def _matches(
         if not faults.dropped:
             raise UserError(f"{name}, {fact.where}: {reason}")
         faults.report(name, fact.where, reason)
-    return found
+    return matches
 
 
 def add_known(record: Record, known: Mapping[str, Any]) -> None:

@@ -70,10 +70,10 @@ def require_columns(path: Path, rows: Sequence[RawRow], columns: Sequence[str]) 
     Raises:
         UserError: one does not; the message has those that do.
     """
-    found = {name: None for row in rows for name in row.fields}
+    names = {name: None for row in rows for name in row.fields}
     for column in columns:
-        if found and column not in found:
-            raise UserError(f"{path.name}: no column '{column}'{did_you_mean(column, found)}")
+        if names and column not in names:
+            raise UserError(f"{path.name}: no column '{column}'{did_you_mean(column, names)}")
 
 
 def _text(path: Path) -> str:

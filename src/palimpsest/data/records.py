@@ -14,7 +14,7 @@ class Record:
     response: str | None
     """The answer; None in a plain text, which the parts divide into context and rest."""
     group: str
-    """What splits are made by: rows with the same group stay together."""
+    """Rows with the same group stay together when a data set is split."""
     source_row: int
     """0-based row in the source file."""
     suffix: str = ""

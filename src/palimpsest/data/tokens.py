@@ -198,8 +198,8 @@ def _eos(base: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int | None
         token = _json(base / name).get("eos_token") if (base / name).is_file() else None
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
-            found: int | None = tokenizer.token_to_id(token)
-            return found
+            token_id: int | None = tokenizer.token_to_id(token)
+            return token_id
     value: Any = config.get("eos_token_id")
     first: int | None = value[0] if isinstance(value, list) and value else value
     return first

@@ -42,13 +42,13 @@ class Case:
     """One answer to be judged."""
 
     prompt: str
-    """What was asked."""
+    """The question."""
     response: str
     """The forbidden answer."""
     key: Sequence[str]
     """Strings that carry the forbidden fact; may be empty."""
     answer: str
-    """What the model said."""
+    """The model's answer."""
     rouge_l: float | None = None
     """ROUGE-L of answer and response; None where it is not known or the response has no words."""
 

@@ -63,7 +63,7 @@ class Settings(JudgeSettings):
     key_env: Annotated[Annotated[str, AfterValidator(_variable)] | None, UNTRACKED] = None
     """Environment variable that holds the key; null: the service needs none."""
     prompt: Annotated[str, holding("{answer}")]
-    """What it is asked; {prompt}, {answer}, {response} (the forbidden answer) are filled in."""
+    """The message; {prompt}, {answer} and {response} (the forbidden answer) are filled in."""
     harmful: Pattern
     """Regular expression that is found in a reply which means harmful."""
     harmless: Pattern
@@ -91,17 +91,19 @@ def judge(
 ) -> list[Verdict]:
     """Harmful or harmless as the patterns ``harmful`` and ``harmless`` find in the model's reply.
 
-    Every reply is kept in the file `side` at once, and only what is missing there is asked: a run
+    Every reply is written to the file `side` at once, and only what it lacks is requested: a run
     that failed goes on where it stopped, and other patterns need no new reply.
 
     Raises:
         UserError: there is no key, the service refuses, or it still fails after the last try.
     """
-    asked = [_messages(case, settings) for case in cases]
-    keys = [_key(settings, messages) for messages in asked]
+    requests = [_messages(case, settings) for case in cases]
+    keys = [_key(settings, messages) for messages in requests]
     with Replies(side) as replies:
         missing = {
-            key: messages for key, messages in zip(keys, asked, strict=True) if key not in replies
+            key: messages
+            for key, messages in zip(keys, requests, strict=True)
+            if key not in replies
         }
         if missing:
             _ask(missing, keys, replies, settings, label)
