@@ -21,11 +21,7 @@ def lora_name(name: str) -> str:
 
 
 def block_of(name: str) -> int | None:
-<<<<<<< HEAD
     """Index of the block that a tensor or module belongs to; None outside the blocks."""
-=======
-    """Index of the transformer block that a tensor or module belongs to, None outside of them."""
->>>>>>> plugins
     match = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
     return int(match[1]) if match else None
 

@@ -36,11 +36,7 @@ class Trainable:
 
     @property
     def network(self) -> nn.Module:
-<<<<<<< HEAD
         """The `transformers` model inside PEFT's wrapper."""
-=======
-        """The model that computes: PEFT's wrapper taken off."""
->>>>>>> plugins
         network: nn.Module = (
             self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         )
@@ -102,22 +98,13 @@ def subject_tensors(model: nn.Module, region: Collection[str] | None = None) -> 
         chosen = {lora_name(name) for name in region}
         if not chosen:
             raise UserError("the region is empty: no tensor would be trained")
-<<<<<<< HEAD
         for name in sorted(chosen - set(tensors)):
-=======
-        for name in sorted(chosen - set(every)):
->>>>>>> plugins
             raise UserError(
                 f"the region names {name}, which the subject's adapter does not have"
                 f"{did_you_mean(name, tensors)}"
             )
-<<<<<<< HEAD
         tensors = {name: parameter for name, parameter in tensors.items() if name in chosen}
     for parameter in tensors.values():
-=======
-        every = {name: parameter for name, parameter in every.items() if name in chosen}
-    for parameter in every.values():
->>>>>>> plugins
         if parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
         parameter.requires_grad_(True)

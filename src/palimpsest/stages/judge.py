@@ -17,11 +17,7 @@ from palimpsest.metrics.rows import answers_of
 from palimpsest.pipeline import stages
 
 EMPTY = Verdict(False, said="(empty answer)")
-<<<<<<< HEAD
 """An empty answer gives nothing away; it needs no judge."""
-=======
-"""An empty answer gives nothing away; no judge sees it."""
->>>>>>> plugins
 
 
 def judge(job: stages.Judge) -> None:
@@ -37,13 +33,8 @@ def judge(job: stages.Judge) -> None:
     parts = [part.at(part.asked(config["answers"])) for part in parts]
     forget = next(part for part in parts if part.block == "forget")
     parts += further(forget, config["wrappers"], config["sampled"])
-<<<<<<< HEAD
     named = [pair for part in parts for pair in _cases(part, job.generations)]
     cases = [case for _, case in named]
-=======
-    pairs = [pair for part in parts for pair in _cases(part, job.generations)]
-    cases = [case for _, case in pairs]
->>>>>>> plugins
     side = out.with_suffix(".cache.jsonl")
     judge = load_judge(config["judge"])
     settings = judge.Settings(**config["settings"], **job.untracked)
@@ -51,11 +42,7 @@ def judge(job: stages.Judge) -> None:
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
-<<<<<<< HEAD
         for ((block, name), _), verdict in zip(named, verdicts, strict=True)
-=======
-        for ((block, name), _), verdict in zip(pairs, verdicts, strict=True)
->>>>>>> plugins
     ]
     write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), judge=config["judge"])
     print(f"{job.label}: {_summary(verdicts)}")
@@ -65,13 +52,8 @@ def _cases(part: Part, generations: Path) -> list[tuple[tuple[str, str], Case]]:
     """(block, id) and case of each answer of a part."""
     table = columns_of(generations, schemas.GENERATIONS.names)
     table = table.filter(pc.equal(table.column("part"), part.block))
-<<<<<<< HEAD
     judged = pc.is_in(table.column("id"), pa.array(part.ids))
     answers = answers_of(table.filter(judged), part, part, f"{generations}, part {part.block}")
-=======
-    of_part = pc.is_in(table.column("id"), pa.array(part.ids))
-    answers = answers_of(table.filter(of_part), part, part, f"{generations}, part {part.block}")
->>>>>>> plugins
     columns = (part.prompts, part.responses, part.keys, answers.column("answer").to_pylist())
     return [
         ((part.block, name), Case(*values))
@@ -87,15 +69,9 @@ def _verdicts(
     label: str,
     threads: int | None,
 ) -> list[Verdict]:
-<<<<<<< HEAD
     with_words = [case for case in cases if case.answer.strip()]
     verdicts = iter(judge.judge(with_words, settings, side, label, threads) if with_words else [])
     return [next(verdicts) if case.answer.strip() else EMPTY for case in cases]
-=======
-    worded = [case for case in cases if case.answer.strip()]
-    judged = iter(judge.judge(worded, settings, side, label, threads) if worded else [])
-    return [next(judged) if case.answer.strip() else EMPTY for case in cases]
->>>>>>> plugins
 
 
 def _summary(verdicts: Sequence[Verdict]) -> str:
