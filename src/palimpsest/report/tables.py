@@ -12,6 +12,7 @@ import pyarrow.csv
 
 from palimpsest.io.atomic import write_text
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.summary import SWEPT
 from palimpsest.report.columns import every_column
 from palimpsest.report.inputs import Subject
 
@@ -41,17 +42,7 @@ _SWEEP = (
     ("scale", pa.float64()),
     ("part", pa.string()),
     ("n", pa.int64()),
-    *(
-        (name, pa.float64())
-        for name in (
-            "recall_rate",
-            "accuracy",
-            "probability",
-            "perplexity",
-            "rouge_l",
-            "degenerate_rate",
-        )
-    ),
+    *((name, pa.float64()) for name in (*SWEPT, "perplexity")),
 )
 _TRAINING = (
     *_ID,
