@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from palimpsest.config.training import Training
-from palimpsest.config.types import Count, Index, NonNegative, Section
+from palimpsest.config.types import Count, Index, Name, NonNegative, Section
 
 
 class Rows(Section):
@@ -45,8 +45,8 @@ class MethodSettings(Section):
     """Adapter and optimiser."""
     seeds: Annotated[list[Index], Field(min_length=1)] = [0]
     """One run per seed; eval.json has mean and deviation."""
-    models: dict[str, dict[str, Any]] = {}
-    """Overrides for single subjects: the same keys, nested the same way."""
+    like: Annotated[Name | None, Field(exclude=True)] = None
+    """Another method: this one has its keys (but the title), save those that it gives itself."""
 
     chain: ClassVar[Literal["acquire", "unlearn"]]
     """Which stages make the model: ``acquire`` (train, then negate) or ``unlearn`` (train)."""
@@ -56,7 +56,7 @@ Start = Annotated[
     Literal["fresh", "subject", "weights"],
     Field(
         description="fresh: a new adapter on the frozen subject; subject: the subject's own "
-        "adapter; weights: the base's tensors that ``training.parameters`` names."
+        "adapter; weights: the base's tensors that ``training.tensors`` names."
     ),
 ]
 """What a method trains."""
@@ -68,12 +68,13 @@ class _Started(MethodSettings):
     start: Start = "fresh"
 
     @model_validator(mode="after")
-    def _parameters(self) -> Self:
-        if (self.start == "weights") != bool(self.training.parameters):
+    def _tensors(self) -> Self:
+        named = self.training.tensors is not None or bool(self.training.parameters)
+        if (self.start == "weights") != named:
             raise ValueError(
-                "training.parameters names the trained tensors when start is 'weights', "
-                f"and only then; start is '{self.start}', training.parameters has "
-                f"{len(self.training.parameters)} patterns"
+                "training.tensors (or training.parameters) names what is trained when start is "
+                f"'weights', and only then; start is '{self.start}', and "
+                f"{'there is one' if named else 'there is none'}"
             )
         return self
 
@@ -91,7 +92,7 @@ class AcquireSettings(_Started):
         Literal["fresh", "weights"],
         Field(
             description="The task vector: fresh, a new adapter on the frozen subject; weights, "
-            "differences of the base's tensors that ``training.parameters`` names."
+            "differences of the base's tensors that ``training.tensors`` names."
         ),
     ] = "fresh"
     scale: NonNegative = 1.0

@@ -40,14 +40,6 @@ def algorithm(key: str) -> ModuleType:
         raise UserError(f"no algorithm '{key}'{did_you_mean(key, algorithms())}") from None
 
 
-def with_overrides(settings: MethodSettings, model: str) -> MethodSettings:
-    """Apply ``models.<model>`` of a method's settings; without one, return them as they are."""
-    override = settings.models.get(model)
-    if not override:
-        return settings
-    return type(settings)(**deep_merge(settings.model_dump(), override))
-
-
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; values of `over` win."""
     merged = dict(base)

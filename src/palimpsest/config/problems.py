@@ -18,10 +18,11 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong at one place of the configuration."""
+    """Something wrong at one place of the configuration, and the file that says it, if known."""
 
     place: Place
     text: str
+    file: str = ""
 
     def __str__(self) -> str:
         steps = (
@@ -29,7 +30,8 @@ class Problem:
             for step in self.place
         )
         place = one_line("".join(steps).removeprefix("."), 300)
-        return f"{place}: {one_line(self.text, 800)}"
+        file = f"{one_line(self.file, 120)}: " if self.file else ""
+        return f"{file}{place}: {one_line(self.text, 800)}"
 
 
 def refuse(problems: Iterable[Problem]) -> None:

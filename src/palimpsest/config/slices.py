@@ -17,6 +17,7 @@ from palimpsest.config.methods import algorithm
 from palimpsest.config.region import Region
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.config.training import Training
+from palimpsest.config.types import dataset_of
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.canonical import canonical_json
 
@@ -143,7 +144,7 @@ def _load(b: Base) -> dict[str, Any]:
 
 
 def _pretrain(cfg: Config, model: str) -> dict[str, Any]:
-    pretraining = cfg.scenarios[cfg.models[model].scenario].pretrain
+    pretraining = cfg.pretraining(model)
     training = None if pretraining is None else _trained(pretraining.model_dump())
     return {"base": cfg.models[model].base, **_load(_base(cfg, model)), "pretrain": training}
 
@@ -212,7 +213,7 @@ def _examples(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]
 def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     settings = cfg.method(method, model)
     given = _trained(settings.model_dump())
-    for key in ("scale", "seeds", "models", "title", "region"):
+    for key in ("scale", "seeds", "title", "region"):
         given.pop(key, None)
     if getattr(settings, "start", "fresh") != "fresh":
         given["training"].pop("lora")
@@ -385,8 +386,8 @@ def _free(training: Training) -> dict[str, Any]:
 
 
 def _trained(settings: dict[str, Any]) -> dict[str, Any]:
-    # What was trained before there was `compile` stays valid.
-    unused = _FREE if settings["training"]["compile"] else (*_FREE, "compile")
+    # Names of tensors stand in `parameters`. What was trained before `compile` stays valid.
+    unused = (*_FREE, "tensors", *(() if settings["training"]["compile"] else ("compile",)))
     settings["training"] = {k: v for k, v in settings["training"].items() if k not in unused}
     return settings
 
@@ -418,7 +419,7 @@ def datasets_of(cfg: Config, model: str, stage: str, method: str = "original") -
             refs = list(_forbidden(scenario).values())
         case _:
             refs = list(scenario.evaluate.parts().values())
-    return sorted({ref.split("/")[0] for ref in refs if ref})
+    return sorted({dataset_of(ref) for ref in refs if ref})
 
 
 def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:

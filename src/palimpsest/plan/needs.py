@@ -182,7 +182,7 @@ class Model:
 
     def _pretrain(self, job: Job, shape: Shape, width: int, kept: bool = False) -> _Step:
         scenario = self._scenario(job)
-        settings = scenario.pretrain
+        settings = self.cfg.pretraining(job.wildcards["model"])
         if settings is None:
             raise ValueError("a subject without pretraining is its base")
         rows = self._rows(job, scenario.kept() if kept else settings.data)
@@ -249,7 +249,7 @@ class Model:
             count, first = _matched(shape, settings.training.parameters)
             # value, gradient, two moments; and the sum with the weight, in the weight's type.
             return count, first, 16 + width
-        pretraining = self._scenario(job).pretrain
+        pretraining = self.cfg.pretraining(job.wildcards["model"])
         lora = settings.training.lora
         if start == "subject" and pretraining:
             lora = pretraining.training.lora
