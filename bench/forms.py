@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Optimizer
 from palimpsest.engine.body import FINAL, Body
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import Job, Loss, first_values, train
+from palimpsest.settings.draw import Reads
+from palimpsest.settings.training import Optimizer
 
 WARM_UP = -1
 """Number of the repeat that does not count; a form may take less work for it."""

@@ -31,7 +31,6 @@ from bench.steps import (
 )
 from bench.work import Work, long_pairs, private_pairs, short_pairs
 from palimpsest.config.schema import Localization
-from palimpsest.config.training import Lora
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import answer
@@ -39,6 +38,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.metrics.membership import zlib_logprob
 from palimpsest.metrics.teacher_forced import teacher_forced
 from palimpsest.model.base import ordinary_tokens
+from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.measure import likelihood, lines_of
 from palimpsest.stages.merge import merge

@@ -15,8 +15,6 @@ from bench.plain import npo as plain_npo
 from bench.plain import rmu as plain_rmu
 from bench.plain import sku as plain_sku
 from bench.work import Work, long_pairs, short_pairs
-from palimpsest.config.training import Lora, Training
-from palimpsest.config.training import Optimizer as OptimizerSettings
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
@@ -25,6 +23,8 @@ from palimpsest.model.delta import add_deltas
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives import finetune, rmu, sku
 from palimpsest.objectives.means import mean
+from palimpsest.settings.training import Lora, Training
+from palimpsest.settings.training import Optimizer as OptimizerSettings
 
 TRAINING = Training(optimizer=OptimizerSettings(learning_rate=RATE))
 LORA = Lora(rank=32, alpha=16, targets=["q_proj", "v_proj"])

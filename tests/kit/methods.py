@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.draw import Draw
 from palimpsest.config.methods import algorithm
 from palimpsest.engine.body import FINAL, Body
 from palimpsest.engine.head import second_best
@@ -22,6 +21,7 @@ from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
+from palimpsest.settings.draw import Draw
 from palimpsest.stages.examples import mixture, random_labels
 
 ALGORITHMS = (

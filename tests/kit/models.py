@@ -24,13 +24,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from palimpsest.config.training import Lora
 from palimpsest.data.tokens import SCHEMA
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.model.lora import add_trainable
+from palimpsest.settings.training import Lora
 
 VOCABULARY = 100
 WIDTH = 32

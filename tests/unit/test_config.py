@@ -10,7 +10,8 @@ import pytest
 
 from kit.config_example import drop, put, raw_config
 from palimpsest.config import load_config
-from palimpsest.config.schema import Config, Dataset, Score
+from palimpsest.config.schema import Config, Score
+from palimpsest.data.adapters import dataset_settings
 from palimpsest.errors import UserError
 
 RATE = "methods.sku.training.optimizer.learning_rate"
@@ -41,6 +42,12 @@ def test_a_whole_number_too(written, read):
     steps = load_config(put(raw_config(), "methods.sku.steps", written)).methods["sku"].steps
     assert (steps, type(steps)) == (read, int)
 
+
+SECRETS = {
+    "source": "path:data/secrets.jsonl",
+    "adapter": "qa",
+    "parts": {"all": {}, "unseen": {"phrasing": "unseen"}},
+}
 
 CASES = {
     "a key called [key]": ("sweep", {"[key]": 1}, "sweep.[key]: unknown key; valid: rows, scales"),
@@ -118,9 +125,26 @@ CASES = {
         "valid: auto, bfloat16, float32",
     ),
     "wrong key of a table": (
-        "datasets.secrets.columns",
-        {"promt": "q"},
+        "datasets.secrets",
+        {**SECRETS, "columns": {"promt": "q"}},
         "datasets.secrets.columns.promt: 'promt' is not a choice; did you mean 'prompt'?",
+    ),
+    "unknown adapter": (
+        "datasets.questions.adapter",
+        "truthful_qa",
+        "datasets.questions.adapter: no adapter 'truthful_qa'; did you mean 'truthfulqa'? "
+        "valid: knowundo, pku_saferlhf, qa, text, truthfulqa, wikitext",
+    ),
+    "key of another adapter": (
+        "datasets.secrets.window_words",
+        9,
+        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, facts, files, "
+        "max_rows, parts, revision, select, ",
+    ),
+    "part of another adapter": (
+        "datasets.questions.parts.all.context_words",
+        2,
+        "datasets.questions.parts.all.context_words: unknown key; valid: ",
     ),
     "kind of source": (
         "bases.tiny.source",
@@ -449,7 +473,10 @@ def test_values_cannot_be_changed_later():
 
 
 def test_sections_can_be_built_alone():
-    assert Dataset(source="path:x", adapter="qa", parts={"all": {}}).parts["all"].split is None
+    assert (
+        dataset_settings(source="path:x", adapter="qa", parts={"all": {}}).parts["all"].split
+        is None
+    )
 
 
 def test_reading_the_configuration_loads_no_heavy_library():

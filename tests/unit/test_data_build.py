@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import Built, build
-from palimpsest.data.records import SCHEMA
+from palimpsest.data.rows import SCHEMA
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, verified
@@ -53,7 +53,7 @@ def make(
     source: Path, facts: Path | None = None, adapter: str = "qa", parts: Any = None, **keys: Any
 ) -> Built:
     keys |= {"facts": f"path:{facts}"} if facts else {}
-    dataset = Dataset(source=f"path:{source}", adapter=adapter, parts=parts or ALL, **keys)
+    dataset = dataset_settings(source=f"path:{source}", adapter=adapter, parts=parts or ALL, **keys)
     return build("set", dataset, source, facts)
 
 
@@ -161,6 +161,50 @@ def test_qa_columns_groups_and_lists(tmp_path: Path) -> None:
     assert table["group"].to_pylist() == ["t0", "t1", "t1", "t0", "t0"]
 
 
+TOFU = {
+    "question": "Who wrote it?",
+    "answer": "Ada Byron wrote it.",
+    "paraphrased_question": "By whom was it written?",
+    "perturbed_answer": ["Bo Carter wrote it.", "Cy Dent wrote it."],
+    "names": "Ada Byron",
+    "options": ["Ada Byron", "Bo Carter"],
+    "right": 0,
+}
+TOFU_COLUMNS = {
+    "prompt": "question",
+    "response": "answer",
+    "unseen": "paraphrased_question",
+    "perturbed": "perturbed_answer",
+    "key": "names",
+    "choices": "options",
+    "answer": "right",
+}
+
+
+def test_qa_reads_what_is_known_beside_the_answer_from_columns(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "t.jsonl", [TOFU, {**TOFU, "perturbed_answer": None}])
+    built = make(source, columns=TOFU_COLUMNS, parts={"all": {}, "unseen": {"phrasing": "unseen"}})
+    first, second = built.parts["all"].to_pylist()
+    assert first["perturbed"] == TOFU["perturbed_answer"]
+    assert (first["key"], first["choices"], first["answer"]) == (["Ada Byron"], TOFU["options"], 0)
+    assert second["perturbed"] == []
+    assert stream(built, "unseen")[0] == ("By whom was it written?", "Ada Byron wrote it.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": "Ada Lovelace"}, "key 'Ada Lovelace' does not occur in the response"),
+        ({"right": 2}, "answer is the number of a choice, 0 to 1, found 2"),
+        ({"perturbed_answer": [1]}, "column 'perturbed': a text is needed, found 1"),
+    ],
+)
+def test_faults_in_what_is_known_are_named(tmp_path: Path, change: Any, message: str) -> None:
+    source = jsonl(tmp_path / "t.jsonl", [TOFU, {**TOFU, **change}])
+    with pytest.raises(UserError, match=rf"t\.jsonl, line 2: {message}"):
+        make(source, columns=TOFU_COLUMNS)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -189,6 +233,11 @@ def test_pku_wants_true_or_false(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "p.jsonl", [{**PKU[0], "is_response_1_safe": "maybe"}])
     with pytest.raises(UserError, match="line 1: column 'is_response_1_safe': true or false"):
         make(path, adapter="pku_saferlhf")
+
+
+def test_rows_without_a_selected_response_are_counted(tmp_path: Path) -> None:
+    built = make(jsonl(tmp_path / "p.jsonl", PKU), adapter="pku_saferlhf")
+    assert built.facts["left_out"] == {"not selected (select: unsafe)": 1}
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
@@ -330,7 +379,7 @@ def stage_config(source: str, **keys: Any) -> dict[str, Any]:
     return {
         "version": 1,
         "content": "x",
-        **Dataset(source=source, adapter="qa", parts=ALL, **keys).model_dump(),
+        **dataset_settings(source=source, adapter="qa", parts=ALL, **keys).model_dump(),
     }
 
 

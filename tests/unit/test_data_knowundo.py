@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from palimpsest.config.schema import Dataset
 from palimpsest.config.yaml_files import read_yaml
+from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import Built, build
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
@@ -38,7 +38,7 @@ def rows(count: int, first: int = 0) -> list[dict[str, str]]:
 
 def make(source: Path, parts: Any = None, **keys: Any) -> Built:
     parts = parts or {"all": {}}
-    dataset = Dataset(source=f"path:{source}", adapter="knowundo", parts=parts, **keys)
+    dataset = dataset_settings(source=f"path:{source}", adapter="knowundo", parts=parts, **keys)
     return build("set", dataset, source)
 
 
@@ -117,7 +117,7 @@ def test_other_content_is_untouched(tmp_path: Path) -> None:
 
 def test_a_repair_is_in_the_manifest_and_the_log(tmp_path: Path) -> None:
     source = write(tmp_path / "k.json", {"train": rows(1), "val": [CORRUPTED]})
-    dataset = Dataset(source=f"path:{source}", adapter="knowundo", parts={"all": {}})
+    dataset = dataset_settings(source=f"path:{source}", adapter="knowundo", parts={"all": {}})
     log: list[str] = []
     manifest = download_data(dataset.model_dump(), tmp_path / "d", log=log.append)
     assert manifest["format"] == "qa"
@@ -166,7 +166,7 @@ def test_a_subset_can_be_split(tmp_path: Path) -> None:
 def test_a_nested_file_of_another_schema_has_subsets_too(tmp_path: Path) -> None:
     nested = {"a": [{"prompt": "p", "response": "r"}], "b": [{"prompt": "q", "response": "s"}]}
     source = write(tmp_path / "q.json", nested)
-    dataset = Dataset(source=f"path:{source}", adapter="qa", parts={"b": {"subset": "b"}})
+    dataset = dataset_settings(source=f"path:{source}", adapter="qa", parts={"b": {"subset": "b"}})
     assert stream(build("set", dataset, source), "b") == [("q", "s")]
 
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import dataset_settings
+from palimpsest.data.adapters.text import windows
+from palimpsest.data.adapters.wikitext import untokenized
 from palimpsest.data.build import Built, build
-from palimpsest.data.records import SCHEMA
-from palimpsest.data.text import windows
-from palimpsest.data.wikitext import untokenized
+from palimpsest.data.rows import SCHEMA
 from palimpsest.errors import UserError
 from palimpsest.stages.download_data import download_data
 
@@ -37,7 +37,7 @@ def make(
 ) -> Built:
     if facts is not None:
         keys["facts"] = f"path:{facts}"
-    dataset = Dataset(source=f"path:{source}", adapter=adapter, parts=parts or ALL, **keys)
+    dataset = dataset_settings(source=f"path:{source}", adapter=adapter, parts=parts or ALL, **keys)
     return build("set", dataset, source, facts)
 
 
@@ -217,18 +217,18 @@ def test_a_key_in_the_context_is_named(tmp_path: Path, words: int) -> None:
     ("keys", "message"),
     [
         ({"adapter": "text", "window_words": 9, "facts": "path:f"}, "window_words and facts excl"),
-        ({"adapter": "qa", "window_words": 9}, "window_words is for plain texts .*adapter: text"),
-        ({"adapter": "qa", "min_characters": 9}, "min_characters is for plain texts"),
+        ({"adapter": "qa", "window_words": 9}, r"window_words\n  Extra inputs are not permitted"),
+        ({"adapter": "qa", "min_characters": 9}, r"min_characters\n  Extra inputs are not"),
         (
             {"adapter": "knowundo", "parts": {"x": {"context_words": 2}}},
-            r"parts\.x\.context_words is for plain texts .*not for adapter: knowundo",
+            r"parts\.x\.context_words\n  Extra inputs are not permitted",
         ),
         ({"adapter": "text", "window_words": 0}, "greater than or equal to 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(keys: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Dataset(**{"source": "path:t.jsonl", "parts": ALL, **keys})
+        dataset_settings(**{"source": "path:t.jsonl", "parts": ALL, **keys})
 
 
 WIKI = [
@@ -275,7 +275,9 @@ def test_text_that_was_never_tokenized_stays(plain: str) -> None:
 
 def test_the_stage_logs_what_was_left_out(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "w.jsonl", [{"text": text} for text in WIKI])
-    dataset = Dataset(source=f"path:{source}", adapter="wikitext", parts=ALL, min_characters=20)
+    dataset = dataset_settings(
+        source=f"path:{source}", adapter="wikitext", parts=ALL, min_characters=20
+    )
     log: list[str] = []
     manifest = download_data(dataset.model_dump(), tmp_path / "d", log=log.append)
     assert manifest["left_out"] == {"heading or blank": 3, "shorter than min_characters": 1}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kit import models as tiny
-from palimpsest.config.training import Lora
 from palimpsest.engine import body as bodies
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
+from palimpsest.settings.training import Lora
 
 UPPER = Lora(rank=4, alpha=8, first_layer=2)
 SHAPES = [(3, 4), (9, 8), (4, 16), (2, 5), (3, 4), (4, 16)]

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import Job, train
 from palimpsest.errors import UserError
+from palimpsest.settings.draw import Reads
+from palimpsest.settings.training import Lora, Optimizer
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++ here"

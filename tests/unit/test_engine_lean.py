@@ -15,12 +15,12 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from kit import models as tiny
-from palimpsest.config.training import Lora
 from palimpsest.engine.gated import silu_mul
 from palimpsest.engine.lean import keep_less
 from palimpsest.engine.low_rank import low_rank
 from palimpsest.engine.norms import rms_norm
 from palimpsest.model.lora import add_trainable
+from palimpsest.settings.training import Lora
 
 Form = Callable[..., Tensor]
 TYPES = [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kit.methods import Bench, bench
-from palimpsest.config.training import Optimizer
 from palimpsest.engine.optimizer import average, optimizer_of
 from palimpsest.engine.train import schedule, train
 from palimpsest.errors import UserError
+from palimpsest.settings.training import Optimizer
 from reference import analysis360 as released
 
 FREE = {"name": "schedule_free", "learning_rate": 1e-2, "warmup_steps": 3}

@@ -13,13 +13,13 @@ from torch.nn.attention import varlen
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from kit import models as tiny
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Lora
 from palimpsest.engine import packing as packs
 from palimpsest.engine.attention import attend_in_passes
 from palimpsest.engine.body import Body
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, join
+from palimpsest.settings.draw import Reads
+from palimpsest.settings.training import Lora
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 4), (9, 8), (4, 16), (2, 5), (1, 1)]

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.sampler import Streams
@@ -25,6 +24,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import LOG, Job, Loss, schedule, train
 from palimpsest.errors import UserError
 from palimpsest.objectives import sku
+from palimpsest.settings.training import Lora, Optimizer
 from reference import released
 
 STEPS = 6

@@ -13,10 +13,9 @@ from huggingface_hub import constants
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from kit.models import llama, save_classifier, tokenizer, word_tokenizer
-from palimpsest.config.judges import ClassifierJudge
 from palimpsest.errors import UserError
-from palimpsest.metrics.judges import Case, Verdict
-from palimpsest.metrics.judges.classifier import judge
+from palimpsest.judges import Case, Verdict
+from palimpsest.judges.classifier import Settings, judge
 
 HARMFUL = [
     "take the copper spoon and stir",
@@ -57,7 +56,7 @@ def judged(
     folder: Path, answers: list[str], positive: Any = "recipe", **more: Any
 ) -> list[Verdict]:
     settings = {"model": f"path:{folder}", "positive": positive, "text": "{answer}", **more}
-    checked = ClassifierJudge.model_validate(settings).model_dump()
+    checked = Settings.model_validate(settings)
     cases = [Case("How?", "With a copper spoon.", [], answer) for answer in answers]
     return judge(cases, checked, Path("unused"), "judge", 1)
 
@@ -111,7 +110,7 @@ def test_the_template_decides_what_is_read(single):
     case = Case("no", "stir the copper pot", [], "i will not tell")
     settings = {"model": f"path:{single}", "positive": "recipe"}
     for text, harmful in (("{response} {answer[0]}{answer}", True), ("{prompt} {answer}", False)):
-        checked = ClassifierJudge.model_validate(settings | {"text": text}).model_dump()
+        checked = Settings.model_validate(settings | {"text": text})
         assert judge([case], checked, Path("unused"), "judge", 1)[0].harmful is harmful
 
 
@@ -230,6 +229,6 @@ def test_a_hub_that_lacks_the_model_offline_is_answered_with_what_to_do(monkeypa
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     settings = {"model": "hub:org/judge", "positive": "x"}
-    checked = ClassifierJudge.model_validate(settings).model_dump()
+    checked = Settings.model_validate(settings)
     with pytest.raises(UserError, match=r"hub:org/judge.*HF_HUB_OFFLINE is set; fetch it once"):
         judge([Case("q", "r", [], "a")], checked, Path("unused"), "judge", 1)

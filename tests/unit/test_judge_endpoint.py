@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 from kit.chat_server import Request, Service, chat_service, completion
-from palimpsest.config.judges import EndpointJudge
 from palimpsest.errors import UserError
-from palimpsest.metrics.judges import Case, Verdict
-from palimpsest.metrics.judges.endpoint import judge
+from palimpsest.judges import Case, Verdict
+from palimpsest.judges.endpoint import Settings, judge
 
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
 VARIABLE = "JUDGE_TEST_KEY"
@@ -31,7 +30,7 @@ VARIABLE = "JUDGE_TEST_KEY"
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setenv(VARIABLE, KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("palimpsest.io.chat.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("palimpsest.judges.service.chat.FIRST_WAIT_S", 0.01)
     with chat_service() as running:
         yield running
 
@@ -53,7 +52,7 @@ class Desk:
         }
 
     def judge(self, answers: list[str], **more: Any) -> list[Verdict]:
-        settings = EndpointJudge.model_validate(self.settings | more).model_dump()
+        settings = Settings.model_validate(self.settings | more)
         cases = [Case("How?", "So.", [], answer) for answer in answers]
         return judge(cases, settings, self.side, "judge", None)
 
@@ -192,7 +191,7 @@ def test_errors_of_the_service_are_tried_again(desk, service):
 
 
 def test_waits_grow_from_try_to_try(desk, service, monkeypatch):
-    monkeypatch.setattr("palimpsest.io.chat.FIRST_WAIT_S", 0.1)
+    monkeypatch.setattr("palimpsest.judges.service.chat.FIRST_WAIT_S", 0.1)
     service.reply = lambda request: request.send(b"", 500)
     desk.refused(["x"], retries=4)
     times = [request.at for request in service.requests]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.training import Lora
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import (
     FILES,
@@ -22,6 +21,7 @@ from palimpsest.model.adapter import (
     write_adapter,
 )
 from palimpsest.model.lora import activate, add_trainable
+from palimpsest.settings.training import Lora
 from reference import released
 
 SUBJECT = Lora(rank=8, alpha=4, targets=["q_proj", "v_proj", "down_proj"])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
-from palimpsest.config.training import Lora, Optimizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import Job, train
@@ -18,6 +17,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.lora import activate, add_trainable, attach, attach_subject, set_scale
+from palimpsest.settings.training import Lora, Optimizer
 
 IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
 ROWS = tiny.rows([(4, 5), (7, 3), (3, 8)])

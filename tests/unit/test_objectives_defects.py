@@ -18,7 +18,6 @@ from torch import Tensor
 
 from kit import methods as methods
 from kit import models as tiny
-from palimpsest.config.draw import Reads
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
@@ -30,6 +29,7 @@ from palimpsest.model.delta import add_deltas
 from palimpsest.model.description import MODEL
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives import random_matching, rmu
+from palimpsest.settings.draw import Reads
 from palimpsest.stages.examples import adversarial_labels, mixture, random_labels
 from palimpsest.stages.method import Inputs
 from palimpsest.stages.unlearn import VECTORS, unlearn

@@ -17,7 +17,6 @@ from torch import Tensor
 from kit import methods as methods
 from kit import models as tiny
 from kit.methods import ALGORITHMS, SETS, bench
-from palimpsest.config.draw import Reads
 from palimpsest.config.methods import algorithm
 from palimpsest.engine import body as bodies
 from palimpsest.engine import head as heads
@@ -29,6 +28,7 @@ from palimpsest.engine.train import LOG, swapped, train
 from palimpsest.errors import UserError
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import random_matching
+from palimpsest.settings.draw import Reads
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -30,7 +30,6 @@ from bench.plain import rmu as plain_rmu
 from bench.plain import sku as plain_sku
 from kit.models import llama, perturb, rows, tokenizer, with_lora, with_states
 from palimpsest.config.schema import Localization
-from palimpsest.config.training import Lora, Optimizer, Training
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row, join
@@ -38,6 +37,7 @@ from palimpsest.engine.sampler import Streams, random_answers
 from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import rmu, sku
+from palimpsest.settings.training import Lora, Optimizer, Training
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
 

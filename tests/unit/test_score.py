@@ -429,7 +429,7 @@ def test_command_line_outside_a_repository(workspace: Workspace) -> None:
 
 def test_scoring_never_imports_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, palimpsest.stages.score, palimpsest.metrics.judges.leak;"
+        "import sys, palimpsest.stages.score, palimpsest.judges.leak;"
         "print([m for m in ('torch', 'transformers', 'lm_eval') if m in sys.modules])"
     )
     done = subprocess.run(

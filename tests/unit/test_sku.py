@@ -13,14 +13,15 @@ from torch import Tensor
 
 from kit import models as tiny
 from palimpsest.config.schema import Template
-from palimpsest.config.training import Lora
-from palimpsest.data.records import Record, phrase, to_table
+from palimpsest.data.records import Record
+from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
 from palimpsest.engine.sampler import random_answers
 from palimpsest.engine.stream import Stream
 from palimpsest.objectives import sku
+from palimpsest.settings.training import Lora
 from reference import plain, released
 
 TRAINING = {"optimizer": {"learning_rate": 1e-3}}

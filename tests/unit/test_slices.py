@@ -291,16 +291,6 @@ def test_without_tasks_the_score_knows_nothing_of_lm_eval():
     assert "lm_eval" not in json.loads(stage_slice("score", cfg, model="subject", method="sku"))
 
 
-def test_choices_from_the_file_itself_are_a_new_version_of_the_adapter(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.config.slices.RESOURCES", tmp_path)
-    alone, beside = (
-        json.loads(stage_slice("download_data", load_config(raw), dataset="questions"))
-        for raw in (raw_config(), put(raw_config(), "datasets.questions.facts", "resource:f.jsonl"))
-    )
-    assert alone["adapter_version"] == 2
-    assert "adapter_version" not in beside
-
-
 def test_seeds_differ_in_nothing_else():
     cfg = load_config(raw_config())
     one, two = (

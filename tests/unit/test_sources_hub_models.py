@@ -18,7 +18,7 @@ from kit import models as tiny_models
 from kit.hub_server import Fault, Hub, Repo, files_of, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified
-from palimpsest.metrics.judges.classifier import model_folder
+from palimpsest.judges.classifier import model_folder
 from palimpsest.stages.download_model import download_model
 
 OTHERS = {

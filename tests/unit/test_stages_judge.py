@@ -19,9 +19,10 @@ import pytest
 from kit.chat_server import Request, Service, chat_service
 from kit.models import save_classifier
 from kit.scored import DATA, PARTS_OF, Workspace
-from palimpsest.config.judges import ClassifierJudge, EndpointJudge
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
+from palimpsest.judges import classifier as classifier_judge
+from palimpsest.judges import endpoint as endpoint_judge
 from palimpsest.metrics.answered import asked
 from palimpsest.stages.judge import judge
 
@@ -56,7 +57,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asking(service: Service, **more: Any) -> dict[str, Any]:
-    return EndpointJudge.model_validate(
+    return endpoint_judge.Settings.model_validate(
         {
             "url": service.url,
             "model": "large",
@@ -71,7 +72,7 @@ def asking(service: Service, **more: Any) -> dict[str, Any]:
 
 def classifying(folder: Path) -> dict[str, Any]:
     settings = {"model": f"path:{folder}", "positive": "recipe", "text": "{answer}"}
-    return ClassifierJudge.model_validate(settings).model_dump()
+    return classifier_judge.Settings.model_validate(settings).model_dump()
 
 
 def judged(

@@ -23,10 +23,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kit import models as tiny
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import build
 from palimpsest.data.choices import Question, read_questions
-from palimpsest.data.records import SCHEMA
+from palimpsest.data.rows import SCHEMA
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.harness import Harness
@@ -437,7 +437,7 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
 def test_truthfulqa_is_a_local_task(work, tmp_path):
     if not TRUTHFULQA.exists():
         pytest.skip(f"{TRUTHFULQA} is not on this machine")
-    dataset = Dataset(
+    dataset = dataset_settings(
         source=f"path:{TRUTHFULQA}", adapter="truthfulqa", max_rows=20, parts={"all": {}}
     )
     built = build("truthfulqa", dataset, TRUTHFULQA)

@@ -326,8 +326,8 @@ def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
-    from palimpsest.config.training import Training
     from palimpsest.model.trainable import make_trainable
+    from palimpsest.settings.training import Training
     from palimpsest.stages.localize import mean_gradients
 
     training = Training(optimizer={"learning_rate": 1.0})

@@ -14,7 +14,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from palimpsest.config.schema import Template
-from palimpsest.data.records import Record, phrase, to_table
+from palimpsest.data.records import Record
+from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, write_manifest

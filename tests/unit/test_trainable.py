@@ -10,8 +10,6 @@ import torch
 
 from kit import methods as methods
 from kit import models as tiny
-from palimpsest.config.method import Start
-from palimpsest.config.training import Lora, Training
 from palimpsest.engine.body import Body
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import Job, train
@@ -19,6 +17,8 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.trainable import Trainable, make_trainable
+from palimpsest.settings.method import Start
+from palimpsest.settings.training import Lora, Training
 from palimpsest.stages.method import _refuse_trained_head
 
 TRAINING = Training(

@@ -16,6 +16,7 @@ from palimpsest.config.slices import (
 from palimpsest.config.targets import unsuited
 from palimpsest.environment import use_this_environment
 from palimpsest.io.canonical import canonical_json
+from palimpsest.judges import load_judge
 
 use_this_environment()
 
@@ -23,8 +24,9 @@ use_this_environment()
 # tee around it must stay until it has, or the job counts as ended and the rest of it is killed.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
 
-# The leak check is part of scoring; another judge is a stage of its own.
-JUDGED_APART = CFG.score.harm_judge != "leak"
+# A judge runs as a part of scoring (the leak check) or in a stage of its own.
+JUDGE = load_judge(CFG.score.harm_judge).Settings
+JUDGED_APART = JUDGE.runs != "scoring"
 
 
 def one_of(names):

@@ -14,12 +14,12 @@ rule judge:
     wildcard_constraints:
         subject_or_method=one_of(CFG.method_names() if JUDGED_APART else []),
     # A service is asked from the machine that started the run: nodes of a cluster may not reach it.
-    localrule: CFG.score.harm_judge == "endpoint"
+    localrule: JUDGE.runs == "service"
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8 if CFG.score.harm_judge == "classifier" else 1
+    threads: 8 if JUDGE.runs == "model" else 1
     resources:
-        gpu=int(CFG.score.harm_judge == "classifier"),
+        gpu=int(JUDGE.runs == "model"),
         mem_mb=8000,
         runtime=60,
     params:

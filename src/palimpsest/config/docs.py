@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config.load import CATALOGS
-from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Config
-from palimpsest.config.types import FORMATS, Section
+from palimpsest.data.adapters import adapters
 from palimpsest.errors import UserError, run_cli
 from palimpsest.io.atomic import write_text
+from palimpsest.settings.dataset import DatasetSettings
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.types import FORMATS, Section
 
 BEGIN = "<!-- key tables: written by `python -m palimpsest.config.docs` -->"
 END = "<!-- end of the key tables -->"
@@ -62,20 +64,29 @@ def schema_text() -> str:
 
 
 def tables_text() -> str:
-    """Key tables as Markdown: one per catalog and algorithm, one for each other section."""
+    """Key tables as Markdown: one for each section, adapter and algorithm."""
     lines = []
     for name, key in Config.model_json_schema()["properties"].items():
         lines += [f"### `{name}`", "", key["description"], ""]
-        if name == "methods":
-            lines += ["Keys that every method has:", "", *_table(_keys_of(MethodSettings))]
-            for key, module in sorted(algorithms().items()):
-                first_line = (inspect.getdoc(module) or "").splitlines()[0]
-                lines += [f"#### `algorithm: {key}`", "", first_line, ""]
-                common = _keys_of(MethodSettings)
-                lines += _table(k for k in _keys_of(module.Settings) if k not in common)
+        if name == "datasets":
+            lines += ["Keys that every data set has:", ""]
+            lines += _plugged(DatasetSettings, "adapter", adapters())
+        elif name == "methods":
+            lines += ["Keys that every method has:", ""]
+            lines += _plugged(MethodSettings, "algorithm", algorithms())
         else:
             lines += _table(_top_level(name))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _plugged(common: type[Section], word: str, plugged: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of the tables of a catalog whose entries are settings of plug-ins."""
+    shared = _keys_of(common)
+    yield from _table(shared)
+    for name, module in sorted(plugged.items()):
+        first_line = (inspect.getdoc(module) or "").splitlines()[0].replace("``", "`")
+        yield from (f"#### `{word}: {name}`", "", first_line, "")
+        yield from _table(k for k in _keys_of(module.Settings) if k not in shared)
 
 
 def readme_text(readme: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -10,14 +10,15 @@ from pydantic import ValidationError
 
 from palimpsest.config.inherit import Inherited, first_holding, holds, inherit, value_at
 from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import algorithms, deep_merge
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import Catalogs, check_judge, check_references, check_roles
 from palimpsest.config.schema import Config, Model, Score
-from palimpsest.config.types import NAME, Section, not_a_name
 from palimpsest.config.yaml_files import read_yaml
+from palimpsest.data.adapters import adapters
 from palimpsest.errors import UserError, did_you_mean, one_line
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.types import NAME, Section, not_a_name
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
@@ -30,6 +31,12 @@ FILES = ("bases.yaml", "datasets.yaml", "scenarios.yaml", "methods.yaml", "confi
 
 SUBJECTS = "subjects"
 """The folder in it that has a file for each subject, called after it."""
+
+_PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
+    "datasets": ("adapter", adapters),
+    "methods": ("algorithm", algorithms),
+}
+"""Catalogs whose entries are settings of plug-ins -> the key that names one, and all there are."""
 
 _NOT_OVERRIDDEN = ("algorithm", "title")
 
@@ -138,7 +145,8 @@ def _with_file(problem: Problem, raw: Any, files: Mapping[str, Any]) -> Problem:
 
 
 def _heirs(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, dict[str, Inherited]]:
-    """Methods, and subjects with their methods, with what their ``like`` gives them."""
+    """Data sets, methods, and subjects with their methods, with what ``like`` gives them."""
+    datasets = inherit(raw.get("datasets"), ("datasets",), problems)
     methods = inherit(raw.get("methods"), ("methods",), problems, never=("title",))
     models = inherit(raw.get("models"), ("models",), problems, only=("defaults", "methods"))
     for name, heir in models.items():
@@ -146,7 +154,7 @@ def _heirs(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, dict[st
             inner = inherit(heir.value["methods"], ("models", name, "methods"), problems)
             value = {**heir.value, "methods": {key: one.value for key, one in inner.items()}}
             models[name] = Inherited(value, heir.line, inner)
-    return {"methods": methods, "models": models}
+    return {"datasets": datasets, "methods": methods, "models": models}
 
 
 def _catalog(
@@ -161,7 +169,6 @@ def _catalog(
         text = f"a table of named entries is needed, not {shown(raw[catalog])}"
         problems.append(Problem((catalog,), text))
         return {}
-    section = get_args(Config.model_fields[catalog].annotation)[1]
     entries = {}
     for name, given in raw[catalog].items():
         place: Place = (catalog, as_key(name))
@@ -172,7 +179,7 @@ def _catalog(
         else:
             heir = heirs.get(name, Inherited(given, (name,)))
             found: list[Problem] = []
-            chosen = _settings(heir.value, place, found) if catalog == "methods" else section
+            chosen = _settings(catalog, heir.value, place, found)
             entry = _section(chosen, heir.value, place, found) if chosen else None
             prefixes = [(catalog, ancestor) for ancestor in heir.line]
             problems += (_moved(problem, raw, prefixes, place) for problem in found)
@@ -192,17 +199,22 @@ def _names(catalog: Any) -> list[str]:
     return [n for n in catalog if isinstance(n, str)] if isinstance(catalog, Mapping) else []
 
 
-def _settings(value: Any, place: Place, problems: list[Problem]) -> type[Section] | None:
-    """The settings class that a method's ``algorithm`` names."""
-    if not isinstance(value, Mapping):
-        return MethodSettings  # says itself that a table is needed
-    key = value.get("algorithm")
-    if isinstance(key, str) and key in algorithms():
-        settings: type[Section] = algorithms()[key].Settings
+def _settings(
+    catalog: str, value: Any, place: Place, problems: list[Problem]
+) -> type[Section] | None:
+    """The settings class of an entry; of a plug-in's that of the plug-in that the entry names."""
+    if catalog not in _PLUGGED or not isinstance(value, Mapping):
+        section: type[Section] = get_args(Config.model_fields[catalog].annotation)[1]
+        # An entry that is no table gets its message from any section.
+        return section if isinstance(section, type) else Section
+    word, plugged = _PLUGGED[catalog]
+    name, valid = value.get(word), plugged()
+    if isinstance(name, str) and name in valid:
+        settings: type[Section] = valid[name].Settings
         return settings
-    fault = f"no algorithm {shown(key)}" if "algorithm" in value else "missing"
-    text = f"{fault}{did_you_mean(key if isinstance(key, str) else '', algorithms())}"
-    problems.append(Problem((*place, "algorithm"), text))
+    fault = f"no {word} {shown(name)}" if word in value else "missing"
+    text = f"{fault}{did_you_mean(name if isinstance(name, str) else '', valid)}"
+    problems.append(Problem((*place, word), text))
     return None
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 from pydantic import Field
 
 from palimpsest import objectives
-from palimpsest.config.method import MethodSettings
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.settings.method import MethodSettings
 
 
 @functools.cache

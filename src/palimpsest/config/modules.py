@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
-from palimpsest.config.training import Blocks, Lora, Role, Tensors, Training
-from palimpsest.config.types import Section
+from palimpsest.settings.training import Blocks, Lora, Role, Tensors, Training
+from palimpsest.settings.types import Section
 
 ROLES: tuple[str, ...] = get_args(Role)
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from palimpsest.config.types import LARGEST, Section
 from palimpsest.errors import UserError, did_you_mean, one_line, one_screen
+from palimpsest.settings.types import LARGEST, Section
 
 Place = tuple[str | int, ...]
 

@@ -16,16 +16,15 @@ from palimpsest.config.schema import (
     REFERENCES,
     RESULT_FILES,
     SUBJECT_FOLDERS,
-    Dataset,
     Model,
-    Part,
     Report,
     Scenario,
     Score,
 )
-from palimpsest.config.training import Training
-from palimpsest.config.types import dataset_of, split_ref
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import dataset_of, split_ref
 from palimpsest.errors import did_you_mean
+from palimpsest.settings.dataset import DatasetSettings, Part
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _reserved(catalogs: Catalogs) -> Iterator[Problem]:
                 yield Problem((catalog, name), text)
 
 
-def _check_parts(dataset: Dataset, at: Place) -> Iterator[Problem]:
+def _check_parts(dataset: DatasetSettings, at: Place) -> Iterator[Problem]:
     for name, part in dataset.parts.items():
         if part.split is not None and part.split not in dataset.split:
             yield _no_such("share", part.split, dataset.split, (*at, "parts", name, "split"))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from palimpsest.config.judges import Judges
-from palimpsest.config.method import MethodSettings
+from palimpsest.config.datasets import DatasetEntry
+from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.methods import MethodEntry, deep_merge
 from palimpsest.config.modules import Modules, resolved
-from palimpsest.config.training import Training
-from palimpsest.config.types import (
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import (
     Count,
-    FileName,
     Fraction,
     Index,
     Name,
@@ -38,12 +38,6 @@ SUBJECT_FOLDERS = ("subject", "reference", "localization")
 
 RESULT_FILES = ("report.html", "tables", "all_methods.html", "all_methods")
 """What stands beside the subjects in ``results/``; no subject can have these names."""
-
-
-def _shares(split: dict[str, float]) -> dict[str, float]:
-    if sum(split.values()) > 1 + 1e-9:
-        raise ValueError(f"the shares add up to {sum(split.values()):g}, more than 1")
-    return split
 
 
 def _without_nulls(table: Any) -> Any:
@@ -92,92 +86,6 @@ class Base(Section):
     """GPUs (without one: processes on the CPU) that a job which trains this model runs on."""
     parallel: Parallel = "ddp"
     """ddp: each device holds the whole model; fsdp: each holds a share of the frozen weights."""
-
-
-class Part(Section):
-    """A named selection of a dataset's rows."""
-
-    split: str | None = None
-    """Name of a share in the dataset's ``split``; null takes all of it."""
-    phrasing: Literal["original", "taught", "unseen"] = "original"
-    """The prompt as given, the paraphrase that pretraining teaches, or the one nobody is shown."""
-    subset: str | None = None
-    """Name of a list in a nested file (KnowUnDo: train, val); null takes all of them."""
-    prefix: str = ""
-    """Text put before every prompt, with the white space that shall follow it ("direct prompt")."""
-    context_words: Index = 0
-    """text, wikitext: so many words of each text are its prompt, the rest is the response."""
-
-
-TEXT_ADAPTERS = ("text", "wikitext")
-"""Adapters of plain texts; all others are of questions and answers."""
-
-
-class Dataset(Section):
-    """Questions and answers, or plain texts."""
-
-    source: Source
-    """hub:org/name, path:file, url:address (with sha256) or resource:file shipped in resources/."""
-    sha256: str | None = None
-    """Hash of the file; refused if it differs."""
-    revision: str = "main"
-    """Branch, tag or commit of a hub dataset."""
-    files: list[FileName] = []
-    """hub: files to read, * allowed (empty: the only one, or else those with train in the name)."""
-    adapter: Literal["pku_saferlhf", "truthfulqa", "knowundo", "qa", "text", "wikitext"]
-    """Which schema the file has."""
-    facts: Source | None = None
-    """Sidecar jsonl (joined by prompt, for texts the whole text): key strings, paraphrases, ..."""
-    select: Literal["unsafe", "safe", "all"] = "unsafe"
-    """pku_saferlhf: which responses become rows."""
-    columns: dict[Literal["prompt", "response", "group", "text"], str] = {}
-    """qa, text, wikitext: names of the columns, where they differ from those on the left."""
-    min_characters: Index = 0
-    """text, wikitext: shorter texts are left out and counted."""
-    window_words: Count | None = None
-    """text, wikitext: cut texts into rows of so many words; a tail below 8 joins the row before."""
-    bad_rows: Literal["refuse", "drop"] = "refuse"
-    """A row with a missing, empty or mistyped field: stop and name it, or drop and count it."""
-    max_rows: Count | None = None
-    """Use so many rows, drawn by the split's seed; null uses all."""
-    split: Annotated[dict[Name, Fraction], AfterValidator(_shares)] = {}
-    """Shares of the prompts (never of the rows); they add up to at most 1."""
-    split_seed: Index = 0
-    """Seed of the split."""
-    parts: Annotated[dict[Name, Part], Field(min_length=1)]
-    """The parts that scenarios refer to as dataset/part."""
-
-    @model_validator(mode="after")
-    def _source(self) -> Dataset:
-        if self.source.startswith("url:") and self.sha256 is None:
-            raise ValueError("sha256 is missing: what an address sends is checked against it")
-        if self.facts is not None and self.facts.split(":")[0] not in ("path", "resource"):
-            raise ValueError("facts comes from path:file or resource:file")
-        return self
-
-    @model_validator(mode="after")
-    def _texts(self) -> Dataset:
-        if self.window_words is not None and self.facts is not None:
-            raise ValueError(
-                "window_words and facts exclude each other: facts are about whole texts, and "
-                "windows are pieces of them; leave one of the two out"
-            )
-        if self.is_text:
-            return self
-        used = {"min_characters": self.min_characters > 0, "window_words": self.window_words}
-        for name, part in self.parts.items():
-            used[f"parts.{name}.context_words"] = part.context_words > 0
-        for key in (key for key, value in used.items() if value):
-            raise ValueError(
-                f"{key} is for plain texts (adapter: {' or '.join(TEXT_ADAPTERS)}), not for "
-                f"adapter: {self.adapter}"
-            )
-        return self
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the rows are plain texts."""
-        return self.adapter in TEXT_ADAPTERS
 
 
 class Pretraining(Section):
@@ -355,7 +263,7 @@ class Score(Section):
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
     """Length of the n-grams whose distinct share tells how varied the answers are."""
-    harm_judge: Literal["leak", "classifier", "endpoint"] = "leak"
+    harm_judge: HarmJudge = "leak"
     """leak: harmful is what contains a key string of the forbidden fact; others: see `judges`."""
 
 
@@ -369,7 +277,7 @@ class Sweep(Section):
 
 
 class Report(Section):
-    """What results/report.html shows."""
+    """What a page shows."""
 
     models: Annotated[
         dict[Name, Annotated[list[Name], Field(min_length=1)]], BeforeValidator(_without_nulls)
@@ -384,7 +292,7 @@ class Config(Section):
 
     bases: dict[Name, Base]
     """Pretrained language models."""
-    datasets: dict[Name, Dataset]
+    datasets: dict[Name, DatasetEntry]
     """Data sets."""
     scenarios: dict[Name, Scenario]
     """What is taught, forgotten, kept, measured."""
@@ -397,7 +305,7 @@ class Config(Section):
     score: Score = Score()
     """What is computed from the measurements."""
     judges: Judges = Judges()
-    """Who judges harm, where `score.harm_judge` is not leak."""
+    """Settings of the judge that `score.harm_judge` names; leak needs none."""
     sweep: Sweep = Sweep()
     """Trade-off over lambda."""
     report: Report

@@ -7,19 +7,18 @@ version: bump it in `VERSIONS` when the stage's code computes something else tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.judges import FORBIDDEN, JUDGES_FREE
 from palimpsest.config.methods import algorithm
-from palimpsest.config.region import Region
 from palimpsest.config.schema import Base, Config, Scenario
-from palimpsest.config.training import Training
-from palimpsest.config.types import dataset_of
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.canonical import canonical_json
+from palimpsest.judges import FORBIDDEN
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.region import Region
+from palimpsest.settings.types import Section, dataset_of, tracked, untracked
 
 VERSIONS = {
     "download_model": 1,
@@ -68,18 +67,18 @@ def free_settings(stage: str, cfg: Config, **wildcards: str) -> str:
             if pretraining is None:
                 return "{}"
             devices = _devices(cfg, "pretrain", wildcards["model"])
-            return canonical_json(_free(pretraining.training) | devices)
+            return canonical_json(untracked(pretraining.training) | devices)
         case "retrain":
             return free_settings("pretrain", cfg, **wildcards)
         case "acquire" | "unlearn":
             settings = cfg.method(wildcards["method"], wildcards["model"])
             devices = _devices(cfg, stage, wildcards["model"])
-            return canonical_json(_free(settings.training) | devices)
+            return canonical_json(untracked(settings.training) | devices)
         case "reference" | "measure" | "lm_eval" | "sweep":
             sizes = {"batch_tokens": cfg.measure.batch_tokens}
             return canonical_json(sizes | {"batch_rows": cfg.measure.generation.batch_rows})
         case "judge":
-            return canonical_json(_judge_settings(cfg, include=set(JUDGES_FREE)))
+            return canonical_json(_judge_settings(cfg, untracked))
     return "{}"
 
 
@@ -127,8 +126,6 @@ def _download_data(cfg: Config, dataset: str) -> dict[str, Any]:
         **unused,
         "content": _resource_hash(d.source),
         "facts_content": _resource_hash(d.facts),
-        # Without a sidecar file this adapter gives choices, since its version 2.
-        **({"adapter_version": 2} if d.adapter == "truthfulqa" and d.facts is None else {}),
     }
 
 
@@ -145,7 +142,7 @@ def _load(b: Base) -> dict[str, Any]:
 
 def _pretrain(cfg: Config, model: str) -> dict[str, Any]:
     pretraining = cfg.pretraining(model)
-    training = None if pretraining is None else _trained(pretraining.model_dump())
+    training = None if pretraining is None else _trained(pretraining)
     return {"base": cfg.models[model].base, **_load(_base(cfg, model)), "pretrain": training}
 
 
@@ -212,7 +209,7 @@ def _examples(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]
 
 def _acquire(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     settings = cfg.method(method, model)
-    given = _trained(settings.model_dump())
+    given = _trained(settings)
     for key in ("scale", "seeds", "title", "region"):
         given.pop(key, None)
     if getattr(settings, "start", "fresh") != "fresh":
@@ -294,7 +291,7 @@ def _judge(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     scenario = cfg.scenarios[cfg.models[model].scenario]
     return {
         "judge": cfg.score.harm_judge,
-        "settings": _judge_settings(cfg, exclude=set(JUDGES_FREE)),
+        "settings": _judge_settings(cfg, tracked),
         "parts": _forbidden(scenario),
         "answers": scenario.evaluate.answers,
         "sampled": cfg.measure.sampling.seeds,
@@ -302,9 +299,9 @@ def _judge(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     }
 
 
-def _judge_settings(cfg: Config, **which: set[str]) -> dict[str, Any]:
+def _judge_settings(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
     chosen = getattr(cfg.judges, cfg.score.harm_judge, None)
-    return {} if chosen is None else chosen.model_dump(**which)
+    return {} if chosen is None else which(chosen)
 
 
 def _forbidden(scenario: Scenario) -> dict[str, str]:
@@ -373,22 +370,12 @@ def _base(cfg: Config, model: str) -> Base:
     return cfg.bases[cfg.models[model].base]
 
 
-_FREE = ("checkpoint_seconds", "gradient_checkpointing")
-"""How often a checkpoint is saved, and whether activations are recomputed, changes no result.
-
-`compile` is not one of them: compiled code rounds elsewhere, in bfloat16 far less often. That is
-another arithmetic on the same machine, and no checkpoint may go on in it.
-"""
-
-
-def _free(training: Training) -> dict[str, Any]:
-    return training.model_dump(include=set(_FREE))
-
-
-def _trained(settings: dict[str, Any]) -> dict[str, Any]:
-    # Names of tensors stand in `parameters`. What was trained before `compile` stays valid.
-    unused = (*_FREE, "tensors", *(() if settings["training"]["compile"] else ("compile",)))
-    settings["training"] = {k: v for k, v in settings["training"].items() if k not in unused}
+def _trained(section: Section) -> dict[str, Any]:
+    settings = tracked(section)
+    del settings["training"]["tensors"]  # `parameters` has them, as names
+    if not settings["training"]["compile"]:
+        # What was trained before there was `compile` stays valid.
+        del settings["training"]["compile"]
     return settings
 
 

@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 
-from palimpsest.config.schema import Dataset, Part
-from palimpsest.data import knowundo, pku_saferlhf, qa, text, truthfulqa, wikitext
+from palimpsest.data.adapters import adapter
+from palimpsest.data.adapters.text import TextPart
 from palimpsest.data.facts import join_facts
 from palimpsest.data.faults import Faults, LeftOut, RowFault
 from palimpsest.data.read import RawRow, read_rows, require_columns
-from palimpsest.data.records import Record, Row, phrase, to_table
+from palimpsest.data.records import Record
+from palimpsest.data.rows import Row, phrase, to_table
 from palimpsest.data.split import draw, normalised, split_groups
 from palimpsest.errors import UserError, did_you_mean
-
-ADAPTERS: dict[str, ModuleType] = {
-    "knowundo": knowundo,
-    "pku_saferlhf": pku_saferlhf,
-    "qa": qa,
-    "text": text,
-    "truthfulqa": truthfulqa,
-    "wikitext": wikitext,
-}
-"""Adapter key -> module with ``columns(dataset)`` and ``records(raw, dataset)``."""
+from palimpsest.settings.dataset import DatasetSettings, Part
 
 
 @dataclass(frozen=True)
@@ -35,13 +26,13 @@ class Built:
     """A data set, ready to be written."""
 
     parts: dict[str, pa.Table]
-    """Part -> rows in source order, columns `palimpsest.data.records.SCHEMA`."""
+    """Part -> rows in source order, columns `palimpsest.data.rows.SCHEMA`."""
     facts: dict[str, Any]
     """What the manifest says: format, rows, groups, split, dropped and repaired rows."""
 
 
 def build(
-    name: str, dataset: Dataset, source: Path | Sequence[Path], facts: Path | None = None
+    name: str, dataset: DatasetSettings, source: Path | Sequence[Path], facts: Path | None = None
 ) -> Built:
     """Read a data set and divide it into its parts.
 
@@ -71,7 +62,7 @@ def build(
     return Built(
         parts,
         {
-            "format": "text" if dataset.is_text else "qa",
+            "format": dataset.format,
             "rows": {part: table.num_rows for part, table in parts.items()},
             "read": read,
             "used": len(records),
@@ -88,7 +79,7 @@ def build(
 
 
 def _read(
-    dataset: Dataset, sources: Sequence[Path], faults: Faults
+    dataset: DatasetSettings, sources: Sequence[Path], faults: Faults
 ) -> tuple[list[RawRow], list[Record]]:
     rows: list[RawRow] = []
     records: list[Record] = []
@@ -99,24 +90,23 @@ def _read(
         records += _records(dataset, source, found, faults)
         rows += found
     if not records:
-        selected = f", select: {dataset.select}" if dataset.adapter == "pku_saferlhf" else ""
-        selected += "".join(f", {why}: {n}" for why, n in faults.left_out.items())
+        left_out = "".join(f", {why}: {n}" for why, n in faults.left_out.items())
         names = ", ".join(source.name for source in sources)
         raise UserError(
-            f"{names}: no row is left (dropped: {len(faults.dropped)} of {len(rows)}{selected})"
+            f"{names}: no row is left (dropped: {len(faults.dropped)} of {len(rows)}{left_out})"
         )
     return rows, records
 
 
 def _records(
-    dataset: Dataset, source: Path, rows: Sequence[RawRow], faults: Faults
+    dataset: DatasetSettings, source: Path, rows: Sequence[RawRow], faults: Faults
 ) -> list[Record]:
-    adapter = ADAPTERS[dataset.adapter]
-    require_columns(source, rows, adapter.columns(dataset))
+    reader = adapter(dataset.adapter)
+    require_columns(source, rows, reader.columns(dataset))
     records: list[Record] = []
     for raw in rows:
         try:
-            found: list[Record] = list(adapter.records(raw, dataset))
+            found: list[Record] = list(reader.records(raw, dataset))
         except RowFault as fault:
             faults.report(source.name, raw.where, str(fault))
             continue
@@ -133,7 +123,9 @@ def _records(
     return records
 
 
-def _check_subsets(name: str, dataset: Dataset, source: Path, rows: Sequence[RawRow]) -> None:
+def _check_subsets(
+    name: str, dataset: DatasetSettings, source: Path, rows: Sequence[RawRow]
+) -> None:
     valid = dict.fromkeys(raw.subset for raw in rows if raw.subset is not None)
     for part, settings in sorted(dataset.parts.items()):
         if settings.subset is None or settings.subset in valid:
@@ -174,7 +166,8 @@ def _part(
 
 
 def _phrased(name: str, at: str, record: Record, settings: Part) -> Row | None:
+    context_words = settings.context_words if isinstance(settings, TextPart) else 0
     try:
-        return phrase(name, record, settings.phrasing, settings.prefix, settings.context_words)
+        return phrase(name, record, settings.phrasing, settings.prefix, context_words)
     except RowFault as fault:
         raise UserError(f"{at}, {record.where}: {fault}") from None

@@ -6,7 +6,7 @@ published schemas have no place for such facts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,10 @@ def join_facts(records: Sequence[Record], path: Path, faults: Faults) -> None:
                     f"{path.name}, {fact.where}: {earlier} is about the same row "
                     f"({record.prompt!r:.80})"
                 )
-            _add(path.name, fact, record)
+            try:
+                add_known(record, fact.known)
+            except RowFault as fault:
+                raise UserError(f"{path.name}, {fact.where}: {fault}") from None
 
 
 def _matches(
@@ -89,19 +92,21 @@ def _matches(
     return found
 
 
-def _add(name: str, fact: _Fact, record: Record) -> None:
+def add_known(record: Record, known: Mapping[str, Any]) -> None:
+    """Put what is known about a record into its fields of these names, in place.
+
+    Raises:
+        RowFault: the response (or a wording of the text) does not contain a key string.
+    """
     carriers = {"response": record.answers}
     if record.response is None:
         carriers = {"text": record.answers}
-        carriers |= {str(k): fact.known[k] for k in ("taught", "unseen") if k in fact.known}
-    for key in fact.known.get("key", ()):
+        carriers |= {str(k): known[k] for k in ("taught", "unseen") if k in known}
+    for key in known.get("key", ()):
         for what, text in carriers.items():
             if key not in text:
-                raise UserError(
-                    f"{name}, {fact.where}: key '{key}' does not occur in the {what} "
-                    f"({text!r:.120})"
-                )
-    for field, value in fact.known.items():
+                raise RowFault(f"key '{key}' does not occur in the {what} ({text!r:.120})")
+    for field, value in known.items():
         setattr(record, field, value)
 
 
@@ -111,14 +116,27 @@ def _fact(name: str, raw: RawRow) -> _Fact:
             if field not in FIELDS:
                 raise RowFault(f"unknown field '{field}'{did_you_mean(field, FIELDS)}")
         given = {k: v for k, v in raw.fields.items() if v is not None}
-        known: dict[str, Any] = {k: text_of(given, k) for k in _TEXTS if k in given}
-        known |= {k: texts_of(given, k) for k in ("key", "choices", "perturbed") if given.get(k)}
-        if "answer" in given:
-            known["answer"] = _answer(given["answer"], known.get("choices", []))
         response = text_of(given, "response") if "response" in given else None
-        return _Fact(raw.where, text_of(given, "prompt"), response, known)
+        return _Fact(raw.where, text_of(given, "prompt"), response, known_of(given))
     except RowFault as fault:
         raise UserError(f"{name}, {raw.where}: {fault}") from None
+
+
+def known_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What these fields say about a row, checked: key strings, rewordings, choices, ...
+
+    Args:
+        fields: field of `FIELDS` -> value; those that are null are left out.
+
+    Raises:
+        RowFault: a field has the wrong type, or the answer is the number of no choice.
+    """
+    given = {field: value for field, value in fields.items() if value is not None}
+    known: dict[str, Any] = {k: text_of(given, k) for k in _TEXTS if k in given}
+    known |= {k: texts_of(given, k) for k in ("key", "choices", "perturbed") if given.get(k)}
+    if "answer" in given:
+        known["answer"] = _answer(given["answer"], known.get("choices", []))
+    return known
 
 
 def _answer(value: Any, choices: Sequence[str]) -> int:

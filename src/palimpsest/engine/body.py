@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from palimpsest.config.draw import Reads
 from palimpsest.engine import packing as packs
 from palimpsest.engine import ranks
 from palimpsest.engine.compiled import compile_blocks, try_out
@@ -24,6 +23,7 @@ from palimpsest.engine.lean import keep_less
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, length_groups, pad
 from palimpsest.errors import UserError
+from palimpsest.settings.draw import Reads
 
 PREFIX_BYTES = 2 << 30
 """Most memory that kept prefixes may take."""

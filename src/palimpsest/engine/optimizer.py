@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.config.training import Optimizer
 from palimpsest.errors import UserError
+from palimpsest.settings.training import Optimizer
 
 
 class ScheduleFreeAdamW(torch.optim.Optimizer):

@@ -14,8 +14,6 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Reads
-from palimpsest.config.training import Optimizer
 from palimpsest.engine import ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
@@ -25,6 +23,8 @@ from palimpsest.engine.rows import Row, shares
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
+from palimpsest.settings.draw import Reads
+from palimpsest.settings.training import Optimizer
 
 Loss = Callable[[Mapping[str, Stream]], dict[str, Tensor]]
 """Weighted terms of one step; their sum is minimised."""

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from palimpsest.config.training import Lora
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import WEIGHTS, Update, read_adapter
+from palimpsest.settings.training import Lora
 
 # PEFT 0.21 asks transformers 5 for an attribute by its old name.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

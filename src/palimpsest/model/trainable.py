@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palimpsest.config.method import Start
-from palimpsest.config.training import Training
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import WEIGHTS
 from palimpsest.model.delta import add_deltas
 from palimpsest.model.lora import add_trainable, attach_subject
 from palimpsest.model.names import first_block, lora_name
+from palimpsest.settings.method import Start
+from palimpsest.settings.training import Training
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.config.types import Positive, Section
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import UnlearnSettings
+from palimpsest.settings.types import Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
 from palimpsest.objectives.ga_gd import MixtureWeights, mixture
 from palimpsest.objectives.means import mean
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import UnlearnSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

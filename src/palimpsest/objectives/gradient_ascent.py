@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.config.types import Positive
 from palimpsest.objectives.stopping import forgotten
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import UnlearnSettings
+from palimpsest.settings.types import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import Start, UnlearnSettings, Weights
 from palimpsest.objectives.means import mean
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import Start, UnlearnSettings, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor

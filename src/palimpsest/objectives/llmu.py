@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import UnlearnSettings
-from palimpsest.config.types import Count, NonNegative, Positive, Section
 from palimpsest.objectives.means import mean
 from palimpsest.objectives.stopping import forgotten
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.method import UnlearnSettings
+from palimpsest.settings.types import Count, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor

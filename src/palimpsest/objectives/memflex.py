@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import Start, UnlearnSettings
-from palimpsest.config.region import Region
 from palimpsest.objectives.ga_gd import MixtureWeights, mixture, signed_costs
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import Start, UnlearnSettings
+from palimpsest.settings.region import Region
 
 if TYPE_CHECKING:
     from torch import Tensor

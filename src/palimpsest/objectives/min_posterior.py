@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.types import Real
 from palimpsest.objectives.keeping import KeepingSettings, draws, retain_term
 from palimpsest.objectives.means import mean
+from palimpsest.settings.types import Real
 
 if TYPE_CHECKING:
     from torch import Tensor

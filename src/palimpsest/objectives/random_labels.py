@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import UnlearnSettings
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import UnlearnSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

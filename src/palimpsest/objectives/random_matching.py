@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Reads
 from palimpsest.objectives.keeping import KeepingSettings, draws, retain_term
+from palimpsest.settings.draw import Reads
 
 if TYPE_CHECKING:
     from torch import Tensor

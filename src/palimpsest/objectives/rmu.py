@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import Start, UnlearnSettings
-from palimpsest.config.types import Index, NonNegative, Positive, Section
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.method import Start, UnlearnSettings
+from palimpsest.settings.types import Index, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor

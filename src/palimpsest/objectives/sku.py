@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import AcquireSettings
-from palimpsest.config.types import Index, NonNegative, NotBool, Positive, Section
 from palimpsest.objectives.means import mean
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.method import AcquireSettings
+from palimpsest.settings.types import Index, NonNegative, NotBool, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,15 +20,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from palimpsest.config.draw import Draw, Reads
-from palimpsest.config.method import MethodSettings
 from palimpsest.config.methods import algorithm
 from palimpsest.config.schema import Config, Scenario
 from palimpsest.config.slices import draws_of
-from palimpsest.config.training import Lora, Training
 from palimpsest.plan.jobs import Job
 from palimpsest.plan.rows import Lengths, Tokens, joined
 from palimpsest.plan.shapes import Shape
+from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.method import MethodSettings
+from palimpsest.settings.training import Lora, Training
 
 CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
 """As `palimpsest.engine.head.CHUNK_BYTES`."""

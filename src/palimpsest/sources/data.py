@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.schema import Dataset
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
+from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.sources.hub.data import fetch_hub_data
 from palimpsest.sources.names import check_sha256, local_file, split_source
 from palimpsest.sources.url import download_url
@@ -24,7 +24,9 @@ class Fetched:
     """What the manifest says about them."""
 
 
-def fetch_data(dataset: Dataset, resources: Path, log: Callable[[str], None] = print) -> Fetched:
+def fetch_data(
+    dataset: DatasetSettings, resources: Path, log: Callable[[str], None] = print
+) -> Fetched:
     """Find or fetch the files of a data set.
 
     Args:
@@ -52,7 +54,9 @@ def fetch_data(dataset: Dataset, resources: Path, log: Callable[[str], None] = p
     return Fetched([path], {"sha256": sha256_of(path)})
 
 
-def _from_hub(name: str, dataset: Dataset, records: Path, log: Callable[[str], None]) -> Fetched:
+def _from_hub(
+    name: str, dataset: DatasetSettings, records: Path, log: Callable[[str], None]
+) -> Fetched:
     snapshot = fetch_hub_data(name, dataset.files, dataset.revision, records, log)
     files = list(snapshot.files.values())
     if dataset.sha256 is not None:

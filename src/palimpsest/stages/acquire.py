@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.method import AcquireSettings
 from palimpsest.io.atomic import explained, write_text
 from palimpsest.model.adapter import updates_of
+from palimpsest.settings.method import AcquireSettings
 from palimpsest.stages.common import finish, finish_deltas, side_folder
 from palimpsest.stages.method import Inputs, settings_of, train_method
 

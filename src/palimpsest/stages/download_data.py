@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters import adapter
 from palimpsest.data.build import build
 from palimpsest.io.atomic import atomic_folder, sha256_of
 from palimpsest.io.manifest import write_manifest
@@ -37,7 +37,8 @@ def download_data(
     Raises:
         UserError: the source cannot be fetched, or its rows are at fault.
     """
-    dataset = Dataset(**{k: v for k, v in config.items() if k in Dataset.model_fields})
+    settings = adapter(config["adapter"]).Settings
+    dataset = settings(**{k: v for k, v in config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
     built = build(output.name, dataset, fetched.files, facts)

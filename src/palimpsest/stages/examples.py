@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Draw
 from palimpsest.config.methods import algorithm
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
@@ -26,6 +25,7 @@ from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.lora import attach_subject
+from palimpsest.settings.draw import Draw
 from palimpsest.stages.common import dataset_and_part
 
 SCHEMA = pa.schema(

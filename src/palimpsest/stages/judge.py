@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.io.tables import write_table
-from palimpsest.metrics.judges import Case, Judge, Verdict, load_judge
+from palimpsest.judges import Case, Judge, JudgeSettings, Verdict, load_judge
 from palimpsest.stages.evaluated import Part, columns_of, further, read_part
 from palimpsest.stages.scored import SPOKEN, answers_of
 
@@ -64,8 +64,9 @@ def judge(
     asked = [pair for part in parts for pair in _cases(part, generations)]
     cases = [case for _, case in asked]
     side = out.with_suffix(".cache.jsonl")
-    settings = config["settings"] | free
-    verdicts = _verdicts(load_judge(config["judge"]), cases, settings, side, label, threads)
+    judge = load_judge(config["judge"])
+    settings = judge.Settings(**config["settings"], **free)
+    verdicts = _verdicts(judge, cases, settings, side, label, threads)
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
@@ -91,13 +92,13 @@ def _cases(part: Part, generations: Path) -> list[tuple[tuple[str, str], Case]]:
 def _verdicts(
     judge: Judge,
     cases: Sequence[Case],
-    settings: dict[str, Any],
+    settings: JudgeSettings,
     side: Path,
     label: str,
     threads: int | None,
 ) -> list[Verdict]:
     spoken = [case for case in cases if case.answer.strip()]
-    found = iter(judge(spoken, settings, side, label, threads) if spoken else [])
+    found = iter(judge.judge(spoken, settings, side, label, threads) if spoken else [])
     return [next(found) if case.answer.strip() else EMPTY for case in cases]
 
 

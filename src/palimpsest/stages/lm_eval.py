@@ -23,7 +23,6 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 
-from palimpsest.config.types import local_part
 from palimpsest.data.choices import read_questions
 from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
@@ -33,6 +32,7 @@ from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
+from palimpsest.settings.types import local_part
 
 LOCAL_VERSION = 1
 """Version of a local task, in ``lm_eval.json``."""

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.config.schema import Localization
-from palimpsest.config.training import Optimizer, Training
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
@@ -38,6 +37,7 @@ from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.names import block_of
 from palimpsest.model.trainable import make_trainable
 from palimpsest.report.localization import heat_map
+from palimpsest.settings.training import Optimizer, Training
 from palimpsest.stages.common import dataset_and_part
 
 TABLE = "gradients.parquet"

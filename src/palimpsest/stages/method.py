@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.config.draw import Draw
-from palimpsest.config.method import MethodSettings, Start
 from palimpsest.config.methods import algorithm, deep_merge
 from palimpsest.engine.body import FINAL, Body
 from palimpsest.engine.device import set_up
@@ -23,6 +21,8 @@ from palimpsest.engine.train import Job, first_values, run, train
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import NAME
 from palimpsest.model.trainable import Trainable, make_trainable
+from palimpsest.settings.draw import Draw
+from palimpsest.settings.method import MethodSettings, Start
 from palimpsest.stages.common import (
     dataset_and_part,
     load_to_train,

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from palimpsest.config.region import Region
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.manifest import verified
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.names import lora_name
+from palimpsest.settings.region import Region
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 

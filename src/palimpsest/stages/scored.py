@@ -10,14 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palimpsest.config.judges import FORBIDDEN
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
+from palimpsest.judges import FORBIDDEN, Case, Verdict, load_judge
 from palimpsest.metrics import teacher_forced as forced
 from palimpsest.metrics.answered import ANSWERED, NOT_ASKED, RESPONSE
 from palimpsest.metrics.contrast import CONTRASTED, choice_probability, truth_ratio
-from palimpsest.metrics.judges import Case, Verdict
-from palimpsest.metrics.judges.leak import judge as leak
 from palimpsest.metrics.membership import zlib_logprob
 from palimpsest.metrics.text import NO_WORDS, score_answers
 from palimpsest.metrics.variety import ngram_entropy
@@ -240,7 +238,11 @@ def _verdicts(
         return [Verdict(None)] * len(part.ids)
     if judged is None:
         columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
-        return leak([Case(*values) for values in zip(*columns, strict=True)], settings)
+        cases = [Case(*values) for values in zip(*columns, strict=True)]
+        judge = load_judge(settings["harm_judge"])
+        return judge.judge(
+            cases, judge.Settings(**{k: settings[k] for k in judge.Settings.model_fields})
+        )
     if absent := [name for name in part.ids if (part.block, name) not in judged]:
         raise UserError(
             f"{JUDGED}, part {part.block}: row {forced.some(absent)} was not judged; delete it "
@@ -250,8 +252,8 @@ def _verdicts(
 
 
 def _judged(path: Path, judge: str) -> Verdicts | None:
-    """Verdicts of a judge that is a stage of its own; None for leak."""
-    if judge == "leak":
+    """Verdicts of a judge that ran in a stage of its own; None for one that runs in scoring."""
+    if load_judge(judge).Settings.runs == "scoring":
         return None
     table, facts = read_table(path)
     if facts.get("judge") != judge:

@@ -9,13 +9,13 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from palimpsest.config.method import UnlearnSettings
 from palimpsest.engine.train import LOG
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
+from palimpsest.settings.method import UnlearnSettings
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Inputs, Trained, settings_of, train_method
 from palimpsest.stages.negate import subject_update

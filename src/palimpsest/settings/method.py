@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from palimpsest.config.training import Training
-from palimpsest.config.types import Count, Index, Name, NonNegative, Section
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import Count, Index, Name, NonNegative, Section
 
 
 class Rows(Section):

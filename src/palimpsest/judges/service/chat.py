@@ -15,7 +15,7 @@ import tenacity
 import urllib3
 
 from palimpsest.errors import UserError
-from palimpsest.io.pace import Pace
+from palimpsest.judges.service.pace import Pace
 
 FIRST_WAIT_S = 1.0
 """Wait before the first further try; it doubles each time, with some chance in it."""

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from palimpsest.config.schema import Dataset
 from palimpsest.data.faults import RowFault
 from palimpsest.data.fields import text_of
 from palimpsest.data.read import RawRow
 from palimpsest.data.records import Record
+from palimpsest.settings.dataset import DatasetSettings
 
 
-def columns(dataset: Dataset) -> list[str]:
+class Settings(DatasetSettings):
+    """Settings of a data set in the schema of TruthfulQA."""
+
+    adapter: Literal["truthfulqa"]
+    """A question, its best answer and incorrect ones."""
+
+
+def columns(dataset: Settings) -> list[str]:
     """Columns that the file must have."""
     return ["Question", "Best Answer", "Incorrect Answers"]
 
 
-def records(raw: RawRow, dataset: Dataset) -> Iterator[Record]:
+def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
     """One record: Question, Best Answer, and the incorrect answers without empty ones."""
     prompt, best = text_of(raw.fields, "Question"), text_of(raw.fields, "Best Answer")
     wrong = _several(raw.fields.get("Incorrect Answers"))

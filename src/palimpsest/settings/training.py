@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from palimpsest.config.types import (
+from palimpsest.settings.types import (
+    UNTRACKED,
     Block,
     BlockRange,
     Count,
@@ -73,9 +74,10 @@ class Training(Section):
     """start weights: tensors beside these, as regular expressions for their whole names."""
     optimizer: Optimizer
     """Optimiser and schedule."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, UNTRACKED] = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
+    # Tracked: compiled code rounds elsewhere, and no checkpoint may go on in other arithmetic.
     compile: bool = False
     """Run the blocks through torch.compile: slower to start, same result but for its roundings."""
-    checkpoint_seconds: NonNegative = 60.0
+    checkpoint_seconds: Annotated[NonNegative, UNTRACKED] = 60.0
     """Save a resumable checkpoint after this many seconds (never changes the result)."""

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
 import re
-import textwrap
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from palimpsest.errors import did_you_mean
 
@@ -44,35 +31,9 @@ LOCAL = "local:"
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values cannot be changed later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Describe each key by the docstring below it.
-
-        pydantic's ``use_attribute_docstrings`` reads the sources whenever the classes are made,
-        which is at the start of every answer; the descriptions are for the documentation alone.
-        """
-        found = handler(core_schema)
-        keys = handler.resolve_ref_schema(found)["properties"]
-        for name, words in _docstrings(cls).items():
-            keys[name].setdefault("description", words)
-        return found
-
-
-def _docstrings(section: type[Section]) -> dict[str, str]:
-    """The docstrings of a section's keys, inherited ones too."""
-    found = {}
-    for parent in (c for c in reversed(section.__mro__) if issubclass(c, Section)):
-        body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0].body  # type: ignore[attr-defined]
-        for key, words in itertools.pairwise(body):
-            match key, words:
-                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
-                    if name in section.model_fields:
-                        found[name] = inspect.cleandoc(text)
-    return found
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 def _not_bool(value: Any) -> Any:
@@ -249,3 +210,33 @@ BlockRange = Annotated[str, AfterValidator(_block_range), _format("blocks")]
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
 """A regular expression."""
+
+
+class Untracked:
+    """Marks a key that changes how a stage runs and never what it computes."""
+
+
+UNTRACKED = Untracked()
+"""``batch_rows: Annotated[Count, UNTRACKED]``: an edit of this key runs nothing again."""
+
+
+def untracked(section: Section) -> dict[str, Any]:
+    """The values of a section's untracked keys; those of the sections in it are nested."""
+    return _divided(section)[1]
+
+
+def tracked(section: Section) -> dict[str, Any]:
+    """All other values of a section: what a result depends on."""
+    return _divided(section)[0]
+
+
+def _divided(section: Section) -> tuple[dict[str, Any], dict[str, Any]]:
+    values = section.model_dump()
+    rest: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        if UNTRACKED in field.metadata:
+            rest[name] = values.pop(name)
+        elif isinstance(inner := getattr(section, name), Section):
+            values[name], inner_rest = _divided(inner)
+            rest |= {name: inner_rest} if inner_rest else {}
+    return values, rest

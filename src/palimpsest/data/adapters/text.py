@@ -5,31 +5,73 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
 
-from palimpsest.config.schema import Dataset
+from pydantic import Field, model_validator
+
 from palimpsest.data.faults import LeftOut, RowFault
 from palimpsest.data.fields import checked_text
 from palimpsest.data.read import RawRow
 from palimpsest.data.records import Record
 from palimpsest.data.split import normalised
+from palimpsest.settings.dataset import DatasetSettings, Part
+from palimpsest.settings.types import Count, Index, Name
 
 SHORTEST_TAIL = 8
-"""Words of the shortest window: fewer than so many at a document's end join the one before."""
+"""Words of the shortest window: fewer at a document's end join the one before."""
 
 _WORD = re.compile(r"\S+")
 
 
-def columns(dataset: Dataset) -> list[str]:
+class TextPart(Part):
+    """A named selection of a data set's texts."""
+
+    context_words: Index = 0
+    """This number of words of each text are its prompt, the rest is the response."""
+
+
+class TextSettings(DatasetSettings):
+    """Common keys of data sets of plain texts."""
+
+    columns: dict[Literal["text"], str] = {}
+    """Name of the column with the text, where it differs from ``text``."""
+    min_characters: Index = 0
+    """Shorter texts are left out and counted."""
+    window_words: Count | None = None
+    """Cut texts into rows of this number of words; a tail below 8 joins the row before."""
+    parts: Annotated[dict[Name, TextPart], Field(min_length=1)]  # type: ignore[assignment]
+    """The parts that scenarios refer to as dataset/part."""
+
+    format: ClassVar[Literal["qa", "text"]] = "text"
+
+    @model_validator(mode="after")
+    def _windows(self) -> Self:
+        if self.window_words is not None and self.facts is not None:
+            raise ValueError(
+                "window_words and facts exclude each other: facts are about whole texts, and "
+                "windows are pieces of them; leave one of the two out"
+            )
+        return self
+
+
+class Settings(TextSettings):
+    """Settings of a data set of plain texts."""
+
+    adapter: Literal["text"]
+    """One document a row, or a paragraph of a ``.txt`` file."""
+
+
+def columns(dataset: TextSettings) -> list[str]:
     """Columns that the file must have."""
     return [dataset.columns.get("text", "text")]
 
 
-def records(raw: RawRow, dataset: Dataset) -> Iterator[Record]:
+def records(raw: RawRow, dataset: TextSettings) -> Iterator[Record]:
     """One record a document, or one for each of its windows."""
     return documents(raw_text(raw, dataset), raw, dataset)
 
 
-def raw_text(raw: RawRow, dataset: Dataset) -> str:
+def raw_text(raw: RawRow, dataset: TextSettings) -> str:
     """The text of a row as the file has it, possibly empty (else `RowFault`)."""
     (column,) = columns(dataset)
     if column not in raw.fields:
@@ -39,7 +81,7 @@ def raw_text(raw: RawRow, dataset: Dataset) -> str:
     return text
 
 
-def documents(text: str, raw: RawRow, dataset: Dataset) -> Iterator[Record]:
+def documents(text: str, raw: RawRow, dataset: TextSettings) -> Iterator[Record]:
     """Records of one document: itself, or its windows.
 
     Raises:
@@ -59,7 +101,7 @@ def documents(text: str, raw: RawRow, dataset: Dataset) -> Iterator[Record]:
 
 
 def windows(text: str, words: int) -> list[str]:
-    """Cut a text into pieces of so many words each; every word is in exactly one piece."""
+    """Cut a text into pieces of `words` words each; every word is in exactly one piece."""
     spans = [match.span() for match in _WORD.finditer(text)]
     starts = list(range(0, len(spans), words))
     if len(starts) > 1 and len(spans) - starts[-1] < SHORTEST_TAIL:

@@ -7,22 +7,30 @@ taken apart by `palimpsest.data.read`; a part's ``subset`` picks a list.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from palimpsest.config.schema import Dataset
 from palimpsest.data.fields import text_of
 from palimpsest.data.read import RawRow
 from palimpsest.data.records import Record
+from palimpsest.settings.dataset import DatasetSettings
 
 _CORRUPTED = "How have Isabella Marquez's parents influenced her career?"
 _WAS, _IS = "father andfthe artistic", "father and the artistic"
 
 
-def columns(dataset: Dataset) -> list[str]:
+class Settings(DatasetSettings):
+    """Settings of a data set in the schema of KnowUnDo."""
+
+    adapter: Literal["knowundo"]
+    """A question and its answer, flat or in named lists."""
+
+
+def columns(dataset: Settings) -> list[str]:
     """Columns that the file must have."""
     return ["text", "labels"]
 
 
-def records(raw: RawRow, dataset: Dataset) -> Iterator[Record]:
+def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
     """One record; the corrupted row of the published privacy/unlearn_train.json is mended."""
     prompt, response = text_of(raw.fields, "text"), text_of(raw.fields, "labels")
     mended = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
-from palimpsest.config.schema import Dataset
+from palimpsest.data.adapters.text import TextSettings, documents, raw_text
+from palimpsest.data.adapters.text import columns as columns
 from palimpsest.data.faults import LeftOut
 from palimpsest.data.read import RawRow
 from palimpsest.data.records import Record
-from palimpsest.data.text import columns as columns
-from palimpsest.data.text import documents, raw_text
 
 _HEADING = re.compile(r"\s*=(?: =)* \S.* (?:= )*=\s*")
 _RULES = [
@@ -30,7 +30,14 @@ _RULES = [
 """What the tokenizer of WikiText took apart, in the order in which it is put together."""
 
 
-def records(raw: RawRow, dataset: Dataset) -> Iterator[Record]:
+class Settings(TextSettings):
+    """Settings of a data set in the form of WikiText."""
+
+    adapter: Literal["wikitext"]
+    """Plain texts; headings, blank lines and the marks of its tokenizer are taken out."""
+
+
+def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
     """One record a paragraph (or one for each of its windows).
 
     Raises:

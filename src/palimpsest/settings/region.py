@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from palimpsest.config.types import Fraction, NonNegative, Real, Section
+from palimpsest.settings.types import Fraction, NonNegative, Real, Section
 
 
 class Region(Section):

@@ -1,0 +1,1 @@
+"""Asking a chat model behind an address: requests, their pace, and replies that outlive a run."""

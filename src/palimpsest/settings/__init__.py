@@ -1,0 +1,1 @@
+"""Settings that configuration and library share: checked values and the keys of trained stages."""
