@@ -75,13 +75,18 @@ def _line(
             problems.append(Problem(place, f"no entry '{other}'{did_you_mean(other, others)}"))
             break
         if other in line:
-            circle = " -> ".join([*line[line.index(other) :], other])
-            text = f"leads back to itself ({circle}); write the values of one of them out"
-            # Once for all of the circle, at the entry that is first in the alphabet.
-            problems.append(Problem((*at, min(line[line.index(other) :]), LIKE), text))
+            problems.append(_circle(line[line.index(other) :], at))
             break
         line.append(other)
     return tuple(line)
+
+
+def _circle(names: list[str], at: Place) -> Problem:
+    # The same words from wherever it was entered, so that it is reported once.
+    first = names.index(min(names))
+    names = [*names[first:], *names[: first + 1]]
+    text = f"leads back to itself ({' -> '.join(names)}); write the values of one of them out"
+    return Problem((*at, names[0], LIKE), text)
 
 
 def _without(entry: Any, keys: Collection[str], only: Collection[str] | None = None) -> Any:

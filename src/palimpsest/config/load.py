@@ -247,7 +247,7 @@ def _override_problems(
             text = f"no key that every method has{did_you_mean(as_key(key), _DEFAULTS)}"
             yield Problem((*first_holding(raw, defaults, (key,)), as_key(key)), text)
     common = {key: value for key, value in entry.defaults.items() if key in _DEFAULTS}
-    names = _names(raw["methods"])
+    names = _names(raw.get("methods"))
     for method in entry.methods:
         if method not in names:
             places: list[Place] = [(*place, "methods") for place in line]

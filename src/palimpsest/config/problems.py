@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -65,12 +65,20 @@ def _walk(section: type[Section], loc: Place) -> tuple[Place, Any]:
     place: Place = ()
     annotation: Any = section
     parent: Any = None
+    labelled = False
     for step in loc:
         if step == "[key]" and (keys := _keys(parent)) is not None:
             annotation = keys
+        elif labelled := not labelled and _is_union(annotation):
+            continue
         elif (child := _child(annotation, step)) is not None:
             place, parent, annotation = (*place, step), annotation, child
     return place, annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    """Whether pydantic puts a label of the branch before what is below."""
+    return sum(option is not NoneType for option in _options(annotation)) > 1
 
 
 def _child(annotation: Any, step: str | int) -> Any:
