@@ -1,4 +1,4 @@
-"""Generate ``config/schema.json`` and the key tables of ``config/README.md``.
+"""Generate the JSON schema of the configuration and the page of all keys, ``docs/keys.md``.
 
 ``python -m palimpsest.config.docs`` writes them, ``--check`` says whether they are current. Both
 come from the pydantic model, whose attribute docstrings are the descriptions.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.load import CATALOGS
+from palimpsest.config.load import CATALOGS, SUBJECTS
 from palimpsest.config.methods import algorithms
 from palimpsest.config.schema import Config
 from palimpsest.data.adapters import adapters
@@ -24,8 +24,12 @@ from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import FORMATS, Section
 
-BEGIN = "<!-- key tables: written by `python -m palimpsest.config.docs` -->"
-END = "<!-- end of the key tables -->"
+_KEYS_HEAD = """# All keys of the configuration
+
+Written by `python -m palimpsest.config.docs` from the classes in `src/`; edit those.
+[config/README.md](../config/README.md) says how the files go together. `<name>` stands for a name of
+yours, `name` and `dataset/part` for names of entries.
+"""
 
 _NO_DEFAULT = object()
 _LIMITS = {
@@ -67,7 +71,7 @@ def tables_text() -> str:
     """Key tables as Markdown: one for each section, adapter and algorithm."""
     lines = []
     for name, key in Config.model_json_schema()["properties"].items():
-        lines += [f"### `{name}`", "", key["description"], ""]
+        lines += [f"## `{name}`", "", key["description"], ""]
         if name == "datasets":
             lines += ["Keys that every data set has:", ""]
             lines += _plugged(DatasetSettings, "adapter", adapters())
@@ -85,27 +89,22 @@ def _plugged(common: type[Section], word: str, plugged: Mapping[str, Any]) -> It
     yield from _table(shared)
     for name, module in sorted(plugged.items()):
         first_line = (inspect.getdoc(module) or "").splitlines()[0].replace("``", "`")
-        yield from (f"#### `{word}: {name}`", "", first_line, "")
+        yield from (f"### `{word}: {name}`", "", first_line, "")
         yield from _table(k for k in _keys_of(module.Settings) if k not in shared)
 
 
-def readme_text(readme: str) -> str:
-    """`readme` with its key tables renewed.
-
-    Raises:
-        UserError: the two markers are not there.
-    """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"config/README.md lacks one of the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{tables_text()}\n{END}{after}"
+def subject_schema_text() -> str:
+    """The JSON schema of a subject's file: that of an entry of ``models``."""
+    return json.dumps({"$ref": "../schema.json#/$defs/Model"}, indent=1) + "\n"
 
 
-def outdated(folder: Path) -> dict[Path, str]:
-    """Files in `folder` that are not current -> what they should hold."""
-    readme, schema = folder / "README.md", folder / "schema.json"
-    texts = {readme: readme_text(_read(readme)), schema: schema_text()}
+def outdated(root: Path) -> dict[Path, str]:
+    """Files in the repository at `root` that are not current -> what they should hold."""
+    texts = {
+        root / "docs" / "keys.md": f"{_KEYS_HEAD}\n{tables_text()}",
+        root / "config" / "schema.json": schema_text(),
+        root / "config" / SUBJECTS / "schema.json": subject_schema_text(),
+    }
     return {path: text for path, text in texts.items() if _read(path) != text}
 
 
@@ -113,9 +112,9 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--folder", type=Path, default=Path("config"), help="default: config")
+    parser.add_argument("--root", type=Path, default=Path(), help="the repository; default: here")
     args = parser.parse_args()
-    files = outdated(args.folder)
+    files = outdated(args.root)
     if args.check and files:
         names = ", ".join(map(str, files))
         raise UserError(f"{names}: outdated; run `python -m palimpsest.config.docs`")
