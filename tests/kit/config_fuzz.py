@@ -303,7 +303,9 @@ def files_of(raw: dict[str, Any]) -> dict[str, str]:
     catalogs = {key: raw[key] for key in CATALOGS if key in raw and key != "models"}
     rest = {key: value for key, value in raw.items() if key not in CATALOGS}
     texts = {f"{key}.yaml": yaml.safe_dump({key: value}) for key, value in catalogs.items()}
-    texts |= {f"{SUBJECTS}/{name}.yaml": yaml.safe_dump(raw["models"][name]) for name in raw["models"]}
+    texts |= {
+        f"{SUBJECTS}/{name}.yaml": yaml.safe_dump(raw["models"][name]) for name in raw["models"]
+    }
     empty = dict.fromkeys(FILES, "")
     return empty | texts | {"config.yaml": yaml.safe_dump(rest) if rest else ""}
 

@@ -213,7 +213,7 @@ class Generation(Section):
     """Greedy answers."""
 
     backend: Literal["transformers", "vllm"] = "transformers"
-    """What `measure` answers with; vllm has to be installed, see "Answers from vLLM"."""
+    """What `measure` answers with; vllm has to be installed, see docs/vllm.md."""
     max_new_tokens: Count = 48
     """Longest answer."""
     batch_rows: Count = 32
