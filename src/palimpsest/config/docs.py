@@ -63,6 +63,11 @@ def schema_text() -> str:
     """
     schema = _tidied(Config.model_json_schema())
     del schema["required"]
+    for catalog in ("datasets", "methods"):
+        # What an entry that is like another has to give, and which keys it can, the other says.
+        entry = schema["properties"][catalog]["additionalProperties"]
+        like = {"type": "object", "required": ["like"], "properties": {"like": {"type": "string"}}}
+        schema["properties"][catalog]["additionalProperties"] = {"anyOf": [like, entry]}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=1) + "\n"
 

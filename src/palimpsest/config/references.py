@@ -21,10 +21,10 @@ from palimpsest.config.schema import (
     Scenario,
     Score,
 )
-from palimpsest.settings.training import Training
-from palimpsest.settings.types import dataset_of, split_ref
 from palimpsest.errors import did_you_mean
 from palimpsest.settings.dataset import DatasetSettings, Part
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import dataset_of, split_ref
 
 
 @dataclass(frozen=True)
