@@ -5,6 +5,7 @@ import sys
 
 from snakemake.utils import min_version
 
+from palimpsest.config.load import read_subjects
 from palimpsest.pipeline.targets import check_yaml_or_exit, config_or_exit
 from palimpsest.machines.orphans import stop_orphans_or_exit
 
@@ -15,12 +16,11 @@ check_yaml_or_exit()
 configfile: "config/bases.yaml"
 configfile: "config/datasets.yaml"
 configfile: "config/scenarios.yaml"
-configfile: "config/models.yaml"
 configfile: "config/methods.yaml"
 configfile: "config/config.yaml"
 
 
-CFG = config_or_exit(config, sys.argv, workflow.configfiles)
+CFG = config_or_exit(config, sys.argv, workflow.configfiles, subjects=read_subjects())
 stop_orphans_or_exit(sys.argv)
 
 

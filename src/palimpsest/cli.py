@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Print the greedy answer of a subject before and after unlearning.",
         epilog='example: palimpsest ask smollm2-135m sku "How is velmorite brewed?"',
     )
-    ask.add_argument("model", help="subject: a key of config/models.yaml")
+    ask.add_argument("model", help="subject: a file of config/subjects")
     ask.add_argument("method", help="method: a key of config/methods.yaml")
     ask.add_argument("prompt", help="the question")
     ask.add_argument("--seed", type=int, help="seed of the run (default: its first)")

@@ -38,15 +38,17 @@ scenarios:
     validate_on: {forget: secrets/all, retain: questions/val}
 models:
   subject: {base: tiny, scenario: taught}
-  second: {base: other, scenario: bare}
+  second:
+    base: other
+    scenario: bare
+    methods:
+      sku: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
 methods:
   sku:
     algorithm: sku
     steps: 10
     training: {lora: {rank: 4, alpha: 8}, optimizer: {learning_rate: 1e-4, weight_decay: 0.01}}
     seeds: [0, 1]
-    models:
-      second: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
   anchored:
     algorithm: sku
     steps: 10

@@ -13,12 +13,12 @@ import yaml
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from palimpsest.config.load import CATALOGS, FILES
+from palimpsest.config.load import CATALOGS, FILES, SUBJECTS
 
 _TEXT = """
 bases:
   tiny: {source: "path:models/tiny", template: {prompt: "Q: {prompt}\\nA:"}}
-  other: {source: "pypi:package==1.0", dtype: bfloat16, memory_mb: 9000}
+  other: {source: "pypi:package==1.0", dtype: bfloat16, modules: {gate: [], up: [fc1]}}
 datasets:
   secrets:
     source: resource:secrets.jsonl
@@ -43,15 +43,21 @@ scenarios:
     lm_eval: {"local:questions/test": {shots: 0}}
 models:
   subject: {base: tiny, scenario: taught, retrained: true}
-  second: {base: other, scenario: taught}
+  second:
+    base: other
+    scenario: taught
+    defaults: {steps: 9}
+    methods:
+      sku: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
+      memflex: {like: sku, region: {cosine_quantile: 0.25}}
+  third: {base: other, scenario: taught, like: second}
 methods:
   sku:
     algorithm: sku
     steps: 10
-    training: {lora: {rank: 4, targets: [q_proj]}, optimizer: {learning_rate: 1e-4}}
+    training: {lora: {rank: 4, targets: [query, mlp]}, optimizer: {learning_rate: 1e-4}}
     preservation: {sign: 1}
     seeds: [0, 1]
-    models: {second: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}}
   memflex:
     algorithm: memflex
     steps: 10
@@ -62,7 +68,11 @@ methods:
     start: weights
     steps: 3
     layer: 1
-    training: {parameters: ['layers\\.1\\..*'], optimizer: {learning_rate: 1e-4}}
+    training:
+      tensors: {down: [1, 2], attention: 0-1}
+      parameters: ['layers\\.1\\..*']
+      optimizer: {learning_rate: 1e-4}
+  rmu-again: {like: rmu, training: {tensors: all}}
 measure: {wrappers: {story: "Tell a story: {prompt}"}}
 judges: {endpoint: {url: "https://host/v1", model: m, prompt: "{answer}", harmful: y, harmless: n}}
 sweep: {scales: [0.0, 1.0], rows: 4}
@@ -270,9 +280,9 @@ def changed_configs(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def changed_files(draw: st.DrawFn) -> dict[str, str]:
-    """The text of the six files, one of them with one or two snippets put in or cut out."""
+    """The text of the files, one of them with one or two snippets put in or cut out."""
     texts = dict(_FILES)
-    name = draw(st.sampled_from(FILES))
+    name = draw(st.sampled_from(sorted(texts)))
     for _ in range(draw(st.sampled_from([1, 1, 2]))):
         text = texts[name]
         at = draw(st.integers(0, len(text)))
@@ -290,15 +300,19 @@ def changed_files(draw: st.DrawFn) -> dict[str, str]:
 
 def files_of(raw: dict[str, Any]) -> dict[str, str]:
     """Name -> text of the files of a configuration folder."""
+    catalogs = {key: raw[key] for key in CATALOGS if key in raw and key != "models"}
     rest = {key: value for key, value in raw.items() if key not in CATALOGS}
-    texts = {f"{key}.yaml": yaml.safe_dump({key: raw[key]}) for key in CATALOGS if key in raw}
+    texts = {f"{key}.yaml": yaml.safe_dump({key: value}) for key, value in catalogs.items()}
+    texts |= {
+        f"{SUBJECTS}/{name}.yaml": yaml.safe_dump(raw["models"][name]) for name in raw["models"]
+    }
     empty = dict.fromkeys(FILES, "")
     return empty | texts | {"config.yaml": yaml.safe_dump(rest) if rest else ""}
 
 
 def write_files(folder: Path, texts: dict[str, str]) -> None:
     """Write the files of a configuration folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUBJECTS).mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
 

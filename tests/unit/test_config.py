@@ -144,7 +144,7 @@ CASES = {
         "datasets.secrets.window_words",
         9,
         "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, facts, files, "
-        "max_rows, parts, revision, select, ",
+        "like, max_rows, parts, revision, select, ",
     ),
     "part of another adapter": (
         "datasets.questions.parts.all.context_words",
@@ -329,25 +329,109 @@ CASES = {
         "report.models.subject[1]: no method 'skuu'; did you mean 'sku'? "
         "valid: anchored, base, original, ",
     ),
-    "model of an override": (
-        "methods.sku.models.secnd",
+    "method of an override": (
+        "models.second.methods.skuu",
         {"steps": 1},
-        "methods.sku.models.secnd: no model 'secnd'; did you mean 'second'? valid: ",
+        "models.second.methods.skuu: no method 'skuu'; did you mean 'sku'? valid: anchored, sku",
     ),
     "key of an override": (
-        "methods.sku.models.second.step",
+        "models.second.methods.sku.step",
         1,
-        "methods.sku.models.second.step: unknown key; did you mean 'steps'? valid: ",
+        "models.second.methods.sku.step: unknown key; did you mean 'steps'? valid: ",
     ),
     "value of an override": (
-        "methods.sku.models.second.training.optimizer.learning_rate",
+        "models.second.methods.sku.training.optimizer.learning_rate",
         0,
-        "methods.sku.models.second.training.optimizer.learning_rate: must be more than 0, not 0",
+        "models.second.methods.sku.training.optimizer.learning_rate: must be more than 0, not 0",
     ),
     "algorithm of an override": (
-        "methods.sku.models.second.algorithm",
+        "models.second.methods.sku.algorithm",
         "sku",
-        "methods.sku.models.second.algorithm: cannot differ between subjects; add a method",
+        "models.second.methods.sku.algorithm: cannot differ between subjects; add a method",
+    ),
+    "key of a default": (
+        "models.second.defaults",
+        {"stepps": 1},
+        "models.second.defaults.stepps: no key that every method has; did you mean 'steps'? "
+        "valid: end_token, rows, seeds, steps, training",
+    ),
+    "value of a default": (
+        "models.second.defaults",
+        {"rows": {"forget": 0}},
+        "config: models.second.defaults.rows.forget: must be at least 1, not 0",
+    ),
+    "another subject": (
+        "models.subject.like",
+        "secnd",
+        "models.subject.like: no entry 'secnd'; did you mean 'second'? valid: second",
+    ),
+    "a subject like itself": (
+        "models.subject.like",
+        "subject",
+        "models.subject.like: leads back to itself (subject -> subject); write ",
+    ),
+    "another method": (
+        "methods.sku.like",
+        "anchord",
+        "methods.sku.like: no entry 'anchord'; did you mean 'anchored'? valid: anchored",
+    ),
+    "another method of a subject": (
+        "models.second.methods.anchored",
+        {"like": "skuu"},
+        "models.second.methods.anchored.like: no entry 'skuu'; did you mean 'sku'? valid: sku",
+    ),
+    "another data set": (
+        "datasets.questions.like",
+        3,
+        "datasets.questions.like: the name of an entry is needed, not 3",
+    ),
+    "role of a module": (
+        "methods.sku.training.lora.targets",
+        ["query", "valu"],
+        "methods.sku.training.lora.targets[1]: no role 'valu'; did you mean 'value'? "
+        "valid: attention, down, gate, key, mlp, output, query, up, value",
+    ),
+    "role that a scenario names": (
+        "scenarios.taught.pretrain.training.lora",
+        {"targets": ["q_proj"]},
+        "scenarios.taught.pretrain.training.lora.targets[0]: no role 'q_proj'; valid: attention, ",
+    ),
+    "role of an override": (
+        "models.second.methods.sku.training.lora",
+        {"targets": ["quary"]},
+        "models.second.methods.sku.training.lora.targets[0]: no role 'quary'; did you mean 'query'",
+    ),
+    "role of trained tensors": (
+        "methods.sku.training.tensors",
+        {"dwn": [5]},
+        "methods.sku.training.tensors.dwn: 'dwn' is not a choice; did you mean 'down'? valid: ",
+    ),
+    "blocks": (
+        "methods.sku.training.tensors",
+        {"down": "7-5"},
+        "methods.sku.training.tensors.down: ",
+    ),
+    "words for tensors": (
+        "methods.sku.training.tensors",
+        "everything",
+        "methods.sku.training.tensors: 'everything' is not a choice; ",
+    ),
+    "tensors without a start": (
+        "methods.sku.training.tensors",
+        "all",
+        "methods.sku: training.tensors (or training.parameters) names what is trained when start "
+        "is 'weights', and only then; start is 'fresh', and there is one",
+    ),
+    "role in a base": (
+        "bases.tiny.modules",
+        {"qery": ["c_attn"]},
+        "bases.tiny.modules.qery: unknown key; did you mean 'query'? valid: blocks, ",
+    ),
+    "a base without a module that a scenario trains": (
+        "bases.tiny.modules",
+        {"value": []},
+        "models.subject.base: base 'tiny' has no module of the role 'value', which scenario "
+        "'taught' trains",
     ),
     "reported on training rows": (
         "scenarios.taught.evaluate.retain",
@@ -396,6 +480,7 @@ def test_a_mistake_is_named_with_its_place_and_the_valid_choices(place, value, t
     ("place", "text"),
     [
         ("methods", "methods: missing (config/methods.yaml defines it)"),
+        ("models", "models: missing (config/subjects/<name>.yaml defines it)"),
         (RATE, f"{RATE}: missing"),
         ("methods.sku.algorithm", "methods.sku.algorithm: missing; valid: "),
         ("report", "report.models: missing"),
@@ -469,6 +554,65 @@ def test_overrides_change_one_subject_only():
     assert (second.steps, second.training.optimizer.learning_rate) == (20, 2e-4)
     assert (subject.steps, subject.training.optimizer.learning_rate) == (10, 1e-4)
     assert second.training.optimizer.weight_decay == 0.01
+
+
+def test_an_overlay_changes_one_method_of_one_subject():
+    raw = put(raw_config(), "models.second.methods.sku.scale", 2)
+    sku = load_config(raw).method("sku", "second")
+    assert (sku.scale, sku.steps) == (2, 20)
+
+
+def test_defaults_are_for_every_method_and_yield_to_what_is_given_for_one():
+    raw = put(raw_config(), "models.second.defaults", {"steps": 5, "rows": {"forget": 3}})
+    cfg = load_config(raw)
+    sku, anchored = cfg.method("sku", "second"), cfg.method("anchored", "second")
+    assert (sku.steps, anchored.steps) == (20, 5)
+    assert (sku.rows.forget, sku.rows.retain) == (3, 8)
+    assert cfg.method("sku", "subject").rows.forget == 8
+
+
+def test_a_subject_that_is_like_another_has_its_defaults_and_methods_and_nothing_else():
+    raw = put(raw_config(), "models.second.defaults", {"rows": {"forget": 3}})
+    raw = put(raw, "models.subject.like", "second")
+    cfg = load_config(put(raw, "models.subject.methods.sku.steps", 7))
+    sku = cfg.method("sku", "subject")
+    assert (sku.steps, sku.rows.forget, sku.training.optimizer.learning_rate) == (7, 3, 2e-4)
+    assert (cfg.models["subject"].base, cfg.models["subject"].scenario) == ("tiny", "taught")
+
+
+def test_a_method_that_is_like_another_has_its_keys_but_the_title():
+    raw = put(raw_config(), "methods.sku.title", "SKU")
+    raw["methods"]["third"] = {"like": "second", "steps": 3}
+    raw["methods"]["second"] = {"like": "sku", "scale": 2}
+    cfg = load_config(raw)
+    third = cfg.method("third", "subject")
+    assert (third.algorithm, third.steps, third.scale, third.title) == ("sku", 3, 2, "")
+    assert third.training == cfg.method("sku", "subject").training
+
+
+def test_a_methods_values_for_a_subject_can_be_those_of_another_method():
+    raw = put(raw_config(), "models.second.methods.anchored", {"like": "sku", "scale": 2})
+    anchored = load_config(raw).method("anchored", "second")
+    assert (anchored.steps, anchored.scale, anchored.preservation.sign) == (20, 2, 1)
+
+
+def test_a_circle_is_named_once():
+    raw = put(raw_config(), "models.subject.like", "second")
+    raw = put(raw, "models.second.like", "subject")
+    assert message(raw) == (
+        "config: models.second.like: leads back to itself (second -> subject -> second); "
+        "write the values of one of them out"
+    )
+
+
+def test_what_is_inherited_is_at_fault_where_it_stands():
+    raw = put(raw_config(), "methods.anchored", {"like": "sku"})
+    raw = put(raw, "methods.sku.step", 1)
+    raw = put(raw, "models.subject.like", "second")
+    raw = put(raw, "models.second.methods.sku.step", 1)
+    assert message(raw).startswith("config: methods.sku.step: unknown key; ")
+    raw = drop(raw, "methods.sku.step")
+    assert message(raw).startswith("config: models.second.methods.sku.step: unknown key; ")
 
 
 def test_values_cannot_be_changed_later():

@@ -12,16 +12,17 @@ import yaml
 
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
-from palimpsest.config.docs import main, outdated, readme_text, schema_text, tables_text
+from palimpsest.config.docs import main, outdated, schema_text, tables_text
 from palimpsest.errors import UserError
 from palimpsest.settings.merge import deep_merge
 
-FOLDER = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "config"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
 
 
 def test_schema_and_key_tables_are_current():
-    assert list(outdated(FOLDER)) == [], "run `python -m palimpsest.config.docs`"
+    assert list(outdated(ROOT)) == [], "run `python -m palimpsest.config.docs`"
 
 
 def test_the_examples_of_the_readme_are_valid_one_after_the_other():
@@ -82,17 +83,21 @@ def test_the_schema_refuses_what_the_loader_refuses(schema, place, value):
         load_config(raw)
 
 
+def test_the_schema_accepts_the_subject_files(schema):
+    paths = sorted((FOLDER / "subjects").glob("*.yaml"))
+    assert len(paths) > 10
+    for path in paths:
+        entry = {"models": {path.stem: yaml.safe_load(path.read_text())}}
+        schema.validate(_numbers(entry))
+
+
 def test_check_says_what_is_outdated(tmp_path, monkeypatch):
-    (tmp_path / "README.md").write_text((FOLDER / "README.md").read_text())
-    (tmp_path / "schema.json").write_text("{}")
-    monkeypatch.setattr("sys.argv", ["docs", "--check", "--folder", str(tmp_path)])
-    with pytest.raises(UserError, match=r"schema.json: outdated; run `python -m palimpsest"):
+    (tmp_path / "config/subjects").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "config/schema.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["docs", "--check", "--root", str(tmp_path)])
+    with pytest.raises(UserError, match=r"schema.json.*: outdated; run `python -m palimpsest"):
         main()
-    monkeypatch.setattr("sys.argv", ["docs", "--folder", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["docs", "--root", str(tmp_path)])
     main()
-    assert (tmp_path / "schema.json").read_text() == schema_text()
-
-
-def test_a_readme_without_the_markers_is_refused():
-    with pytest.raises(UserError, match="lacks one of the lines"):
-        readme_text("# Configuration\n")
+    assert (tmp_path / "config/schema.json").read_text() == schema_text()

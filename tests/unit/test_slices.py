@@ -150,9 +150,9 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.scale", 0.5, {"negate"}),
     ("methods.sku.seeds", [0, 1, 2], {"score"}),
     ("methods.sku.title", "words", {"report"}),
-    ("methods.sku.models.subject", {"steps": 12}, {"acquire"}),
-    ("methods.sku.models.subject", {"scale": 2}, {"negate"}),
-    ("methods.sku.models.second.steps", 13, set()),
+    ("models.subject.methods.sku", {"steps": 12}, {"acquire"}),
+    ("models.subject.methods.sku", {"scale": 2}, {"negate"}),
+    ("models.second.methods.sku.steps", 13, set()),
     ("methods.anchored.steps", 14, set()),
     ("scenarios.taught.general", "questions/val", set()),
     ("scenarios.taught.localize.rounds", 3, {"localize"}),
@@ -232,7 +232,7 @@ def test_every_setting_of_a_judge_reaches_it_by_one_way_or_the_other():
 
 def test_a_new_subject_leaves_the_others_alone():
     raw = put(raw_config(), "models.third", {"base": "tiny", "scenario": "taught"})
-    raw = put(raw, "methods.sku.models.third", {"steps": 1})
+    raw = put(raw, "models.third.methods.sku", {"steps": 1})
     assert changed(slices(raw_config()), slices(raw)) == set()
 
 

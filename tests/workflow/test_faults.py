@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_written_is_named(copy):
 @pytest.mark.slow
 def test_training_that_diverges_says_where_and_what_to_do(work):
     rate = {"training": {"optimizer": {"learning_rate": 1e3}}}
-    overlay = work.overlay({"methods": {"sku": {"models": {"mini": rate}}}})
+    overlay = work.overlay({"models": {"mini": {"methods": {"sku": rate}}}})
     printed = fails(work, "results/mini/sku/seed-0/acquired/manifest.json", str(overlay))
     assert "step " in printed
     assert "the term 'forget'" in printed or "the term" in printed

@@ -14,7 +14,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(work):
     # Trained again because of another rate; the end is compared by the plan, not by bytes.
     # Steps enough that the signal comes before the last one.
     longer = {"steps": 16, "training": {"optimizer": {"learning_rate": 1e-3}}}
-    overlay = work.overlay({"methods": {"sku": {"models": {"mini": longer}}}})
+    overlay = work.overlay({"models": {"mini": {"methods": {"sku": longer}}}})
     target = "results/mini/sku/seed-0/acquired/manifest.json"
     run = work.start(target, overlays=[overlay])
     try:

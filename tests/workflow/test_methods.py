@@ -64,7 +64,7 @@ def test_only_what_a_method_reads_is_built_for_it(built):
 
 
 def test_editing_a_limit_of_the_region_needs_no_new_gradients(all_methods):
-    region = {"methods": {"memflex": {"models": {"mini": {"region": {"cosine_quantile": 0.6}}}}}}
+    region = {"models": {"mini": {"methods": {"memflex": {"region": {"cosine_quantile": 0.6}}}}}}
     overlay = all_methods.overlay(region)
     planned = all_methods.dry("results/mini/memflex/eval.json", overlays=[overlay])
     assert planned == {
@@ -76,7 +76,7 @@ def test_editing_a_limit_of_the_region_needs_no_new_gradients(all_methods):
 
 
 def test_editing_weights_keeps_the_mixture(all_methods):
-    weights = {"methods": {"memflex": {"models": {"mini": {"weights": {"retain": 3}}}}}}
+    weights = {"models": {"mini": {"methods": {"memflex": {"weights": {"retain": 3}}}}}}
     overlay = all_methods.overlay(weights, "weights.yaml")
     planned = all_methods.dry("results/mini/memflex/eval.json", overlays=[overlay])
     assert planned == {"unlearn mini memflex 0", "measure mini memflex 0", "score mini memflex"}
@@ -95,7 +95,7 @@ def test_an_empty_region_prints_the_quantiles(all_methods, tmp_path):
     copy = all_methods.clone(tmp_path / "repo")
     region = {"by": "threshold", "cosine": -1.0, "magnitude": 1.0}
     overlay = copy.overlay(
-        {"methods": {"memflex": {"models": {"mini": {"region": region}}}}}, "empty.yaml"
+        {"models": {"mini": {"methods": {"memflex": {"region": region}}}}}, "empty.yaml"
     )
     target = "results/mini/memflex/seed-0/region.json"
     done = copy.snakemake(target, *MINI, overlay, "--cores", "all")

@@ -49,7 +49,7 @@ def test_a_finished_chain_is_cached_and_nothing_is_touched(built: Copy) -> None:
 
 
 def test_a_changed_value_shows_what_depends_on_it(built: Copy) -> None:
-    changed = "methods={sku: {models: {mini: {scale: 0.75}}}}"
+    changed = "models={mini: {methods: {sku: {scale: 0.75}}}}"
     done = told(built, "results/mini/sku/eval.json", *MINI, "--config", changed)
     assert done.returncode == 0, done.stderr
     states = {line.split()[0]: line for line in done.stdout.splitlines() if "mini/sku" in line}

@@ -61,13 +61,13 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 
 LORA = {"optimizer": {"learning_rate": 1e-3}}
-TRAINING = "methods.sku.models.mini.training"
+TRAINING = "models.mini.methods.sku.training"
 EDITS: list[tuple[str, Any, set[str]]] = [
     ("scenarios.mini.pretrain.training.optimizer.learning_rate", 3e-3, TAUGHT),
     (f"{TRAINING}.optimizer.learning_rate", 3e-3, made("sku")),
     ("methods.sku.preservation.sign", 1, made("sku")),
     ("methods.sku.scale", 0.5, negated("sku")),
-    ("methods.sku-anchored.models.mini.scale", 0.5, negated("sku-anchored")),
+    ("models.mini.methods.sku-anchored.scale", 0.5, negated("sku-anchored")),
     ("score.bootstrap", 500, ALL_SCORED),
     ("measure.generation.max_new_tokens", 9, ALL_MEASURED | SWEPT),
     ("sweep.scales", [0.0, 1.0], SWEPT | {"report report"}),
@@ -105,7 +105,7 @@ def test_an_edit_runs_exactly_what_depends_on_it(plan, place, value, expected):
 def test_two_numbers_that_swap_their_places_are_seen(plan):
     # steps 6 and rank 8 become steps 8 and rank 6: the same numbers, another training.
     settings = {"steps": 8, "training": {"lora": {"rank": 6}}}
-    overlay = plan.overlay(nested("methods.sku.models.mini", settings))
+    overlay = plan.overlay(nested("models.mini.methods.sku", settings))
     assert plan.dry(overlays=[overlay]) == made("sku")
 
 

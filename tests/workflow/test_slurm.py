@@ -93,8 +93,8 @@ def copy(cluster: Cluster, built: Copy, tmp_path: Path) -> Copy:
 
 def start(copy: Copy, *targets: str) -> Running:
     copy.path("profiles/slurm/config.yaml").write_text(PROFILE)
-    seldom = {"models": {"mini": {"training": {"checkpoint_seconds": 3600}}}}
-    overlay = copy.overlay({"methods": {"sku": seldom, "sku-anchored": seldom}})
+    seldom = {"training": {"checkpoint_seconds": 3600}}
+    overlay = copy.overlay({"models": {"mini": {"defaults": seldom}}})
     command = ["snakemake", *targets, *MINI, str(overlay), "--workflow-profile", "profiles/slurm"]
     return Running(copy, command)
 

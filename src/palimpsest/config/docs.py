@@ -1,4 +1,4 @@
-"""Generate ``config/schema.json`` and the key tables of ``config/README.md``.
+"""Generate the JSON schema of the configuration and the page of all keys, ``docs/keys.md``.
 
 ``python -m palimpsest.config.docs`` writes them, ``--check`` says whether they are current. Both
 come from the pydantic model, whose attribute docstrings are the descriptions.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.config.load import CATALOGS
+from palimpsest.config.load import CATALOGS, SUBJECTS
 from palimpsest.config.schema import Config
 from palimpsest.data.adapters import adapters
 from palimpsest.errors import UserError, run_cli
@@ -24,8 +24,12 @@ from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import FORMATS, Section
 
-BEGIN = "<!-- key tables: written by `python -m palimpsest.config.docs` -->"
-END = "<!-- end of the key tables -->"
+_KEYS_HEAD = """# All keys of the configuration
+
+Written by `python -m palimpsest.config.docs` from the classes in `src/`; edit those.
+[config/README.md](../config/README.md) says how the files go together. `<name>` stands for a name
+of yours, `name` and `dataset/part` for names of entries.
+"""
 
 _NO_DEFAULT = object()
 _LIMITS = {
@@ -59,6 +63,11 @@ def schema_text() -> str:
     """
     schema = _tidied(Config.model_json_schema())
     del schema["required"]
+    for catalog in ("datasets", "methods"):
+        # What an entry that is like another has to give, and which keys it can, the other says.
+        entry = schema["properties"][catalog]["additionalProperties"]
+        like = {"type": "object", "required": ["like"], "properties": {"like": {"type": "string"}}}
+        schema["properties"][catalog]["additionalProperties"] = {"anyOf": [like, entry]}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=1) + "\n"
 
@@ -67,7 +76,7 @@ def tables_text() -> str:
     """Key tables as Markdown: one for each section, adapter and algorithm."""
     lines = []
     for name, key in Config.model_json_schema()["properties"].items():
-        lines += [f"### `{name}`", "", key["description"], ""]
+        lines += [f"## `{name}`", "", key["description"], ""]
         if name == "datasets":
             lines += ["Keys that every data set has:", ""]
             lines += _plugged(
@@ -90,27 +99,22 @@ def _plugged(
     for name, settings in sorted(plugged.items()):
         words = inspect.getdoc(inspect.getmodule(settings)) or ""
         first_line = words.splitlines()[0].replace("``", "`")
-        yield from (f"#### `{word}: {name}`", "", first_line, "")
+        yield from (f"### `{word}: {name}`", "", first_line, "")
         yield from _table(k for k in _keys_of(settings) if k not in shared)
 
 
-def readme_text(readme: str) -> str:
-    """`readme` with its key tables renewed.
-
-    Raises:
-        UserError: the two markers are not there.
-    """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"config/README.md lacks one of the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{tables_text()}\n{END}{after}"
+def subject_schema_text() -> str:
+    """The JSON schema of a subject's file: that of an entry of ``models``."""
+    return json.dumps({"$ref": "../schema.json#/$defs/Model"}, indent=1) + "\n"
 
 
-def outdated(folder: Path) -> dict[Path, str]:
-    """Files in `folder` that are not current -> what they should hold."""
-    readme, schema = folder / "README.md", folder / "schema.json"
-    texts = {readme: readme_text(_read(readme)), schema: schema_text()}
+def outdated(root: Path) -> dict[Path, str]:
+    """Files in the repository at `root` that are not current -> what they should hold."""
+    texts = {
+        root / "docs" / "keys.md": f"{_KEYS_HEAD}\n{tables_text()}",
+        root / "config" / "schema.json": schema_text(),
+        root / "config" / SUBJECTS / "schema.json": subject_schema_text(),
+    }
     return {path: text for path, text in texts.items() if _read(path) != text}
 
 
@@ -118,9 +122,9 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--folder", type=Path, default=Path("config"), help="default: config")
+    parser.add_argument("--root", type=Path, default=Path(), help="the repository; default: here")
     args = parser.parse_args()
-    files = outdated(args.folder)
+    files = outdated(args.root)
     if args.check and files:
         names = ", ".join(map(str, files))
         raise UserError(f"{names}: outdated; run `python -m palimpsest.config.docs`")

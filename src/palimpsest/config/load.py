@@ -8,16 +8,18 @@ from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
+from palimpsest.config.inherit import Inherited, first_holding, holds, inherit, value_at
 from palimpsest.config.judges import Judges
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
-from palimpsest.config.references import Catalogs, check_judge, check_references
-from palimpsest.config.schema import Config, Score
+from palimpsest.config.references import Catalogs, check_judge, check_references, check_roles
+from palimpsest.config.schema import Config, Model, Score
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.adapters import adapters
-from palimpsest.errors import UserError, did_you_mean
+from palimpsest.errors import UserError, did_you_mean, one_line
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import NAME, Section, not_a_name
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
@@ -26,8 +28,11 @@ CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 PAGES = ("report", "all_methods")
 """Keys that say what a page shows."""
 
-FILES = tuple(f"{name}.yaml" for name in (*CATALOGS, "config"))
-"""Files of a configuration folder."""
+FILES = ("bases.yaml", "datasets.yaml", "scenarios.yaml", "methods.yaml", "config.yaml")
+"""Files of a configuration folder, beside those of the subjects."""
+
+SUBJECTS = "subjects"
+"""The folder in it that has a file for each subject, called after it."""
 
 _PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
     "datasets": ("adapter", lambda: {name: a.Settings for name, a in adapters().items()}),
@@ -35,7 +40,10 @@ _PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
 }
 """Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""
 
-_NOT_OVERRIDDEN = ("algorithm", "title", "models")
+_NOT_OVERRIDDEN = ("algorithm", "title")
+
+_DEFAULTS = sorted(set(MethodSettings.model_fields) - {*_NOT_OVERRIDDEN, "like"})
+"""Keys that every method has, and that can differ between subjects."""
 
 
 def read_config(
@@ -48,7 +56,7 @@ def read_config(
     Tables are merged key by key; any other value of an overlay replaces what it finds.
 
     Args:
-        folder: with the files `FILES`.
+        folder: with the files `FILES`, and a folder `SUBJECTS`.
         overlays: further files.
         settings: ``KEY=VALUE`` as after Snakemake's ``--config``; they win.
 
@@ -58,7 +66,22 @@ def read_config(
     raw: dict[str, Any] = {}
     for path in (*(Path(folder) / name for name in FILES), *overlays):
         raw = deep_merge(raw, read_yaml(path))
-    return load_config(deep_merge(raw, _parsed(settings)))
+    return load_config(deep_merge(raw, _parsed(settings)), read_subjects(folder))
+
+
+def read_subjects(folder: str | Path = "config") -> dict[str, dict[str, Any]]:
+    """Read the subject files of a configuration folder: name -> table of keys.
+
+    Raises:
+        UserError: a file is no YAML, or is not called as a subject can be.
+    """
+    subjects = {}
+    for path in sorted((Path(folder) / SUBJECTS).glob("*.y*ml")):
+        if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+            fault = not_a_name(path.stem) if path.suffix == ".yaml" else "its name ends in .yaml"
+            raise UserError(f"{one_line(str(path))}: a subject's file is called after it; {fault}")
+        subjects[path.stem] = read_yaml(path)
+    return subjects
 
 
 def _parsed(settings: Sequence[str]) -> dict[str, Any]:
@@ -73,18 +96,28 @@ def _parsed(settings: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load_config(raw: Mapping[str, Any]) -> Config:
+def load_config(
+    raw: Mapping[str, Any], subjects: Mapping[str, Mapping[str, Any]] | None = None
+) -> Config:
     """Check a configuration and fill in its defaults.
+
+    Args:
+        raw: the catalogs and sections; what it says of ``models`` wins over `subjects`.
+        subjects: what `read_subjects` gives.
 
     Raises:
         UserError: lists every problem: its place, what is wrong, and the valid choices.
     """
+    files = subjects or {}
+    if files:
+        raw = deep_merge({"models": files}, raw)
     problems = [
         Problem((as_key(key),), f"unknown key{did_you_mean(as_key(key), Config.model_fields)}")
         for key in raw
         if key not in Config.model_fields
     ]
-    catalogs = {key: _catalog(key, raw, problems) for key in CATALOGS}
+    heirs = _heirs(raw, problems)
+    catalogs = {key: _catalog(key, raw, heirs.get(key, {}), problems) for key in CATALOGS}
     sections: dict[str, Any] = {
         key: _section(cast("type[Section]", field.annotation), raw.get(key, {}), (key,), problems)
         for key, field in Config.model_fields.items()
@@ -95,33 +128,73 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     problems += check_references(Catalogs(catalogs, names), pages)
     defaults = {"score": Score(), "judges": Judges()} | sections
     problems += check_judge(defaults["score"], defaults["judges"])
-    problems += _override_problems(raw.get("methods", {}), catalogs["methods"], names["models"])
-    refuse(problems)
+    for name, model in catalogs["models"].items():
+        problems += _override_problems(raw, heirs, name, model, catalogs["methods"])
+    refuse(_with_file(problem, raw, files) for problem in problems)
     return Config(**catalogs, **sections)
 
 
-def _catalog(catalog: str, raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+def _with_file(problem: Problem, raw: Any, files: Mapping[str, Any]) -> Problem:
+    """Name the file of a subject if it is the one that says what is wrong."""
+    match problem.place:
+        case ["models", str(name), *inner] if name in files:
+            here = tuple(inner)
+        case _:
+            return problem
+    same = value_at(files[name], here) == value_at(raw["models"][name], here)
+    if not (same and holds(files[name], here[:-1])):
+        return problem
+    return Problem(problem.place, problem.text, f"config/{SUBJECTS}/{name}.yaml")
+
+
+def _heirs(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, dict[str, Inherited]]:
+    """Data sets, methods, and subjects with their methods, with what ``like`` gives them."""
+    datasets = inherit(raw.get("datasets"), ("datasets",), problems)
+    methods = inherit(raw.get("methods"), ("methods",), problems, never=("title",))
+    models = inherit(raw.get("models"), ("models",), problems, only=("defaults", "methods"))
+    for name, heir in models.items():
+        if isinstance(heir.value, Mapping) and isinstance(heir.value.get("methods"), Mapping):
+            inner = inherit(heir.value["methods"], ("models", name, "methods"), problems)
+            value = {**heir.value, "methods": {key: one.value for key, one in inner.items()}}
+            models[name] = Inherited(value, heir.line, inner)
+    return {"datasets": datasets, "methods": methods, "models": models}
+
+
+def _catalog(
+    catalog: str, raw: Mapping[str, Any], heirs: Mapping[str, Inherited], problems: list[Problem]
+) -> dict[str, Any]:
     """The valid entries of one catalog."""
     if catalog not in raw:
-        problems.append(Problem((catalog,), f"missing (config/{catalog}.yaml defines it)"))
+        file = f"{SUBJECTS}/<name>" if catalog == "models" else catalog
+        problems.append(Problem((catalog,), f"missing (config/{file}.yaml defines it)"))
         return {}
     if not isinstance(raw[catalog], Mapping):
         text = f"a table of named entries is needed, not {shown(raw[catalog])}"
         problems.append(Problem((catalog,), text))
         return {}
     entries = {}
-    for name, value in raw[catalog].items():
+    for name, given in raw[catalog].items():
         place: Place = (catalog, as_key(name))
         if not isinstance(name, str):
             problems.append(Problem(place, "a name is text; put it in quotes"))
         elif not NAME.fullmatch(name):
             problems.append(Problem(place, not_a_name(name)))
         else:
-            chosen = _settings(catalog, value, place, problems)
-            entry = _section(chosen, value, place, problems) if chosen else None
+            heir = heirs.get(name, Inherited(given, (name,)))
+            found: list[Problem] = []
+            chosen = _settings(catalog, heir.value, place, found)
+            entry = _section(chosen, heir.value, place, found) if chosen else None
+            prefixes = [(catalog, ancestor) for ancestor in heir.line]
+            problems += (_moved(problem, raw, prefixes, place) for problem in found)
             if entry is not None:
                 entries[name] = entry
     return entries
+
+
+def _moved(problem: Problem, raw: Any, prefixes: Sequence[Place], at: Place) -> Problem:
+    """`problem` at the first of the places `prefixes` that says what is wrong at `at`."""
+    inner = problem.place[len(at) :]
+    return Problem((*first_holding(raw, prefixes, inner), *inner), problem.text)
 
 
 def _names(catalog: Any) -> list[str]:
@@ -161,18 +234,42 @@ def _section(
 
 
 def _override_problems(
-    raw: Mapping[str, Any], valid: Mapping[str, Objective], models: list[str]
+    raw: Mapping[str, Any],
+    heirs: Mapping[str, Mapping[str, Inherited]],
+    model: str,
+    entry: Model,
+    valid: Mapping[str, Objective],
 ) -> Iterator[Problem]:
-    """Check ``methods.<method>.models``: known subjects, keys and values of the algorithm."""
-    for method, settings in valid.items():
-        for model, override in settings.models.items():
-            place: Place = ("methods", method, "models", model)
-            if model not in models:
-                yield Problem(place, f"no model '{model}'{did_you_mean(model, models)}")
-            for key in _NOT_OVERRIDDEN:
-                if key in override:
-                    yield Problem((*place, key), "cannot differ between subjects; add a method")
-            allowed = {k: v for k, v in override.items() if k not in _NOT_OVERRIDDEN}
-            found: list[Problem] = []
-            _section(type(settings), deep_merge(raw[method], allowed), place, found)
-            yield from found
+    """Check what a subject says of methods: known ones, keys and values of their algorithm."""
+    family = heirs["models"][model]
+    line = [("models", ancestor) for ancestor in family.line]
+    defaults: list[Place] = [(*place, "defaults") for place in line]
+    for key in entry.defaults:
+        if key not in _DEFAULTS:
+            text = f"no key that every method has{did_you_mean(as_key(key), _DEFAULTS)}"
+            yield Problem((*first_holding(raw, defaults, (key,)), as_key(key)), text)
+    common = {key: value for key, value in entry.defaults.items() if key in _DEFAULTS}
+    names = _names(raw.get("methods"))
+    for method in entry.methods:
+        if method not in names:
+            places: list[Place] = [(*place, "methods") for place in line]
+            text = f"no method '{method}'{did_you_mean(method, names)}"
+            yield Problem((*first_holding(raw, places, (method,)), method), text)
+    for method in entry.methods if not common else valid:
+        if method not in valid:
+            continue
+        override = entry.methods.get(method, {})
+        inner = family.entries[method].line if method in family.entries else (method,)
+        places = [(*place, "methods", name) for name in inner for place in line] + defaults
+        at = places[0]
+        for key in _NOT_OVERRIDDEN:
+            if key in override:
+                text = "cannot differ between subjects; add a method"
+                yield _moved(Problem((*at, key), text), raw, places, at)
+        allowed = {k: v for k, v in override.items() if k not in _NOT_OVERRIDDEN}
+        merged = deep_merge(heirs["methods"][method].value, deep_merge(common, allowed))
+        found: list[Problem] = []
+        settings = _section(type(valid[method]), merged, at, found)
+        if isinstance(settings, Objective):
+            found += check_roles(settings.training, at)
+        yield from (_moved(problem, raw, places, at) for problem in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -18,10 +18,11 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong at one place of the configuration."""
+    """Something wrong at one place of the configuration, and the file that says it, if known."""
 
     place: Place
     text: str
+    file: str = ""
 
     def __str__(self) -> str:
         steps = (
@@ -29,7 +30,8 @@ class Problem:
             for step in self.place
         )
         place = one_line("".join(steps).removeprefix("."), 300)
-        return f"{place}: {one_line(self.text, 800)}"
+        file = f"{one_line(self.file, 120)}: " if self.file else ""
+        return f"{file}{place}: {one_line(self.text, 800)}"
 
 
 def refuse(problems: Iterable[Problem]) -> None:
@@ -63,12 +65,20 @@ def _walk(section: type[Section], loc: Place) -> tuple[Place, Any]:
     place: Place = ()
     annotation: Any = section
     parent: Any = None
+    labelled = False
     for step in loc:
         if step == "[key]" and (keys := _keys(parent)) is not None:
             annotation = keys
+        elif labelled := not labelled and _is_union(annotation):
+            continue
         elif (child := _child(annotation, step)) is not None:
             place, parent, annotation = (*place, step), annotation, child
     return place, annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    """Whether pydantic puts a label of the branch before what is below."""
+    return sum(option is not NoneType for option in _options(annotation)) > 1
 
 
 def _child(annotation: Any, step: str | int) -> Any:

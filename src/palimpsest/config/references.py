@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.config.judges import Judges
+from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
 from palimpsest.config.schema import (
     REFERENCES,
-    RESERVED_METHODS,
     RESULT_FILES,
     SUBJECT_FOLDERS,
     Model,
@@ -23,6 +23,8 @@ from palimpsest.config.schema import (
 )
 from palimpsest.errors import did_you_mean
 from palimpsest.settings.dataset import DatasetSettings, Part
+from palimpsest.settings.training import Training
+from palimpsest.settings.types import dataset_of, split_ref
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def check_references(catalogs: Catalogs, pages: Mapping[str, Report | None]) -> 
         yield from _check_model(catalogs, model, ("models", name))
     for name, scenario in catalogs.entries["scenarios"].items():
         yield from _check_scenario(catalogs, scenario, ("scenarios", name))
+    for name, method in catalogs.entries["methods"].items():
+        yield from check_roles(method.training, ("methods", name))
     for page, report in pages.items():
         if report is not None:
             yield from _check_report(catalogs, report, page)
@@ -60,13 +64,23 @@ def check_judge(score: Score | None, judges: Judges | None) -> Iterator[Problem]
         )
 
 
+def check_roles(training: Training, at: Place) -> Iterator[Problem]:
+    """Yield the targets of an adapter that are no roles.
+
+    The class `Lora` takes any text: where a stage reads it, names of modules stand there.
+    """
+    for i, target in enumerate(training.lora.targets):
+        if target not in ROLES:
+            yield _no_such("role", target, ROLES, (*at, "training", "lora", "targets", i))
+
+
 def _no_such(kind: str, name: str, valid: Iterable[str], place: Place) -> Problem:
     return Problem(place, f"no {kind} '{name}'{did_you_mean(name, valid)}")
 
 
 def _reserved(catalogs: Catalogs) -> Iterator[Problem]:
     for catalog, reserved in (
-        ("methods", (*RESERVED_METHODS, *SUBJECT_FOLDERS)),
+        ("methods", (*REFERENCES, *SUBJECT_FOLDERS)),
         ("models", RESULT_FILES),
     ):
         for name in catalogs.names[catalog]:
@@ -85,6 +99,12 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
     yield from catalogs.missing("bases", model.base, (*at, "base"))
     yield from catalogs.missing("scenarios", model.scenario, (*at, "scenario"))
     scenario = catalogs.entries["scenarios"].get(model.scenario)
+    base = catalogs.entries["bases"].get(model.base)
+    if base and scenario and scenario.pretrain:
+        named = [role for role in roles(scenario.pretrain.training.lora) if role in ROLES]
+        if (role := lacking(named, base.modules)) is not None:
+            text = f"base '{model.base}' has no module of the role '{role}', which scenario "
+            yield Problem((*at, "base"), f"{text}'{model.scenario}' trains")
     if model.retrained and scenario and not scenario.kept():
         yield Problem(
             (*at, "retrained"),
@@ -104,8 +124,10 @@ def _check_report(catalogs: Catalogs, report: Report, page: str) -> Iterator[Pro
 
 
 def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterator[Problem]:
+    if scenario.pretrain:
+        yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
-        dataset, part = ref.split("/")
+        dataset, part = split_ref(ref)
         yield from catalogs.missing("datasets", dataset, place)
         found = catalogs.entries["datasets"].get(dataset)
         if found and part not in found.parts:
@@ -158,7 +180,7 @@ def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
     if one == other:
         return True
     a, b = _part(catalogs, one), _part(catalogs, other)
-    if one.split("/")[0] != other.split("/")[0] or a is None or b is None:
+    if dataset_of(one) != dataset_of(other) or a is None or b is None:
         return False
     if None not in (a.subset, b.subset) and a.subset != b.subset:
         return False
@@ -166,6 +188,6 @@ def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
 
 
 def _part(catalogs: Catalogs, ref: str) -> Part | None:
-    dataset, part = ref.split("/")
+    dataset, part = split_ref(ref)
     found = catalogs.entries["datasets"].get(dataset)
     return found.parts.get(part) if found else None

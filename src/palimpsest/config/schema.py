@@ -8,8 +8,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
+from palimpsest.config.modules import Modules, resolved
 from palimpsest.objectives.base import Objective
-from palimpsest.objectives.catalog import MethodEntry, with_overrides
+from palimpsest.objectives.catalog import MethodEntry
+from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import (
     Count,
@@ -23,19 +25,17 @@ from palimpsest.settings.types import (
     Section,
     Source,
     TaskName,
+    dataset_of,
     holding,
     local_part,
 )
 
-RESERVED_METHODS = ("original", "retrained", "base")
-"""Method names with a fixed meaning: the subject itself, the gold standard, the bare base."""
+REFERENCES = ("original", "retrained", "base")
+"""What methods are compared with, and no method is called: the subject, one that never learned what
+is forgotten (the gold standard), and the base model, which was taught nothing."""
 
 SUBJECT_FOLDERS = ("subject", "retained", "reference", "localization")
 """What stands beside the methods in ``results/<model>/``; no method can have these names."""
-
-REFERENCES = ("original", "retrained", "base")
-"""What methods are compared with: the subject, one that never learned what is forgotten, and the
-base model, which was taught nothing."""
 
 RESULT_FILES = ("report.html", "tables", "all_methods.html", "all_methods")
 """What stands beside the subjects in ``results/``; no subject can have these names."""
@@ -77,6 +77,8 @@ class Base(Section):
     """Run Python code that the model's repository carries."""
     template: Template = Template()
     """Prompt template."""
+    modules: Modules = Modules()
+    """What the architecture calls its modules."""
     memory_mb: Count = 8000
     """Main memory that a job with this model asks for."""
     runtime_minutes: Count = 60
@@ -186,9 +188,9 @@ class Scenario(Section):
         if self.pretrain is None:
             return []
         forgotten = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen)
-        gone = {ref.split("/")[0] for ref in forgotten if ref}
+        gone = {dataset_of(ref) for ref in forgotten if ref}
         named = {self.retain, self.evaluate.retain, self.validate_on.retain}
-        return [r for r in self.pretrain.data if r in named or r.split("/")[0] not in gone]
+        return [r for r in self.pretrain.data if r in named or dataset_of(r) not in gone]
 
 
 class Model(Section):
@@ -206,13 +208,19 @@ class Model(Section):
     """Devices of a job that trains this subject; null: as its base has it."""
     parallel: Parallel | None = None
     """How they share the model; null: as its base has it."""
+    like: Annotated[Name | None, Field(exclude=True)] = None
+    """Another subject: this one has its `defaults` and `methods`, save what it gives itself."""
+    defaults: dict[str, Any] = {}
+    """Values for every method of this subject: keys that all methods have."""
+    methods: dict[Name, dict[str, Any]] = {}
+    """Method -> its values for this subject; ``like`` names another method of this table."""
 
 
 class Generation(Section):
     """Greedy answers."""
 
     backend: Literal["transformers", "vllm"] = "transformers"
-    """What `measure` answers with; vllm has to be installed, see "Answers from vLLM"."""
+    """What `measure` answers with; vllm has to be installed, see docs/vllm.md."""
     max_new_tokens: Count = 48
     """Longest answer."""
     batch_rows: Count = 32
@@ -313,8 +321,27 @@ class Config(Section):
     """What results/all_methods.html shows, the same page over more methods."""
 
     def method(self, method: str, model: str) -> Objective:
-        """Settings of `method` for the subject `model`, its overrides applied."""
-        return with_overrides(self.methods[method], model)
+        """Settings of `method` for `model`; modules have the names that its base gives them."""
+        settings = self.with_roles(method, model)
+        return settings.model_copy(update={"training": self._resolved(settings.training, model)})
+
+    def with_roles(self, method: str, model: str) -> Objective:
+        """Settings of `method` for `model`; modules are named by their roles."""
+        settings, subject = self.methods[method], self.models[model]
+        override = deep_merge(subject.defaults, subject.methods.get(method, {}))
+        if not override:
+            return settings
+        return type(settings)(**deep_merge(settings.model_dump(), override))
+
+    def pretraining(self, model: str) -> Pretraining | None:
+        """What a subject is taught first; modules have the names that its base gives them."""
+        found = self.scenarios[self.models[model].scenario].pretrain
+        if found is None:
+            return None
+        return found.model_copy(update={"training": self._resolved(found.training, model)})
+
+    def _resolved(self, training: Training, model: str) -> Training:
+        return resolved(training, self.bases[self.models[model].base].modules)
 
     def method_names(self) -> list[str]:
         """Methods that can stand in a path: the references and the catalog."""
@@ -330,7 +357,7 @@ class Config(Section):
         }
 
     def seeds(self, method: str, model: str) -> list[int]:
-        """Seeds of a method; the reserved ones have one."""
-        if method in RESERVED_METHODS:
+        """Seeds of a method; the references have one."""
+        if method in REFERENCES:
             return [0]
         return self.method(method, model).seeds

@@ -5,18 +5,20 @@ What a file says is data: tags build no Python objects, and nothing in it is run
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from palimpsest.config.yaml_limits import check_limits
 from palimpsest.errors import UserError, one_line
 
 # The C parser reads the same language some ten times faster; not every PyYAML has it.
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+
+DEPTH = 40
+"""Deepest nesting; the shipped files need 7."""
 
 TEMPLATES = "__use_yte__"
 """The key that makes Snakemake run Python that stands in a configuration file."""
@@ -64,7 +66,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text") from None
     try:
-        check_limits(yaml.parse(text, Loader=_Safe))
+        _check_nesting(yaml.parse(text, Loader=_Safe))
         found = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of a safe one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -80,3 +82,22 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             "and write the values themselves"
         )
     return found or {}
+
+
+def _check_nesting(events: Iterable[yaml.Event]) -> None:
+    # On the parser's events: the C composer calls itself for every level, and deep nesting ends
+    # the whole process (a segmentation fault that no handler sees).
+    anchors: list[str | None] = []
+    event: Any
+    for event in events:
+        fault = ""
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchors.pop()
+        elif isinstance(event, yaml.CollectionStartEvent):
+            anchors.append(event.anchor)
+            if len(anchors) > DEPTH:
+                fault = f"tables and lists are nested deeper than {DEPTH} levels"
+        elif isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
+            fault = f"'*{event.anchor}' stands inside of what it names"
+        if fault:
+            raise yaml.MarkedYAMLError(problem=fault, problem_mark=event.start_mark)

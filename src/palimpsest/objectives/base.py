@@ -34,12 +34,13 @@ class Objective(MethodSettings):
     """Which stages make the model: ``acquire`` (train, then negate) or ``unlearn`` (train)."""
 
     @model_validator(mode="after")
-    def _parameters(self) -> Self:
-        if (self.start == "weights") != bool(self.training.parameters):
+    def _tensors(self) -> Self:
+        named = self.training.tensors is not None or bool(self.training.parameters)
+        if (self.start == "weights") != named:
             raise ValueError(
-                "training.parameters names the trained tensors when start is 'weights', "
-                f"and only then; start is '{self.start}', training.parameters has "
-                f"{len(self.training.parameters)} patterns"
+                "training.tensors (or training.parameters) names what is trained when start is "
+                f"'weights', and only then; start is '{self.start}', and "
+                f"{'there is one' if named else 'there is none'}"
             )
         return self
 
@@ -90,7 +91,7 @@ class Acquisition(Objective):
         Literal["fresh", "weights"],
         Field(
             description="The task vector: fresh, a new adapter on the frozen subject; weights, "
-            "differences of the base's tensors that ``training.parameters`` names."
+            "differences of the base's tensors that ``training.tensors`` names."
         ),
     ] = "fresh"
     scale: NonNegative = 1.0

@@ -14,7 +14,6 @@ from pydantic import Field
 from palimpsest import objectives
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.objectives.base import Acquisition, Objective, Unlearning
-from palimpsest.settings.merge import deep_merge
 
 
 @functools.cache
@@ -53,14 +52,6 @@ def objective(settings: Mapping[str, Any]) -> Objective:
     if key not in algorithms():
         raise UserError(f"no algorithm '{key}'{did_you_mean(key, algorithms())}")
     return algorithms()[key](**settings)
-
-
-def with_overrides(method: Objective, model: str) -> Objective:
-    """The method with its ``models.<model>`` applied; without any, as it is."""
-    override = method.models.get(model)
-    if not override:
-        return method
-    return type(method)(**deep_merge(method.model_dump(), override))
 
 
 def _method_entry() -> Any:

@@ -13,6 +13,7 @@ from palimpsest.pipeline.slices import draws_of, scenario_of
 from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
+from palimpsest.settings.types import dataset_of
 
 
 def slice_of(name: str, cfg: Config, **wildcards: str) -> str:
@@ -33,7 +34,7 @@ def untracked(name: str, cfg: Config, **wildcards: str) -> str:
 def datasets_of(name: str, cfg: Config, model: str, method: str = "original") -> list[str]:
     """Data sets whose rows a subject's stage reads, sorted."""
     refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method))
-    return sorted({ref.split("/")[0] for ref in refs if ref})
+    return sorted({dataset_of(ref) for ref in refs if ref})
 
 
 def methods_of(cfg: Config, chain: str) -> list[str]:

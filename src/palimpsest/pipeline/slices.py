@@ -14,7 +14,7 @@ from typing import Any
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.atomic import sha256_of
 from palimpsest.settings.draw import Draw
-from palimpsest.settings.types import tracked
+from palimpsest.settings.types import Section, tracked
 
 RESOURCES = Path("resources")
 """Where ``resource:`` sources live."""
@@ -50,6 +50,13 @@ def file_hash(path: Path) -> str:
         return "missing"
 
 
+def trained(section: Section) -> dict[str, Any]:
+    """The settings of a training that change its result; `parameters` has its tensors by name."""
+    keys = tracked(section)
+    del keys["training"]["tensors"]
+    return keys
+
+
 def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
     """What the streams of a method read."""
     return list(cfg.method(method, model).draws().values())
@@ -65,8 +72,8 @@ def sets_of(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | N
 def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
     """What a method's training depends on."""
     settings = cfg.method(method, model)
-    keys = tracked(settings)
-    for key in ("scale", "seeds", "models", "title"):
+    keys = trained(settings)
+    for key in ("scale", "seeds", "title"):
         keys.pop(key, None)
     if settings.start != "fresh":
         keys["training"].pop("lora")

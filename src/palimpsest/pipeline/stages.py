@@ -109,10 +109,10 @@ class Pretrain(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        pretraining = slices.scenario_of(cfg, w.model).pretrain
+        pretraining = cfg.pretraining(w.model)
         taught = None
         if pretraining is not None:
-            taught = tracked(pretraining) | {"data": cls.reads(cfg, w)}
+            taught = slices.trained(pretraining) | {"data": cls.reads(cfg, w)}
         base = slices.base_of(cfg, w.model)
         return {"base": cfg.models[w.model].base, **slices.load(base), "pretrain": taught}
 
@@ -123,7 +123,7 @@ class Pretrain(Stage):
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        pretraining = slices.scenario_of(cfg, w.model).pretrain
+        pretraining = cfg.pretraining(w.model)
         if pretraining is None:
             return {}
         return untracked(pretraining.training) | slices.device_settings(cfg, w.model)

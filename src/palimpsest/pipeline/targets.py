@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from palimpsest.config.load import FILES, load_config
+from palimpsest.config.load import FILES, load_config, read_subjects
+from palimpsest.config.modules import lacking, roles
 from palimpsest.config.schema import RESULT_FILES, SUBJECT_FOLDERS, Config
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
@@ -27,12 +28,16 @@ def check_yaml_or_exit(folder: str | Path = "config") -> None:
     try:
         for name in FILES:
             read_yaml(Path(folder) / name)
+        read_subjects(folder)
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
 def config_or_exit(
-    raw: Mapping[str, Any], argv: Sequence[str], files: Iterable[str | Path] = ()
+    raw: Mapping[str, Any],
+    argv: Sequence[str],
+    files: Iterable[str | Path] = (),
+    subjects: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Config:
     """What the Snakefile calls: the checked configuration, or one clean message and exit status 1.
 
@@ -43,11 +48,12 @@ def config_or_exit(
         raw: Snakemake's ``config``.
         argv: ``sys.argv``.
         files: ``workflow.configfiles``; read again to refuse repeated keys.
+        subjects: what `read_subjects` gives; `raw`, which has the overlays, wins over it.
     """
     try:
         for path in files:
             read_yaml(path)
-        cfg = load_config(raw)
+        cfg = load_config(raw, subjects)
         check_targets(argv, cfg)
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -127,8 +133,13 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
         return f"scenario '{name}' {lacks}, so there is no 'retrained'; valid methods: {valid}"
     if method not in cfg.methods:
         return None
-    settings = cfg.method(method, model)
-    if settings.start == "subject" and scenario.pretrain is None:
+    settings = cfg.with_roles(method, model)
+    start, base = settings.start, cfg.models[model].base
+    lora = settings.training.lora if start == "fresh" else None
+    role = lacking(roles(lora, settings.training.tensors), cfg.bases[base].modules)
+    if role is not None:
+        return f"method '{method}' trains the role '{role}', of which base '{base}' has no module"
+    if start == "subject" and scenario.pretrain is None:
         return (
             f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
             f"'{name}' has no pretrain; set start: fresh for this subject"

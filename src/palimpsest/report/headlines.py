@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.config.schema import REFERENCES
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
 
@@ -45,7 +45,7 @@ def headlines(subject: Subject) -> list[Headline]:
     Balance is the harmonic mean of the share forgotten (in the worse of both phrasings) and the
     share kept.
     """
-    runs = [run for run in subject.runs if run.method not in RESERVED_METHODS]
+    runs = [run for run in subject.runs if run.method not in REFERENCES]
     ranked = sorted(runs, key=balance, reverse=True)
     return [_headline(run, subject.before, subject.retrained) for run in ranked]
 

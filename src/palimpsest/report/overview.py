@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.config.schema import REFERENCES
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, container_spec
 from palimpsest.report.headlines import balance
 from palimpsest.report.inputs import Run, Subject
@@ -48,7 +48,7 @@ def _points(runs: Sequence[Run], measure: str) -> list[Point]:
         for run in runs
         if (forget := run.value(f"forget.{measure}")) is not None
         and (retain := run.value(f"retain.{measure}")) is not None
-        for kind in ("reference" if run.method in RESERVED_METHODS else "method",)
+        for kind in ("reference" if run.method in REFERENCES else "method",)
     ]
 
 

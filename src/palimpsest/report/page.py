@@ -17,7 +17,7 @@ import jinja2
 import vl_convert
 
 from palimpsest import __version__
-from palimpsest.config.schema import RESERVED_METHODS
+from palimpsest.config.schema import REFERENCES
 from palimpsest.io.numbers import duration
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
@@ -66,7 +66,7 @@ def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "")
     page = template.render(
         subjects=[_subject(subject, limit) for subject in subjects],
         name=name,
-        baselines=RESERVED_METHODS,
+        baselines=REFERENCES,
         tables=tables,
         style=_asset("style.css"),
         scripts=scripts,

@@ -53,6 +53,8 @@ class DatasetSettings(Section):
     """Seed of the split."""
     parts: Annotated[dict[Name, Part], Field(min_length=1)]
     """The parts that scenarios refer to as dataset/part."""
+    like: Annotated[Name | None, Field(exclude=True)] = None
+    """Another data set: this one has its keys, save those that it gives itself."""
 
     format: ClassVar[Literal["qa", "text"]] = "qa"
     """What the rows are: questions and answers, or plain texts."""

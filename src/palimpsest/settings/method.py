@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from palimpsest.settings.training import Training
-from palimpsest.settings.types import Count, Index, NonNegative, Section
+from palimpsest.settings.types import Count, Index, Name, NonNegative, Section
 
 
 class Rows(Section):
@@ -45,15 +45,15 @@ class MethodSettings(Section):
     """Adapter and optimiser."""
     seeds: Annotated[list[Index], Field(min_length=1)] = [0]
     """One run per seed; eval.json has mean and deviation."""
-    models: dict[str, dict[str, Any]] = {}
-    """Overrides for single subjects: the same keys, nested the same way."""
+    like: Annotated[Name | None, Field(exclude=True)] = None
+    """Another method: this one has its keys (but the title), save those that it gives itself."""
 
 
 Start = Annotated[
     Literal["fresh", "subject", "weights"],
     Field(
         description="fresh: a new adapter on the frozen subject; subject: the subject's own "
-        "adapter; weights: the base's tensors that ``training.parameters`` names."
+        "adapter; weights: the base's tensors that ``training.tensors`` names."
     ),
 ]
 """What a method trains."""

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from palimpsest.settings.types import (
     UNTRACKED,
+    Block,
+    BlockRange,
     Count,
     Index,
     NonNegative,
@@ -15,6 +17,15 @@ from palimpsest.settings.types import (
     Positive,
     Section,
 )
+
+Role = Literal["attention", "mlp", "query", "key", "value", "output", "gate", "up", "down"]
+"""What a module does in its block; ``bases.<base>.modules`` has the names of an architecture."""
+
+Blocks = Annotated[list[Block], Field(min_length=1)] | BlockRange
+"""Numbers of blocks (0-based): a list, a range such as ``5-7``, or ``all``."""
+
+Tensors = Literal["all", "all but embeddings"] | Annotated[dict[Role, Blocks], Field(min_length=1)]
+"""Which of the base's tensors are trained: those of some roles, or all."""
 
 
 class Lora(Section):
@@ -24,8 +35,8 @@ class Lora(Section):
     """Rank of the update."""
     alpha: Positive = 16.0
     """Scale: the update is multiplied by alpha / rank."""
-    targets: Annotated[list[str], Field(min_length=1)] = ["q_proj", "v_proj"]
-    """Names of the linear modules that get an adapter."""
+    targets: Annotated[list[str], Field(min_length=1)] = ["query", "value"]
+    """Roles of the linear modules that get an adapter; a stage is given their names."""
     first_layer: Index = 0
     """First block with an adapter; the frozen ones below it are computed once per row."""
 
@@ -57,8 +68,10 @@ class Training(Section):
 
     lora: Lora = Lora()
     """The adapter that is trained (where one is added)."""
+    tensors: Tensors | None = None
+    """start weights: what is trained of the base, blocks by the role of their modules."""
     parameters: list[Pattern] = []
-    """start weights: regular expressions for names of the base's tensors, matched in full."""
+    """start weights: tensors beside these, as regular expressions for their whole names."""
     optimizer: Optimizer
     """Optimiser and schedule."""
     gradient_checkpointing: Annotated[bool, UNTRACKED] = False

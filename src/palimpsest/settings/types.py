@@ -132,6 +132,15 @@ def holding(placeholder: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _block_range(value: str) -> str:
+    if not re.fullmatch(FORMATS["blocks"], value):
+        raise ValueError(f"'{value}' is no range of blocks; write 5-7, all, or a list of numbers")
+    first, _, last = value.partition("-")
+    if last and int(first) > int(last):
+        raise ValueError(f"the range {value} is empty; write {last}-{first}")
+    return value
+
+
 def _part_ref(value: str) -> str:
     if not _PART_REF.fullmatch(value):
         raise ValueError(f"a part is written dataset/part, not '{value}'")
@@ -152,12 +161,14 @@ NonNegative = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Count = Annotated[Whole, Field(ge=1)]
 Index = Annotated[Whole, Field(ge=0)]
+Block = Annotated[Whole, Field(ge=0, le=999)]
 
 
 FORMATS = {
     "source": rf"({'|'.join(_KINDS)}):\S+",
     "name": NAME.pattern,
     "dataset/part": _PART_REF.pattern,
+    "blocks": r"all|\d{1,3}-\d{1,3}",
     "task": rf"{LOCAL}{_PART_REF.pattern}|[^\s:/]+",
 }
 """What the key table and the JSON schema call these texts, and how they look."""
@@ -176,11 +187,26 @@ Name = Annotated[str, AfterValidator(_name), _format("name")]
 PartRef = Annotated[str, AfterValidator(_part_ref), _format("dataset/part")]
 """A part of a dataset, written ``dataset/part``."""
 
+
+def split_ref(ref: str) -> tuple[str, str]:
+    """Dataset and part of a `PartRef`."""
+    dataset, part = ref.split("/")
+    return dataset, part
+
+
+def dataset_of(ref: str) -> str:
+    """The dataset of a `PartRef`."""
+    return split_ref(ref)[0]
+
+
 FileName = Annotated[str, AfterValidator(_inside)]
 """A file below a folder or in a repository."""
 
 TaskName = Annotated[str, AfterValidator(_task), _format("task")]
 """A task of lm-eval, or ``local:dataset/part``."""
+
+BlockRange = Annotated[str, AfterValidator(_block_range), _format("blocks")]
+"""Blocks, ``5-7`` or ``all``."""
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
 """A regular expression."""

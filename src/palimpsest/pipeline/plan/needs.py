@@ -171,7 +171,7 @@ class Model:
     def pretrain(self, job: Job, shape: Shape, width: int, kept: bool = False) -> Step | None:
         """LoRA pretraining; None: the base is the subject, and nothing is trained."""
         scenario = self._scenario(job)
-        settings = scenario.pretrain
+        settings = self.cfg.pretraining(job.wildcards["model"])
         if settings is None:
             return None
         rows = self._rows(job, scenario.kept() if kept else settings.data)
@@ -235,7 +235,7 @@ class Model:
             count, first = _matched(shape, settings.training.parameters)
             # value, gradient, two moments; and the sum with the weight, in the weight's type.
             return count, first, 16 + width
-        pretraining = self._scenario(job).pretrain
+        pretraining = self.cfg.pretraining(job.wildcards["model"])
         lora = settings.training.lora
         if settings.start == "subject" and pretraining:
             lora = pretraining.training.lora
