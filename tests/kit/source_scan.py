@@ -20,6 +20,7 @@ BEYOND_RUFF = {
 UNQUOTED = {
     "{threads}": "a whole number, made by Snakemake",
     "{resources.gpu}": "a whole number, checked by Snakemake",
+    "{params.reference}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
 }
 """Fields of shell commands that stand without quotes, and why they may."""
@@ -32,6 +33,7 @@ IN_QUOTES = {
     "{input.region}": "a file below results, or empty",
     "{input.retrained}": "a file below results, or empty",
     "{input.subject}": "a file below results, or empty",
+    "{params.reference}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
     "{wildcards.dataset}": "a catalog key",
     "{wildcards.kind}": "states or costs",

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from palimpsest.config.yaml_files import read_yaml
+from palimpsest.config import read_config
 from palimpsest.data.adapters import dataset_settings
 from palimpsest.data.build import Built, build
 from palimpsest.data.split import normalised
@@ -185,12 +185,12 @@ def test_a_prefix_stands_before_every_prompt(tmp_path: Path) -> None:
 
 def test_every_prompted_part_of_the_catalog_has_a_direct_prompt_that_ends_in_a_line_break() -> None:
     prompts: dict[str, set[str]] = {"privacy": set(), "copyright": set()}
-    for name, dataset in read_yaml(ROOT / "config" / "datasets.yaml")["datasets"].items():
-        for part, settings in dataset["parts"].items():
-            assert part.endswith("_prompted") == ("prefix" in settings)
-            if "prefix" in settings:
+    for name, dataset in read_config(ROOT / "config").datasets.items():
+        for part, settings in dataset.parts.items():
+            assert part.endswith("_prompted") == bool(settings.prefix)
+            if settings.prefix:
                 topic = next(word for word in prompts if word in name.split("-"))
-                prompts[topic].add(settings["prefix"])
+                prompts[topic].add(settings.prefix)
     assert [len(texts) for texts in prompts.values()] == [1, 1], "one wording for each topic"
     for text in prompts["privacy"] | prompts["copyright"]:
         assert text.endswith(":\n")
