@@ -296,7 +296,7 @@ class Training(Stage):
     needs = Model.training
 
     base: options.Base
-    subject: options.Subject
+    subject: options.Start
     tokens: options.Tokens
     reference: options.Reference | None = None
     out: options.OutFolder
