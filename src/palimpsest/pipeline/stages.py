@@ -180,10 +180,6 @@ class Reference(Stage):
         load = slices.load(slices.base_of(cfg, w.model))
         return {**load, "part": f"{w.dataset}/{w.part}", "kind": w.kind}
 
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
-
 
 @declared
 class Localize(Stage):
@@ -353,6 +349,18 @@ class Unlearn(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batched(Stage):
+    """A stage whose batches change no result: prompts answered together, tokens scored together."""
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            "batch_rows": cfg.measure.generation.batch_rows,
+            "batch_tokens": cfg.measure.batch_tokens,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class OfRun(Stage):
     """A stage that works on any model with a model.json, wherever it came from."""
 
@@ -378,7 +386,7 @@ class Merge(OfRun):
 
 
 @declared
-class Measure(OfRun):
+class Measure(Batched, OfRun):
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
 
     version = 4
@@ -412,13 +420,9 @@ class Measure(OfRun):
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
 
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
-
 
 @declared
-class LmEval(OfRun):
+class LmEval(Batched, OfRun):
     """General ability of one model, through the Language Model Evaluation Harness."""
 
     work = "palimpsest.stages.lm_eval:lm_eval"
@@ -443,13 +447,9 @@ class LmEval(OfRun):
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).local_tasks().values())
 
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
-
 
 @declared
-class Sweep(Stage):
+class Sweep(Batched):
     """The trade-off over lambda on validation rows: one load, no training."""
 
     work = "palimpsest.stages.sweep:sweep"
@@ -475,10 +475,6 @@ class Sweep(Stage):
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).validate_on.parts().values())
-
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
 
 
 @declared
@@ -616,14 +612,6 @@ class Report(Stage):
     def shows_sweeps(cls, page: str) -> bool:
         """Whether a page has trade-offs over lambda; they cost too much for all methods."""
         return page == "report"
-
-
-def batch_sizes(cfg: Config) -> dict[str, Any]:
-    """Prompts decoded together, and tokens of one teacher-forced batch."""
-    return {
-        "batch_rows": cfg.measure.generation.batch_rows,
-        "batch_tokens": cfg.measure.batch_tokens,
-    }
 
 
 def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
