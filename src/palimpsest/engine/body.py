@@ -24,9 +24,7 @@ from palimpsest.engine.lean import keep_less
 from palimpsest.engine.packing import Packing
 from palimpsest.engine.rows import Row, length_groups, pad
 from palimpsest.errors import UserError
-
-PREFIX_BYTES = 2 << 30
-"""Most memory that kept prefixes may take."""
+from palimpsest.limits import PREFIX_BYTES
 
 PREFIX_ROWS = 16
 """Rows whose prefixes are computed together."""

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.limits import BLOCK_BYTES, CHUNK_BYTES
+
 Head = Callable[[Tensor], Tensor]
 """Maps hidden states [n, width] to logits [n, vocabulary]."""
 
@@ -34,15 +36,6 @@ _Found = tuple[Tensor, Tensor]
 _OfBlock = Callable[..., _Found]
 # Finds them from the logits of a block, at least fp32, and what else is known of its positions. The
 # logits are its own: it may write into them.
-
-CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
-"""Logits of a chunk, in the head's type. On a CPU this is nearly the largest piece of memory
-(32 MiB) that the C library gives again without asking the system; with smaller ones the head is
-read more often. A head that is trained makes its weight, and that weight's gradient, for every
-chunk: it has the larger ones everywhere."""
-
-BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
-"""Logits of a block, in fp32."""
 
 
 def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:

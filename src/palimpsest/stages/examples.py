@@ -24,6 +24,7 @@ from palimpsest.engine.sampler import generator
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.lora import attach_subject
 from palimpsest.stages.common import dataset_and_part
@@ -38,8 +39,6 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of ``.../seed-<seed>/examples/<stream>.parquet``."""
-
-BATCH_ROWS = 16
 
 
 def examples(

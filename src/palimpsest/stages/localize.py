@@ -34,6 +34,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.io.atomic import write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
+from palimpsest.limits import LOCALIZE_TOKENS
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.names import block_of
 from palimpsest.model.trainable import make_trainable
@@ -44,9 +45,6 @@ TABLE = "gradients.parquet"
 """One line per LoRA tensor: its place, cosine and magnitudes."""
 
 PLOT = "localization.svg"
-
-BATCH_TOKENS = 1024
-"""Tokens of one batch; the gradients do not depend on it."""
 
 
 def localize(
@@ -118,7 +116,7 @@ def mean_gradients(
     weights: Mapping[str, Tensor],
     rows: Sequence[Row],
     label: str,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = LOCALIZE_TOKENS,
 ) -> dict[str, Tensor]:
     """Mean over rows of the gradient of each row's mean cost per answer token.
 

@@ -20,11 +20,10 @@ from palimpsest.engine.rows import Row, read_rows
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import verified, write_manifest
+from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.base import load_base
 from palimpsest.model.lora import attach_subject
 from palimpsest.stages.common import dataset_and_part
-
-BATCH_ROWS = 16
 
 
 @torch.no_grad()
