@@ -15,7 +15,7 @@ from palimpsest.config.judges import FORBIDDEN, JUDGES_FREE
 from palimpsest.config.schema import Config
 from palimpsest.pipeline import options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
-from palimpsest.pipeline.plan.needs import Model
+from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, declared
 
 __all__ = ["STAGES"]
@@ -98,7 +98,7 @@ class Pretrain(Stage):
     per = ("model",)
     work = "palimpsest.stages.pretrain:pretrain"
     gpu = trains = True
-    needs = Model.pretrain
+    needs = Estimate.pretrain
 
     base: options.Base
     tokens: options.Tokens
@@ -130,7 +130,7 @@ class Pretrain(Stage):
 class Retrain(Pretrain):
     """The gold standard: the base model, pretrained on what is to be kept alone."""
 
-    needs = Model.retrain
+    needs = Estimate.retrain
     own_cost = True
 
     @classmethod
@@ -165,7 +165,7 @@ class Reference(Stage):
     per = ("model", "dataset", "part", "kind")
     work = "palimpsest.stages.reference:reference"
     gpu = True
-    needs = Model.reference
+    needs = Estimate.reference
 
     base: options.Base
     subject: options.Subject
@@ -191,7 +191,7 @@ class Localize(Stage):
     per = ("model",)
     work = "palimpsest.stages.localize:localize"
     gpu = own_cost = True
-    needs = Model.localize
+    needs = Estimate.localize
 
     base: options.Base
     subject: options.Subject
@@ -245,7 +245,7 @@ class Examples(Stage):
     work = "palimpsest.stages.examples:examples"
     gpu = own_cost = True
     ram_mb = 470
-    needs = Model.examples
+    needs = Estimate.examples
 
     base: options.Base
     subject: options.Subject | None = None
@@ -292,7 +292,7 @@ class Training(Stage):
     """What acquisition and unlearning have in common."""
 
     gpu = trains = own_cost = True
-    needs = Model.training
+    needs = Estimate.training
 
     base: options.Base
     subject: options.Subject
@@ -383,7 +383,7 @@ class Measure(OfRun):
     version = 4
     work = "palimpsest.stages.measure:measure"
     gpu = True
-    needs = Model.measure
+    needs = Estimate.measure
 
     original: options.Original
     tokens: options.Tokens
@@ -422,7 +422,7 @@ class LmEval(OfRun):
 
     work = "palimpsest.stages.lm_eval:lm_eval"
     gpu = True
-    needs = Model.lm_eval
+    needs = Estimate.lm_eval
 
     datasets: options.Datasets
     out: options.OutFolder
@@ -453,7 +453,7 @@ class Sweep(Stage):
 
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
-    needs = Model.sweep
+    needs = Estimate.sweep
 
     base: options.Base
     subject: options.Subject
