@@ -71,7 +71,7 @@ def shape_of(name: str, base: Base) -> Shape | None:
         if file.is_file():
             return from_config(json.loads(file.read_text(encoding="utf-8")), known)
     published = _PUBLISHED.get(base.source)
-    return published and from_config(published, "published")
+    return from_config(published, "published") if published else None
 
 
 def from_config(config: Mapping[str, Any], known: str) -> Shape:

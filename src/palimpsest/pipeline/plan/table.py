@@ -1,4 +1,4 @@
-"""A plan as text that fits 100 columns."""
+"""A plan as text of at most 100 columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = ("stage", "of", "device", "RAM", "disk", "time", "state")
 
 
 def text_of(plan: Plan, cfg: Config) -> str:
-    """The table, its totals and what to know about it."""
+    """Warnings, the table, its totals and notes."""
     rows = [HEAD, *(_row(list(group)) for _, group in groupby(plan.lines, key=_group))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     widths[1] = min(widths[1], 98 - sum(widths) + widths[1] - 2 * (len(HEAD) - 1))
