@@ -17,7 +17,6 @@ from torch import nn
 from kit import models as tiny
 from palimpsest.config import read_config
 from palimpsest.config.schema import Config
-from palimpsest.config.training import Lora
 from palimpsest.errors import UserError
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.estimate import Plan, plan
@@ -29,6 +28,7 @@ from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
 from palimpsest.pipeline.plan.table import text_of
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
+from palimpsest.settings.training import Lora
 
 ROOT = Path(__file__).parents[2]
 LARGE = Machine(gpus=1, gpu_bytes=80 << 30, ram_bytes=256 << 30, disk_bytes=1 << 40, cores=16)
