@@ -13,7 +13,6 @@ from torch import Tensor
 
 from kit import models as tiny
 from kit.methods import assert_same_gradients
-from palimpsest.config.schema import Template
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
@@ -24,6 +23,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.objectives import (
     sku,
 )
+from palimpsest.settings.template import Template
 from palimpsest.settings.training import Lora
 from reference import plain, released
 
@@ -34,6 +34,9 @@ FORGET = [(5, 7), (3, 12), (9, 4)]
 
 
 RETAIN = [(4, 6), (6, 9)]
+
+
+UPPER = Lora(rank=4, alpha=8, first_layer=2, targets=tiny.TARGETS)
 
 
 def settings(**over: Any) -> sku.Sku:
@@ -110,7 +113,7 @@ def test_the_loss_equals_two_models_with_full_logits_padding_and_separate_passes
 
 def test_kept_prefixes_change_neither_terms_nor_gradients() -> None:
     reference = tiny.llama()
-    model, weights = tiny.with_lora(reference, Lora(rank=4, alpha=8, first_layer=2))
+    model, weights = tiny.with_lora(reference, UPPER)
     step, s = drawn(reference), settings(preservation={"sign": 1})
     split = Body(model.get_base_model(), 2)
     assert split.first_trained == 2
