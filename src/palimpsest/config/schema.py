@@ -38,6 +38,9 @@ is forgotten (the gold standard), and the base model, which was taught nothing."
 SUBJECT_FOLDERS = ("subject", "retained", "reference", "localization")
 """What stands beside the methods in ``results/<model>/``; no method can have these names."""
 
+RUN_FOLDERS = ("model", "merged", "acquired", "examples")
+"""Folders of what is made of a run; ``attacks`` and ``tune`` hold runs that are derived from it."""
+
 RESULT_FILES = ("report.html", "tables", "all_methods.html", "all_methods")
 """What stands beside the subjects in ``results/``; no subject can have these names."""
 
