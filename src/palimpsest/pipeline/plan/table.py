@@ -54,7 +54,9 @@ def _subject(lines: Sequence[Line]) -> str:
     if len(lines) > 1:
         return f"{len(lines)} jobs"
     keys = ("model", "base", "dataset", "part", "method")
-    name = "/".join(w[key] for key in keys if key in w)
+    # sku/seed-0/attacks/mine: its seed is written apart.
+    derived = w.get("run", "").split("/")[2:]
+    name = "/".join([*(w[key] for key in keys if key in w), *derived])
     return f"{name} seed {w['seed']}" if w.get("seed", "0") != "0" else name
 
 
