@@ -200,7 +200,7 @@ def per_method(name):
 
 
 def comparisons(wildcards):
-    """What sets each method of a page apart from the subject before it."""
+    """What sets each method of a page apart from `original`."""
     return [
         f"results/{model}/{method}/compare.json"
         for model, method in results.shown(CFG, wildcards.page)

@@ -62,7 +62,7 @@ def generations_table(answered: Sequence[Answered], logprobs: Sequence[float]) -
 
     Args:
         answered: the answers.
-        logprobs: of each, by the subject before unlearning (nats).
+        logprobs: of each, by `original` (nats).
     """
     tokens = [len(one.answer.ids) for one in answered]
     columns = [*answers_table(answered).columns, pa.array(tokens), pa.array(logprobs)]

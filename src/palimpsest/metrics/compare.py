@@ -1,4 +1,4 @@
-"""A method against the subject before unlearning: differences row by row.
+"""A method against `original`, the model before unlearning: differences row by row.
 
 Works on rows.parquet of each: rows are paired by block and id, so that only the methods differ.
 """
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def differences(
-    method: pd.DataFrame, before: pd.DataFrame, settings: Settings
+    method: pd.DataFrame, original: pd.DataFrame, settings: Settings
 ) -> dict[str, dict[str, Estimate]]:
-    """Block -> measure -> mean over rows of method minus before, with a paired interval.
+    """Block -> measure -> mean over rows of method minus original, with a paired interval.
 
     Args:
         method: rows.parquet, one line per seed and row.
-        before: the same of ``original``.
+        original: the same of ``original``.
         settings: config section ``score``.
     """
     by_block = {}
     for block in dict.fromkeys(method["part"]):
         pairs = {}
         for column in (column for column in columns() if column.difference):
-            after, prior = (by_seed(f, block, column.name) for f in (method, before))
+            after, prior = (by_seed(f, block, column.name) for f in (method, original))
             if after is not None and prior is not None:
                 rows = after.columns.intersection(prior.columns)
                 gap = after[rows].to_numpy() - prior[rows].mean(axis=0).to_numpy()

@@ -96,7 +96,7 @@ def score_seed(
     parts: Sequence[Part],
     answered: Sequence[Part],
     config: Mapping[str, Any],
-    untaught: Path | None = None,
+    base: Path | None = None,
 ) -> dict[str, Rows]:
     """All measures of the rows of one seed, by block.
 
@@ -105,7 +105,7 @@ def score_seed(
         parts: the evaluated parts.
         answered: further blocks of answers alone (wrapped, sampled).
         config: the stage's slice.
-        untaught: likelihood table of the base model, for the reference attack.
+        base: likelihood table of the base model, for the reference attack.
     """
     likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
     greedy = [part.block for part in parts if part.block in ANSWERED]
@@ -117,7 +117,7 @@ def score_seed(
     judged = _judged(folder / JUDGED, config["score"]["harm_judge"])
     rows: dict[str, Rows] = {}
     for part in parts:
-        reading = _reading(likelihood[part.block], part, config, folder, untaught)
+        reading = _reading(likelihood[part.block], part, config, folder, base)
         places = part.asked(config["answers"]) if part.block in ANSWERED else []
         rows[part.block] = _facts(part) | _joined(
             _of_reading(reading, part.block),
@@ -173,15 +173,14 @@ def _joined(*pieces: Rows) -> Rows:
 
 
 def _reading(
-    table: pa.Table, part: Part, config: Mapping[str, Any], folder: Path, untaught: Path | None
+    table: pa.Table, part: Part, config: Mapping[str, Any], folder: Path, base: Path | None
 ) -> forced.Reading:
     where = f"{folder / LIKELIHOOD}, part {part.block}"
     tokens = _own_tokens(table, part, where)
     reading = forced.Reading(tokens, part.responses, config["score"])
-    if part.block in COMPARED and untaught is not None:
-        tables = _by_block(untaught, schemas.LIKELIHOOD.names, [part.block], only=False)
-        base = tables[part.block]
-        own = _own_tokens(base, part, f"{untaught}, part {part.block}")
+    if part.block in COMPARED and base is not None:
+        tables = _by_block(base, schemas.LIKELIHOOD.names, [part.block], only=False)
+        own = _own_tokens(tables[part.block], part, f"{base}, part {part.block}")
         reading = replace(reading, base=own)
     if part.block in CONTRASTED:
         reading = replace(reading, wrong=_wrong_answers(table, part, config, where))

@@ -76,7 +76,7 @@ Acquired = Annotated[
 Unlearned = Annotated[
     Path, Option("any model: model.json, say results/<model>/<method>/seed-0/model/", folder)
 ]
-Original = Annotated[Path, Option("model.json of the subject before unlearning", folder)]
+Original = Annotated[Path, Option("model.json of original, the model before unlearning", folder)]
 OutFolder = Annotated[
     Path, Option("what is written: the JSON file that stands for a folder", folder)
 ]

@@ -563,7 +563,7 @@ class Score(Stage):
 
 @declared
 class Compare(Stage):
-    """Paired differences to the subject before unlearning; distance to one that never learned."""
+    """Paired differences to `original`; distance to one that never learned."""
 
     per = ("model", "method")
     work = "palimpsest.stages.compare:compare"

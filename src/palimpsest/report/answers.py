@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.report.diff import Span, marked
-from palimpsest.report.inputs import BEFORE, RETRAINED, Run, Subject
+from palimpsest.report.inputs import ORIGINAL, RETRAINED, Run, Subject
 
 PARTS = {
     "forget": "To forget",
@@ -99,23 +99,23 @@ def _example(
 ) -> Example:
     rows = [(run, table.get((part, row_id))) for run, table in zip(runs, tables, strict=True)]
     any_row = next(row for _, row in rows if row is not None)
-    before = next((row for run, row in rows if row and run.method == BEFORE), None)
+    original = next((row for run, row in rows if row and run.method == ORIGINAL), None)
     keys = any_row["key"] or []
     return Example(
         id=row_id,
         part=part,
         prompt=any_row["prompt"],
         response=marked(any_row["response"], keys),
-        answers=[_answer(run, row, keys, before) for run, row in rows if row is not None],
+        answers=[_answer(run, row, keys, original) for run, row in rows if row is not None],
     )
 
 
 def _answer(
-    run: Run, row: dict[str, Any], keys: Sequence[str], before: dict[str, Any] | None
+    run: Run, row: dict[str, Any], keys: Sequence[str], original: dict[str, Any] | None
 ) -> Answer:
-    known = before is None or before["recall"] is not False
+    known = original is None or original["recall"] is not False
     verdict, tone = _judge(run.method, row, known)
-    first = None if before is None or run.method == BEFORE else before["answer"]
+    first = None if original is None or run.method == ORIGINAL else original["answer"]
     return Answer(
         method=run.method,
         title=run.title,
@@ -133,7 +133,7 @@ def _judge(method: str, row: dict[str, Any], known: bool) -> tuple[str, str]:
         return "not scored", ""
     if row["degenerate"] and not recalled:
         return "broken", "bad"
-    if method in (BEFORE, RETRAINED):
+    if method in (ORIGINAL, RETRAINED):
         return ("knows it" if recalled else "does not know it"), ""
     if (kind := part.split("_")[0]) not in _VERDICTS:
         return ("right" if recalled else "other"), ""

@@ -19,18 +19,18 @@ class Span:
     """Part of a string that carries the fact."""
 
 
-def marked(answer: str, keys: Iterable[str], before: str | None = None) -> list[Span]:
+def marked(answer: str, keys: Iterable[str], original: str | None = None) -> list[Span]:
     """Split `answer` into spans; without words erased from `before`, they join to `answer`.
 
     Args:
         answer: the text that is shown.
         keys: strings that carry the fact; whole words, in any case.
-        before: the answer that words are compared with, or None for no comparison.
+        original: the answer that words are compared with, or None for no comparison.
     """
     keys = list(keys)
-    if before is None:
+    if original is None:
         return _with_keys(answer, "", answer, 0, keys)
-    old, new = _words(before), _words(answer)
+    old, new = _words(original), _words(answer)
     matcher = difflib.SequenceMatcher(None, _plain(old), _plain(new), autojunk=False)
     spans: list[Span] = []
     position = 0

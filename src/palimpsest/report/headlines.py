@@ -16,10 +16,10 @@ NOTICEABLE = 0.1
 
 @dataclass(frozen=True)
 class Figure:
-    """One big number: before and after."""
+    """One big number, of `original` and after unlearning."""
 
     label: str
-    before: str | None
+    original: str | None
     after: str
     note: str
     tip: str
@@ -47,7 +47,7 @@ def headlines(subject: Subject) -> list[Headline]:
     """
     runs = [run for run in subject.runs if run.method not in REFERENCES]
     ranked = sorted(runs, key=balance, reverse=True)
-    return [_headline(run, subject.before, subject.retrained) for run in ranked]
+    return [_headline(run, subject.original, subject.retrained) for run in ranked]
 
 
 def balance(run: Run) -> float:
@@ -56,24 +56,24 @@ def balance(run: Run) -> float:
     return 2 * gone * kept / (gone + kept) if gone + kept > 0 else 0.0
 
 
-def _headline(run: Run, before: Run | None, retrained: Run | None) -> Headline:
+def _headline(run: Run, original: Run | None, retrained: Run | None) -> Headline:
     return Headline(
         method=run.method,
         title=run.title,
-        verdict=_verdict(run, before),
+        verdict=_verdict(run, original),
         sentences=[
-            s for s in (_forgot(run, before), _kept(run, before), _harm(run), stopped(run)) if s
+            s for s in (_forgot(run, original), _kept(run, original), _harm(run), stopped(run)) if s
         ],
-        figures=_figures(run, before, retrained),
+        figures=_figures(run, original, retrained),
     )
 
 
-def _verdict(run: Run, before: Run | None) -> str:
-    forgotten = _share_lost(_worst_recall(run), _worst_recall(before))
-    lost = _share_lost(run.value("retain.recall_rate"), _value(before, "retain.recall_rate"))
+def _verdict(run: Run, original: Run | None) -> str:
+    forgotten = _share_lost(_worst_recall(run), _worst_recall(original))
+    lost = _share_lost(run.value("retain.recall_rate"), _value(original, "retain.recall_rate"))
     if forgotten is None or lost is None:
         return "Not enough was measured for a verdict."
-    if before is not None and (_worst_recall(before) or 0.0) < NOTICEABLE:
+    if original is not None and (_worst_recall(original) or 0.0) < NOTICEABLE:
         return "There was hardly anything to forget: the subject did not know it before."
     verdict = f"{_amount(forgotten)} forgotten, {_amount(1 - lost).lower()} of the rest kept"
     broken = max(
@@ -99,11 +99,11 @@ def _amount(share: float) -> str:
     return "Next to nothing"
 
 
-def _share_lost(after: float | None, before: float | None) -> float | None:
-    """Share of what was there before that is gone; without a before, of everything."""
+def _share_lost(after: float | None, original: float | None) -> float | None:
+    """Share of what was there before that is gone; without an original, of everything."""
     if after is None:
         return None
-    whole = 1.0 if before is None else before
+    whole = 1.0 if original is None else original
     return 0.0 if whole == 0 else min(1.0, max(0.0, 1 - after / whole))
 
 
@@ -116,11 +116,11 @@ def _value(run: Run | None, path: str) -> float | None:
     return None if run is None else run.value(path)
 
 
-def _forgot(run: Run, before: Run | None) -> str:
+def _forgot(run: Run, original: Run | None) -> str:
     after, unseen = run.value("forget.recall_rate"), run.value("forget_unseen.recall_rate")
     if after is None:
         return ""
-    first = _value(before, "forget.recall_rate")
+    first = _value(original, "forget.recall_rate")
     text = (
         f"Of the questions to forget it answered {percent(first)} before and answers "
         f"{percent(after)} now"
@@ -132,8 +132,8 @@ def _forgot(run: Run, before: Run | None) -> str:
     return text + "."
 
 
-def _kept(run: Run, before: Run | None) -> str:
-    after, first = run.value("retain.recall_rate"), _value(before, "retain.recall_rate")
+def _kept(run: Run, original: Run | None) -> str:
+    after, first = run.value("retain.recall_rate"), _value(original, "retain.recall_rate")
     if after is None:
         return ""
     was = "" if first is None else f" (before: {percent(first)})"
@@ -151,7 +151,7 @@ def _harm(run: Run) -> str:
     )
 
 
-def _figures(run: Run, before: Run | None, retrained: Run | None) -> list[Figure]:
+def _figures(run: Run, original: Run | None, retrained: Run | None) -> list[Figure]:
     rows = (
         ("To forget", "forget.recall_rate", "low", "of the questions to forget are answered"),
         (
@@ -174,12 +174,12 @@ def _figures(run: Run, before: Run | None, retrained: Run | None) -> list[Figure
             "on answers that were taught to nobody",
         ),
     )
-    return [_figure(run, before, retrained, *row) for row in rows]
+    return [_figure(run, original, retrained, *row) for row in rows]
 
 
 def _figure(
     run: Run,
-    before: Run | None,
+    original: Run | None,
     retrained: Run | None,
     label: str,
     path: str,
@@ -187,12 +187,12 @@ def _figure(
     meaning: str,
 ) -> Figure:
     form = decimal if path.endswith("perplexity") else percent
-    measure, first, never = run.measure(path), _value(before, path), _value(retrained, path)
+    measure, first, never = run.measure(path), _value(original, path), _value(retrained, path)
     if measure["value"] is None:
         return Figure(label, None, "", "", measure["reason"] or "not measured", better)
     return Figure(
         label=label,
-        before=None if first is None else form(first),
+        original=None if first is None else form(first),
         after=form(measure["value"]),
         note=meaning,
         tip=interval(measure, form, run.confidence),

@@ -38,8 +38,8 @@ ROW_COLUMNS = (
 SWEEP_COLUMNS = ("scale", "part", "recall_rate")
 """Columns that sweep.parquet must have."""
 
-BEFORE = "original"
-"""The method name of the subject before unlearning."""
+ORIGINAL = "original"
+"""The model before unlearning: the run that every method is compared with."""
 
 RETRAINED = "retrained"
 """The method name of the subject that never learned what is to be forgotten."""
@@ -47,7 +47,7 @@ RETRAINED = "retrained"
 REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", "selected")
 """Columns that region.parquet must have."""
 
-TITLES = {BEFORE: "Before", RETRAINED: "Retrained", "base": "Base model"}
+TITLES = {ORIGINAL: "Before", RETRAINED: "Retrained", "base": "Base model"}
 """Titles of the reserved methods if the config has none."""
 
 
@@ -121,9 +121,9 @@ class Subject:
     """Lines of the subject's own train.jsonl; empty where it was not pretrained here."""
 
     @property
-    def before(self) -> Run | None:
-        """The subject before unlearning, if the report shows it."""
-        return self._run(BEFORE)
+    def original(self) -> Run | None:
+        """The model before unlearning, if the report shows it."""
+        return self._run(ORIGINAL)
 
     @property
     def retrained(self) -> Run | None:
@@ -184,7 +184,7 @@ def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
         ],
         scale=_scale(evaluation, list(seeds.values())),
         regions=[region for seed, path in seeds.items() for region in _region(path, seed)],
-        compare={} if method == BEFORE else read_document(folder / COMPARE),
+        compare={} if method == ORIGINAL else read_document(folder / COMPARE),
     )
 
 

@@ -24,7 +24,7 @@ from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.columns import Column, columns_of
 from palimpsest.report.headlines import headlines, interval, stopped
-from palimpsest.report.inputs import BEFORE, Run, Subject
+from palimpsest.report.inputs import ORIGINAL, Run, Subject
 from palimpsest.report.overview import overview_charts
 from palimpsest.report.regions import region_charts
 
@@ -195,7 +195,7 @@ def _compared(subject: Subject, ranked: list[str]) -> set[str]:
     methods = [run.method for run in subject.runs]
     if len(methods) <= SIDE_BY_SIDE:
         return set(methods)
-    first = [method for method in (BEFORE, *ranked, *methods) if method in methods]
+    first = [method for method in (ORIGINAL, *ranked, *methods) if method in methods]
     return set(list(dict.fromkeys(first))[:SIDE_BY_SIDE])
 
 

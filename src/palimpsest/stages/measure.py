@@ -1,8 +1,8 @@
 """Measure: everything the evaluation needs of a model, in one job.
 
-One teacher-forced pass writes a table of tokens, one generation pass writes answers, and the
-subject before unlearning gives the likelihood of those. Every metric is arithmetic over the two
-tables (`palimpsest.metrics`), so changing a metric needs no model.
+One teacher-forced pass writes a table of tokens, one generation pass writes answers, and
+`original`, the model before unlearning, gives the likelihood of those. Every metric is arithmetic
+over the two tables (`palimpsest.metrics`), so changing a metric needs no model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Against other models: the subject before unlearning, and one that never learned the facts."""
+"""Against other models: `original`, and one that never learned what is forgotten."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ ATTACK = "min_k"
 
 
 def similarity(
-    method: pd.DataFrame, before: pd.DataFrame, settings: Settings
+    method: pd.DataFrame, original: pd.DataFrame, settings: Settings
 ) -> dict[str, Estimate]:
-    """Block -> ROUGE-L of the method's answers against those before unlearning."""
+    """Block -> ROUGE-L of the method's answers against those of `original`."""
     scorer = Rouge(["rougeL"], settings["rouge_stemmer"])
-    prior = before.dropna(subset=["answer"]).groupby(["part", "id"])["answer"].first()
+    prior = original.dropna(subset=["answer"]).groupby(["part", "id"])["answer"].first()
     lines = method.dropna(subset=["answer"])
     lines = lines[[pair in prior.index for pair in zip(lines["part"], lines["id"], strict=True)]]
     scores = [
@@ -110,7 +110,7 @@ def _row_means(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 SIMILARITY = Comparison(
     name="similarity",
-    compute=lambda method, before, _, settings: similarity(method, before, settings),
+    compute=lambda method, original, _, settings: similarity(method, original, settings),
     retain="up",
     label="Same answers, to keep",
     says="per block ROUGE-L of the method's answers against those of `original`",
