@@ -30,14 +30,14 @@ SLICE: dict[str, Any] = {
         "mini": {
             "model": "Mini subject",
             "scenario": "Invented hazards are forgotten, ordinary questions are kept",
-            "methods": {"original": "Before", "sku": "SKU", "sku-anchored": "SKU, anchored"},
+            "methods": {"original": "Original", "sku": "SKU", "sku-anchored": "SKU, anchored"},
         }
     },
 }
 """One subject, the subject itself and two methods."""
 
 METHODS = {
-    "original": "Before",
+    "original": "Original",
     "retrained": "Retrained",
     "gradient_ascent": "Gradient ascent",
     "random_labels": "Random labels",
@@ -137,7 +137,7 @@ def write_results(
         inputs = Path(folder)
         _write_data(inputs / "datasets", parts)
         _write_benchmarks(inputs)
-        _write_likelihood(inputs / "untaught.parquet", _rows("base", parts, 0))
+        _write_likelihood(inputs / "base.parquet", _rows("base", parts, 0))
         for model, methods in config["report"]["models"].items():
             _write_log(results / model / "subject", "manifest.json", 40, {"nll": 3.1})
             for method in methods:
@@ -192,7 +192,7 @@ def _write_run(
             config=config,
             seeds=tuple(folder / f"seed-{seed}" for seed in seeds),
             datasets=inputs / "datasets",
-            base_likelihood=inputs / "untaught.parquet",
+            base_likelihood=inputs / "base.parquet",
             configs={"negate": {"scale": 1.0}, "score": config} if trained else {},
             costs={stage: [str(inputs / f"{stage}.tsv")] for stage in stages},
             out=folder,

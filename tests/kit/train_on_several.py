@@ -1,7 +1,7 @@
 """A program that trains small models in several processes, and what a test compares them with.
 
-``python train_on_several.py FREE FOLDER METHOD...``: FREE are a stage's free settings. Each method
-is trained twice, below ``ddp`` and ``fsdp``.
+``python train_on_several.py UNTRACKED FOLDER METHOD...``: UNTRACKED are settings of a stage that
+change no result. Each method is trained twice, below ``ddp`` and ``fsdp``.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _stay() -> None:
 
 def main() -> None:
     """Train every method that is named; the processes stay together until the last."""
-    free, folder, names = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    with several(free):
+    untracked, folder, names = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    with several(untracked):
         leave, ranks.leave = ranks.leave, _stay
         set_up(2)
         for sharded in (False, True):

@@ -113,7 +113,7 @@ def test_every_value_stands_in_the_methods_table(page: str) -> None:
     assert table is not None
     rows = re.findall(r"<tr.*?</tr>", table[0].split("<tbody>")[1], re.DOTALL)
     assert [re.search(r'scope="row">(.*?)<', row)[1] for row in rows] == [  # type: ignore[index]
-        "Before",
+        "Original",
         "SKU",
         "SKU, anchored",
     ]

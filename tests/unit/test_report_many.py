@@ -129,9 +129,9 @@ def test_every_method_has_its_line_and_its_point(page: str, subject: Subject) ->
 def test_references_are_marked_in_the_overview_and_not_ranked(subject: Subject) -> None:
     data = overview_charts(subject)[0].spec["layer"][2]["data"]["values"]
     kinds = {point["method"]: point["kind"] for point in data}
-    assert [m for m, kind in kinds.items() if kind == "reference"] == ["Retrained", "Before"] or {
+    assert [m for m, kind in kinds.items() if kind == "reference"] == ["Retrained", "Original"] or {
         m for m, kind in kinds.items() if kind == "reference"
-    } == {"Before", "Retrained"}
+    } == {"Original", "Retrained"}
     ranked = [headline.method for headline in headlines(subject)]
     assert len(ranked) == 13
     assert not {"original", "retrained"} & set(ranked)

@@ -150,7 +150,7 @@ def holdout(workspace: Workspace) -> None:
     set_probability(workspace, 0.25, part="holdout")
 
 
-def untaught(workspace: Workspace) -> Path:
+def base_likelihood(workspace: Workspace) -> Path:
     path = workspace.folder / "base.parquet"
     rows = [*lines("forget", "h-1-t", "1111", 0.01), *lines("forget", "h-2-t", "111", 0.5)]
     rows += [*lines("holdout", "n-1", "11", 0.25), *lines("holdout", "n-2", "11", 0.25)]
@@ -160,7 +160,7 @@ def untaught(workspace: Workspace) -> Path:
 
 def test_membership_inference_compares_with_the_holdout(workspace: Workspace) -> None:
     holdout(workspace)
-    result = workspace.score(base_likelihood=untaught(workspace))
+    result = workspace.score(base_likelihood=base_likelihood(workspace))
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(workspace.text()))
     privacy = result["metrics"]["privacy"]
     for name in ("mia_loss", "mia_min_k", "mia_min_k_plus_plus"):
@@ -179,7 +179,7 @@ def test_membership_inference_compares_with_the_holdout(workspace: Workspace) ->
 
 def test_a_base_that_was_not_measured_on_the_rows_is_refused(workspace: Workspace) -> None:
     holdout(workspace)
-    path = untaught(workspace)
+    path = base_likelihood(workspace)
     table = read_table(path)[0]
     write_table(path, table.filter(pa.compute.not_equal(table["id"], "n-2")))
     with pytest.raises(UserError, match=r"base\.parquet, part holdout: row 'n-2' was not measured"):

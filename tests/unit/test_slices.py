@@ -225,9 +225,9 @@ def test_every_setting_of_a_judge_reaches_it_by_one_way_or_the_other():
     for name in JUDGES:
         cfg = load_config(put(raw_config(), "score.harm_judge", name))
         found = json.loads(slice_of("judge", cfg, **WILDCARDS["judge"]))["settings"]
-        free = json.loads(untracked("judge", cfg, **WILDCARDS["judge"]))
-        assert found | free == getattr(cfg.judges, name).model_dump()
-        assert not found.keys() & free.keys()
+        rest = json.loads(untracked("judge", cfg, **WILDCARDS["judge"]))
+        assert found | rest == getattr(cfg.judges, name).model_dump()
+        assert not found.keys() & rest.keys()
 
 
 def test_a_new_subject_leaves_the_others_alone():
@@ -296,10 +296,10 @@ def test_a_subjects_devices_come_before_its_bases():
     raw = put(put(raw, "bases.tiny.parallel", "fsdp"), "models.subject.devices", 2)
     for stage in (name for name, stage in STAGES.items() if stage.trains):
         known = WILDCARDS[stage]
-        free = json.loads(untracked(stage, load_config(raw), **known))
-        assert (free["devices"], free["parallel"]) == (2, "fsdp")
+        rest = json.loads(untracked(stage, load_config(raw), **known))
+        assert (rest["devices"], rest["parallel"]) == (2, "fsdp")
         alone = json.loads(untracked(stage, load_config(raw_config()), **known))
-        assert free.items() - alone.items() == {("devices", 2), ("parallel", "fsdp")}
+        assert rest.items() - alone.items() == {("devices", 2), ("parallel", "fsdp")}
         assert devices_of(load_config(raw), "subject") == 2
 
 

@@ -47,7 +47,7 @@ from palimpsest.stages.reference import folder_of, reference, with_reference
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
+UNTRACKED = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 TRAINING = {
     "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "first_layer": 2},
     "optimizer": {"learning_rate": 1e-2},
@@ -92,11 +92,11 @@ class Work:
     def at(self, name: str) -> Path:
         return self.root / name
 
-    def acquire(self, out: str, config: dict[str, Any] = ACQUIRE, **free: Any) -> Path:
+    def acquire(self, out: str, config: dict[str, Any] = ACQUIRE, **untracked: Any) -> Path:
         acquire(
             Acquire(
                 config=config,
-                untracked={**FREE, **free},
+                untracked={**UNTRACKED, **untracked},
                 base=self.base,
                 subject=self.at("subject"),
                 tokens=self.tokens,
@@ -148,7 +148,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     pretrain(
         Pretrain(
             config=PRETRAIN,
-            untracked=FREE,
+            untracked=UNTRACKED,
             base=made.base,
             tokens=made.tokens,
             out=made.at("subject"),
@@ -289,9 +289,9 @@ def test_acquisition_repeats_to_the_byte_and_seeds_differ(work: Work) -> None:
     assert weights(other) != weights(same)
 
 
-@pytest.mark.parametrize("free", [{"checkpoint_seconds": 0}, {"gradient_checkpointing": True}])
-def test_free_settings_change_no_byte(work: Work, free: dict[str, Any]) -> None:
-    assert weights(work.acquire("free", **free)) == weights(work.at("acquired"))
+@pytest.mark.parametrize("untracked", [{"checkpoint_seconds": 0}, {"gradient_checkpointing": True}])
+def test_untracked_settings_change_no_byte(work: Work, untracked: dict[str, Any]) -> None:
+    assert weights(work.acquire("untracked", **untracked)) == weights(work.at("acquired"))
 
 
 def test_a_killed_acquisition_ends_with_the_bytes_of_an_uninterrupted_one(
@@ -335,7 +335,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "steps": 1_000_000}}
     options = {
         "config": json.dumps(config),
-        "untracked": json.dumps(FREE),
+        "untracked": json.dumps(UNTRACKED),
         "base": work.base,
         "subject": work.at("subject"),
         "tokens": work.tokens,
@@ -380,7 +380,7 @@ def test_a_bare_base_can_be_the_subject(work: Work, tmp_path: Path) -> None:
     pretrain(
         Pretrain(
             config=config,
-            untracked=FREE,
+            untracked=UNTRACKED,
             base=bare.base,
             tokens=bare.tokens,
             out=bare.at("subject"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from kit import models as tiny
 from palimpsest.engine.body import Body
@@ -50,7 +51,7 @@ from palimpsest.stages.unlearn import unlearn
 
 CPU = torch.device("cpu")
 LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
+UNTRACKED = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "first_layer": 1}
 FRESH = {"training": {"lora": LORA, "optimizer": {"learning_rate": 2e-2}}}
 SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}}}
@@ -100,7 +101,7 @@ class Work:
         pretrain(
             Pretrain(
                 config=config,
-                untracked=FREE,
+                untracked=UNTRACKED,
                 base=self.base,
                 tokens=self.tokens,
                 out=self.subject,
@@ -164,7 +165,7 @@ class Work:
             Unlearn(
                 config=config,
                 region=more.pop("region", None),
-                untracked={**FREE, **more},
+                untracked={**UNTRACKED, **more},
                 base=self.base,
                 subject=subject or self.subject,
                 tokens=self.tokens,
@@ -201,7 +202,7 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def before(work: Work) -> Any:
+def original(work: Work) -> Any:
     describe(
         Describe(
             config={"own_training": False},
@@ -220,10 +221,10 @@ def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in ("finetune", "random_matching")])
 def test_the_forget_rows_become_costlier(
-    work: Work, unlearned: dict[str, Path], before: Any, name: str
+    work: Work, unlearned: dict[str, Path], original: Any, name: str
 ) -> None:
-    assert work.costs(before, "forget") < 0.5, "the subject knows them"
-    assert work.costs(work.load(unlearned[name]), "forget") > 1.5 * work.costs(before, "forget")
+    assert work.costs(original, "forget") < 0.5, "the subject knows them"
+    assert work.costs(work.load(unlearned[name]), "forget") > 1.5 * work.costs(original, "forget")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -252,8 +253,6 @@ def test_the_subject_and_the_base_keep_their_bytes(
 def test_a_merged_folder_computes_what_the_loaded_model_does(
     work: Work, unlearned: dict[str, Path], name: str
 ) -> None:
-    from transformers import AutoModelForCausalLM
-
     out = unlearned[name].with_name("merged")
     merge(Merge(config={}, base=work.base, model=unlearned[name], out=out, label="merge"))
     ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
@@ -361,6 +360,12 @@ def test_training_again_adds_to_what_the_model_has(
     torch.testing.assert_close(loaded, live, rtol=1e-4, atol=1e-5)
     assert (loaded - as_it_was).abs().max() > 100 * (loaded - live).abs().max()
     assert {path.name: sha256_of(path) for path in first.iterdir()} == files
+    merged = out.with_name("merged")
+    merge(Merge(config={}, base=work.base, model=out, out=merged, label="merge"))
+    with torch.no_grad():
+        whole = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
+    torch.testing.assert_close(whole, loaded, rtol=1e-4, atol=1e-5)
+
     with_deltas = name == "rmu" or start == "weights"
     assert read_manifest(out, MODEL)["kind"] == "adapter" + "+delta" * with_deltas
 
@@ -379,10 +384,9 @@ def test_training_again_adds_to_what_the_model_has(
 
 
 @pytest.mark.parametrize("start", AGAIN)
-def test_an_untrained_start_is_the_model_to_the_last_bit_of_its_parts(
+def test_training_again_begins_at_the_model_and_only_what_is_added_is_trained(
     work: Work, unlearned: dict[str, Path], start: Any
 ) -> None:
-    """No difference decays or moves before the first step: only what is added is trained."""
     training = objective(work.config("finetune", **AGAIN[start])["settings"]).training
     base = load_base(work.base, "float32", CPU)
     trainable = make_trainable(base, unlearned["rmu"], start, training, 0)
@@ -430,11 +434,11 @@ def test_random_labels_stand_on_answers_alone_and_are_ordinary_tokens(
 
 
 def test_adversarial_labels_are_the_best_wrong_guess_at_their_own_place(
-    work: Work, unlearned: dict[str, Path], before: Any
+    work: Work, unlearned: dict[str, Path], original: Any
 ) -> None:
     for row in read_examples(work.root / "adversarial_labels-examples", "forget"):
         with torch.no_grad():
-            logits = before(row.ids[None]).logits[0]
+            logits = original(row.ids[None]).logits[0]
         for place, label in enumerate(row.targets.tolist(), row.prompt_length):
             order = logits[place - 1].argsort(descending=True).tolist()
             ranked = [v for v in order if v not in (int(row.ids[place]), tiny.EOS)]
@@ -620,7 +624,7 @@ def test_the_retrained_model_learned_what_is_kept_and_nothing_else(work: Work) -
     pretrain(
         Retrain(
             config={**LOAD, "pretrain": kept},
-            untracked=FREE,
+            untracked=UNTRACKED,
             base=work.base,
             tokens=work.tokens,
             out=adapter,
@@ -667,7 +671,7 @@ def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> No
     pretrain(
         Pretrain(
             config={**LOAD, "pretrain": None},
-            untracked=FREE,
+            untracked=UNTRACKED,
             base=work.base,
             tokens=work.tokens,
             out=bare,
@@ -680,7 +684,7 @@ def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> No
         unlearn(
             Unlearn(
                 config=config,
-                untracked=FREE,
+                untracked=UNTRACKED,
                 base=work.base,
                 subject=bare,
                 tokens=work.tokens,

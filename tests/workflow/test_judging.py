@@ -97,9 +97,9 @@ def test_a_classifier_judges_what_was_built(work):
     assert found["metrics"]["harm"]["rate"]["n"] == 8
     assert found["provenance"]["config"]["judge"]["settings"]["positive"] == ["recipe"]
     assert found["cost"]["wall_s"]["judge"] > 0
-    # Free settings run nothing again, a threshold judges and scores.
-    free = work.overlay(classifying(batch_rows=1))
-    assert work.dry(TARGET, overlays=[free]) == set()
+    # Untracked settings run nothing again, a threshold judges and scores.
+    untracked = work.overlay(classifying(batch_rows=1))
+    assert work.dry(TARGET, overlays=[untracked]) == set()
     strict = work.overlay(classifying(threshold=0.9))
     assert work.dry(TARGET, overlays=[strict]) == {"judge mini sku 0", "score mini sku"}
 

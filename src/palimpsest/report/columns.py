@@ -30,7 +30,7 @@ Value = dict[str, Any]
 """An estimate of eval.json or compare.json, see `palimpsest.metrics.estimates`."""
 
 FORGET, KEEP, GENERAL, COST = "To forget", "To keep", "In general", "Cost"
-CHANGE, MEMBERSHIP = "Against before", "Membership"
+CHANGE, MEMBERSHIP = "Against original", "Membership"
 LM_EVAL = "lm-eval"
 GROUPS = {
     "forget": FORGET,
@@ -161,7 +161,7 @@ def _at(path: str) -> Callable[[Run], Value]:
 
 
 def _difference(block: str, name: str) -> Callable[[Run], Value]:
-    """The paired difference to the subject before, from compare.json."""
+    """The paired difference to `original`, from compare.json."""
 
     def read(run: Run) -> Value:
         blocks = run.compare.get("differences") or {}

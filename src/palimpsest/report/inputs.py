@@ -47,7 +47,7 @@ RETRAINED = "retrained"
 REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", "selected")
 """Columns that region.parquet must have."""
 
-TITLES = {ORIGINAL: "Before", RETRAINED: "Retrained", "base": "Base model"}
+TITLES = {ORIGINAL: "Original", RETRAINED: "Retrained", "base": "Base model"}
 """Titles of the reserved methods if the config has none."""
 
 

@@ -89,15 +89,14 @@ PERPLEXITY = Measure(
     retain="down",
     label="Perplexity of answers",
     says="exp(-(sum of log q over all tokens of all answers) / (number of tokens)), q the "
-    "probability under the subject *before* unlearning; end-of-text and empty answers left out",
+    "probability under `original`; end-of-text and empty answers left out",
     of_part="",
     source="LLMU's fluency [12]",
     shown=(
         Shown(
             TEXT,
             key="answer_perplexity",
-            says="How surprised the subject before unlearning is by this method's answers: babble "
-            "is high.",
+            says="How surprised the original is by this method's answers: babble is high.",
         ),
     ),
 )
