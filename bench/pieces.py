@@ -36,7 +36,7 @@ from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import with_own_responses
+from palimpsest.measuring.rows import with_right_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
@@ -218,7 +218,9 @@ def all_metrics(
     body: Body, rows: Sequence[Row], tokenizer: Any, batch_tokens: int
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
-    table = likelihood(body, with_own_responses({"retain": rows}), batch_tokens, tokenizer, "bench")
+    table = likelihood(
+        body, with_right_responses({"retain": rows}), batch_tokens, tokenizer, "bench"
+    )
     tokens = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
     columns = computed(Reading(tokens, texts, {"min_k": 0.2}), "holdout")

@@ -19,7 +19,7 @@ from kit.scored import CONFIG, DATA, HITS, PARTS_OF, Workspace
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.asked import RESPONSE, asked
+from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.declaration import PARTS
 from palimpsest.metrics.intervals import wilson
 from palimpsest.metrics.measures import measures, measures_of
@@ -262,7 +262,7 @@ def test_provenance_and_cost(workspace: Workspace) -> None:
 
 
 def _drawn(ref: str, count: int) -> list[str]:
-    return asked(sorted(name for name, *_ in DATA[ref]), count)
+    return draw_ids(sorted(name for name, *_ in DATA[ref]), count)
 
 
 def _only_asked(workspace: Workspace, count: int) -> set[str]:
@@ -293,7 +293,7 @@ def test_rows_without_an_answer_count_in_likelihoods_alone(workspace: Workspace)
         if row["id"] in kept:
             assert row == before[row["id"]]
             continue
-        assert row["reason"] == "no free answer was asked for"
+        assert row["reason"] == "outside the rows that are answered"
         assert row["accuracy"] == before[row["id"]]["accuracy"]
         for name in ("answer", "generated_tokens", "rouge_l", "recall", "degenerate", "harmful"):
             assert row[name] is None, name

@@ -1,7 +1,7 @@
 """Generate ``workflow/schemas/eval.schema.json`` and the tables of ``docs/metrics.md``.
 
-``python -m palimpsest.metrics.docs`` writes them, ``--check`` says whether they are current. Both
-follow from the declarations in `palimpsest.metrics.measures`.
+``python -m palimpsest.metrics.docs`` writes them; ``--check`` exits with 1 if they are outdated.
+Both follow from the declarations in `palimpsest.metrics.measures`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from palimpsest.metrics.schema import schema_text
 
 PAGE, SCHEMA = Path("docs/metrics.md"), Path("workflow/schemas/eval.schema.json")
 DIRECTIONS, OTHERS = "directions", "others"
-"""The tables that belong to no file: which direction is good; the files without a place."""
+"""Tables of no single file: which direction is good; the files without marks on the page."""
 
 HEAD = ("measure", "formula", "of the block", "source")
 
@@ -34,8 +34,8 @@ def marks(table: str) -> tuple[str, str]:
 def page_text(page: str) -> str:
     """`page` with its tables renewed.
 
-    A file's table stands between the `marks` of its name; a file without such a place is among the
-    others.
+    A file's table stands between the `marks` of its name; a file without marks is in the table
+    `OTHERS`.
 
     Raises:
         UserError: a pair of marks is not there.
@@ -54,7 +54,7 @@ def page_text(page: str) -> str:
 
 
 def table_of(modules: list[ModuleType]) -> str:
-    """The measures of these files; columns in which no line has anything are left out."""
+    """The measures of `modules`; columns that are empty in every line are left out."""
     lines = [line for file in modules for line in _lines(file)]
     if not lines:
         return "None.\n"

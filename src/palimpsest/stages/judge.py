@@ -30,7 +30,7 @@ def judge(job: stages.Judge) -> None:
     """
     config, out = job.config, job.out
     parts = [read_part(job.datasets, block, ref) for block, ref in sorted(config["parts"].items())]
-    parts = [part.at(part.asked(config["answers"])) for part in parts]
+    parts = [part.at(part.draw(config["answers"])) for part in parts]
     forget = next(part for part in parts if part.block == "forget")
     parts += further(forget, config["wrappers"], config["sampled"])
     named = [pair for part in parts for pair in _cases(part, job.generations)]

@@ -35,7 +35,7 @@ from palimpsest.measuring.rows import (
     EvaluatedRow,
     read_parts,
     rows_to_answer,
-    with_own_responses,
+    with_right_responses,
 )
 from palimpsest.metrics.asked import sampled_block, wrapped_block
 from palimpsest.model.base import load_tokenizer
@@ -56,7 +56,7 @@ def measure(job: Measure) -> None:
     tokenizer = load_tokenizer(base, remote)
     rows = read_parts(config["parts"], job.tokens)
     form = format_of(base, config["template"])
-    evaluated = [*with_own_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
+    evaluated = [*with_right_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
     questions = _questions(rows, config, job.datasets, form, label)
     limit = config["generation"]["max_new_tokens"]
     by_vllm = config["generation"].get("backend") == "vllm"

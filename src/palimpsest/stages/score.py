@@ -39,7 +39,7 @@ def score(job: Score) -> dict[str, Any]:
     parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
     measured = [read_document(folder / MEASURE) for folder in seeds.values()]
     forget = next(part for part in parts if part.block == "forget")
-    forget = forget.at(forget.asked(config["answers"]))
+    forget = forget.at(forget.draw(config["answers"]))
     answered = further(forget, config["wrappers"], config["sampled"])
     rows = {
         seed: score_seed(folder, parts, answered, config, job.base_likelihood)

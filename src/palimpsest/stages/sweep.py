@@ -23,7 +23,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.answers import Questions, answer_questions, answers_table
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import read_parts, with_own_responses
+from palimpsest.measuring.rows import read_parts, with_right_responses
 from palimpsest.metrics.summary import summarize
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
@@ -57,7 +57,7 @@ def sweep(job: Sweep) -> None:
     body = Body(network, first_block(changed))
     for part in rows.values():
         body.keep(part)
-    evaluated = with_own_responses(rows)
+    evaluated = with_right_responses(rows)
     asked = {block: part for block, part in rows.items() if block in ANSWERED}
     truth = pd.concat(right_answers(job.datasets, config["parts"][block], block) for block in asked)
     limit = config["generation"]["max_new_tokens"]
