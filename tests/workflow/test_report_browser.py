@@ -207,7 +207,7 @@ def test_the_table_sorts_by_click_and_by_keyboard(browser: Any, page: str) -> No
 def test_a_closer_look_opens_and_sorts(browser: Any, page: str) -> None:
     show(browser, page)
     assert not table(browser, 1).is_displayed()
-    details = found(browser, "details.closer")[0]
+    details = found(browser, "details.details")[0]
     details.find_element("css selector", "summary").click()
     assert table(browser, 1).is_displayed()
     before = methods(browser, 1)
