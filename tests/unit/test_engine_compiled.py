@@ -23,7 +23,7 @@ from palimpsest.settings.training import Lora, Optimizer
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++ here"
 )
-READS = [Reads(), Reads(every=True), Reads(final=False, blocks=(1,))]
+READS = [Reads(), Reads(all_levels=True), Reads(final=False, blocks=(1,))]
 
 
 @pytest.fixture(scope="module")

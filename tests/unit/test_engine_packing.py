@@ -74,7 +74,9 @@ def states_and_gradients(
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("reads", [Reads(), Reads(every=True), Reads(final=False, blocks=(2,))])
+@pytest.mark.parametrize(
+    "reads", [Reads(), Reads(all_levels=True), Reads(final=False, blocks=(2,))]
+)
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, mistral, qwen])
 def test_packed_rows_have_the_states_and_gradients_of_rows_alone(
     build: Any, reads: Reads, recompute: bool

@@ -213,7 +213,7 @@ def test_a_service_that_fails_for_ever_keeps_what_was_judged(desk, service):
     said = desk.refused(rows, concurrency=1)
     assert f'{service.url}/chat/completions: status 503: {{"error": "out of order"}}' in said
     assert "(3 tries)" in said
-    assert f"5 of 12 answers are judged and kept in {desk.side}" in said
+    assert f"5 of 12 answers are judged and stored in {desk.side}" in said
     assert len(service.requests) == 5 + 3
     assert len(desk.kept()) == 5
     service.requests.clear()

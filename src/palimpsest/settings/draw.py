@@ -57,13 +57,13 @@ class Reads:
     Attributes:
         final: those after the last norm; without them the pass ends at the highest of `blocks`.
         blocks: outputs of these blocks (0-based, before any final norm).
-        every: all states from the input of the first trained block to the last block but one.
+        all_levels: all states from the input of the first trained block to the last block but one.
         untrained: streams whose states at `blocks` are also computed with the untrained model.
         unread: streams that no term reads (their rows lend their prompts to another stream).
     """
 
     final: bool = True
     blocks: tuple[int, ...] = ()
-    every: bool = False
+    all_levels: bool = False
     untrained: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
