@@ -24,7 +24,7 @@ def test_the_draw_has_so_many_rows_in_the_order_given() -> None:
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_rows() -> None:
-    shuffled = random.Random(1).draw_ids(IDS, len(IDS))
+    shuffled = random.Random(1).sample(IDS, len(IDS))
     assert set(draw_ids(shuffled, 9)) == set(draw_ids(IDS, 9))
 
 
