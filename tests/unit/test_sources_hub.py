@@ -107,14 +107,14 @@ class Desk:
     def program(self, **keys: Any) -> subprocess.CompletedProcess[str]:
         """Run the rule's program, with the variables of the environment."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        script = ROOT / "workflow" / "scripts" / "download_data.py"
-        options = ["--config", json.dumps(config(**keys))]
+        script = ROOT / "workflow" / "scripts" / "stage.py"
+        options = ["download_data", "--config", json.dumps(config(**keys))]
         done = subprocess.run(
             [
                 sys.executable,
                 script,
                 *options,
-                "--manifest",
+                "--out",
                 "resources/datasets/set/manifest.json",
             ],
             cwd=self.folder,
@@ -192,7 +192,7 @@ def test_a_branch_that_moved_stays_where_it_was(desk: Desk, hub: Hub) -> None:
     desk.client(hub.url, "other-cache")
     printed = desk.data(files=["data/test.jsonl"])
     assert (desk.manifest["commit"], desk.rows()) == (before, ["t"])
-    assert f"main is {before[:12]}, as " in printed
+    assert f"main is {before[:12]}, recorded in " in printed
     desk.record().unlink()
     desk.data(files=["data/test.jsonl"])
     assert desk.rows() == ["new"]
