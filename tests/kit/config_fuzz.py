@@ -207,10 +207,10 @@ SNIPPETS = (
     "#",
     "\n",
 )
-"""What is put into the text of a file."""
+"""Snippets for the text of a file."""
 
 ORDINARY = ("7", "1", "0.25", "true", "null", "&a 1", "!!int 3", "!!str 4", " # x\n", "\n", "x")
-"""The same, with a chance to be accepted."""
+"""Snippets that may be valid."""
 
 _DRAWN = st.one_of(
     st.text(max_size=20),

@@ -27,7 +27,7 @@ from palimpsest.stages.pretrain import pretrain
 from palimpsest.stages.reference import folder_of, reference
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
+UNTRACKED = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 TAUGHT = {"lora": {"rank": 4, "targets": ["q_proj"]}, "optimizer": {"learning_rate": 1e-2}}
 TESTS = Path(__file__).parents[1]
 PATHS = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])
@@ -117,10 +117,10 @@ class Acquisition:
 
     root: Path
 
-    def start(self, out: str, steps: int, **free: Any) -> subprocess.Popen[str]:
+    def start(self, out: str, steps: int, **untracked: Any) -> subprocess.Popen[str]:
         options = {
             "config": json.dumps(config(steps)),
-            "untracked": json.dumps({**FREE, "devices": 2, **free}),
+            "untracked": json.dumps({**UNTRACKED, "devices": 2, **untracked}),
             "base": self.root / "base",
             "subject": self.root / "subject",
             "tokens": self.root / "tokens",
@@ -161,7 +161,7 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> Acquisition:
     pretrain(
         Pretrain(
             config={**LOAD, "pretrain": taught},
-            untracked=FREE,
+            untracked=UNTRACKED,
             **folders,
             out=root / "subject",
             threads=1,
@@ -195,7 +195,9 @@ def until(process: subprocess.Popen[str], log: Path) -> None:
 def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_one(acquisition):
     root, steps = acquisition.root, 100
     folders = {name: root / name for name in ("base", "subject", "tokens", "reference")}
-    acquire(Acquire(config=config(steps), untracked=FREE, **folders, out=root / "one", threads=1))
+    acquire(
+        Acquire(config=config(steps), untracked=UNTRACKED, **folders, out=root / "one", threads=1)
+    )
     whole = acquisition.start("whole", steps)
     errors = whole.communicate(timeout=600)[1]
     assert whole.returncode == 0, errors

@@ -43,16 +43,16 @@ _TAIL = 20
 
 
 @contextlib.contextmanager
-def several(free: dict[str, Any]) -> Iterator[None]:
+def several(untracked: dict[str, Any]) -> Iterator[None]:
     """Run a block in one process per device.
 
     Args:
-        free: a stage's free settings; ``devices`` and ``parallel`` are taken out of it.
+        untracked: a stage's untracked settings; ``devices`` and ``parallel`` are taken out of it.
 
     Raises:
         UserError: there are GPUs, but too few; or a copy failed.
     """
-    devices, parallel = free.pop("devices", 1), free.pop("parallel", "ddp")
+    devices, parallel = untracked.pop("devices", 1), untracked.pop("parallel", "ddp")
     if devices == 1:
         yield
     elif named_group().rank:
