@@ -167,7 +167,7 @@ def plain_varlen(
 
 @pytest.mark.parametrize("rows", [tiny.rows(SHAPES), with_shared_prompts()])
 @pytest.mark.parametrize("window", [0, 6])
-def test_the_kernel_is_told_the_rows_that_the_passes_hold(
+def test_the_kernel_gets_the_rows_of_the_passes(
     monkeypatch: pytest.MonkeyPatch, rows: list[Row], window: int
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen)

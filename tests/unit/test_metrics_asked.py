@@ -12,7 +12,7 @@ IDS = [f"hazards-{i:05d}" for i in range(40)]
 
 
 @pytest.mark.parametrize("count", [None, 40, 41])
-def test_without_a_limit_below_their_number_all_rows_are_asked(count: int | None) -> None:
+def test_all_rows_are_drawn_without_a_limit_below_their_number(count: int | None) -> None:
     assert draw_ids(IDS, count) == IDS
 
 

@@ -220,7 +220,7 @@ def test_the_retrained_subject_is_a_reference(page: str, subject: Subject) -> No
     assert tones == {""}
 
 
-def test_the_log_of_an_unlearned_model_is_read_and_its_early_end_told(
+def test_the_report_shows_the_early_end_of_a_training(
     page: str, subject: Subject, results: Path
 ) -> None:
     run = next(run for run in subject.runs if run.method == "llmu")

@@ -143,7 +143,7 @@ def test_schema_refuses_a_null_without_a_reason(workspace: Workspace) -> None:
         jsonschema.Draft202012Validator(SCHEMA).validate(result)
 
 
-def test_rows_have_everything_that_was_asked_and_said(workspace: Workspace) -> None:
+def test_rows_have_prompts_responses_and_answers(workspace: Workspace) -> None:
     workspace.score()
     rows = {row["id"]: row for row in workspace.rows()}
     assert len(rows) == 5
@@ -299,7 +299,7 @@ def test_rows_without_an_answer_count_in_likelihoods_alone(workspace: Workspace)
             assert row[name] is None, name
 
 
-def test_an_answer_that_was_asked_for_and_is_absent_is_refused(workspace: Workspace) -> None:
+def test_a_missing_answer_is_refused(workspace: Workspace) -> None:
     kept = _only_asked(workspace, 1)
     gone = next(iter(kept & {"h-1-t", "h-2-t"}))
     other = ({"h-1-t", "h-2-t"} - {gone}).pop()
@@ -313,7 +313,7 @@ def test_an_answer_that_was_asked_for_and_is_absent_is_refused(workspace: Worksp
         workspace.score()
 
 
-def test_more_answers_than_asked_for_change_nothing(workspace: Workspace) -> None:
+def test_further_answers_change_nothing(workspace: Workspace) -> None:
     workspace.config["answers"] = 1
     first = workspace.score("first")["metrics"]
     _only_asked(workspace, 1)

@@ -192,7 +192,7 @@ def until(process: subprocess.Popen[str], log: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_one(acquisition):
+def test_a_stopped_run_on_two_devices_ends_with_the_same_bytes(acquisition):
     root, steps = acquisition.root, 100
     folders = {name: root / name for name in ("base", "subject", "tokens", "reference")}
     acquire(

@@ -329,7 +329,7 @@ def test_a_hub_that_cannot_be_reached_says_what_works_without_one(desk: Desk) ->
     assert "HF_HUB_OFFLINE=1" in line
 
 
-def test_something_that_is_no_hub_is_said(desk: Desk, hub: Hub) -> None:
+def test_a_server_that_is_no_hub_is_reported(desk: Desk, hub: Hub) -> None:
     desk.client(hub.cdn)
     assert "the hub answered with status 404" in desk.refused()
 
@@ -404,7 +404,7 @@ def test_an_address_with_other_bytes_is_refused(desk: Desk, hub: Hub, address: s
     )
 
 
-def test_a_long_transfer_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_transfer_prints_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "EVERY_S", 0.0)
     lines: list[str] = []
     with transfer.transfer_lines("model.safetensors", lines.append)(total=4_000_000) as shown:

@@ -148,7 +148,7 @@ def test_a_service_judges_and_what_it_leaves_open_is_null(workspace, service):
     assert by_id["q-1"]["harmful"] is None
 
 
-def test_no_judge_is_asked_about_blank_answers(workspace, service):
+def test_no_judge_gets_blank_answers(workspace, service):
     def blank(table: pa.Table) -> pa.Table:
         return table.set_column(2, "answer", pa.array(["", " \n", "\t"] + ["x"] * 2))
 

@@ -379,7 +379,7 @@ def test_regions_are_outlined_in_heat_maps(browser: Any, many: str) -> None:
         assert len(drawing.find_elements("css selector", css)) == 2 * len(chosen) > 0
 
 
-def test_an_early_end_is_told(browser: Any, many: str) -> None:
+def test_an_early_end_is_shown(browser: Any, many: str) -> None:
     show(browser, many)
     tip, mark = found(browser, "#tip")[0], found(browser, ".methods .stopped")[0]
     assert mark.is_displayed()

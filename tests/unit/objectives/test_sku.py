@@ -77,7 +77,7 @@ def gradients(weights: dict[str, Tensor], loss: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt])
 @pytest.mark.parametrize(("sign", "positions"), [(1, "all"), (-1, "answer")])
-def test_the_loss_equals_two_models_with_full_logits_padding_and_separate_passes(
+def test_the_loss_equals_that_of_two_padded_models_with_full_logits(
     build: Callable[..., Any], dtype: torch.dtype, tolerance: float, sign: int, positions: str
 ) -> None:
     reference = build(dtype)
