@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from palimpsest.config.schema import Template
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
@@ -21,6 +20,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Tokenize
+from palimpsest.settings.template import Template
 from palimpsest.stages.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from kit.copies import REPO
-from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer as load_base_tokenizer
 from palimpsest.data.tokens import tokenize_pairs
 from palimpsest.engine.body import Body
@@ -24,6 +23,7 @@ from palimpsest.measuring.rows import with_right_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.settings.template import Template
 
 pa = pytest.importorskip("pyarrow")
 MIN_K = 0.2

@@ -12,6 +12,7 @@ from palimpsest.config.modules import Modules, resolved
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.template import Template
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import (
     Count,
@@ -46,17 +47,6 @@ def _without_nulls(table: Any) -> Any:
     if isinstance(table, dict):
         return {key: value for key, value in table.items() if value is not None}
     return table
-
-
-class Template(Section):
-    """How a prompt and a response become one text; both are tokenized apart and joined."""
-
-    prompt: Annotated[str, holding("{prompt}")] = "### Question: {prompt}\n### Answer:"
-    """Text of the prompt; ``{prompt}`` stands for the question. No space at its end."""
-    response: Annotated[str, holding("{response}")] = " {response}"
-    """Text of the response; ``{response}`` stands for the answer."""
-    eos: bool = True
-    """Teach the end-of-text token after the response."""
 
 
 Parallel = Literal["ddp", "fsdp"]

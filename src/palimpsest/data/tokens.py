@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from palimpsest.config.schema import Template
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.manifest import verified_folder
+from palimpsest.settings.template import Template
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 

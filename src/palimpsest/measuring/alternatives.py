@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from palimpsest.config.schema import Template
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.asked import CONTRASTED, draw_ids
+from palimpsest.settings.template import Template
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _draw(rows: Sequence[DataRow], count: int | None) -> list[DataRow]:
 
 
 def _read(datasets: Path, ref: str) -> list[DataRow]:
-    dataset, part = ref.split("/")
+    dataset, part = split_ref(ref)
     is_text = read_manifest(datasets / dataset).get("format") == "text"
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
     return [

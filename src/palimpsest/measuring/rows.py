@@ -8,6 +8,7 @@ from pathlib import Path
 
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.metrics.asked import ANSWERED, RESPONSE, draw_ids
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def read_parts(parts: Mapping[str, str], tokens: Path) -> dict[str, list[Row]]:
     """
     rows = {}
     for block, ref in parts.items():
-        dataset, part = ref.split("/")
+        dataset, part = split_ref(ref)
         rows[block] = read_rows(tokens / dataset, part)
     return rows
 

@@ -14,6 +14,7 @@ from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.asked import draw_ids, sampled_block, wrapped_block
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
     Raises:
         UserError: the file is missing, damaged, empty, lacks a column or repeats an id.
     """
-    dataset, name = ref.split("/")
+    dataset, name = split_ref(ref)
     path = verified(datasets / dataset, table_of(name))
     table = columns_of(path, ("id", "prompt", "response", "key"), ("perturbed",)).sort_by("id")
     ids = table.column("id").to_pylist()

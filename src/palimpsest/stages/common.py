@@ -22,12 +22,6 @@ from palimpsest.model.adapter import FILES, Update, write_adapter
 from palimpsest.model.base import load_base
 
 
-def dataset_and_part(ref: str) -> tuple[str, str]:
-    """Split ``dataset/part``."""
-    dataset, part = ref.split("/")
-    return dataset, part
-
-
 def part_of(sets: Mapping[str, str | None], name: str) -> str:
     """The ``dataset/part`` of a set.
 

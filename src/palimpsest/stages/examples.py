@@ -29,7 +29,8 @@ from palimpsest.model.lora import load_subject
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw
-from palimpsest.stages.common import dataset_and_part, part_of
+from palimpsest.settings.types import split_ref
+from palimpsest.stages.common import part_of
 
 
 def examples(job: Examples) -> None:
@@ -159,7 +160,7 @@ def best_wrong_guesses(
 
 
 def _read(config: dict[str, Any], name: str, tokens: Path) -> list[Row]:
-    dataset, part = dataset_and_part(part_of(config["sets"], name))
+    dataset, part = split_ref(part_of(config["sets"], name))
     return read_rows(tokens / dataset, part, config["settings"]["end_token"])
 
 

@@ -40,7 +40,7 @@ from palimpsest.model.trainable import make_trainable
 from palimpsest.pipeline.stages import Localize
 from palimpsest.report.localization import heat_map
 from palimpsest.settings.training import Optimizer, Training
-from palimpsest.stages.common import dataset_and_part
+from palimpsest.settings.types import split_ref
 
 
 def localize(job: Localize) -> None:
@@ -59,7 +59,7 @@ def localize(job: Localize) -> None:
     ordinary = ordinary_tokens(load_tokenizer(base, config["trust_remote_code"]))
     gradients = {}
     for name, ref in config["sets"].items():
-        dataset, part = dataset_and_part(ref)
+        dataset, part = split_ref(ref)
         rows = read_rows(job.tokens / dataset, part)
         copies = perturbed(rows, settings, ordinary, name)
         gradients[name] = mean_gradients(body, trainable.weights, copies, f"{job.label} {name}")

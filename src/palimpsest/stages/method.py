@@ -21,8 +21,8 @@ from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Training, Unlearn
 from palimpsest.settings.draw import Draw, Kind
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.types import split_ref
 from palimpsest.stages.common import (
-    dataset_and_part,
     load_to_train,
     part_of,
     run_fingerprint,
@@ -51,7 +51,7 @@ class Files:
             UserError: the scenario has no such set, or a file is missing or altered.
         """
         ref = part_of(self.job.config["sets"], name)
-        dataset, part = dataset_and_part(ref)
+        dataset, part = split_ref(ref)
         rows = read_rows(self.job.tokens / dataset, part, self.end_token)
         if reference is None:
             return rows
@@ -143,6 +143,4 @@ def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
     if isinstance(job, Unlearn):
         files += [job.examples / MANIFEST] if job.examples else []
         files += [job.region] if job.region else []
-    return files + [
-        job.tokens / dataset_and_part(ref)[0] / MANIFEST for ref in sets.values() if ref
-    ]
+    return files + [job.tokens / split_ref(ref)[0] / MANIFEST for ref in sets.values() if ref]

@@ -33,7 +33,7 @@ from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.lora import load_subject
 from palimpsest.pipeline.stages import Reference
 from palimpsest.settings.draw import Kind
-from palimpsest.stages.common import dataset_and_part
+from palimpsest.settings.types import split_ref
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def reference(job: Reference) -> None:
     config = job.config
     device = set_up(job.threads)
     body = Body(load_subject(job.base, job.subject, config, device))
-    dataset, part = dataset_and_part(config["part"])
+    dataset, part = split_ref(config["part"])
     rows = read_rows(job.tokens / dataset, part)
     progress = Progress(job.label, len(rows))
     tensors: dict[str, Tensor] = {}

@@ -22,6 +22,7 @@ from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
 from palimpsest.pipeline.stages import Score
+from palimpsest.settings.types import dataset_of
 
 
 def score(job: Score) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def score(job: Score) -> dict[str, Any]:
     greedy = [part for name in PARTS for part in parts if part.block == name]
     parts += further_parts
     scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), settings)
-    used = {part.source.split("/")[0] for part in parts}
+    used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,
         **{name: config[name] for name in ("model", "method", "scenario")},

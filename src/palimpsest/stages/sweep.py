@@ -31,6 +31,7 @@ from palimpsest.model.base import load_tokenizer
 from palimpsest.model.lora import attach, load_subject, set_scale
 from palimpsest.model.names import first_block
 from palimpsest.pipeline.stages import Sweep
+from palimpsest.settings.types import split_ref
 
 ANSWERED = ("forget", "retain")
 """Blocks whose rows are answered; for the others the likelihood is enough."""
@@ -97,7 +98,7 @@ def sample(rows: Sequence[Row], count: int, name: str) -> list[Row]:
 
 def right_answers(datasets: Path, ref: str, block: str) -> pd.DataFrame:
     """The part's rows as `palimpsest.metrics.summary.summarize` reads them: part, response, key."""
-    dataset, part = ref.split("/")
+    dataset, part = split_ref(ref)
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
     frame = table.select(["id", "response", "key"]).to_pandas()
     return frame.assign(part=block)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from kit import models as tiny
 from kit.methods import assert_same_gradients
-from palimpsest.config.schema import Template
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
@@ -24,6 +23,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.objectives import (
     sku,
 )
+from palimpsest.settings.template import Template
 from palimpsest.settings.training import Lora
 from reference import plain, released
 
