@@ -39,11 +39,11 @@ def main() -> None:
                 build_seconds.append(seconds + first)
             steps, difference = _in_turn(forms, args.pairs)
             for kind, seconds in steps.items():
-                plain, ours = (median(column) for column in zip(*seconds, strict=True))
+                plain_s, compiled_s = (median(column) for column in zip(*seconds, strict=True))
                 factors = sorted(a / b for a, b in seconds)
                 print(
-                    f"K={k}, {kind}: {plain:.2f} s, compiled {ours:.2f} s; times as fast: median "
-                    f"of {len(seconds)} pairs {median(factors):.3f} ({factors[0]:.3f} to "
+                    f"K={k}, {kind}: {plain_s:.2f} s, compiled {compiled_s:.2f} s; times as fast: "
+                    f"median of {len(seconds)} pairs {median(factors):.3f} ({factors[0]:.3f} to "
                     f"{factors[-1]:.3f})"
                 )
             print(

@@ -31,7 +31,7 @@ def plugin(package: str, name: str, kind: str) -> ModuleType:
     Raises:
         UserError: there is no such `kind` of plug-in (a judge); the message lists the valid names.
     """
-    known = plugins(package)
-    if name not in known:
-        raise UserError(f"no {kind} '{name}'{did_you_mean(name, known)}")
-    return known[name]
+    files = plugins(package)
+    if name not in files:
+        raise UserError(f"no {kind} '{name}'{did_you_mean(name, files)}")
+    return files[name]

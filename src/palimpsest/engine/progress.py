@@ -72,9 +72,9 @@ class StepLog:
             # Unbuffered: each line reaches the file at once, so closing cannot fail on a full disk.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
             self._file.seek(0)
-            kept = self._file.readall().splitlines(True)[:done]
-            self._file.truncate(sum(map(len, kept)))
-        self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+            lines = self._file.readall().splitlines(True)[:done]
+            self._file.truncate(sum(map(len, lines)))
+        self.seconds = json.loads(lines[-1])["seconds"] if lines else 0.0
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one step.
