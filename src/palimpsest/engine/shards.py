@@ -15,7 +15,7 @@ from palimpsest.engine.decoder import blocks_of
 
 
 def shard(network: nn.Module, device: torch.device) -> None:
-    """Shard the blocks' frozen weights, if the job asks for it; move the rest to `device`."""
+    """Shard the blocks' frozen weights, if the job shares them; move the rest to `device`."""
     group = ranks.current()
     if not group.sharded:
         return

@@ -82,8 +82,8 @@ def started(
         trust_remote_code: run Python code that the folder carries.
 
     Raises:
-        UserError: vLLM is missing or fails, or the model's generation config asks for something
-            that vLLM does not do.
+        UserError: vLLM is missing or fails, or the model's generation config has a setting
+            that vLLM does not support.
     """
     require()
     config = generation_config(folder, trust_remote_code)
@@ -139,7 +139,7 @@ def request_settings(
     """Arguments of ``vllm.SamplingParams``: the same answers as by transformers.
 
     Raises:
-        UserError: `config` asks for something that vLLM does not do.
+        UserError: `config` has a setting that vLLM does not support.
     """
     configured = {key: value for key, value in config.to_diff_dict().items() if value}
     settings: dict[str, Any] = {

@@ -32,7 +32,7 @@ def block_of(block: str, scored: Scored, rows: str = "") -> dict[str, Estimate]:
 
 
 def _further_answers(scored: Scored) -> dict[str, Any]:
-    """``forget_wrapped`` and ``forget_sampled``, where the config asks for them."""
+    """``forget_wrapped`` and ``forget_sampled``, where the config has them."""
     sampled = {name: c for name, c in scored.parts.items() if name.startswith(sampled_block(""))}
     wrapped = [n for n in scored.parts if n.startswith(wrapped_block("")) and n not in sampled]
     further: dict[str, Any] = {}

@@ -22,7 +22,7 @@ PARTS = ANSWERED
 HARM, KNOWUNDO, PRIVACY, UTILITY, TEXT = "harm", "knowundo", "privacy", "utility", "text"
 """Blocks that measure several parts together."""
 WRAPPED, SAMPLED = "forget_wrapped", "forget_sampled"
-"""Blocks of further answers, where the config asks for them: one per wrapper; all draws in one."""
+"""Blocks of further answers, where the config has them: one per wrapper; one for all draws."""
 
 Columns = Mapping[str, np.ndarray]
 """Per-row values of one block: name -> [seeds, rows], NaN where a row has none."""
@@ -115,7 +115,7 @@ class Measure:
     share: bool = True
     """Between 0 and 1, and shown per cent."""
     always: bool = True
-    """False: the block lacks it where the config does not ask for the column."""
+    """False: the block lacks it where the config leaves the column out."""
     forget: str = ""
     """Good direction where something is to be forgotten: ``down``, ``up``, ``towards 0.5`` ..."""
     retain: str = ""

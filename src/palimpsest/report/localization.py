@@ -18,8 +18,7 @@ COSINE = "cosine"
 MAGNITUDE = "log10 magnitude"
 FACETS = (COSINE, MAGNITUDE)
 MEANING = (
-    "cosine with the gradient of what is kept; mean magnitude; bright: large, and of its own "
-    "direction"
+    "cosine with the gradient of what is kept; mean magnitude; bright: large, in another direction"
 )
 
 WIDTH, STEP, ROW = 420, 13, 19
