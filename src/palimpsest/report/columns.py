@@ -22,14 +22,12 @@ from palimpsest.metrics.declaration import (
     Shown,
 )
 from palimpsest.metrics.measures import comparisons, measures
+from palimpsest.pipeline.stages import STAGES
 from palimpsest.report import numbers
 from palimpsest.report.inputs import Run
 
 Value = dict[str, Any]
 """An estimate of eval.json or compare.json, see `palimpsest.metrics.estimates`."""
-
-TRAINING_STAGES = ("localize", "region", "examples", "acquire", "unlearn", "negate", "retrain")
-"""Stages that belong to a method alone; what the subject cost is not counted again."""
 
 FORGET, KEEP, GENERAL, COST = "To forget", "To keep", "In general", "Cost"
 CHANGE, MEMBERSHIP = "Against before", "Membership"
@@ -217,7 +215,11 @@ def _lm_eval(task: str, metric: str) -> Column:
 def train_seconds(run: Run) -> Value:
     """Time of the stages that are this method's own, as a measure (mean over seeds)."""
     stages = run.eval["cost"].get("wall_s") or {}
-    own = [stages[name] for name in TRAINING_STAGES if stages.get(name) is not None]
+    own = [
+        stages[name]
+        for name, stage in STAGES.items()
+        if stage.own_cost and stages.get(name) is not None
+    ]
     return {"value": sum(own) if own else None, "reason": "nothing was trained"}
 
 
