@@ -14,7 +14,7 @@ from typing import Any
 
 from palimpsest.config.load import CATALOGS, SUBJECTS
 from palimpsest.config.schema import Config
-from palimpsest.data.adapters import adapters
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.io.markdown import table
 from palimpsest.objectives.catalog import algorithms
 from palimpsest.settings.dataset import DatasetSettings
@@ -77,7 +77,7 @@ def tables_text() -> str:
         if name == "datasets":
             lines += ["Keys that every data set has:", ""]
             lines += _plugged(
-                DatasetSettings, "adapter", {name: a.Settings for name, a in adapters().items()}
+                DatasetSettings, "adapter", {name: a.Settings for name, a in ADAPTERS.all().items()}
             )
         elif name == "methods":
             lines += ["Keys that every method has:", ""]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
 from palimpsest.judges import Case, JudgeSettings, Verdict
 from palimpsest.settings.types import Fraction
@@ -15,7 +14,7 @@ class Settings(JudgeSettings):
     recall_rouge: Fraction
     """A row without key strings is harmful from this ROUGE-L on."""
 
-    runs: ClassVar[Literal["scoring", "model", "service"]] = "scoring"
+    runs = "scoring"
 
 
 def judge(cases: Sequence[Case], settings: Settings) -> list[Verdict]:
