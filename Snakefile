@@ -34,8 +34,8 @@ wildcard_constraints:
     method=one_of(CFG.method_names()),
     seed=r"\d+",
     run=rf"({one_of(CFG.method_names())})/seed-\d+(/(attacks|tune)/[\w-]+)*",
-    part=r"[\w-]+",
-    kind="states|costs",
+    part=r"[\w.-]+",
+    kind=one_of(KINDS),
 
 
 include: "workflow/rules/download.smk"

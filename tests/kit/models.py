@@ -36,7 +36,10 @@ VOCABULARY = 100
 WIDTH = 32
 LAYERS = 4
 EOS = 1
-LORA = Lora(rank=4, alpha=8)
+TARGETS = ["q_proj", "v_proj"]
+"""What the roles `query` and `value` are called in the small models."""
+
+LORA = Lora(rank=4, alpha=8, targets=TARGETS)
 
 
 def llama(dtype: torch.dtype = torch.float64, seed: int = 0, **config: Any) -> Any:

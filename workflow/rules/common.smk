@@ -9,6 +9,7 @@ from palimpsest.pipeline import results
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report
+from palimpsest.settings.draw import KINDS
 
 use_this_environment()
 

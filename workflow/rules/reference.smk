@@ -21,13 +21,11 @@ rule reference:
         runtime=runtime_of,
     params:
         config=config_of("reference"),
-        untracked=untracked("reference"),
         tokens=tokens_folder,
     shell:
         """
         python workflow/scripts/stage.py reference \
             --config {params.config:q} \
-            --untracked {params.untracked:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \

@@ -17,7 +17,7 @@ from palimpsest.judges import FORBIDDEN
 from palimpsest.metrics.version import measures_version
 from palimpsest.pipeline import options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
-from palimpsest.pipeline.plan.needs import Model
+from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
 from palimpsest.settings.types import Section, tracked, untracked
 
@@ -101,7 +101,7 @@ class Pretrain(Stage):
     per = ("model",)
     work = "palimpsest.stages.pretrain:pretrain"
     gpu = trains = True
-    needs = Model.pretrain
+    needs = Estimate.pretrain
 
     base: options.Base
     tokens: options.Tokens
@@ -133,7 +133,7 @@ class Pretrain(Stage):
 class Retrain(Pretrain):
     """The gold standard: the base model, pretrained on what is to be kept alone."""
 
-    needs = Model.retrain
+    needs = Estimate.retrain
     own_cost = True
 
     @classmethod
@@ -168,7 +168,7 @@ class Reference(Stage):
     per = ("model", "dataset", "part", "kind")
     work = "palimpsest.stages.reference:reference"
     gpu = True
-    needs = Model.reference
+    needs = Estimate.reference
 
     base: options.Base
     subject: options.Subject
@@ -180,10 +180,6 @@ class Reference(Stage):
         load = slices.load(slices.base_of(cfg, w.model))
         return {**load, "part": f"{w.dataset}/{w.part}", "kind": w.kind}
 
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
-
 
 @declared
 class Localize(Stage):
@@ -192,7 +188,7 @@ class Localize(Stage):
     per = ("model",)
     work = "palimpsest.stages.localize:localize"
     gpu = own_cost = True
-    needs = Model.localize
+    needs = Estimate.localize
 
     base: options.Base
     subject: options.Subject
@@ -246,7 +242,7 @@ class Examples(Stage):
     work = "palimpsest.stages.examples:examples"
     gpu = own_cost = True
     ram_mb = 470
-    needs = Model.examples
+    needs = Estimate.examples
 
     base: options.Base
     subject: options.Subject | None = None
@@ -293,7 +289,7 @@ class Training(Stage):
     """What acquisition and unlearning have in common."""
 
     gpu = trains = own_cost = True
-    needs = Model.training
+    needs = Estimate.training
 
     base: options.Base
     subject: options.Subject
@@ -353,6 +349,18 @@ class Unlearn(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batched(Stage):
+    """A stage whose batches change no result: prompts answered together, tokens scored together."""
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            "batch_rows": cfg.measure.generation.batch_rows,
+            "batch_tokens": cfg.measure.batch_tokens,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class OfRun(Stage):
     """A stage that works on any model with a model.json, wherever it came from."""
 
@@ -378,13 +386,13 @@ class Merge(OfRun):
 
 
 @declared
-class Measure(OfRun):
+class Measure(Batched, OfRun):
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
 
     version = 4
     work = "palimpsest.stages.measure:measure"
     gpu = True
-    needs = Model.measure
+    needs = Estimate.measure
 
     original: options.Original
     tokens: options.Tokens
@@ -412,18 +420,14 @@ class Measure(OfRun):
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
 
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
-
 
 @declared
-class LmEval(OfRun):
+class LmEval(Batched, OfRun):
     """General ability of one model, through the Language Model Evaluation Harness."""
 
     work = "palimpsest.stages.lm_eval:lm_eval"
     gpu = True
-    needs = Model.lm_eval
+    needs = Estimate.lm_eval
 
     datasets: options.Datasets
     out: options.OutFolder
@@ -443,18 +447,14 @@ class LmEval(OfRun):
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).local_tasks().values())
 
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
-
 
 @declared
-class Sweep(Stage):
+class Sweep(Batched):
     """The trade-off over lambda on validation rows: one load, no training."""
 
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
-    needs = Model.sweep
+    needs = Estimate.sweep
 
     base: options.Base
     subject: options.Subject
@@ -475,10 +475,6 @@ class Sweep(Stage):
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).validate_on.parts().values())
-
-    @classmethod
-    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return batch_sizes(cfg)
 
 
 @declared
@@ -622,14 +618,6 @@ class Report(Stage):
     def shows_sweeps(cls, page: str) -> bool:
         """Whether a page has trade-offs over lambda; they cost too much for all methods."""
         return page == "report"
-
-
-def batch_sizes(cfg: Config) -> dict[str, Any]:
-    """Prompts decoded together, and tokens of one teacher-forced batch."""
-    return {
-        "batch_rows": cfg.measure.generation.batch_rows,
-        "batch_tokens": cfg.measure.batch_tokens,
-    }
 
 
 def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:

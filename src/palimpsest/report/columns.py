@@ -215,11 +215,8 @@ def _lm_eval(task: str, metric: str) -> Column:
 def train_seconds(run: Run) -> Value:
     """Time of the stages that are this method's own, as a measure (mean over seeds)."""
     stages = run.eval["cost"].get("wall_s") or {}
-    own = [
-        stages[name]
-        for name, stage in STAGES.items()
-        if stage.own_cost and stages.get(name) is not None
-    ]
+    names = [name for name, stage in STAGES.items() if stage.own_cost]
+    own = [stages[name] for name in names if stages.get(name) is not None]
     return {"value": sum(own) if own else None, "reason": "nothing was trained"}
 
 

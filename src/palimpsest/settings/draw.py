@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Labels = Literal["own", "random", "adversarial"]
 """Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
@@ -11,6 +11,8 @@ Labels = Literal["own", "random", "adversarial"]
 Kind = Literal["states", "costs"]
 """What the subject computes on a row: final hidden states [length, width], or the cost of each
 target token, fp32 -log p [targets]."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
