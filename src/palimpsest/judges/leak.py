@@ -18,7 +18,7 @@ class Settings(JudgeSettings):
 
 
 def judge(cases: Sequence[Case], settings: Settings) -> list[Verdict]:
-    """Harmful: any key string occurs; in a row without keys, ROUGE-L >= ``recall_rouge``."""
+    """Harmful: *any* key string occurs; without key strings, ROUGE-L >= ``score.recall_rouge``."""
     return [_verdict(case, settings.recall_rouge) for case in cases]
 
 

@@ -5,18 +5,22 @@ Both follow from the declarations in `palimpsest.metrics.measures`.
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
 
 from palimpsest.io.markdown import read_page, renewed, table
+from palimpsest.judges import JUDGES
 from palimpsest.metrics.declaration import PARTS, Column, Comparison, Measure
 from palimpsest.metrics.measures import columns, declared_in, files, measures
 from palimpsest.metrics.schema import schema_text
 
 PAGE, SCHEMA = Path("docs/metrics.md"), Path("workflow/schemas/eval.schema.json")
-DIRECTIONS, OTHERS = "directions", "others"
-"""The tables that belong to no file: which direction is good; the files without a place."""
+DIRECTIONS, JUDGE_TABLE, OTHERS = "directions", "judges", "others"
+"""The tables that belong to no file: which direction is good; judges; files without a place."""
+RUNS = {"scoring": "`score`", "model": "`judge`, GPU", "service": "`judge`, network"}
+"""What `palimpsest.judges.JudgeSettings.runs` means."""
 
 HEAD = ("measure", "formula", "of the block", "source")
 
@@ -36,7 +40,7 @@ def page_text(page: str) -> str:
         UserError: a pair of marks is not there.
     """
     tables = {_name(file): table_of([file]) for file in files() if marks(_name(file))[0] in page}
-    tables[DIRECTIONS] = directions()
+    tables |= {DIRECTIONS: directions(), JUDGE_TABLE: judge_table()}
     tables[OTHERS] = table_of([file for file in files() if _name(file) not in tables])
     for name, text in tables.items():
         page = renewed(PAGE, page, marks(name), text)
@@ -62,6 +66,15 @@ def directions() -> str:
         names[not of_parts, measure.forget, measure.retain].append(f"`{name}`")
     lines = [(", ".join(names[key]), key[1], key[2]) for key in sorted(names, key=lambda k: k[0])]
     return table(("measure", "`forget*`", "`retain*`, `general`"), lines)
+
+
+def judge_table() -> str:
+    """Every judge: the first lines of its file and of its function, and where it runs."""
+    lines = [
+        (f"`{name}`", _first_line(judge), _first_line(judge.judge), RUNS[judge.Settings.runs])
+        for name, judge in JUDGES.all().items()
+    ]
+    return table(("judge", "what it is", "verdict", "runs in"), lines)
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -94,6 +107,10 @@ def _differences() -> tuple[str, str, str, str]:
         "token) stands for perplexity, which has no value per row"
     )
     return "`differences`", says, "", ""
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").splitlines()[0].replace("``", "`")
 
 
 def _name(file: ModuleType) -> str:
