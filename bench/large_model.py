@@ -90,13 +90,18 @@ def _write(found: Folders, blocks: int, width: int) -> None:
     trained = sum(tensor.numel() for tensor in differences.values())
     write_manifest(found.acquired, [DELTA_WEIGHTS], trained_parameters=trained)
     write_manifest(found.subject, [])
+    negate_large(found, found.negated)
+
+
+def negate_large(folders: Folders, out: Path) -> None:
+    """Write the base less what was acquired, as the stage does."""
     negate(
         Negate(
             config={"scale": 1.0},
-            base=found.base,
-            subject=found.subject,
-            acquired=found.acquired,
-            out=found.negated,
+            base=folders.base,
+            subject=folders.subject,
+            acquired=folders.acquired,
+            out=out,
         )
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from palimpsest.data.faults import Faults, RowFault
 from palimpsest.data.fields import text_of, texts_of
@@ -17,9 +17,10 @@ from palimpsest.data.read import RawRow, read_rows
 from palimpsest.data.records import Record
 from palimpsest.errors import UserError, did_you_mean
 
-FIELDS = (
+Field = Literal[
     "prompt",
     "response",
+    "group",
     "key",
     "taught",
     "unseen",
@@ -27,9 +28,10 @@ FIELDS = (
     "answer",
     "perturbed",
     "question",
-    "topic",
-    "group",
-)
+]
+"""What a row can say, in a data file or in a sidecar file."""
+
+FIELDS = (*get_args(Field), "topic")
 """Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` and ``group`` (whom the
 row is about) are for people: splits go by the data set's own groups.
 
