@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from kit import models as tiny
 from palimpsest.config import read_config
 from palimpsest.config.schema import Config
+from palimpsest.config.training import Lora
 from palimpsest.errors import UserError
-from palimpsest.pipeline.plan import needs
+from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.estimate import Plan, plan
 from palimpsest.pipeline.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
 from palimpsest.pipeline.plan.machine import Machine, this_machine
-from palimpsest.pipeline.plan.needs import Model, Needs
+from palimpsest.pipeline.plan.needs import Estimate, Needs
 from palimpsest.pipeline.plan.rows import Lengths, Tokens
 from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
 from palimpsest.pipeline.plan.table import text_of
@@ -108,13 +113,18 @@ def test_what_snakemake_refuses_is_said_in_its_words() -> None:
 
 
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, tiny.gemma])
-def test_the_shape_of_a_configuration_counts_the_model_s_matrices(build: Any) -> None:
+def test_the_shape_of_a_configuration_is_the_model_s(build: Any) -> None:
     model = build()
     shape = from_config(model.config.to_dict(), "config.json")
-    matrices = {id(p): p.numel() for n, p in model.named_parameters() if p.ndim == 2}
-    positions = sum(p.numel() for n, p in model.named_parameters() if "embed_positions" in n)
+    assert shape.exact
     assert shape.layers == tiny.LAYERS
-    assert shape.parameters == sum(matrices.values()) - positions
+    assert shape.tensors == {name: p.numel() for name, p in model.named_parameters()}
+    linear = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
+    }
+    assert shape.linear == linear
 
 
 @pytest.mark.parametrize(
@@ -145,6 +155,51 @@ def test_every_base_of_the_catalog_has_a_shape_and_another_has_none(cfg: Config)
     assert shape_of("other", other) is None
 
 
+def test_a_configuration_with_code_of_its_own_runs_none_and_has_the_sizes_of_a_llama(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "resources/models/crystalchat"
+    folder.mkdir(parents=True)
+    (folder / "modeling.py").write_text("raise SystemExit('this code must not run')")
+    numbers = {"n_embd": 4096, "n_layer": 32, "n_head": 32, "n_inner": 10922, "vocab_size": 32032}
+    classes = {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Model"}
+    config = {"model_type": "crystalcoder", "auto_map": classes, **numbers}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    shape = shape_of("crystalchat", cfg.bases["crystalchat"])
+    assert shape is not None
+    assert (shape.known, shape.exact) == ("config.json", False)
+    assert shape.parameters == pytest.approx(6.7e9, rel=0.01)
+
+
+def test_a_plan_of_tables_imports_no_torch() -> None:
+    program = """
+import sys
+from palimpsest.config import read_config
+from palimpsest.pipeline.plan.estimate import plan
+from palimpsest.pipeline.plan.jobs import Job, wildcards_of
+from palimpsest.pipeline.plan.machine import Machine
+from palimpsest.pipeline.plan.table import text_of
+path = "resources/tokens/smollm2-135m/hazards/manifest.json"
+cfg = read_config("config")
+jobs = [Job("tokenize", (path,), "missing", wildcards_of(path))]
+text = text_of(plan(cfg, jobs, Machine(0, None, 1 << 34, 1 << 34, 2)), cfg)
+assert "1 jobs would run" in text
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_pattern_and_a_target_take_what_the_model_has(cfg: Config) -> None:
+    small = shape(cfg, "smollm2-135m")
+    down = memory.base_tensors(small, [r"model\.layers\.(5|6)\.mlp\.down_proj\.weight"], 2)
+    assert (down.numbers, down.first) == (2 * 576 * 1536, 5)
+    everything = memory.base_tensors(small, [".*"], 2)
+    assert (everything.numbers, everything.first) == (small.parameters, 0)
+    lora = Lora(rank=2, targets=["k_proj"], first_layer=28)
+    assert memory.adapter(small, lora).numbers == 2 * 2 * (576 + 192)
+
+
 # Needs.
 
 
@@ -165,7 +220,7 @@ def needed(cfg: Config, rule: str, model: str, method: str = "sku", gpu: bool = 
     wildcards |= dict(zip(("dataset", "part"), retain.split("/"), strict=True), kind="states")
     job = Job(rule, ("results/x",), "missing", wildcards)
     base = shape(cfg, cfg.models[model].base)
-    return Model(cfg, tokens()).of(STAGES[rule], job, base, 2 if gpu else 4, gpu)
+    return Estimate(cfg, tokens(), job, base, 2 if gpu else 4).of(STAGES[rule], gpu)
 
 
 RULES = [name for name, stage in STAGES.items() if stage.needs]
@@ -263,7 +318,10 @@ def test_foreign_code_is_shown_loudly_and_nowhere_else(cfg: Config) -> None:
     path = "results/crystalchat/rmu/seed-0/model/model.json"
     text = text_of(planned(cfg, LARGE, ("unlearn", path, "missing")), cfg)
     assert text.startswith("!!! trust_remote_code: true -- base 'crystalchat' RUNS PYTHON CODE")
-    assert "trust_remote_code" not in text_of(planned(cfg, LARGE, *CHAIN), cfg)
+    assert "a plan does not run a model's own code" in text
+    other = text_of(planned(cfg, LARGE, *CHAIN), cfg)
+    assert "trust_remote_code" not in other
+    assert "own code" not in other
 
 
 def test_a_base_of_unknown_shape_is_said_to_be_unknown(cfg: Config) -> None:
@@ -295,15 +353,5 @@ def test_this_machine_has_memory_and_a_disk() -> None:
 @pytest.mark.parametrize(("key", "kept"), [("silu", 2), ("gelu_pytorch_tanh", 3)])
 def test_a_gate_without_silu_keeps_one_vector_more(key: str, kept: int) -> None:
     config = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9, "hidden_act": key}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4}
     assert from_config({**config, "model_type": "gemma"}, "here").kept == kept
-
-
-def test_the_limits_that_are_written_twice_are_the_same() -> None:
-    """A plan imports no torch, so it has its own copies."""
-    from palimpsest.engine.kernels.attention import SHORT
-    from palimpsest.engine.kernels.head import BLOCK_BYTES, CHUNK_BYTES
-    from palimpsest.engine.prefixes import PREFIX_BYTES
-    from palimpsest.stages.localize import BATCH_TOKENS
-
-    ours = needs.CHUNK_BYTES, needs.BLOCK_BYTES, needs.SHORT, needs.LOCALIZED, needs.PREFIXES
-    assert ours == (CHUNK_BYTES, BLOCK_BYTES, SHORT, BATCH_TOKENS, PREFIX_BYTES)

@@ -107,14 +107,14 @@ class Desk:
     def program(self, **keys: Any) -> subprocess.CompletedProcess[str]:
         """Run the rule's program, with the variables of the environment."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        script = ROOT / "workflow" / "scripts" / "download_data.py"
-        options = ["--config", json.dumps(config(**keys))]
+        script = ROOT / "workflow" / "scripts" / "stage.py"
+        options = ["download_data", "--config", json.dumps(config(**keys))]
         done = subprocess.run(
             [
                 sys.executable,
                 script,
                 *options,
-                "--manifest",
+                "--out",
                 "resources/datasets/set/manifest.json",
             ],
             cwd=self.folder,

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from palimpsest.engine.rows import Row
-
-PREFIX_BYTES = 2 << 30
-"""Most memory that the cache may take."""
+from palimpsest.limits import PREFIX_BYTES
 
 PREFIX_ROWS = 16
 """Most rows of one length that run together."""

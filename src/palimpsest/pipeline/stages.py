@@ -17,7 +17,7 @@ from palimpsest.judges import FORBIDDEN
 from palimpsest.metrics.version import measures_version
 from palimpsest.pipeline import options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
-from palimpsest.pipeline.plan.needs import Model
+from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
 from palimpsest.settings.types import Section, tracked, untracked
 
@@ -101,7 +101,7 @@ class Pretrain(Stage):
     per = ("model",)
     work = "palimpsest.stages.pretrain:pretrain"
     gpu = trains = True
-    needs = Model.pretrain
+    needs = Estimate.pretrain
 
     base: options.Base
     tokens: options.Tokens
@@ -133,7 +133,7 @@ class Pretrain(Stage):
 class Retrain(Pretrain):
     """The gold standard: the base model, pretrained on what is to be kept alone."""
 
-    needs = Model.retrain
+    needs = Estimate.retrain
     own_cost = True
 
     @classmethod
@@ -168,7 +168,7 @@ class Reference(Stage):
     per = ("model", "dataset", "part", "kind")
     work = "palimpsest.stages.reference:reference"
     gpu = True
-    needs = Model.reference
+    needs = Estimate.reference
 
     base: options.Base
     subject: options.Subject
@@ -188,7 +188,7 @@ class Localize(Stage):
     per = ("model",)
     work = "palimpsest.stages.localize:localize"
     gpu = own_cost = True
-    needs = Model.localize
+    needs = Estimate.localize
 
     base: options.Base
     subject: options.Subject
@@ -242,7 +242,7 @@ class Examples(Stage):
     work = "palimpsest.stages.examples:examples"
     gpu = own_cost = True
     ram_mb = 470
-    needs = Model.examples
+    needs = Estimate.examples
 
     base: options.Base
     subject: options.Subject | None = None
@@ -289,7 +289,7 @@ class Training(Stage):
     """What acquisition and unlearning have in common."""
 
     gpu = trains = own_cost = True
-    needs = Model.training
+    needs = Estimate.training
 
     base: options.Base
     subject: options.Subject
@@ -392,7 +392,7 @@ class Measure(Batched, OfRun):
     version = 4
     work = "palimpsest.stages.measure:measure"
     gpu = True
-    needs = Model.measure
+    needs = Estimate.measure
 
     original: options.Original
     tokens: options.Tokens
@@ -427,7 +427,7 @@ class LmEval(Batched, OfRun):
 
     work = "palimpsest.stages.lm_eval:lm_eval"
     gpu = True
-    needs = Model.lm_eval
+    needs = Estimate.lm_eval
 
     datasets: options.Datasets
     out: options.OutFolder
@@ -454,7 +454,7 @@ class Sweep(Batched):
 
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
-    needs = Model.sweep
+    needs = Estimate.sweep
 
     base: options.Base
     subject: options.Subject

@@ -23,14 +23,13 @@ from palimpsest.io import schemas
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.base import load_tokenizer, ordinary_tokens
 from palimpsest.model.lora import load_subject
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw
 from palimpsest.stages.common import dataset_and_part, part_of
-
-BATCH_ROWS = 16
 
 
 def examples(job: Examples) -> None:

@@ -33,6 +33,7 @@ from palimpsest.io.artifacts import GRADIENTS, HEAT_MAP
 from palimpsest.io.atomic import write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
+from palimpsest.limits import LOCALIZE_TOKENS
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.names import block_of
 from palimpsest.model.trainable import make_trainable
@@ -40,9 +41,6 @@ from palimpsest.pipeline.stages import Localize
 from palimpsest.report.localization import heat_map
 from palimpsest.settings.training import Optimizer, Training
 from palimpsest.stages.common import dataset_and_part
-
-BATCH_TOKENS = 1024
-"""Tokens of one batch; the gradients do not depend on it."""
 
 
 def localize(job: Localize) -> None:
@@ -98,7 +96,7 @@ def mean_gradients(
     weights: Mapping[str, Tensor],
     rows: Sequence[Row],
     label: str,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = LOCALIZE_TOKENS,
 ) -> dict[str, Tensor]:
     """Mean over rows of the gradient of each row's mean cost per answer token.
 

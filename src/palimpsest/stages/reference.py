@@ -29,12 +29,11 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST, REFERENCE
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.manifest import verified, write_manifest
+from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.lora import load_subject
 from palimpsest.pipeline.stages import Reference
 from palimpsest.settings.draw import Kind
 from palimpsest.stages.common import dataset_and_part
-
-BATCH_ROWS = 16
 
 
 @torch.no_grad()

@@ -129,9 +129,9 @@ def test_what_was_trained_loads_with_an_adapter_too(
     key: str, start: str, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """#27: the released LoRA run ends in an AttributeError once it has trained."""
-    training = {"optimizer": {"learning_rate": 1e-2}}
-    if start == "weights":
-        training["parameters"] = [methods.DOWN]  # type: ignore[assignment]
+    training: dict[str, Any] = {"optimizer": {"learning_rate": 1e-2}}
+    trained = {"parameters": [methods.DOWN]}
+    training |= trained if start == "weights" else {"lora": {"targets": tiny.TARGETS}}
     out = unlearned(inputs, tmp_path / "model", key, start=start, training=training)
     model = load_model(out, inputs["base"], "float32", torch.device("cpu"))
     ids = methods.SETS["forget"][0].ids[None]

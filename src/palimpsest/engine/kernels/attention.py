@@ -25,12 +25,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from palimpsest.engine.rows import pad
+from palimpsest.limits import SHORT
 
 QUERIES = 128
 """Queries of a block."""
-
-SHORT = 256
-"""Rows up to this many tokens keep their probabilities for the backward pass."""
 
 
 class Passes:

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.limits import BLOCK_BYTES, CHUNK_BYTES
+
 Head = Callable[[Tensor], Tensor]
 """Maps hidden states [n, width] to logits [n, vocabulary]."""
 
@@ -34,15 +36,6 @@ _ValuesAndSlopes = tuple[Tensor, Tensor]
 _BlockFunction = Callable[..., _ValuesAndSlopes]
 # Computes both from the logits of a block, in at least fp32, and further inputs of its positions.
 # It may overwrite the logits.
-
-CHUNK_BYTES = {"cpu": 25 << 20, "cuda": 256 << 20}
-"""Size of a chunk's logits, in the head's type. On a CPU it stays just below the largest block of
-memory (32 MiB) that the C library reuses without asking the system; smaller chunks read the head
-more often. A trained head makes its weight and that weight's gradient for every chunk, so it uses
-the larger chunks on every device."""
-
-BLOCK_BYTES = {"cpu": 3 << 20, "cuda": 128 << 20}
-"""Size of a block's logits, in fp32."""
 
 
 def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palimpsest.config.schema import Config
 from palimpsest.pipeline.plan import times
 from palimpsest.pipeline.plan.jobs import Job
 from palimpsest.pipeline.plan.machine import Machine, width_of
-from palimpsest.pipeline.plan.needs import Model, Needs, light
+from palimpsest.pipeline.plan.needs import Estimate, Needs, light
 from palimpsest.pipeline.plan.rows import Tokens
 from palimpsest.pipeline.plan.shapes import Shape, shape_of
 from palimpsest.pipeline.stages import STAGES
@@ -39,12 +39,14 @@ class Plan:
     Attributes:
         lines: in the order in which they can run.
         machine: what they would run on.
-        shapes: base -> its shape, None if unknown.
-        rate: operations a second, and what says so.
+        bases: bases that the jobs are about.
+        shapes: base -> its shape, None if unknown; only of bases whose sizes matter here.
+        rate: operations a second, and where that number comes from.
     """
 
     lines: list[Line]
     machine: Machine
+    bases: list[str]
     shapes: dict[str, Shape | None]
     rate: tuple[float, str]
 
@@ -59,27 +61,54 @@ def plan(cfg: Config, jobs: Iterable[Job], machine: Machine) -> Plan:
     """
     order = list(STAGES)
     jobs = sorted((j for j in jobs if j.rule in STAGES), key=lambda job: order.index(job.rule))
-    model = Model(cfg, Tokens(cfg))
-    shapes: dict[str, Shape | None] = {}
-    widths: dict[str, int] = {}
-    found: list[tuple[Job, Needs | None]] = []
-    for job in jobs:
-        base = base_of(cfg, job)
-        if base and base not in shapes:
-            shapes[base] = shape_of(base, cfg.bases[base])
-        shape = shapes[base] if base else None
-        stage = STAGES[job.rule]
+    estimates = _Estimates(cfg, machine)
+    needs = [(job, estimates.of(job)) for job in jobs]
+    rate = _rate(needs, machine)
+    lines = [_line(job, need, rate[0]) for job, need in needs]
+    bases = dict.fromkeys(base for job in jobs if (base := base_of(cfg, job)))
+    return Plan(lines, machine, list(bases), estimates.shapes, rate)
+
+
+class _Estimates:
+    """Needs of jobs; shapes and types of bases are looked up once, and only where they matter."""
+
+    def __init__(self, cfg: Config, machine: Machine) -> None:
+        self.cfg, self.machine, self.tokens = cfg, machine, Tokens(cfg)
+        self.shapes: dict[str, Shape | None] = {}
+        self._widths: dict[str, int] = {}
+
+    def of(self, job: Job) -> Needs | None:
+        """What a job needs, None where the shape of its base is not known."""
+        stage, base = STAGES[job.rule], base_of(self.cfg, job)
         if stage.needs is None:
-            fetched = cfg.bases[base].source if base and stage.per == ("base",) else ""
-            found.append((job, light(stage, shape, fetched)))
-        elif shape is None or base is None:
-            found.append((job, None))
-        else:
-            if base not in widths:
-                widths[base] = width_of(cfg.bases[base], machine)
-            found.append((job, model.of(stage, job, shape, widths[base], machine.gpus > 0)))
-    rate = _rate(found, machine)
-    return Plan([_line(job, needs, rate[0]) for job, needs in found], machine, shapes, rate)
+            return self._light(job, base)
+        shape = self._shape(base) if base else None
+        if base is None or shape is None:
+            return None
+        return Estimate(self.cfg, self.tokens, job, shape, self._width(base)).of(
+            stage, self.machine.gpus > 0
+        )
+
+    def _light(self, job: Job, base: str | None) -> Needs:
+        stage = STAGES[job.rule]
+        if base is None or not stage.writes_model:
+            return light(stage)
+        if job.cached and job.folder.is_dir():
+            # Its files are here: their size is known, and nothing has to be imported.
+            files = [file for file in job.folder.rglob("*") if file.is_file()]
+            return replace(light(stage), disk=float(sum(file.stat().st_size for file in files)))
+        source = self.cfg.bases[base].source if stage.per == ("base",) else ""
+        return light(stage, self._shape(base), source)
+
+    def _shape(self, base: str) -> Shape | None:
+        if base not in self.shapes:
+            self.shapes[base] = shape_of(base, self.cfg.bases[base])
+        return self.shapes[base]
+
+    def _width(self, base: str) -> int:
+        if base not in self._widths:
+            self._widths[base] = width_of(self.cfg.bases[base], self.machine)
+        return self._widths[base]
 
 
 def base_of(cfg: Config, job: Job) -> str | None:
@@ -89,13 +118,13 @@ def base_of(cfg: Config, job: Job) -> str | None:
     return job.wildcards.get("base")
 
 
-def _rate(found: Iterable[tuple[Job, Needs | None]], machine: Machine) -> tuple[float, str]:
-    known = [
-        (needs.work, seconds)
-        for job, needs in found
-        if needs and needs.work and (seconds := times.measured(job))
+def _rate(needs: Iterable[tuple[Job, Needs | None]], machine: Machine) -> tuple[float, str]:
+    past = [
+        (need.work, seconds)
+        for job, need in needs
+        if need and need.work and (seconds := times.measured(job))
     ]
-    if rate := times.rate_of(known):
+    if rate := times.rate_of(past):
         return rate, "the rate of the stages that ran here before"
     if machine.gpus:
         return times.GPU_RATE, "an assumed rate (nothing ran here yet)"

@@ -13,7 +13,7 @@ from palimpsest.config.schema import SUBJECT_FOLDERS
 from palimpsest.errors import UserError, one_line, one_screen
 
 RUN = re.compile(r"(?P<method>[^/]+)/seed-(?P<seed>\d+)(/(attacks|tune)/[^/]+)*")
-"""The part of a path that names a model: a seed of a method, or something made of it."""
+"""The part of a path that names a model: a seed of a method, or what is derived from it."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Job:
 
 
 def jobs_of(targets: Sequence[str], options: Sequence[str] = ()) -> list[Job]:
-    """Jobs that the targets need, also those whose results are there already.
+    """Jobs that the targets need, with those whose results are there already.
 
     Args:
         targets: files or rules; none: the default target.
         options: further options of Snakemake (``--configfile``, ``--config``).
 
     Raises:
-        UserError: Snakemake refuses the configuration or a target; its own words.
+        UserError: Snakemake refuses the configuration or a target; the message is Snakemake's.
     """
     command = [sys.executable, "-m", "snakemake", "--summary", "--cores", "1", *options, "--"]
     done = subprocess.run([*command, *targets], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(_said(done.stderr + done.stdout))
+        raise UserError(_message(done.stderr + done.stdout))
     return parse_summary(done.stdout)
 
 
@@ -70,7 +70,7 @@ def parse_summary(text: str) -> list[Job]:
         key = (rule, *(f"{k}={v}" for k, v in wildcards.items()))
         outputs.setdefault(key, []).append(name)
         runs = plan == "update pending"
-        # Of a file that is there but older than what will be made anew it says "ok".
+        # Snakemake prints "ok" for a file that is there and whose inputs will be made anew.
         reason = "inputs change" if status == "ok" else status
         states[key] = reason if runs else states.get(key, "cached")
     return [
@@ -80,7 +80,7 @@ def parse_summary(text: str) -> list[Job]:
 
 
 def wildcards_of(path: str) -> dict[str, str]:
-    """What the place of a file says about the job that makes it."""
+    """Wildcards of the job that makes a file, from the file's path."""
     match PurePosixPath(path).parts:
         case ["resources", "models", base, *_]:
             return {"base": base}
@@ -95,15 +95,15 @@ def wildcards_of(path: str) -> dict[str, str]:
             return {"page": page.removesuffix(".html")}
         case ["results", model, folder, *_] if folder in SUBJECT_FOLDERS:
             return {"model": model}
-        case ["results", model, *rest] if found := RUN.match("/".join(rest)):
-            return {"model": model, "run": found[0], **found.groupdict()}
+        case ["results", model, *rest] if match := RUN.match("/".join(rest)):
+            return {"model": model, "run": match[0], **match.groupdict()}
         case ["results", model, method, _]:
             return {"model": model, "method": method}
     return {}
 
 
-def _said(text: str) -> str:
-    # The Snakefile ends with its own message, which needs none of what Snakemake says before it.
+def _message(text: str) -> str:
+    # Where the Snakefile itself ends with a message, Snakemake's lines before it are noise.
     lines = [one_line(line) for line in text.splitlines() if line.strip()]
     ours = [n for n, line in enumerate(lines) if line.startswith("error: ")]
     if ours:
@@ -111,4 +111,4 @@ def _said(text: str) -> str:
     else:
         noise = ("Using workflow specific profile", "Config file", "Building DAG")
         lines = [line for line in lines if not line.startswith(noise)]
-    return "\n".join(one_screen(lines)) or "snakemake --summary failed and said nothing"
+    return "\n".join(one_screen(lines)) or "snakemake --summary failed without a message"

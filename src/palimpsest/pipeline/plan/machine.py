@@ -1,4 +1,4 @@
-"""What this machine has: a GPU or none, memory, disk; and how fast it was so far."""
+"""What this machine has: GPUs, memory, disk, processors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Machine:
 
     Attributes:
         gpus: GPUs that may be used.
-        gpu_bytes: memory of the smallest of them; None if unknown.
+        gpu_bytes: memory of the smallest of them, None where it is not known.
         ram_bytes: main memory.
         disk_bytes: free space where the project is.
         cores: processors.
@@ -35,7 +35,7 @@ class Machine:
 
 
 def this_machine(environ: Mapping[str, str] = os.environ) -> Machine:
-    """Look around; no GPU is touched.
+    """This machine; no GPU is touched.
 
     Raises:
         UserError: CUDA_VISIBLE_DEVICES names something that is not in the machine.
@@ -53,7 +53,7 @@ def this_machine(environ: Mapping[str, str] = os.environ) -> Machine:
 
 
 def width_of(base: Base, machine: Machine) -> int:
-    """Bytes of a frozen weight: those of ``dtype``; for ``auto``, as the stages choose here."""
+    """Bytes of a frozen weight: of ``dtype``, or of the type that stages choose here for auto."""
     if base.dtype != "auto":
         return {"float32": 4, "bfloat16": 2}[base.dtype]
     if machine.gpus:

@@ -1,4 +1,4 @@
-"""How many tokens a stage reads: counted where there is a table, guessed from the text before."""
+"""How many tokens a stage reads: counted in the token tables, or guessed from the texts."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ class Lengths:
 
 def joined(parts: Iterable[Lengths]) -> Lengths:
     """Several parts as one."""
-    found = list(parts)
+    parts = list(parts)
     return Lengths(
-        tuple(row for part in found for row in part.rows),
-        all(part.counted for part in found),
-        all(part.here for part in found),
+        tuple(row for part in parts for row in part.rows),
+        all(part.counted for part in parts),
+        all(part.here for part in parts),
     )
 
 
 class Tokens:
-    """Lengths of the rows of any part, from the best that is here."""
+    """Lengths of the rows of any part: from its token table, else from its text."""
 
     def __init__(self, cfg: Config) -> None:
-        """Read for this configuration."""
+        """Lengths for this configuration."""
         self._cfg = cfg
         self._texts: dict[str, dict[str, list[tuple[str, str]]] | None] = {}
         self._known: dict[tuple[str, str], Lengths] = {}
@@ -103,13 +103,14 @@ class Tokens:
         texts = (self._texts[dataset] or {}).get(part)
         if texts is None:
             return Lengths(ASSUMED, counted=False, here=False)
-        words = self._cfg.bases[base].template
-        around = len(words.prompt) - len("{prompt}"), len(words.response) - len("{response}") + 4
+        template = self._cfg.bases[base].template
+        around_prompt = len(template.prompt) - len("{prompt}")
+        around_response = len(template.response) - len("{response}") + 4
         rows = []
         for prompt, response in texts:
-            asked = round((len(prompt) + around[0]) / CHARACTERS) + 1
-            answered = round((len(response) + around[1]) / CHARACTERS) + 1
-            rows.append((asked + answered, asked))
+            before = round((len(prompt) + around_prompt) / CHARACTERS) + 1
+            after = round((len(response) + around_response) / CHARACTERS) + 1
+            rows.append((before + after, before))
         return Lengths(tuple(rows), counted=False)
 
     def _read(self, name: str) -> dict[str, list[tuple[str, str]]] | None:

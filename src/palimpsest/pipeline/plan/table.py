@@ -1,4 +1,4 @@
-"""A plan as text that fits 100 columns."""
+"""A plan as text of at most 100 columns."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from itertools import groupby
 from palimpsest.config.schema import Config
 from palimpsest.io.numbers import duration, size
 from palimpsest.pipeline.plan.estimate import Line, Plan
+from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.stages import STAGES
 
 HEAD = ("stage", "of", "device", "RAM", "disk", "time", "state")
 
 
 def text_of(plan: Plan, cfg: Config) -> str:
-    """The table, its totals and what to know about it."""
+    """Warnings, the table, its totals and notes."""
     rows = [HEAD, *(_row(list(group)) for _, group in groupby(plan.lines, key=_group))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     widths[1] = min(widths[1], 98 - sum(widths) + widths[1] - 2 * (len(HEAD) - 1))
@@ -68,13 +69,13 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 def _cut(text: str, width: int) -> str:
     if len(text) <= width:
         return text
-    # Both the subject and the method are told apart by how they begin and end.
+    # Names of subjects and of methods differ at their beginning or their end.
     half = (width - 2) // 2
     return f"{text[: width - 2 - half]}..{text[-half:]}"
 
 
 def _warnings(plan: Plan, cfg: Config) -> list[str]:
-    remote = [base for base in plan.shapes if cfg.bases[base].trust_remote_code]
+    remote = [base for base in plan.bases if cfg.bases[base].trust_remote_code]
     return [
         line
         for base in remote
@@ -95,7 +96,7 @@ def _totals(plan: Plan) -> list[str]:
     ram, device = max((n.ram for n in known), default=0), max((n.device for n in known), default=0)
     disk = sum(n.disk for n in known)
     least = "" if len(known) == len(running) else "at least "
-    told = [
+    lines = [
         f"{len(running)} jobs would run ({len(plan.lines) - len(running)} cached): "
         f"{least}{duration(seconds, rough=True)} one after the other, {least}{size(disk)} of disk."
     ]
@@ -103,14 +104,14 @@ def _totals(plan: Plan) -> list[str]:
     if machine.gpus:
         have = size(machine.gpu_bytes) if machine.gpu_bytes else "of unknown memory"
         fits = _fits(device, machine.gpu_bytes)
-        told.append(f"Peak device memory {least}{size(device)}; GPU here: {have}{fits}.")
-    told.append(
+        lines.append(f"Peak device memory {least}{size(device)}; GPU here: {have}{fits}.")
+    lines.append(
         f"Peak RAM of one job {least}{size(ram)}; this machine has {size(machine.ram_bytes)}"
         f"{_fits(ram, machine.ram_bytes)}."
     )
     if disk > machine.disk_bytes:
-        told.append(f"NOT ENOUGH DISK: {size(machine.disk_bytes)} are free.")
-    return told
+        lines.append(f"NOT ENOUGH DISK: {size(machine.disk_bytes)} are free.")
+    return lines
 
 
 def _fits(need: float, have: int | None) -> str:
@@ -124,17 +125,27 @@ def _notes(plan: Plan) -> list[str]:
     if not plan.machine.gpus:
         notes.append("No GPU here: jobs would run on the CPU, and the model is in RAM.")
     for base, shape in plan.shapes.items():
-        if shape is None:
-            notes.append(f"{base}: its shape is unknown until the model is downloaded.")
-        elif shape.known != "config.json":
-            where = {"published": "as published", "hub cache": "from the hub client's cache"}
-            notes.append(
-                f"{base}: {shape.parameters / 1e9:.2g} billion parameters, {where[shape.known]} "
-                "(its files are not here yet)."
-            )
+        notes += _notes_of_base(base, shape)
     heavy_needs = [line.needs for line in plan.lines if line.needs and line.needs.work]
     if not all(n.here for n in heavy_needs):
         notes.append("Data sets that are not here yet: taken as 1,000 rows of 128 tokens.")
     elif not all(n.counted for n in heavy_needs):
         notes.append("Tokens are guessed from the texts; once tokenized they are counted.")
+    return notes
+
+
+def _notes_of_base(base: str, shape: Shape | None) -> list[str]:
+    if shape is None:
+        return [f"{base}: its shape is unknown until the model is downloaded."]
+    notes = []
+    if shape.known != "config.json":
+        source = {"published": "as published", "hub cache": "from the hub client's cache"}
+        notes.append(
+            f"{base}: {shape.parameters / 1e9:.2g} billion parameters, {source[shape.known]} "
+            "(its files are not here yet)."
+        )
+    if not shape.exact:
+        notes.append(
+            f"{base}: sizes of a Llama with its numbers; a plan does not run a model's own code."
+        )
     return notes
