@@ -137,11 +137,12 @@ def known_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {k: text_of(given, k) for k in _TEXTS if k in given}
     known |= {k: texts_of(given, k) for k in ("key", "choices", "perturbed") if given.get(k)}
     if "answer" in given:
-        known["answer"] = _answer(given["answer"], known.get("choices", []))
+        known["answer"] = answer_of(given["answer"], known.get("choices", []))
     return known
 
 
-def _answer(value: Any, choices: Sequence[str]) -> int:
+def answer_of(value: Any, choices: Sequence[str]) -> int:
+    """The number of the right choice (else `RowFault`)."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(choices):
         raise RowFault(
             f"answer is the number of a choice, 0 to {len(choices) - 1}, found {value!r:.40}"
