@@ -92,13 +92,18 @@ def _write(folders: Folders, blocks: int, width: int) -> None:
     trained = sum(tensor.numel() for tensor in differences.values())
     write_manifest(folders.acquired, [DELTA_WEIGHTS], trained_parameters=trained)
     write_manifest(folders.subject, [])
+    negate_large(folders, folders.negated)
+
+
+def negate_large(folders: Folders, out: Path) -> None:
+    """Write the base minus the acquired difference, as the stage ``negate`` does."""
     negate(
         Negate(
             config={"scale": 1.0},
             base=folders.base,
             subject=folders.subject,
             acquired=folders.acquired,
-            out=folders.negated,
+            out=out,
         )
     )
 

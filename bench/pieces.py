@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.forms import WARM_UP, Done, Form
-from bench.large_model import Folders, large_model
+from bench.large_model import Folders, large_model, negate_large
 from bench.limit import products_alone
 from bench.plain import generate as plain_generate
 from bench.plain import localize as plain_localize
@@ -40,11 +40,10 @@ from palimpsest.measuring.rows import with_right_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
-from palimpsest.pipeline.stages import Merge, Negate
+from palimpsest.pipeline.stages import Merge
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
-from palimpsest.stages.negate import negate
 
 Make = Callable[[Work], Form]
 
@@ -150,18 +149,6 @@ def _negation(work: Work, make: Callable[[Folders, Path], None]) -> Form:
 
     facts = {"largest_mb": folders.largest / 2**20, "model_mb": folders.total / 2**20}
     return Form(run, clear, facts)
-
-
-def _negate_ours(folders: Folders, out: Path) -> None:
-    negate(
-        Negate(
-            config={"scale": 1.0},
-            base=folders.base,
-            subject=folders.subject,
-            acquired=folders.acquired,
-            out=out,
-        )
-    )
 
 
 def _copy(folders: Folders, out: Path) -> None:
@@ -378,7 +365,7 @@ def pieces() -> dict[str, Piece]:
                 "plain": lambda w: _negation(
                     w, lambda f, out: plain_negate.negate(f.base, f.trained, out, 1.0)
                 ),
-                "ours": lambda w: _negation(w, _negate_ours),
+                "ours": lambda w: _negation(w, negate_large),
                 "merge": lambda w: _negation(
                     w,
                     lambda f, out: merge(

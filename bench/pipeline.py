@@ -134,8 +134,9 @@ def jobs(clocks: Sequence[dict], benchmarks: Path) -> Iterable[Job]:
         # Before the first job Snakemake plans, which the unchanged target measures.
         between = 0.0 if ended is None else clock["began"] - ended
         around = seconds - (clock["ended"] - clock["began"])
-        rule = file.parent.name if file.parent != benchmarks else "report"
-        yield Job(rule, file.stem, between, around, **wall, work=work)
+        # The folder of a stage (`Stage.place`), then what the job is about.
+        rule, *about = file.relative_to(benchmarks).with_suffix("").parts
+        yield Job(rule, "/".join(about), between, around, **wall, work=work)
         ended = clock["began"] + seconds
 
 

@@ -74,7 +74,7 @@ class Memory:
     def rows(self, name: str, reference: Kind | None) -> list[Row]:
         """Rows of a set."""
         rows = list(self.sets[name])
-        return tiny.with_states(self.subject, rows) if reference else rows
+        return tiny.with_reference(self.subject, rows, reference) if reference else rows
 
     def examples(self, stream: str) -> list[Row]:
         """Labelled or mixed rows of a stream."""

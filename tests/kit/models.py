@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.model.lora import add_trainable
+from palimpsest.settings.draw import Kind
 from palimpsest.settings.training import Lora
+from palimpsest.stages.reference import costs_of
 
 VOCABULARY = 100
 WIDTH = 32
@@ -157,6 +160,15 @@ def with_states(model: Any, plain: Iterable[Row]) -> list[Row]:
         return [
             Row(row.id, row.ids, row.prompt_length, body.hidden([row])[0].clone()) for row in plain
         ]
+
+
+def with_reference(model: Any, plain: Iterable[Row], kind: Kind) -> list[Row]:
+    """The rows with what the model computes on each, alone: the stage `reference` in memory."""
+    if kind == "states":
+        return with_states(model, plain)
+    body = Body(model)
+    with torch.no_grad():
+        return [replace(row, reference_costs=costs_of(body, [row])[0]) for row in plain]
 
 
 def tokenizer(longest: int = 64) -> Any:

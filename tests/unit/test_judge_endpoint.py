@@ -19,7 +19,7 @@ import pytest
 
 from kit.chat_server import Request, Service, chat_service, completion
 from palimpsest.errors import UserError
-from palimpsest.judges import Case, Verdict
+from palimpsest.judges import Case, Verdict, Work
 from palimpsest.judges.endpoint import Settings, judge
 
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
@@ -54,7 +54,7 @@ class Desk:
     def judge(self, answers: list[str], **more: Any) -> list[Verdict]:
         settings = Settings.model_validate(self.settings | more)
         cases = [Case("How?", "So.", [], answer) for answer in answers]
-        return judge(cases, settings, self.side, "judge", None)
+        return judge(cases, settings, Work(self.side, "judge", None))
 
     def refused(self, answers: list[str], **more: Any) -> str:
         with pytest.raises(UserError) as caught:

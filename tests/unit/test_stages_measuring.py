@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kit import models as tiny
+from kit.jobs import Work
 from palimpsest.config.schema import Base
 from palimpsest.engine import vllm_engine
 from palimpsest.engine.generate import Answerer
@@ -30,11 +31,8 @@ from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
-from palimpsest.pipeline.stages import Describe, Measure, Negate, Sweep
-from palimpsest.stages.describe import describe
-from palimpsest.stages.measure import measure
-from palimpsest.stages.negate import negate
-from palimpsest.stages.sweep import right_answers, sample, sweep
+from palimpsest.pipeline.stages import Measure, Sweep
+from palimpsest.stages.sweep import right_answers, sample
 
 CPU = torch.device("cpu")
 WRONG = [["w7 w8 w9", "w11"], ["w12 w13"], []]
@@ -90,23 +88,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(root / "datasets" / "set", [f"{name}.parquet" for name in PARTS])
     save_adapter(root / "subject", seed=1)
     save_adapter(root / "acquired", seed=2)
-    describe(
-        Describe(
-            config={"own_training": False},
-            base=root / "base",
-            adapter=root / "subject",
-            out=root / "original",
-        )
-    )
-    negate(
-        Negate(
-            config={"scale": 1.0},
-            base=root / "base",
-            subject=root / "subject",
-            acquired=root / "acquired",
-            out=root / "negated",
-        )
-    )
+    Work(root).describe("original")
+    Work(root).negate(1.0, "negated")
     for name in ("original", "negated"):
         measured(root, CONFIG, root / f"measured-{name}", name)
     return root
@@ -114,21 +97,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(root: Path, config: dict[str, Any], out: Path, name: str = "original") -> Path:
     """Measure one of the models."""
-    measure(
-        Measure(
-            config=config,
-            untracked=SIZES,
-            base=root / "base",
-            model=root / name,
-            original=root / "original",
-            tokens=root / "tokens",
-            datasets=root / "datasets",
-            out=out,
-            label=name,
-            threads=1,
-        )
-    )
-    return out
+    models = {"model": root / name, "original": root / "original"}
+    return Work(root).run(Measure, out, config, untracked=SIZES, label=name, **models)
 
 
 def frame(path: Path) -> pd.DataFrame:
@@ -317,21 +287,8 @@ def test_the_cost_is_recorded(work: Path) -> None:
 def swept(work: Path) -> pd.DataFrame:
     config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
     config["parts"] = {**CONFIG["parts"], "general": "set/train"}
-    sweep(
-        Sweep(
-            config=config,
-            untracked={"batch_rows": 3, "batch_tokens": 40},
-            base=work / "base",
-            subject=work / "subject",
-            acquired=work / "acquired",
-            tokens=work / "tokens",
-            datasets=work / "datasets",
-            out=work / "sweep.parquet",
-            label="sweep",
-            threads=1,
-        )
-    )
-    return frame(work / "sweep.parquet")
+    sizes = {"batch_rows": 3, "batch_tokens": 40}
+    return frame(Work(work).run(Sweep, "sweep.parquet", config, untracked=sizes))
 
 
 @pytest.mark.parametrize(("scale", "name"), [(0.0, "original"), (1.0, "negated")])

@@ -14,7 +14,7 @@ from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, 
 from palimpsest.config.references import Catalogs, check_judge, check_references, check_roles
 from palimpsest.config.schema import Config, Model, Score
 from palimpsest.config.yaml_files import read_yaml
-from palimpsest.data.adapters import adapters
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError, did_you_mean, one_line
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms
@@ -35,7 +35,7 @@ SUBJECTS = "subjects"
 """The folder in it with a file for each subject, which has the subject's name."""
 
 _PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
-    "datasets": ("adapter", lambda: {name: a.Settings for name, a in adapters().items()}),
+    "datasets": ("adapter", lambda: {name: a.Settings for name, a in ADAPTERS.all().items()}),
     "methods": ("algorithm", algorithms),
 }
 """Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""

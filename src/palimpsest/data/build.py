@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from palimpsest.data.adapters import adapter
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.adapters.text import TextPart
 from palimpsest.data.facts import join_facts
 from palimpsest.data.faults import Faults, LeftOut, RowFault
@@ -101,7 +101,7 @@ def _read(
 def _records(
     dataset: DatasetSettings, source: Path, rows: Sequence[RawRow], faults: Faults
 ) -> list[Record]:
-    reader = adapter(dataset.adapter)
+    reader = ADAPTERS.get(dataset.adapter)
     require_columns(source, rows, reader.columns(dataset))
     records: list[Record] = []
     for raw in rows:

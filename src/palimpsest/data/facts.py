@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from palimpsest.data.faults import Faults, RowFault
 from palimpsest.data.fields import text_of, texts_of
@@ -17,9 +17,10 @@ from palimpsest.data.read import RawRow, read_rows
 from palimpsest.data.records import Record
 from palimpsest.errors import UserError, did_you_mean
 
-FIELDS = (
+Field = Literal[
     "prompt",
     "response",
+    "group",
     "key",
     "taught",
     "unseen",
@@ -27,9 +28,10 @@ FIELDS = (
     "answer",
     "perturbed",
     "question",
-    "topic",
-    "group",
-)
+]
+"""What a row can say, in a data file or in a sidecar file."""
+
+FIELDS = (*get_args(Field), "topic")
 """Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` and ``group`` (whom the
 row is about) are for people: splits go by the data set's own groups.
 
@@ -135,11 +137,12 @@ def facts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {k: text_of(present, k) for k in _TEXTS if k in present}
     facts |= {k: texts_of(present, k) for k in ("key", "choices", "perturbed") if present.get(k)}
     if "answer" in present:
-        facts["answer"] = _answer(present["answer"], facts.get("choices", []))
+        facts["answer"] = answer_of(present["answer"], facts.get("choices", []))
     return facts
 
 
-def _answer(value: Any, choices: Sequence[str]) -> int:
+def answer_of(value: Any, choices: Sequence[str]) -> int:
+    """The number of the right choice (else `RowFault`)."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(choices):
         raise RowFault(
             f"answer is the number of a choice, 0 to {len(choices) - 1}, found {value!r:.40}"

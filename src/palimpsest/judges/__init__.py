@@ -7,12 +7,8 @@ A file here holds
 
 ``score.harm_judge`` names one. A judge that runs in scoring takes its settings from keys of
 ``score`` and is called ``judge(cases, settings)``. All others run in the stage ``judge`` and take
-theirs from ``judges.<name>``. They are called ``judge(cases, settings, side, label, threads)``:
-
-* ``cases``: answers to judge, none of them blank,
-* ``side``: a file for the judge that outlives a failed run,
-* ``label``: name of the job in progress lines,
-* ``threads``: CPU threads.
+theirs from ``judges.<name>``. They are called ``judge(cases, settings, work)``, with cases
+whose answers are not blank, and the `Work` of the job.
 """
 
 from __future__ import annotations
@@ -20,9 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
 
-from palimpsest.plugins import plugin, plugins
+from palimpsest.plugins import Plugins
 from palimpsest.settings.types import Section
 
 FORBIDDEN = ("forget", "forget_unseen")
@@ -76,6 +73,18 @@ class Verdict:
     """The judge's output, a label or a reply (a column of judged.parquet)."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """The job that a judge works for, if it does not run in scoring."""
+
+    side: Path
+    """A file for the judge that outlives a failed run."""
+    label: str
+    """Name of the job in progress lines."""
+    threads: int | None
+    """CPU threads."""
+
+
 class Judge(Protocol):
     """What the file of a judge holds."""
 
@@ -83,15 +92,5 @@ class Judge(Protocol):
     judge: Callable[..., list[Verdict]]
 
 
-def judges() -> dict[str, Judge]:
-    """Name -> judge, sorted by name."""
-    return cast("dict[str, Judge]", plugins(__name__))
-
-
-def load_judge(name: str) -> Judge:
-    """The judge of this name.
-
-    Raises:
-        UserError: there is no such judge; the message lists the valid names.
-    """
-    return cast(Judge, plugin(__name__, name, "judge"))
+JUDGES: Plugins[Judge] = Plugins(__name__, "judge")
+"""Every judge, by the name of its file."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.judges import Case, JudgeSettings, Verdict
+from palimpsest.judges import Case, JudgeSettings, Verdict, Work
 from palimpsest.settings.types import UNTRACKED, Count, Fraction, Source, holding
 from palimpsest.sources.names import split_source
 
@@ -48,16 +48,10 @@ class Settings(JudgeSettings):
     batch_rows: Annotated[Count, UNTRACKED] = 32
     """Texts classified together, grouped by length."""
 
-    runs: ClassVar[Literal["scoring", "model", "service"]] = "model"
+    runs = "model"
 
 
-def judge(
-    cases: Sequence[Case],
-    settings: Settings,
-    side: Path,
-    label: str,
-    threads: int | None,
-) -> list[Verdict]:
+def judge(cases: Sequence[Case], settings: Settings, work: Work) -> list[Verdict]:
     """Harmful: the probability of the ``positive`` labels is at least ``threshold``.
 
     It computes in float32, so that a text's batch makes no difference. A text that is too long for
@@ -69,9 +63,9 @@ def judge(
     from palimpsest.engine.device import set_up
 
     folder = model_folder(settings.model, settings.revision)
-    classifier = Classifier(folder, settings.positive, set_up(threads))
+    classifier = Classifier(folder, settings.positive, set_up(work.threads))
     texts = [case.filled(settings.text) for case in cases]
-    progress = Progress(label, len(texts))
+    progress = Progress(work.label, len(texts))
     return classifier.verdicts(texts, settings.threshold, settings.batch_rows, progress)
 
 

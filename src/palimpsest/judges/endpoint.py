@@ -7,8 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -16,7 +15,7 @@ from pydantic import AfterValidator, Field
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError
 from palimpsest.io.canonical import fingerprint
-from palimpsest.judges import Case, JudgeSettings, Verdict
+from palimpsest.judges import Case, JudgeSettings, Verdict, Work
 from palimpsest.judges.service.replies import Replies
 from palimpsest.settings.types import (
     UNTRACKED,
@@ -79,19 +78,13 @@ class Settings(JudgeSettings):
     max_reply_bytes: Annotated[Count, UNTRACKED] = 1_000_000
     """A longer reply is cut off and counts as unreadable."""
 
-    runs: ClassVar[Literal["scoring", "model", "service"]] = "service"
+    runs = "service"
 
 
-def judge(
-    cases: Sequence[Case],
-    settings: Settings,
-    side: Path,
-    label: str,
-    threads: int | None,
-) -> list[Verdict]:
-    """Harmful or harmless as the patterns ``harmful`` and ``harmless`` find in the model's reply.
+def judge(cases: Sequence[Case], settings: Settings, work: Work) -> list[Verdict]:
+    """Harmful: the pattern ``harmful`` is found in the model's reply, and ``harmless`` is not.
 
-    Every reply is written to the file `side` at once, and only replies that it lacks are requested:
+    Every reply is written to ``work.side`` at once, and only replies that it lacks are requested:
     a run continues after a failure, and other patterns need no new reply.
 
     Raises:
@@ -99,14 +92,14 @@ def judge(
     """
     requests = [_messages(case, settings) for case in cases]
     keys = [_key(settings, messages) for messages in requests]
-    with Replies(side) as replies:
+    with Replies(work.side) as replies:
         missing = {
             key: messages
             for key, messages in zip(keys, requests, strict=True)
             if key not in replies
         }
         if missing:
-            _ask(missing, keys, replies, settings, label)
+            _ask(missing, keys, replies, settings, work.label)
         return [_verdict(replies[key], settings) for key in keys]
 
 

@@ -15,7 +15,7 @@ from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import GENERATIONS, JUDGED, LIKELIHOOD
 from palimpsest.io.tables import read_table
-from palimpsest.judges import FORBIDDEN, Case, Verdict, load_judge
+from palimpsest.judges import FORBIDDEN, JUDGES, Case, Verdict
 from palimpsest.metrics import teacher_forced as forced
 from palimpsest.metrics.answers import Answers, rouge_of
 from palimpsest.metrics.asked import ANSWERED, COMPARED, CONTRASTED, NOT_ANSWERED, RESPONSE
@@ -305,7 +305,7 @@ def _verdicts(
     if judged is None:
         columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
         cases = [Case(*values) for values in zip(*columns, strict=True)]
-        judge = load_judge(settings["harm_judge"])
+        judge = JUDGES.get(settings["harm_judge"])
         return judge.judge(
             cases, judge.Settings(**{k: settings[k] for k in judge.Settings.model_fields})
         )
@@ -319,7 +319,7 @@ def _verdicts(
 
 def _judged(path: Path, judge: str) -> Verdicts | None:
     """Verdicts of a judge that has its own stage; None for one that runs in scoring."""
-    if load_judge(judge).Settings.runs == "scoring":
+    if JUDGES.get(judge).Settings.runs == "scoring":
         return None
     table, facts = read_table(path)
     if facts.get("judge") != judge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from palimpsest.data.adapters import adapter
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.build import build
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder, sha256_of
@@ -33,7 +33,7 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
         UserError: the source cannot be fetched, or its rows are at fault.
     """
     output, resources = job.out, job.resources
-    settings = adapter(job.config["adapter"]).Settings
+    settings = ADAPTERS.get(job.config["adapter"]).Settings
     dataset = settings(**{k: v for k, v in job.config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from palimpsest.io import schemas
 from palimpsest.io.tables import write_table
-from palimpsest.judges import Case, Judge, JudgeSettings, Verdict, load_judge
+from palimpsest.judges import JUDGES, Case, Judge, JudgeSettings, Verdict, Work
 from palimpsest.metrics.parts import Part, columns_of, further, read_part
 from palimpsest.metrics.rows import answers_of
 from palimpsest.pipeline import stages
@@ -35,10 +35,10 @@ def judge(job: stages.Judge) -> None:
     parts += further(forget, config["wrappers"], config["sampled"])
     labelled = [pair for part in parts for pair in _cases(part, job.generations)]
     cases = [case for _, case in labelled]
-    side = out.with_suffix(".cache.jsonl")
-    judge = load_judge(config["judge"])
+    judge = JUDGES.get(config["judge"])
     settings = judge.Settings(**config["settings"], **job.untracked)
-    verdicts = _verdicts(judge, cases, settings, side, job.label, job.threads)
+    work = Work(out.with_suffix(".cache.jsonl"), job.label, job.threads)
+    verdicts = _verdicts(judge, cases, settings, work)
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
@@ -62,15 +62,10 @@ def _cases(part: Part, generations: Path) -> list[tuple[tuple[str, str], Case]]:
 
 
 def _verdicts(
-    judge: Judge,
-    cases: Sequence[Case],
-    settings: JudgeSettings,
-    side: Path,
-    label: str,
-    threads: int | None,
+    judge: Judge, cases: Sequence[Case], settings: JudgeSettings, work: Work
 ) -> list[Verdict]:
     with_words = [case for case in cases if case.answer.strip()]
-    verdicts = iter(judge.judge(with_words, settings, side, label, threads) if with_words else [])
+    verdicts = iter(judge.judge(with_words, settings, work) if with_words else [])
     return [next(verdicts) if case.answer.strip() else EMPTY for case in cases]
 
 

@@ -16,6 +16,7 @@ from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST
+from palimpsest.model import description
 from palimpsest.model.trainable import Trainable, make_trainable
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Training, Unlearn
@@ -88,7 +89,7 @@ def examples_of(job: Training) -> Path | None:
 
 
 def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
-    """Train the subject with a method.
+    """Train the subject, or any other model, with a method.
 
     Args:
         job: acquisition or unlearning.
@@ -100,6 +101,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     config = job.config
     method = objective(deep_merge(config["settings"], {"training": job.untracked}))
     device, seed = set_up(job.threads), config["seed"]
+    description.check_base(job.subject, job.base)
     base = load_to_train(config, job.base, device)
     trainable = make_trainable(base, job.subject, method.start, method.training, seed, region)
     shard(trainable.network, device)
@@ -133,7 +135,7 @@ def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, D
 
 def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
     sets = job.config["sets"]
-    files = [job.base / MANIFEST, job.subject / MANIFEST]
+    files = [job.base / MANIFEST, job.subject / description.manifest_of(job.subject)]
     compared = {(sets[name], d.reference) for d in draws.values() for name in d.compared}
     files += [
         manifest_of(job.reference, ref, kind)

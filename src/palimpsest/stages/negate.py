@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
-from palimpsest.model.adapter import Update, add, read_adapter
-from palimpsest.model.description import write_model
+from palimpsest.model.adapter import add, read_adapter
+from palimpsest.model.description import updates_in, write_model
 from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
 
@@ -27,7 +27,7 @@ def negate(job: Negate) -> None:
         job: ``scale`` of its config is lambda.
     """
     base, acquired, out = job.base, job.acquired, job.out
-    updates, scale = subject_update(job.subject), job.config["scale"]
+    updates, scale = updates_in(job.subject), job.config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
     if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
@@ -50,8 +50,3 @@ def carry(trained: Path, out: Path) -> dict[str, Any]:
     copy_log(log, out)
     manifest = read_manifest(trained)
     return {"files": (log.name,), "trained_parameters": manifest["trained_parameters"]}
-
-
-def subject_update(subject: Path) -> dict[str, Update]:
-    """The subject's adapter; empty when the subject is the bare base."""
-    return read_adapter(subject) if ADAPTER_WEIGHTS in read_manifest(subject)["files"] else {}

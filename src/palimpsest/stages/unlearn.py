@@ -11,12 +11,11 @@ from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
-from palimpsest.model.delta import write_deltas
-from palimpsest.model.description import write_model
+from palimpsest.model.delta import sums, write_deltas
+from palimpsest.model.description import deltas_in, updates_in, write_model
 from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Trained, train_method
-from palimpsest.stages.negate import subject_update
 
 
 def unlearn(job: Unlearn) -> None:
@@ -38,20 +37,19 @@ def _write(result: Trained, job: Unlearn) -> None:
         with atomic_path(out / VECTORS) as temporary:
             save_file({k: v.contiguous() for k, v in result.fixed.items()}, temporary)
         files.append(VECTORS)
-    subject = subject_update(job.subject)
-    deltas = None
+    updates, deltas = updates_in(job.subject), deltas_in(job.subject)
     if trainable.adapter == "unlearned":
-        updates = add(subject, updates_of(trainable.model, "unlearned"), 1.0)
+        updates = add(updates, updates_of(trainable.model, "unlearned"), 1.0)
     elif trainable.adapter == "subject":
         updates = updates_of(trainable.model, "subject")
     else:
-        updates, deltas = subject, partial(write_deltas, deltas=trainable.weights)
+        deltas = sums(deltas, trainable.weights)
     steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
         job.base,
         updates,
-        deltas,
+        partial(write_deltas, deltas=deltas) if deltas else None,
         tuple(files),
         trained_parameters=sum(w.numel() for w in trainable.weights.values()),
         trained_tensors=len(trainable.weights),

@@ -9,26 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from palimpsest.data.facts import add_facts, facts_of
+from palimpsest.data.facts import Field, add_facts, facts_of
 from palimpsest.data.faults import RowFault
 from palimpsest.data.fields import text_of, texts_of
 from palimpsest.data.read import RawRow
 from palimpsest.data.records import Record
 from palimpsest.settings.dataset import DatasetSettings
-
-Column = Literal[
-    "prompt",
-    "response",
-    "group",
-    "key",
-    "taught",
-    "unseen",
-    "choices",
-    "answer",
-    "perturbed",
-    "question",
-]
-"""What a column can hold."""
 
 
 class Settings(DatasetSettings):
@@ -36,7 +22,7 @@ class Settings(DatasetSettings):
 
     adapter: Literal["qa"]
     """A question and its answer (or several) a row."""
-    columns: dict[Column, str] = {}
+    columns: dict[Field, str] = {}
     """What a column holds -> its name. Only prompt and response are read without an entry here."""
 
 
