@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from kit import jobs
 from kit import models as tiny
+from kit.jobs import LOAD, UNTRACKED
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
@@ -29,29 +32,19 @@ from palimpsest.model.trainable import make_trainable
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import (
-    Describe,
     Examples,
     Localize,
     Merge,
     Pretrain,
-    Reference,
     Region,
     Retrain,
     Unlearn,
 )
-from palimpsest.stages.describe import describe
-from palimpsest.stages.examples import examples, read_examples
-from palimpsest.stages.localize import localize
-from palimpsest.stages.merge import merge
+from palimpsest.stages.examples import read_examples
 from palimpsest.stages.method import Trained, train_method
-from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import folder_of, reference
 from palimpsest.stages.region import region as select_region
-from palimpsest.stages.unlearn import unlearn
 
 CPU = torch.device("cpu")
-LOAD = {"dtype": "float32", "trust_remote_code": False}
-UNTRACKED = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "first_layer": 1}
 FRESH = {"training": {"lora": LORA, "optimizer": {"learning_rate": 2e-2}}}
 SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}}}
@@ -77,58 +70,23 @@ METHODS: dict[str, dict[str, Any]] = {
 """Settings of every algorithm whose trained model is the result."""
 
 
-class Work:
+LENGTHS = [(4, 5), (7, 3), (3, 8), (5, 5), (4, 4), (6, 3)]
+PARTS = {
+    "forget": tiny.rows(LENGTHS, seed=1, name="f"),
+    "train": tiny.rows(LENGTHS[:4], seed=2, name="n"),
+    "other": tiny.rows(LENGTHS[2:], seed=3, name="o"),
+}
+PRETRAINING = {
+    "data": ["set/forget", "set/train"],
+    "epochs": 60,
+    "batch_rows": 4,
+    "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
+}
+
+
+@dataclass(frozen=True)
+class Work(jobs.Work):
     """Folders of a small subject; every stage is the real one."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.base, self.tokens = root / "base", root / "tokens"
-        tiny.save_base(self.base, tiny.llama(torch.float32))
-        lengths = [(4, 5), (7, 3), (3, 8), (5, 5), (4, 4), (6, 3)]
-        self.parts = {
-            "forget": tiny.rows(lengths, seed=1, name="f"),
-            "train": tiny.rows(lengths[:4], seed=2, name="n"),
-            "other": tiny.rows(lengths[2:], seed=3, name="o"),
-        }
-        tiny.save_tokens(self.tokens / "set", self.parts)
-        self.pretraining = {
-            "data": ["set/forget", "set/train"],
-            "epochs": 60,
-            "batch_rows": 4,
-            "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
-        }
-        config = {**LOAD, "pretrain": self.pretraining}
-        pretrain(
-            Pretrain(
-                config=config,
-                untracked=UNTRACKED,
-                base=self.base,
-                tokens=self.tokens,
-                out=self.subject,
-                label="pretrain",
-                threads=1,
-            )
-        )
-        for part in ("set/train", "set/other"):
-            reference(
-                Reference(
-                    config={**LOAD, "part": part, "kind": "states"},
-                    base=self.base,
-                    subject=self.subject,
-                    tokens=self.tokens,
-                    out=folder_of(self.reference, part, "states"),
-                    label="reference",
-                    threads=1,
-                )
-            )
-
-    @property
-    def subject(self) -> Path:
-        return self.root / "subject"
-
-    @property
-    def reference(self) -> Path:
-        return self.root / "reference"
 
     def config(self, algorithm: str, **settings: Any) -> dict[str, Any]:
         common = {"algorithm": algorithm, "steps": 12, "rows": {"forget": 2, "retain": 2}}
@@ -146,37 +104,18 @@ class Work:
         draws = objective(config["settings"]).draws().values()
         made = None
         if any(draw.examples for draw in draws):
-            made = self.root / f"{name}-examples"
             minimal = {k: v for k, v in config["settings"].items() if k != "region"}
-            given = {**config, "settings": minimal}
-            examples(
-                Examples(
-                    config=given,
-                    base=self.base,
-                    subject=self.subject,
-                    tokens=self.tokens,
-                    out=made,
-                    label="examples",
-                    threads=1,
-                )
-            )
-        out = self.root / name / "model"
-        unlearn(
-            Unlearn(
-                config=config,
-                region=more.pop("region", None),
-                untracked={**UNTRACKED, **more},
-                base=self.base,
-                subject=subject or self.subject,
-                tokens=self.tokens,
-                reference=self.reference if any(draw.reference for draw in draws) else None,
-                examples=made,
-                out=out,
-                label="unlearn",
-                threads=1,
-            )
+            made = self.run(Examples, f"{name}-examples", {**config, "settings": minimal})
+        return self.run(
+            Unlearn,
+            f"{name}/model",
+            config,
+            region=more.pop("region", None),
+            untracked={**UNTRACKED, **more},
+            **({"subject": subject} if subject else {}),
+            reference=self.reference if any(draw.reference for draw in draws) else None,
+            examples=made,
         )
-        return out
 
     def costs(self, model: Any, part: str) -> float:
         """Mean nats per token of a part."""
@@ -192,7 +131,13 @@ class Work:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     """A subject that knows its rows, and its reference."""
-    return Work(tmp_path_factory.mktemp("work"))
+    made = Work(tmp_path_factory.mktemp("work"))
+    tiny.save_base(made.base, tiny.llama(torch.float32))
+    tiny.save_tokens(made.tokens / "set", PARTS)
+    made.run(Pretrain, "subject", {**LOAD, "pretrain": PRETRAINING})
+    for part in ("set/train", "set/other"):
+        made.refer(part)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +148,7 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def original(work: Work) -> Any:
-    describe(
-        Describe(
-            config={"own_training": False},
-            base=work.base,
-            adapter=work.subject,
-            out=work.root / "original",
-        )
-    )
-    return work.load(work.root / "original")
+    return work.load(work.describe("original"))
 
 
 def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
@@ -254,7 +191,7 @@ def test_a_merged_folder_computes_what_the_loaded_model_does(
     work: Work, unlearned: dict[str, Path], name: str
 ) -> None:
     out = unlearned[name].with_name("merged")
-    merge(Merge(config={}, base=work.base, model=unlearned[name], out=out, label="merge"))
+    work.run(Merge, out, {}, model=unlearned[name])
     ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(out)(ids).logits
@@ -361,7 +298,7 @@ def test_training_again_adds_to_what_the_model_has(
     assert (loaded - as_it_was).abs().max() > 100 * (loaded - live).abs().max()
     assert {path.name: sha256_of(path) for path in first.iterdir()} == files
     merged = out.with_name("merged")
-    merge(Merge(config={}, base=work.base, model=out, out=merged, label="merge"))
+    work.run(Merge, merged, {}, model=out)
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
     torch.testing.assert_close(whole, loaded, rtol=1e-4, atol=1e-5)
@@ -405,16 +342,14 @@ def test_a_model_of_another_base_is_not_trained(
     work: Work, unlearned: dict[str, Path], tmp_path: Path
 ) -> None:
     tiny.save_base(tmp_path / "base", tiny.llama(torch.float32, seed=1))
-    job = Unlearn(
-        config=work.config("finetune"),
-        base=tmp_path / "base",
-        subject=unlearned["llmu"],
-        tokens=work.tokens,
-        out=tmp_path / "model",
-        threads=1,
-    )
     with pytest.raises(UserError, match="was made from another version of"):
-        unlearn(job)
+        work.run(
+            Unlearn,
+            tmp_path / "model",
+            work.config("finetune"),
+            base=tmp_path / "base",
+            subject=unlearned["llmu"],
+        )
 
 
 # Labels and mixtures.
@@ -451,10 +386,10 @@ def test_a_mixture_has_every_forget_row_and_as_many_others_with_their_signs(
 ) -> None:
     rows = read_examples(work.root / "ga_gd-examples", "mixture")
     signs = {row.id: row.sign for row in rows}
-    assert sorted(r.id for r in rows if r.sign < 0) == sorted(r.id for r in work.parts["forget"])
-    assert sum(r.sign > 0 for r in rows) == len(work.parts["forget"])
+    assert sorted(r.id for r in rows if r.sign < 0) == sorted(r.id for r in PARTS["forget"])
+    assert sum(r.sign > 0 for r in rows) == len(PARTS["forget"])
     # There are fewer others than forget rows: some come twice, each with its own sign.
-    assert {i for i, sign in signs.items() if sign > 0} == {r.id for r in work.parts["train"]}
+    assert {i for i, sign in signs.items() if sign > 0} == {r.id for r in PARTS["train"]}
 
 
 def test_the_end_token_is_a_target_of_pretraining_and_not_of_unlearning(work: Work) -> None:
@@ -474,19 +409,7 @@ def located(work: Work) -> Path:
         "localize": {"rounds": 2, "share": 0.5, "seed": 0},
         "sets": {"forget": "set/forget", "retain": "set/train"},
     }
-    out = work.root / "localization"
-    localize(
-        Localize(
-            config=config,
-            base=work.base,
-            subject=work.subject,
-            tokens=work.tokens,
-            out=out,
-            label="localize",
-            threads=1,
-        )
-    )
-    return out
+    return work.run(Localize, "localization", config)
 
 
 def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
@@ -509,7 +432,7 @@ def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(wor
     trainable = make_trainable(base, work.subject, "subject", training, 0)
     trainable.model.double()
     body = Body(trainable.network, trainable.first_block)
-    rows = work.parts["forget"]
+    rows = PARTS["forget"]
     batched = [mean_gradients(body, trainable.weights, rows, "g", n) for n in (1, 24, 10_000)]
     for name, weight in trainable.weights.items():
         total = torch.zeros_like(weight)
@@ -619,34 +542,16 @@ def test_a_bad_region_file_is_refused(
 
 
 def test_the_retrained_model_learned_what_is_kept_and_nothing_else(work: Work) -> None:
-    kept = {**work.pretraining, "data": ["set/train"]}
-    adapter, out = work.root / "retained", work.root / "retrained"
-    pretrain(
-        Retrain(
-            config={**LOAD, "pretrain": kept},
-            untracked=UNTRACKED,
-            base=work.base,
-            tokens=work.tokens,
-            out=adapter,
-            label="retrain",
-            threads=1,
-        )
-    )
-    describe(Describe(config={"own_training": True}, base=work.base, adapter=adapter, out=out))
-    model = work.load(out)
+    kept = {**PRETRAINING, "data": ["set/train"]}
+    adapter = work.run(Retrain, "retained", {**LOAD, "pretrain": kept})
+    model = work.load(work.describe("retrained", adapter, trained=True))
     assert work.costs(model, "train") < 0.5
     assert work.costs(model, "forget") > 3
 
 
 def test_nothing_to_retrain_on_is_refused(work: Work) -> None:
-    job = Retrain(
-        config={**LOAD, "pretrain": {"data": []}},
-        base=work.base,
-        tokens=work.tokens,
-        out=work.root / "no",
-    )
     with pytest.raises(UserError, match=r"no part of pretrain\.data is to be kept"):
-        pretrain(job)
+        work.run(Retrain, "no", {**LOAD, "pretrain": {"data": []}})
 
 
 def test_a_retain_set_smaller_than_a_batch_is_refused(work: Work) -> None:
@@ -667,31 +572,10 @@ def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
 
 
 def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:
-    bare = work.root / "bare"
-    pretrain(
-        Pretrain(
-            config={**LOAD, "pretrain": None},
-            untracked=UNTRACKED,
-            base=work.base,
-            tokens=work.tokens,
-            out=bare,
-            label="pretrain",
-            threads=1,
-        )
-    )
+    bare = work.run(Pretrain, "bare", {**LOAD, "pretrain": None})
     config = work.config("gradient_ascent", **SUBJECT)
     with pytest.raises(UserError, match="start: fresh"):
-        unlearn(
-            Unlearn(
-                config=config,
-                untracked=UNTRACKED,
-                base=work.base,
-                subject=bare,
-                tokens=work.tokens,
-                out=work.root / "x",
-                threads=1,
-            )
-        )
+        work.run(Unlearn, "x", config, subject=bare)
 
 
 def test_labels_that_are_all_masked_cost_nothing(work: Work) -> None:

@@ -241,7 +241,7 @@ def test_texts_with_and_without_a_context_keep_their_places(tmp_path: Path) -> N
     assert [len(ids) for ids in tokens["input_ids"].to_pylist()] == [2, 3, 2]
 
 
-def test_a_text_longer_than_the_context_is_told_of_windows(tmp_path: Path) -> None:
+def test_a_text_longer_than_the_context_is_refused_with_advice(tmp_path: Path) -> None:
     message = "row set-00000: 1 prompt and 69 response tokens are 70, .*of 64; set window_words"
     with pytest.raises(UserError, match=message):
         tokenize_text(table(("", "a" * 70)), base(tmp_path, byte_level()), "set/all")

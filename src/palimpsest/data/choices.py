@@ -19,14 +19,14 @@ class Question:
     id: str
     """The row's id."""
     prompt: str
-    """What is asked: the row's ``question`` where the choices do not answer its prompt."""
+    """The row's ``question``, or its prompt where it has no ``question``."""
     choices: list[str]
     answer: int
     """Index of the right choice."""
 
 
 def read_questions(datasets: Path, ref: str) -> tuple[list[Question], int]:
-    """The questions of a part in its order, and how many of its rows are none.
+    """The questions of a part in its order, and the number of its rows that are no questions.
 
     Args:
         datasets: ``resources/datasets``.

@@ -47,8 +47,7 @@ def several(untracked: dict[str, Any]) -> Iterator[None]:
     """Run a block in one process per device.
 
     Args:
-        untracked: a stage's settings that change no result; ``devices`` and ``parallel`` are taken
-            out of it.
+        untracked: a stage's untracked settings; ``devices`` and ``parallel`` are taken out of it.
 
     Raises:
         UserError: there are GPUs, but too few; or a copy failed.
@@ -72,11 +71,11 @@ def several(untracked: dict[str, Any]) -> Iterator[None]:
 
 
 def _check_gpus(devices: int) -> None:
-    found = len(usable(os.environ))
-    if 0 < found < devices:
+    usable_gpus = len(usable(os.environ))
+    if 0 < usable_gpus < devices:
         raise UserError(
-            f"devices: {devices}, but this job may use {found} "
-            f"({VISIBLE}={os.environ.get(VISIBLE, '')}); set devices to {found} in bases or "
+            f"devices: {devices}, but this job may use {usable_gpus} "
+            f"({VISIBLE}={os.environ.get(VISIBLE, '')}); set devices to {usable_gpus} in bases or "
             f"models, or let Snakemake give more: --resources gpu={devices}"
         )
 

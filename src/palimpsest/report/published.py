@@ -56,18 +56,18 @@ def write_table(
     if not begin or not end:
         raise UserError(f"{page} lacks one of the lines {first!r} and {last!r}")
     rows = {titles.get(m, m): (m, _metrics(path)) for m, path in evaluations.items()}
-    made = knowundo_table(rows) if table == "knowundo" else truthfulqa_table(rows)
-    write_text(page, f"{before}{begin}\n\n{made}\n{end}{after}")
+    content = knowundo_table(rows) if table == "knowundo" else truthfulqa_table(rows)
+    write_text(page, f"{before}{begin}\n\n{content}\n{end}{after}")
 
 
 def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Our values with intervals, and the paper's where it has the method."""
+    """Our values with intervals, and those of the paper where it has the method."""
     names = ["Unlearn Success", "Retention Success", "average"]
     lines = [["method", *names, *(f"paper: {name}" for name in names)]]
     for title, (method, metrics) in rows.items():
-        ours = [_percent(metrics["knowundo"][name]) for name in MEASURES]
-        theirs = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
-        lines.append([title, *ours, *theirs])
+        measured = [_percent(metrics["knowundo"][name]) for name in MEASURES]
+        published = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
+        lines.append([title, *measured, *published])
     return _markdown(lines)
 
 

@@ -1,4 +1,4 @@
-"""Models that nothing was unlearned from, described like every other one."""
+"""Describes the models without unlearning: the subject, `retrained`, the bare base."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def describe(job: Describe) -> None:
         UserError: the adapter is missing or altered.
     """
     updates = {} if job.adapter is None else updates_in(job.adapter)
-    # Only of `retrained` is the training a cost of its own: that of the subject is everybody's.
+    # The training of `retrained` is its own cost; all methods share that of the subject.
     log = carry(job.adapter, job.out) if job.adapter and job.config["own_training"] else {}
     write_model(job.out, job.base, updates, **log)

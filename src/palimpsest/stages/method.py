@@ -1,4 +1,4 @@
-"""Training with a method's objective: what acquisition and unlearning have in common."""
+"""Trains with a method's objective, for acquisition and unlearning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Files:
     """The rows of a method in files: a `palimpsest.engine.assemble.Source`.
 
     Attributes:
-        job: where they are; ``sets`` of its config has ``dataset/part`` of the scenario's sets.
+        job: has the paths; ``sets`` of its config has ``dataset/part`` of the scenario's sets.
         end_token: the end-of-text token after a response is a target too.
     """
 
@@ -57,7 +57,7 @@ class Files:
         if reference is None:
             return rows
         if self.job.reference is None:
-            raise ValueError("a term compares with the subject, but no reference was given")
+            raise ValueError("a term compares with the subject, but the job has no reference")
         return with_reference(rows, self.job.reference, ref, reference)
 
     def examples(self, stream: str) -> list[Row]:
@@ -70,12 +70,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left.
+    """The result of a training.
 
     Attributes:
         trainable: the model and its trained tensors.
         log: the step log.
-        fixed: tensors that the objective fixed before (control vector, random targets).
+        fixed: what `Objective.prepare` returned (control vector, random targets).
     """
 
     trainable: Trainable
@@ -84,7 +84,7 @@ class Trained:
 
 
 def examples_of(job: Training) -> Path | None:
-    """Folder of the labelled or mixed rows, if the job has some."""
+    """Folder of the labelled or mixed rows; None for a job without them."""
     return job.examples if isinstance(job, Unlearn) else None
 
 
@@ -121,7 +121,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:
-    # Logits follow from states only while the head is as it was; costs do not need it.
+    # Logits follow from states only while the head stays unchanged; costs do not need the head.
     head = {id(p) for p in body.head.parameters() if p.requires_grad}
     if head & {id(w) for w in trainable.weights.values()} and any(
         draw.reference == "states" for draw in draws.values()

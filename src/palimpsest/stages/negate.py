@@ -19,9 +19,9 @@ from palimpsest.stages.common import copy_log
 def negate(job: Negate) -> None:
     """Write theta_o - lambda (theta_m - theta_o) (arXiv:2402.10058, stage 2; arXiv:2212.04089).
 
-    What was acquired (an adapter, or differences of base tensors in fp32) *is* the task vector
-    theta_m - theta_o, so its sign is flipped and scaled; no model is loaded and no weight of the
-    base is read. Differences are streamed: of the largest of them a few rows are in memory.
+    The acquired adapter (or differences of base tensors in fp32) *is* the task vector
+    theta_m - theta_o, so it is multiplied by -lambda; no model is loaded and no weight of the base
+    is read. Differences are streamed: only a few rows of a tensor are in memory.
 
     Args:
         job: ``scale`` of its config is lambda.
@@ -33,14 +33,14 @@ def negate(job: Negate) -> None:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
     negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
-    # With lambda = 0 there is no difference at all: not even the sign of a zero.
+    # With lambda = 0 the result equals the base exactly, signs of zeros included.
     write_model(out, base, updates, negated if scale else None, **facts)
 
 
 def carry(trained: Path, out: Path) -> dict[str, Any]:
-    """Copy the log of the training in `trained` beside the model made of it.
+    """Copy the log of the training in `trained` to its model in `out`.
 
-    So nobody needs the folder `trained` later: it may be hazardous, and deleted.
+    So the folder `trained` is not needed later: it may be hazardous, and deleted.
 
     Returns:
         Arguments of `write_model`.

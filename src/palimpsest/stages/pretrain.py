@@ -1,4 +1,4 @@
-"""LoRA pretraining: teach the subject what some of it will have to forget."""
+"""LoRA pretraining: teach the subject its rows, of which a part is unlearned later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unlearning: train the subject with a method's objective; what comes out is the result."""
+"""Unlearning: train the subject with a method's objective."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def unlearn(job: Unlearn) -> None:
         UserError: an input is missing or altered, nothing would be trained, training diverged.
     """
     region = None if job.region is None else read_document(job.region)["tensors"]
-    done = train_method(job, region)
-    _write(done, job)
+    result = train_method(job, region)
+    _write(result, job)
     shutil.rmtree(side_folder(job.out), ignore_errors=True)
 
 
-def _write(done: Trained, job: Unlearn) -> None:
-    trained, files, out = done.trainable, [TRAINING_LOG], job.out
-    copy_log(done.log, out)
-    if done.fixed:
+def _write(result: Trained, job: Unlearn) -> None:
+    trainable, files, out = result.trainable, [TRAINING_LOG], job.out
+    copy_log(result.log, out)
+    if result.fixed:
         with atomic_path(out / VECTORS) as temporary:
-            save_file({k: v.contiguous() for k, v in done.fixed.items()}, temporary)
+            save_file({k: v.contiguous() for k, v in result.fixed.items()}, temporary)
         files.append(VECTORS)
     updates, deltas = updates_in(job.subject), deltas_in(job.subject)
-    if trained.adapter == "unlearned":
-        updates = add(updates, updates_of(trained.model, "unlearned"), 1.0)
-    elif trained.adapter == "subject":
-        updates = updates_of(trained.model, "subject")
+    if trainable.adapter == "unlearned":
+        updates = add(updates, updates_of(trainable.model, "unlearned"), 1.0)
+    elif trainable.adapter == "subject":
+        updates = updates_of(trainable.model, "subject")
     else:
-        deltas = sums(deltas, trained.weights)
+        deltas = sums(deltas, trainable.weights)
     steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
@@ -51,8 +51,8 @@ def _write(done: Trained, job: Unlearn) -> None:
         updates,
         partial(write_deltas, deltas=deltas) if deltas else None,
         tuple(files),
-        trained_parameters=sum(w.numel() for w in trained.weights.values()),
-        trained_tensors=len(trained.weights),
+        trained_parameters=sum(w.numel() for w in trainable.weights.values()),
+        trained_tensors=len(trainable.weights),
         steps=steps,
         seed=job.config["seed"],
     )
