@@ -1,4 +1,4 @@
-"""Write every file that is generated from the code: schemas, key tables, tables of measures and stages.
+"""Generate files from the code: schemas, key tables, tables of measures and stages.
 
 ``python -m palimpsest.docs`` writes them; ``--check`` exits with 1 if they are outdated.
 """
