@@ -73,8 +73,8 @@ class Record:
             write_text(self.folder / "growth.svg", found)
         page = self.folder / "performance.md"
         if page.exists():
-            text = page.read_text(encoding="utf-8")
-            write_text(page, renewed(page, text, MARKS, markdown(lines, timings)))
+            before = page.read_text(encoding="utf-8")
+            write_text(page, renewed(page, before, MARKS, markdown(lines, timings)))
 
 
 def markdown(lines: Iterable[Any], timings: Timings) -> str:
