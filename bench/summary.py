@@ -33,9 +33,9 @@ class Record:
         if self._csv.exists():
             with open(self._csv, newline="", encoding="utf-8") as handle:
                 self.rows = list(csv.DictReader(handle))
-        known = self._json.exists()
+        has_facts = self._json.exists()
         self.facts: dict[str, Any] = (
-            json.loads(self._json.read_text(encoding="utf-8")) if known else {}
+            json.loads(self._json.read_text(encoding="utf-8")) if has_facts else {}
         )
 
     def replace(
@@ -69,8 +69,8 @@ class Record:
         timings = Timings(self.rows, self.facts)
         lines = lines_of(timings)
         write_text(self.folder / "performance.svg", ratios(lines))
-        if found := growth(timings):
-            write_text(self.folder / "growth.svg", found)
+        if plot := growth(timings):
+            write_text(self.folder / "growth.svg", plot)
         page = self.folder / "performance.md"
         if page.exists():
             before = page.read_text(encoding="utf-8")
@@ -107,17 +107,17 @@ def described(timings: Timings) -> str:
     for piece, machine in facts.get("machines", {}).items():
         text = "; ".join(f"{name} {value}" for name, value in sorted(machine.items()))
         machines.setdefault(text, []).append(piece)
-    alone = len(machines) == 1
+    single = len(machines) == 1
     heading = "".join(
-        f"Machine{'' if alone else ' of ' + ', '.join(pieces)}: {machine}.\n\n"
+        f"Machine{'' if single else ' of ' + ', '.join(pieces)}: {machine}.\n\n"
         for machine, pieces in machines.items()
     )
     data = "; ".join(f"{name}: {value}" for name, value in facts.get("data", {}).items())
-    apart = timings.largest_difference()
+    difference = timings.largest_difference()
     same = (
         f"\n\nResults of the first timed repeat, plain form against ours: the largest difference "
-        f"is {apart[0]:.1e} of a piece's largest result ({apart[1]})."
-        if apart
+        f"is {difference[0]:.1e} of a piece's largest result ({difference[1]})."
+        if difference
         else ""
     )
     return f"{heading}Data: {data}.{same}\n"

@@ -25,8 +25,8 @@ def _main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="palimpsest",
-        description="Look at models that Palimpsest has made to forget. Models are built by "
-        "Snakemake: `snakemake results/<model>/<method>/eval.json --cores all`.",
+        description="Look at models that have unlearned something. Snakemake builds them:"
+        " `snakemake results/<model>/<method>/eval.json --cores all`.",
     )
     parser.add_argument(
         "--configfile", type=Path, action="append", default=[], help="overlay, as for snakemake"
@@ -53,10 +53,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     plan = commands.add_parser(
         "plan",
-        help="print what a target would take: memory, disk, time, what is cached; runs nothing",
+        help="print what a target would need: memory, disk, time, what is cached; runs nothing",
         description="Print for every stage of a target the device memory, main memory, disk and "
-        "time that it would take, and whether its result is there already. Nothing is run, "
-        "downloaded or written.",
+        "time that it would need, and whether its result is there already. Nothing runs, and "
+        "nothing is downloaded or written.",
         epilog="examples: palimpsest plan results/llama2-13b/sku/eval.json; "
         "palimpsest plan results/mini/sku/eval.json --configfile config/test/mini.yaml; "
         "palimpsest plan --config 'measure={batch_tokens: 512}'. "
@@ -126,10 +126,10 @@ def _ask(args: argparse.Namespace) -> None:
     from palimpsest.measuring.ask import answers
 
     base = cfg.models[args.model].base
-    told = answers(
+    texts = answers(
         Path("resources/models") / base, cfg.bases[base], folders, args.prompt, args.max_new_tokens
     )
-    for when, text in told.items():
+    for when, text in texts.items():
         name = "original" if when == "before" else args.method
         print(f"{when} ({name}):")
         print(textwrap.indent(textwrap.fill(text or "(empty answer)", 76), "    "))

@@ -35,10 +35,10 @@ class Plugins(Generic[P]):
         Raises:
             UserError: there is no such plug-in; the message lists the valid names.
         """
-        known = self.all()
-        if name not in known:
-            raise UserError(f"no {self.kind} '{name}'{did_you_mean(name, known)}")
-        return known[name]
+        files = self.all()
+        if name not in files:
+            raise UserError(f"no {self.kind} '{name}'{did_you_mean(name, files)}")
+        return files[name]
 
 
 @functools.cache

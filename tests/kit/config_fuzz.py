@@ -187,10 +187,10 @@ SNIPPETS = (
     "#",
     "\n",
 )
-"""What is put into the text of a file."""
+"""Snippets for the text of a file."""
 
 ORDINARY = ("7", "1", "0.25", "true", "null", "&a 1", "!!int 3", "!!str 4", " # x\n", "\n", "x")
-"""The same, with a chance to be accepted."""
+"""Snippets that may be valid."""
 
 _DRAWN = st.one_of(
     st.text(max_size=20),
@@ -255,7 +255,9 @@ def changed_configs(draw: st.DrawFn) -> dict[str, Any]:
             case "gone" if isinstance(table, dict):
                 del table[key]
             case _:
-                entry = draw(st.sampled_from([*raw.get("methods", {"": {}}).values()] or [{}]))
+                methods = raw.get("methods")
+                entries = list(methods.values()) if isinstance(methods, dict) else []
+                entry = draw(st.sampled_from(entries or [{}]))
                 if isinstance(entry, dict):
                     entry["title"] = draw(st.sampled_from(TEXTS))
     return raw

@@ -14,7 +14,7 @@ from palimpsest.settings.draw import Kind
 from palimpsest.stages.reference import folder_of
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
+UNTRACKED = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 """Settings of a training that change no result."""
 FOLDERS = ("base", "tokens", "datasets", "subject", "acquired")
 """Arguments that are folders of these names."""
@@ -22,7 +22,7 @@ FOLDERS = ("base", "tokens", "datasets", "subject", "acquired")
 
 @dataclass(frozen=True)
 class Work:
-    """Folders of a small subject and of what is made of it, side by side."""
+    """Folders of a small subject and of the results of its jobs, side by side."""
 
     root: Path
 
@@ -46,19 +46,19 @@ class Work:
         return self.root / name
 
     def run(self, stage: type[Stage], out: str | Path, config: Any, **arguments: Any) -> Path:
-        """Do a job of a stage; what `arguments` does not name are the folders here.
+        """Do a job of a stage; `arguments` replace the folders here.
 
         Args:
             stage: the stage.
-            out: what it writes, below the root where it is no whole path.
+            out: its output; a relative path is below the root.
             config: its slice.
             **arguments: other fields of the stage.
         """
         fields = {field.name for field in dataclasses.fields(stage)}
-        known = {name: self.root / name for name in FOLDERS if name in fields}
-        known |= {"label": stage.name(), "threads": 1}
-        known |= {"untracked": FREE} if stage.trains else {}
-        work(stage)(stage(config=config, out=self.root / out, **{**known, **arguments}))
+        defaults = {name: self.root / name for name in FOLDERS if name in fields}
+        defaults |= {"label": stage.name(), "threads": 1}
+        defaults |= {"untracked": UNTRACKED} if stage.trains else {}
+        work(stage)(stage(config=config, out=self.root / out, **{**defaults, **arguments}))
         return self.root / out
 
     def refer(self, part: str = "set/train", kind: Kind = "states") -> Path:
@@ -67,10 +67,10 @@ class Work:
         return self.run(Reference, out, {**LOAD, "part": part, "kind": kind})
 
     def negate(self, scale: float, out: str | Path, **arguments: Any) -> Path:
-        """Subtract what was acquired, by lambda."""
+        """Subtract the acquired task vector, times lambda."""
         return self.run(Negate, out, {"scale": scale}, **arguments)
 
     def describe(self, out: str | Path, adapter: Path | None = None, trained: bool = False) -> Path:
-        """Describe a model that nothing was unlearned from: that of the subject's adapter."""
+        """Describe a model without unlearning: that of the subject's adapter."""
         adapter = adapter or self.subject
         return self.run(Describe, out, {"own_training": trained}, adapter=adapter)

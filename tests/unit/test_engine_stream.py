@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
+from kit import preference
 from kit.by_hand import LN2, A, B, logits, signed, stream
 from kit.golden import LABELS, approx, shifted, value_and_gradients
 from kit.methods import assert_same_gradients
@@ -91,6 +92,23 @@ def test_ignored_labels_leave_the_others_as_they_are() -> None:
     known = replace(partly, reference=logits([1 / 2, 1 / 4, 1 / 4], [1 / 2, 1 / 4, 1 / 4]))
     assert stream(known).kl("answer").tolist() == pytest.approx([0.0], abs=1e-15)
     assert len(stream(known).kl("all")) == 2
+
+
+def test_row_sums_are_those_of_each_row_s_targets() -> None:
+    """A: (1 + 2) ln 2, B: 3 ln 2; what does not count adds nothing."""
+    rows = stream(A, B)
+    assert (rows.row_sums(rows.token_nll()) / LN2).tolist() == pytest.approx([3.0, 3.0])
+    none = replace(B, labels=torch.tensor([IGNORED]))
+    partly = stream(replace(A, labels=torch.tensor([IGNORED, 2])), none)
+    assert (partly.row_sums(partly.token_nll()) / LN2).tolist() == pytest.approx([2.0, 0.0])
+
+
+def test_row_sums_of_both_models_have_their_golden_values() -> None:
+    rows = preference.FORGET.stream()
+    trained = rows.row_sums(rows.token_nll()).tolist()
+    subject = rows.row_sums(rows.reference_costs()).tolist()
+    assert trained == approx([2.95429796378, 5.8587245041, 3.32850222588])
+    assert subject == approx([1.29331838757, 4.33890431566, 2.30048454798])
 
 
 def test_the_cost_of_a_mixture_is_that_of_its_kept_rows() -> None:

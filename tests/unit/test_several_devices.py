@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from kit import methods as tiny_methods
 from kit import models as tiny
 from kit import train_on_several as program
-from kit.jobs import FREE, LOAD, Work
+from kit.jobs import LOAD, UNTRACKED, Work
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, TRAINING_LOG
@@ -114,10 +114,10 @@ class Acquisition:
 
     root: Path
 
-    def start(self, out: str, steps: int, **free: Any) -> subprocess.Popen[str]:
+    def start(self, out: str, steps: int, **untracked: Any) -> subprocess.Popen[str]:
         options = {
             "config": json.dumps(config(steps)),
-            "untracked": json.dumps({**FREE, "devices": 2, **free}),
+            "untracked": json.dumps({**UNTRACKED, "devices": 2, **untracked}),
             "base": self.root / "base",
             "subject": self.root / "subject",
             "tokens": self.root / "tokens",
@@ -173,10 +173,12 @@ def until(process: subprocess.Popen[str], log: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_one(acquisition):
+def test_a_stopped_run_on_two_devices_ends_with_the_same_bytes(acquisition):
     root, steps = acquisition.root, 100
     folders = {name: root / name for name in ("base", "subject", "tokens", "reference")}
-    acquire(Acquire(config=config(steps), untracked=FREE, **folders, out=root / "one", threads=1))
+    acquire(
+        Acquire(config=config(steps), untracked=UNTRACKED, **folders, out=root / "one", threads=1)
+    )
     whole = acquisition.start("whole", steps)
     errors = whole.communicate(timeout=600)[1]
     assert whole.returncode == 0, errors

@@ -35,7 +35,7 @@ from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import with_own_responses
+from palimpsest.measuring.rows import with_right_responses
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
@@ -187,7 +187,7 @@ def our_logprobs(
             rows.append(Row(f"{question.id} {i}", torch.tensor(ids), len(prompt)))
     network = load_model(work / model, work / "base", dtype, CPU)
     lines = likelihood(
-        Body(network), with_own_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
+        Body(network), with_right_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
     ).to_pandas()
     sums = lines.groupby("id")["logprob"].sum()
     return [[sums[f"{q.id} {i}"] for i in range(len(q.choices))] for q in questions]

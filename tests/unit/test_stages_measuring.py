@@ -27,7 +27,7 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.ask import answers
 from palimpsest.measuring.backends import transformers_answerer
-from palimpsest.metrics.asked import RESPONSE, asked
+from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
@@ -149,8 +149,8 @@ def test_answers_may_be_limited_and_likelihoods_stay_complete(work: Path, tmp_pa
     measured(work, {**CONFIG, "answers": 2}, tmp_path)
     full = frame(work / "measured-original" / "generations.parquet")
     some = frame(tmp_path / "generations.parquet")
-    wanted = asked([row.id for row in PARTS["forget"]], 2)
-    wanted += asked([row.id for row in PARTS["train"]], 2)
+    wanted = draw_ids([row.id for row in PARTS["forget"]], 2)
+    wanted += draw_ids([row.id for row in PARTS["train"]], 2)
     assert some["id"].tolist() == wanted
     pd.testing.assert_frame_equal(some, full[full["id"].isin(wanted)].reset_index(drop=True))
     likelihoods = (work / "measured-original", tmp_path)
@@ -185,7 +185,7 @@ def test_wrong_answers_may_be_limited(work: Path, tmp_path: Path) -> None:
     table = frame(measured(work, {**CONFIG, "alternatives": 1}, tmp_path) / "likelihood.parquet")
     wrong = table[table["alternative"] != RESPONSE]
     with_wrong = [row.id for i, row in enumerate(PARTS["forget"]) if WRONG[i % 3]]
-    assert set(wrong[wrong["part"] == "forget"]["id"]) == set(asked(with_wrong, 1))
+    assert set(wrong[wrong["part"] == "forget"]["id"]) == set(draw_ids(with_wrong, 1))
 
 
 def test_the_subject_before_unlearning_says_how_fluent_an_answer_is(work: Path) -> None:
@@ -209,7 +209,7 @@ def test_wrapped_and_sampled_answers_are_filed_apart(work: Path, tmp_path: Path)
     table = frame(measured(work, config, tmp_path / "a") / "generations.parquet")
     again = frame(measured(work, config, tmp_path / "b") / "generations.parquet")
     pd.testing.assert_frame_equal(table, again)
-    ids = asked([row.id for row in PARTS["forget"]], 2)
+    ids = draw_ids([row.id for row in PARTS["forget"]], 2)
     further = ["forget:polite", "forget:sampled-3", "forget:sampled-4"]
     assert [p for p in dict.fromkeys(table["part"]) if ":" in p] == further
     said = {part: lines.set_index("id")["answer"] for part, lines in table.groupby("part")}

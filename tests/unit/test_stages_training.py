@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from kit import jobs
 from kit import models as tiny
-from kit.jobs import FREE, LOAD
+from kit.jobs import LOAD, UNTRACKED
 from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.device import set_up
@@ -75,7 +75,9 @@ class Work(jobs.Work):
     """The subject, with its acquisition."""
 
     def acquire(self, out: str, config: dict[str, Any] = ACQUIRE, **free: Any) -> Path:
-        return self.run(Acquire, out, config, untracked={**FREE, **free}, reference=self.reference)
+        return self.run(
+            Acquire, out, config, untracked={**UNTRACKED, **free}, reference=self.reference
+        )
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,9 @@ def test_kept_reference_states_are_those_of_the_live_subject(work: Work) -> None
 
 def test_a_reference_of_other_rows_is_refused(work: Work) -> None:
     for rows, name in [(rows_of(work, "forget"), "f-0"), (tiny.rows([(9, 9)], name="n"), "n-0")]:
-        with pytest.raises(UserError, match=rf"not made of the rows of set/train \(row {name}\)"):
+        with pytest.raises(
+            UserError, match=rf"does not belong to the rows of set/train \(row {name}\)"
+        ):
             with_reference(rows, work.reference, "set/train", "states")
 
 
@@ -258,7 +262,7 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "steps": 1_000_000}}
     options = {
         "config": json.dumps(config),
-        "untracked": json.dumps(FREE),
+        "untracked": json.dumps(UNTRACKED),
         "base": work.base,
         "subject": work.subject,
         "tokens": work.tokens,

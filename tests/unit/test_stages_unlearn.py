@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kit import jobs
 from kit import models as tiny
-from kit.jobs import FREE, LOAD
+from kit.jobs import LOAD, UNTRACKED
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
@@ -105,7 +105,7 @@ class Work(jobs.Work):
             f"{name}/model",
             config,
             region=more.pop("region", None),
-            untracked={**FREE, **more},
+            untracked={**UNTRACKED, **more},
             reference=self.reference if any(draw.reference for draw in draws) else None,
             examples=made,
         )

@@ -35,7 +35,7 @@ _LIMITS = {
     "lt": "exclusiveMaximum",
     "le": "maximum",
 }
-"""pydantic leaves these words behind where a validator runs before the limit -> JSON schema's."""
+"""pydantic's word for a limit, where a validator runs before it -> JSON schema's word."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Key:
 def schema_text() -> str:
     """The JSON schema of the configuration.
 
-    No key is required at the top, for each file holds only some.
+    No key is required at the top, for each file holds a part of the keys.
     """
     schema = _tidied(Config.model_json_schema())
     del schema["required"]
     for catalog in ("datasets", "methods"):
-        # What an entry that is like another has to give, and which keys it can, the other says.
+        # The keys of an entry that is like another follow from that other one.
         entry = schema["properties"][catalog]["additionalProperties"]
         like = {"type": "object", "required": ["like"], "properties": {"like": {"type": "string"}}}
         schema["properties"][catalog]["additionalProperties"] = {"anyOf": [like, entry]}
@@ -76,26 +76,26 @@ def tables_text() -> str:
         lines += [f"## `{name}`", "", key["description"], ""]
         if name == "datasets":
             lines += ["Keys that every data set has:", ""]
-            lines += _plugged(
+            lines += _plugin_tables(
                 DatasetSettings, "adapter", {name: a.Settings for name, a in ADAPTERS.all().items()}
             )
         elif name == "methods":
             lines += ["Keys that every method has:", ""]
-            lines += _plugged(MethodSettings, "algorithm", algorithms())
+            lines += _plugin_tables(MethodSettings, "algorithm", algorithms())
         else:
             lines += _table(_top_level(name))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _plugged(
-    common: type[Section], word: str, plugged: Mapping[str, type[Section]]
+def _plugin_tables(
+    common: type[Section], word: str, plugins: Mapping[str, type[Section]]
 ) -> Iterator[str]:
     """Lines of the tables of a catalog whose entries are settings of plug-ins."""
     shared = _keys_of(common)
     yield from _table(shared)
-    for name, settings in sorted(plugged.items()):
-        words = inspect.getdoc(inspect.getmodule(settings)) or ""
-        first_line = words.splitlines()[0].replace("``", "`")
+    for name, settings in sorted(plugins.items()):
+        text = inspect.getdoc(inspect.getmodule(settings)) or ""
+        first_line = text.splitlines()[0].replace("``", "`")
         yield from (f"### `{word}: {name}`", "", first_line, "")
         yield from _table(k for k in _keys_of(settings) if k not in shared)
 
@@ -170,9 +170,9 @@ def _inner(child: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[dict[str,
     options = child.get("anyOf", [child])
     for option in options:
         table = option.get("additionalProperties")
-        found = _resolved(table if isinstance(table, dict) else option, defs)
-        if "properties" in found:
-            return found, len(options) > 1
+        section = _resolved(table if isinstance(table, dict) else option, defs)
+        if "properties" in section:
+            return section, len(options) > 1
     return None, False
 
 

@@ -15,8 +15,8 @@ def _section() -> type[Section]:
     keys: dict[str, Any] = {}
     for name, judge in JUDGES.all().items():
         if judge.Settings.runs != "scoring":
-            words = (inspect.getdoc(judge) or "").splitlines()[0]
-            keys[name] = (judge.Settings | None, Field(None, description=words))
+            first_line = (inspect.getdoc(judge) or "").splitlines()[0]
+            keys[name] = (judge.Settings | None, Field(None, description=first_line))
     return create_model("Judges", __base__=Section, __doc__="Settings of the judges.", **keys)
 
 

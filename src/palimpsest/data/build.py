@@ -28,7 +28,7 @@ class Built:
     parts: dict[str, pa.Table]
     """Part -> rows in source order, columns `palimpsest.io.schemas.DATASET`."""
     facts: dict[str, Any]
-    """What the manifest says: format, rows, groups, split, dropped and repaired rows."""
+    """Facts for the manifest: format, rows, groups, split, dropped and repaired rows."""
 
 
 def build(
@@ -39,7 +39,7 @@ def build(
     Args:
         name: key of the data set; ids begin with it.
         dataset: its configuration.
-        source: the file with the rows, or several whose rows follow one another.
+        source: the file with the rows, or several files, one after the other.
         facts: the sidecar file, if there is one.
 
     Raises:
@@ -84,7 +84,7 @@ def _read(
     rows: list[RawRow] = []
     records: list[Record] = []
     for source in sources:
-        # Rows are numbered through all files: ids are made of their numbers.
+        # Rows are numbered across all files, since ids contain their numbers.
         first = rows[-1].index + 1 if rows else 0
         numbered = [replace(row, index=row.index + first) for row in read_rows(source, faults)]
         records += _records(dataset, source, numbered, faults)
@@ -106,20 +106,20 @@ def _records(
     records: list[Record] = []
     for raw in rows:
         try:
-            of_row: list[Record] = list(reader.records(raw, dataset))
+            row_records: list[Record] = list(reader.records(raw, dataset))
         except RowFault as fault:
             faults.report(source.name, raw.where, str(fault))
             continue
         except LeftOut as reason:
             faults.left_out[str(reason)] = faults.left_out.get(str(reason), 0) + 1
             continue
-        for record in of_row:
+        for record in row_records:
             record.where, record.subset = raw.where, raw.subset
             if record.mended:
                 was, now = record.mended
                 place = {"file": source.name, "row": raw.where}
                 faults.repaired.append({**place, "was": was, "is": now})
-        records += of_row
+        records += row_records
     return records
 
 

@@ -84,6 +84,14 @@ class Stream:
         costs = [_costs(row)[row.targets != IGNORED] for row in self.rows]
         return torch.cat(costs).to(self.device)
 
+    def row_sums(self, values: Tensor) -> Tensor:
+        """Sums of what stands at each row's targets that count, [rows]; 0 where there is none.
+
+        Args:
+            values: a number for each of these targets, [tokens], as `token_nll` gives them.
+        """
+        return torch.stack([of_row.sum() for of_row in values.split(self._counts())])
+
     def entropy(self) -> Tensor:
         """Entropy of the prediction of every target that counts, nats, [tokens]."""
         return self._at_targets(lambda states, _: heads.entropy(states, self.head))

@@ -18,9 +18,9 @@ from palimpsest.metrics.schema import schema_text
 
 PAGE, SCHEMA = Path("docs/metrics.md"), Path("workflow/schemas/eval.schema.json")
 DIRECTIONS, JUDGE_TABLE, OTHERS = "directions", "judges", "others"
-"""The tables that belong to no file: which direction is good; judges; files without a place."""
+"""Tables of no single file: which direction is good; judges; files without marks on the page."""
 RUNS = {"scoring": "`score`", "model": "`judge`, GPU", "service": "`judge`, network"}
-"""What `palimpsest.judges.JudgeSettings.runs` means."""
+"""Value of `palimpsest.judges.JudgeSettings.runs` -> its meaning."""
 
 HEAD = ("measure", "formula", "of the block", "source")
 
@@ -33,8 +33,8 @@ def marks(name: str) -> tuple[str, str]:
 def page_text(page: str) -> str:
     """`page` with its tables renewed.
 
-    A file's table stands between the `marks` of its name; a file without such a place is among the
-    others.
+    A file's table stands between the `marks` of its name; a file without marks is in the table
+    `OTHERS`.
 
     Raises:
         UserError: a pair of marks is not there.
@@ -48,7 +48,7 @@ def page_text(page: str) -> str:
 
 
 def table_of(modules: list[ModuleType]) -> str:
-    """The measures of these files; columns in which no line has anything are left out."""
+    """The measures of `modules`; columns that are empty in every line are left out."""
     lines = [line for file in modules for line in _lines(file)]
     if not lines:
         return "None.\n"

@@ -292,7 +292,7 @@ class Training(Stage):
     needs = Estimate.training
 
     base: options.Base
-    subject: options.Subject
+    subject: options.Start
     tokens: options.Tokens
     reference: options.Reference | None = None
     out: options.OutFolder

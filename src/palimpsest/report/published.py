@@ -53,14 +53,14 @@ def write_table(
 
 
 def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Our values with intervals, and the paper's where it has the method."""
+    """Our values with intervals, and those of the paper where it has the method."""
     names = ["Unlearn Success", "Retention Success", "average"]
     head = ["method", *names, *(f"paper: {name}" for name in names)]
     lines = []
     for title, (method, metrics) in rows.items():
-        ours = [_percent(metrics["knowundo"][name]) for name in MEASURES]
-        theirs = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
-        lines.append([title, *ours, *theirs])
+        measured = [_percent(metrics["knowundo"][name]) for name in MEASURES]
+        published = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
+        lines.append([title, *measured, *published])
     return markdown.table(head, lines, numbers=True)
 
 

@@ -13,7 +13,7 @@ import pyarrow.csv
 from palimpsest.io.atomic import write_text
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.summary import SWEPT
-from palimpsest.report.columns import every_column
+from palimpsest.report.columns import all_columns
 from palimpsest.report.inputs import Subject
 
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -75,7 +75,7 @@ def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> None:
 
 def _methods(subjects: list[Subject]) -> pa.Table:
     fields = _RUN | {"title": TEXT}
-    columns = every_column(run for subject in subjects for run in subject.runs)
+    columns = all_columns(run for subject in subjects for run in subject.runs)
     for column in columns:
         fields[column.key] = REAL
         if column.group != "Cost":
@@ -104,26 +104,26 @@ def _methods(subjects: list[Subject]) -> pa.Table:
 
 
 def _seeds(subjects: list[Subject]) -> pa.Table:
-    """One line per seed of the methods that have several: every measure on its own."""
-    columns = every_column(run for subject in subjects for run in subject.runs)
+    """One line per seed of the methods with several seeds, a column per measure."""
+    columns = all_columns(run for subject in subjects for run in subject.runs)
     lines = []
     for subject in subjects:
         for run in (run for run in subject.runs if len(run.seeds) > 1):
-            known = {c.key: c.measure(run).get("per_seed") for c in columns}
+            values_of = {c.key: c.measure(run).get("per_seed") for c in columns}
             lines += [
                 {"model": subject.name, "method": run.method, "seed": seed}
-                | {key: values[place] for key, values in known.items() if values}
+                | {key: values[place] for key, values in values_of.items() if values}
                 for place, seed in enumerate(run.seeds)
             ]
     return _select(lines, _ID | {column.key: REAL for column in columns})
 
 
-def _each(subjects: list[Subject], what: str) -> list[dict[str, Any]]:
+def _each(subjects: list[Subject], attribute: str) -> list[dict[str, Any]]:
     return [
         {"model": subject.name, "method": run.method, **line}
         for subject in subjects
         for run in subject.runs
-        for line in getattr(run, what)
+        for line in getattr(run, attribute)
     ]
 
 
@@ -132,11 +132,13 @@ def _cost(subjects: list[Subject]) -> list[dict[str, Any]]:
     lines = []
     for subject in subjects:
         for run in subject.runs:
-            who = {"model": subject.name, "method": run.method}
-            known = dict(run.eval["cost"])
-            for stage, seconds in (known.pop("wall_s", None) or {}).items():
-                lines.append({**who, "quantity": "wall_s", "stage": stage, "value": seconds})
-            lines += [{**who, "quantity": name, "value": value} for name, value in known.items()]
+            run_id = {"model": subject.name, "method": run.method}
+            quantities = dict(run.eval["cost"])
+            for stage, seconds in (quantities.pop("wall_s", None) or {}).items():
+                lines.append({**run_id, "quantity": "wall_s", "stage": stage, "value": seconds})
+            lines += [
+                {**run_id, "quantity": name, "value": value} for name, value in quantities.items()
+            ]
     return lines
 
 

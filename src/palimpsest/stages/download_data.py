@@ -22,8 +22,8 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     The folder appears as a whole or not at all.
 
     Args:
-        job: its config has the keys of ``datasets.<d>`` (others are not looked at); the name of its
-            ``out`` is the data set's; notes about a hub and downloads go to its ``resources``.
+        job: its config has the keys of ``datasets.<d>`` (others are ignored); the name of its
+            ``out`` is the data set's; records of a hub and downloads go to its ``resources``.
         log: receives progress lines.
 
     Returns:
@@ -49,10 +49,10 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             **fetched.facts,
             **built.facts,
         )
-    for mended in built.facts["repaired"]:
+    for repair in built.facts["repaired"]:
         log(
-            f"{output.name}: mended {mended['file']}, {mended['row']}: "
-            f"'{mended['was']}' is now '{mended['is']}'"
+            f"{output.name}: mended {repair['file']}, {repair['row']}: "
+            f"'{repair['was']}' is now '{repair['is']}'"
         )
     if left_out := built.facts["left_out"]:
         counts = ", ".join(f"{n} {why}" for why, n in left_out.items())

@@ -1,4 +1,4 @@
-"""Judge: a classifier's or a chat model's verdict on the answers that should hold nothing."""
+"""Judge: verdicts of a classifier or a chat model on the answers about what was unlearned."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ EMPTY = Verdict(False, said="(empty answer)")
 
 
 def judge(job: stages.Judge) -> None:
-    """Write a verdict on every answer to a forbidden question; print what came out.
+    """Write a verdict on every answer to a forbidden question, and print the counts.
 
-    Replies of a service are kept beside ``judged.parquet``, in ``judged.cache.jsonl``.
+    Replies of a service are stored beside ``judged.parquet``, in ``judged.cache.jsonl``.
 
     Raises:
         UserError: a table does not fit the data set, or the judge cannot do its work.
     """
     config, out = job.config, job.out
     parts = [read_part(job.datasets, block, ref) for block, ref in sorted(config["parts"].items())]
-    parts = [part.at(part.asked(config["answers"])) for part in parts]
+    parts = [part.at(part.draw(config["answers"])) for part in parts]
     forget = next(part for part in parts if part.block == "forget")
     parts += further(forget, config["wrappers"], config["sampled"])
-    named = [pair for part in parts for pair in _cases(part, job.generations)]
-    cases = [case for _, case in named]
+    labelled = [pair for part in parts for pair in _cases(part, job.generations)]
+    cases = [case for _, case in labelled]
     judge = JUDGES.get(config["judge"])
     settings = judge.Settings(**config["settings"], **job.untracked)
     work = Work(out.with_suffix(".cache.jsonl"), job.label, job.threads)
@@ -42,7 +42,7 @@ def judge(job: stages.Judge) -> None:
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
-        for ((block, name), _), verdict in zip(named, verdicts, strict=True)
+        for ((block, name), _), verdict in zip(labelled, verdicts, strict=True)
     ]
     write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), judge=config["judge"])
     print(f"{job.label}: {_summary(verdicts)}")

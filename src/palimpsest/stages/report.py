@@ -16,7 +16,7 @@ def report(job: Report) -> None:
         job: its config has ``report.models``, ``report.examples`` and ``titles``.
 
     Raises:
-        UserError: a result that the slice asks for is missing or damaged.
+        UserError: a result that the slice names is missing or damaged.
     """
     subjects = read_subjects(job.config, job.results)
     write_tables(report_tables(subjects), job.tables)

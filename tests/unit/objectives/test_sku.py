@@ -14,7 +14,6 @@ from torch import Tensor
 from bench.plain import padding
 from kit import models as tiny
 from kit.methods import assert_same_gradients
-from palimpsest.config.schema import Template
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
@@ -25,6 +24,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.objectives import (
     sku,
 )
+from palimpsest.settings.template import Template
 from palimpsest.settings.training import Lora
 from reference import plain, released
 
@@ -78,7 +78,7 @@ def gradients(weights: dict[str, Tensor], loss: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt])
 @pytest.mark.parametrize(("sign", "positions"), [(1, "all"), (-1, "answer")])
-def test_the_loss_equals_two_models_with_full_logits_padding_and_separate_passes(
+def test_the_loss_equals_that_of_two_padded_models_with_full_logits(
     build: Callable[..., Any], dtype: torch.dtype, tolerance: float, sign: int, positions: str
 ) -> None:
     reference = build(dtype)
