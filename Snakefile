@@ -33,7 +33,7 @@ wildcard_constraints:
     model=one_of(CFG.models),
     method=one_of(CFG.method_names()),
     seed=r"\d+",
-    run=rf"({one_of(CFG.method_names())})/seed-\d+(/(attacks|tune)/[\w-]+)*",
+    run=runs.pattern(one_of(CFG.method_names())),
     part=r"[\w.-]+",
     kind=one_of(KINDS),
 

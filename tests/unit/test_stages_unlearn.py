@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
+from palimpsest.model.trainable import make_trainable
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import (
@@ -38,6 +40,7 @@ from palimpsest.pipeline.stages import (
     Unlearn,
 )
 from palimpsest.stages.examples import read_examples
+from palimpsest.stages.method import Trained, train_method
 from palimpsest.stages.region import region as select_region
 
 CPU = torch.device("cpu")
@@ -93,7 +96,9 @@ class Work(jobs.Work):
             "sets": SETS,
         }
 
-    def unlearn(self, name: str, config: dict[str, Any], **more: Any) -> Path:
+    def unlearn(
+        self, name: str, config: dict[str, Any], subject: Path | None = None, **more: Any
+    ) -> Path:
         """Run the stage (and the examples before it, where there are some)."""
         draws = objective(config["settings"]).draws().values()
         made = None
@@ -106,6 +111,7 @@ class Work(jobs.Work):
             config,
             region=more.pop("region", None),
             untracked={**UNTRACKED, **more},
+            **({"subject": subject} if subject else {}),
             reference=self.reference if any(draw.reference for draw in draws) else None,
             examples=made,
         )
@@ -250,6 +256,98 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     assert (resumed / file).read_bytes() == (whole / file).read_bytes()
 
 
+# Training again, from a model that training left.
+
+AGAIN: dict[str, dict[str, Any]] = {
+    "fresh": FRESH,
+    "subject": SUBJECT,
+    # Of these some have a difference already, some do not.
+    "weights": {
+        "start": "weights",
+        "training": {
+            "parameters": [r"model\.layers\.[23]\.mlp\.(up|down)_proj\.weight"],
+            "optimizer": {"learning_rate": 2e-3},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("start", AGAIN)
+@pytest.mark.parametrize("name", ["llmu", "rmu"])
+def test_training_again_adds_to_what_the_model_has(
+    work: Work, unlearned: dict[str, Path], name: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Trained] = []
+
+    def and_remember(*args: Any) -> Trained:
+        trained.append(train_method(*args))
+        return trained[-1]
+
+    monkeypatch.setattr("palimpsest.stages.unlearn.train_method", and_remember)
+    config = work.config("finetune", steps=4, start=AGAIN[start].get("start", "fresh"))
+    config["settings"]["training"] = AGAIN[start]["training"]
+    first = unlearned[name]
+    files = {path.name: sha256_of(path) for path in first.iterdir()}
+    out = work.unlearn(f"{name}-{start}", config, subject=first)
+
+    ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
+    with torch.no_grad():
+        live = trained[0].trainable.network(ids).logits
+        loaded = work.load(out)(ids).logits
+        as_it_was = work.load(first)(ids).logits
+    torch.testing.assert_close(loaded, live, rtol=1e-4, atol=1e-5)
+    assert (loaded - as_it_was).abs().max() > 100 * (loaded - live).abs().max()
+    assert {path.name: sha256_of(path) for path in first.iterdir()} == files
+    with_deltas = name == "rmu" or start == "weights"
+    assert read_manifest(out, MODEL)["kind"] == "adapter" + "+delta" * with_deltas
+
+    ranks = {len(update.a) for update in read_adapter(out, MODEL).values()}
+    held = {len(update.a) for update in read_adapter(first, MODEL).values()}
+    added = LORA["rank"] if start == "fresh" else 0
+    assert ranks == {rank + added for rank in held}
+    if with_deltas:
+        old = load_file(first / DELTA_WEIGHTS) if name == "rmu" else {}
+        new = load_file(out / DELTA_WEIGHTS)
+        patterns = AGAIN[start]["training"].get("parameters", [])
+        chosen = {tensor for tensor in new if any(re.fullmatch(p, tensor) for p in patterns)}
+        assert set(new) == set(old) | chosen
+        kept = set(old) - chosen
+        assert all(torch.equal(old[tensor], new[tensor]) for tensor in kept)
+
+
+@pytest.mark.parametrize("start", AGAIN)
+def test_an_untrained_start_is_the_model_to_the_last_bit_of_its_parts(
+    work: Work, unlearned: dict[str, Path], start: Any
+) -> None:
+    """No difference decays or moves before the first step: only what is added is trained."""
+    training = objective(work.config("finetune", **AGAIN[start])["settings"]).training
+    base = load_base(work.base, "float32", CPU)
+    trainable = make_trainable(base, unlearned["rmu"], start, training, 0)
+    ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            trainable.network(ids).logits, work.load(unlearned["rmu"])(ids).logits
+        )
+    if start == "weights":
+        assert not any(weight.any() for weight in trainable.weights.values())
+    requiring = {id(p) for p in trainable.model.parameters() if p.requires_grad}
+    assert requiring == {id(weight) for weight in trainable.weights.values()}
+
+
+def test_a_model_of_another_base_is_not_trained(
+    work: Work, unlearned: dict[str, Path], tmp_path: Path
+) -> None:
+    tiny.save_base(tmp_path / "base", tiny.llama(torch.float32, seed=1))
+    with pytest.raises(UserError, match="was made from another version of"):
+        work.run(
+            Unlearn,
+            tmp_path / "model",
+            work.config("finetune"),
+            base=tmp_path / "base",
+            subject=unlearned["llmu"],
+        )
+
+
 # Labels and mixtures.
 
 
@@ -322,7 +420,6 @@ def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
-    from palimpsest.model.trainable import make_trainable
     from palimpsest.settings.training import Training
     from palimpsest.stages.localize import mean_gradients
 

@@ -5,7 +5,7 @@ import re
 
 from palimpsest.environment import use_this_environment
 from palimpsest.judges import JUDGES
-from palimpsest.pipeline import results
+from palimpsest.pipeline import results, runs
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report

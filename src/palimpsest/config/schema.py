@@ -38,6 +38,9 @@ gold standard), and the base model, which was taught nothing. No method can have
 SUBJECT_FOLDERS = ("subject", "retained", "reference", "localization")
 """Folders in ``results/<model>/`` that are no methods; no method can have these names."""
 
+RUN_FOLDERS = ("model", "merged", "acquired", "examples")
+"""Folders of what is made of a run; ``attacks`` and ``tune`` hold runs that are derived from it."""
+
 RESULT_FILES = ("report.html", "tables", "all_methods.html", "all_methods")
 """Entries of ``results/`` that are no subjects; no subject can have these names."""
 

@@ -76,8 +76,8 @@ def make_trainable(
     parts = read_manifest(subject, manifest_of(subject))["files"]
     if start == "subject" and ADAPTER_WEIGHTS not in parts:
         raise UserError(
-            f"start: subject trains the adapter that is there, but {subject} has none (of a "
-            "subject: its scenario has no pretrain). Use start: fresh"
+            f"start: subject trains the adapter that is there, but {subject} has none; a subject "
+            "has none if its scenario has no pretrain. Use start: fresh"
         )
     model = attach_subject(base, subject)
     if start == "fresh":
