@@ -117,6 +117,7 @@ def test_a_stage_is_planned_and_run(followed: Callable[..., Any]) -> None:
     planned = [line for line in printed.splitlines() if line.startswith("movement ")]
     assert len(planned) == 1
     assert planned[0].endswith("missing")
+    assert "| `movement` |" in copy.path("docs/stages.md").read_text(encoding="utf-8")
     norms = read(copy, "mini/sku/seed-0/movement.json")["norms"]
     assert norms
     assert all(norm > 0 for norm in norms.values())
