@@ -32,10 +32,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from bench.job_clock import FILE  # noqa: E402
+from bench.timings import COLUMNS  # noqa: E402
 from kit.copies import MINI, Copy, check_out  # noqa: E402
 
 TABLE = HERE.parent / "docs/performance.csv"
-COLUMNS = ("piece", "form", "size", "repeat", "wall_s", "cpu_s", "peak_mb", "tokens")
 PIECE = "pipeline"
 TARGET = "results/mini/sku/eval.json"
 PAGES = ("results/report.html", "results/all_methods.html")

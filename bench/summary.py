@@ -11,10 +11,10 @@ from typing import Any
 
 from bench.targets import lines_of
 from bench.timings import COLUMNS, Timings
-from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json, write_text
+from palimpsest.io.markdown import renewed
 
-BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+MARKS = ("<!-- performance: begin -->", "<!-- performance: end -->")
 
 GROWTH = "![Seconds against tokens, for more rows and for more steps](growth.svg)"
 
@@ -73,16 +73,8 @@ class Record:
             write_text(self.folder / "growth.svg", plot)
         page = self.folder / "performance.md"
         if page.exists():
-            write_text(page, between_marks(page, markdown(lines, timings)))
-
-
-def between_marks(page: Path, table: str) -> str:
-    """The page with new text between its marks."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{page} lacks one of the lines {BEGIN!r} and {END!r}")
-    return f"{before}{begin}\n\n{table}\n{end}{after}"
+            before = page.read_text(encoding="utf-8")
+            write_text(page, renewed(page, before, MARKS, markdown(lines, timings)))
 
 
 def markdown(lines: Iterable[Any], timings: Timings) -> str:

@@ -1,6 +1,6 @@
-"""Write every file that is made from the code: schemas, key tables, tables of measures and stages.
+"""Generate files from the code: schemas, key tables, tables of measures and stages.
 
-``python -m palimpsest.docs`` writes them, ``--check`` says whether they are current.
+``python -m palimpsest.docs`` writes them; ``--check`` exits with 1 if they are outdated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGES = (
     palimpsest.metrics.docs.pages,
     palimpsest.pipeline.docs.pages,
 )
-"""Functions from the folder of a checkout to the files that they write there: path -> text."""
+"""Each takes the folder of a checkout and returns path -> text of its generated files."""
 
 
 def outdated(root: Path) -> dict[Path, str]:

@@ -39,6 +39,7 @@ class Change:
         path = folder / self.file
         if self.how == "New file":
             assert not path.exists(), self.file
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.text, encoding="utf-8")
             return
         before = path.read_text(encoding="utf-8")

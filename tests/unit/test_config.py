@@ -11,7 +11,7 @@ import pytest
 from kit.config_example import drop, put, raw_config
 from palimpsest.config import load_config
 from palimpsest.config.schema import Config, Score
-from palimpsest.data.adapters import dataset_settings
+from palimpsest.data.adapters import adapters, dataset_settings
 from palimpsest.errors import UserError
 
 RATE = "methods.sku.training.optimizer.learning_rate"
@@ -138,7 +138,7 @@ CASES = {
         "datasets.questions.adapter",
         "truthful_qa",
         "datasets.questions.adapter: no adapter 'truthful_qa'; did you mean 'truthfulqa'? "
-        "valid: knowundo, pku_saferlhf, qa, text, truthfulqa, wikitext",
+        f"valid: {', '.join(adapters())}",
     ),
     "key of another adapter": (
         "datasets.secrets.window_words",

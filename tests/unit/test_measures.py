@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kit.examples import examples
 from palimpsest.metrics.declaration import Measure, Scored
 from palimpsest.metrics.measures import columns, measures, measures_of
 from palimpsest.metrics.rows import row_types
@@ -16,9 +17,8 @@ from palimpsest.report.columns import measure_columns
 
 ROOT = Path(__file__).parents[2]
 
-PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-NEW = PAGE.split("## A new measure")[1].split("```python\n")[1].split("```")[0]
-"""The page's example, as it is printed."""
+NEW = "src/palimpsest/metrics/measures/length.py"
+"""The example of docs/extending.md."""
 
 SCORED = """
 import json, sys
@@ -56,7 +56,7 @@ print(json.dumps({
 def test_a_measure_is_one_file(tmp_path: Path) -> None:
     package = tmp_path / "src" / "palimpsest"
     shutil.copytree(ROOT / "src/palimpsest", package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "metrics/measures/length.py").write_text(NEW)
+    (tmp_path / NEW).write_text(examples()["A measure"].text(NEW))
     done = subprocess.run(
         [sys.executable, "-c", SCORED, str(tmp_path / "w"), str(ROOT / "docs/metrics.md")],
         env={"PYTHONPATH": f"{tmp_path / 'src'}:{ROOT / 'tests'}"},

@@ -81,8 +81,8 @@ def test_the_examples_are_formatted_as_the_rest(tmp_path: Path) -> None:
 def test_a_method_trains_against_the_subject_s_costs(followed: Callable[..., Any]) -> None:
     copy, _ = followed("A method")
     log = copy.path("results/mini/npo/seed-0/model/train.jsonl").read_text().splitlines()
-    # Before the first step the model is the subject: (2/beta) ln 2.
-    assert json.loads(log[0])["terms"]["forget"] == pytest.approx(20 * math.log(2), rel=1e-3)
+    # Before the first step the model is the subject: (2/beta) ln 2, but for rounding in bf16.
+    assert json.loads(log[0])["terms"]["forget"] == pytest.approx(20 * math.log(2), rel=0.05)
     before, after = (
         read(copy, f"mini/{method}/eval.json")["metrics"]["forget"]["perplexity"]["value"]
         for method in ("original", "npo")
@@ -108,15 +108,17 @@ def test_a_data_adapter_brings_a_subject(followed: Callable[..., Any]) -> None:
     metrics = read(copy, "quiz/original/eval.json")["metrics"]
     assert metrics["forget"]["truth_ratio"]["n"] == 8, "wrong choices are wrong answers"
     assert metrics["retain"]["perplexity"]["value"] > 1
-    assert "`multiple_choice`" in copy.path("docs/keys.md").read_text(encoding="utf-8")
+    keys = copy.path("docs/keys.md").read_text(encoding="utf-8")
+    assert "### `adapter: multiple_choice`" in keys
 
 
 @pytest.mark.slow
 def test_a_stage_is_planned_and_run(followed: Callable[..., Any]) -> None:
     copy, printed = followed("A stage")
     planned = [line for line in printed.splitlines() if line.startswith("movement ")]
-    assert len(planned) == 1
+    assert "mini/sku" in planned[0], "a line of the plan"
     assert planned[0].endswith("missing")
+    assert "| `movement` |" in copy.path("docs/stages.md").read_text(encoding="utf-8")
     norms = read(copy, "mini/sku/seed-0/movement.json")["norms"]
     assert norms
     assert all(norm > 0 for norm in norms.values())

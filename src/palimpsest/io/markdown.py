@@ -8,9 +8,10 @@ from pathlib import Path
 from palimpsest.errors import UserError
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table, its last line ended."""
-    rows = [head, ["---"] * len(head), *lines]
+def table(head: Sequence[str], lines: Iterable[Sequence[str]], numbers: bool = False) -> str:
+    """A table, its last line ended; with `numbers` all columns but the first stand at the right."""
+    rule = ["---", *["---:" if numbers else "---"] * (len(head) - 1)]
+    rows = [head, rule, *lines]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 

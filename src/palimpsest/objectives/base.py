@@ -81,7 +81,7 @@ class Objective(MethodSettings):
 class Unlearning(Objective):
     """A method whose trained model is the result."""
 
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
+    chain = "unlearn"
 
 
 class Acquisition(Objective):
@@ -97,4 +97,4 @@ class Acquisition(Objective):
     scale: NonNegative = 1.0
     """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
 
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"
+    chain = "acquire"

@@ -16,9 +16,6 @@ from palimpsest.metrics.summary import SWEPT
 from palimpsest.report.columns import all_columns
 from palimpsest.report.inputs import Subject
 
-NAMES = ("methods", "seeds", "answers", "sweep", "training", "regions", "cost")
-"""The tables, each written as csv and as parquet."""
-
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TEXTS = pa.list_(TEXT)
 Fields = dict[str, pa.DataType]
@@ -51,7 +48,7 @@ _COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
 def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
-    """The tables by name (see `NAMES`)."""
+    """The tables by name, each written as csv and as parquet."""
     subjects = list(subjects)
     return {
         "methods": _methods(subjects),

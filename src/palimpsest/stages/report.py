@@ -10,7 +10,7 @@ from palimpsest.report.tables import report_tables, write_tables
 
 
 def report(job: Report) -> None:
-    """Write a page and its tables (`palimpsest.report.tables.NAMES`, each csv and parquet).
+    """Write a page and its tables (`palimpsest.report.tables.report_tables`, each csv and parquet).
 
     Args:
         job: its config has ``report.models``, ``report.examples`` and ``titles``.

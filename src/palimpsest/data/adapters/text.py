@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,7 +42,7 @@ class TextSettings(DatasetSettings):
     parts: Annotated[dict[Name, TextPart], Field(min_length=1)]  # type: ignore[assignment]
     """The parts that scenarios refer to as dataset/part."""
 
-    format: ClassVar[Literal["qa", "text"]] = "text"
+    format = "text"
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
