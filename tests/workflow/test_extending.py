@@ -119,5 +119,6 @@ def test_a_stage_is_planned_and_run(followed: Callable[..., Any]) -> None:
     assert "mini/sku" in planned[0], "a line of the plan"
     assert planned[0].endswith("missing")
     norms = read(copy, "mini/sku/seed-0/movement.json")["norms"]
-    assert norms
-    assert all(norm > 0 for norm in norms.values())
+    moved = {name for name, norm in norms.items() if norm > 1e-6}
+    # The subject's adapter has a module that the method's has not.
+    assert moved == {name for name in norms if name.endswith(("q_proj", "v_proj"))} != set(norms)
