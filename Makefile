@@ -70,8 +70,7 @@ lint: .venv/.installed
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
-	python -m palimpsest.config.docs --check
-	python -m palimpsest.metrics.docs --check
+	python -m palimpsest.docs --check
 
 lock: .venv/.installed
 	@(sed -n '/^#/p' envs/requirements.lock; \

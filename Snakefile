@@ -33,9 +33,9 @@ wildcard_constraints:
     model=one_of(CFG.models),
     method=one_of(CFG.method_names()),
     seed=r"\d+",
-    run=rf"({one_of(CFG.method_names())})/seed-\d+(/(attacks|tune)/[\w-]+)*",
-    part=r"[\w-]+",
-    kind="states|costs",
+    run=runs.pattern(one_of(CFG.method_names())),
+    part=r"[\w.-]+",
+    kind=one_of(KINDS),
 
 
 include: "workflow/rules/download.smk"

@@ -1,4 +1,4 @@
-"""The effect of `training.compile` on our SKU step: seconds with and without it, in turn."""
+"""The effect of `training.compile` on our SKU step: seconds with and without it, by turns."""
 
 from __future__ import annotations
 
@@ -30,48 +30,48 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="compiled-") as scratch:
         work = Work(Path(scratch))
         for k in args.answers:
-            forms, made = [], []
+            forms, build_seconds = [], []
             for compiled in (False, True):
-                # Later steps draw rows of other lengths, for which nothing is compiled again.
+                # Later steps draw rows of other lengths, which compile nothing again.
                 seconds, _, form = _timed(partial(sku_ours, work, k, compiled=compiled))
                 first, *_ = _timed(partial(form.run, WARM_UP, ""))
                 forms.append(form)
-                made.append(seconds + first)
-            steps, apart = _in_turn(forms, args.pairs)
+                build_seconds.append(seconds + first)
+            steps, difference = _in_turn(forms, args.pairs)
             for kind, seconds in steps.items():
-                plain, ours = (median(column) for column in zip(*seconds, strict=True))
+                plain_s, compiled_s = (median(column) for column in zip(*seconds, strict=True))
                 factors = sorted(a / b for a, b in seconds)
                 print(
-                    f"K={k}, {kind}: {plain:.2f} s, compiled {ours:.2f} s; times as fast: median "
-                    f"of {len(seconds)} pairs {median(factors):.3f} ({factors[0]:.3f} to "
+                    f"K={k}, {kind}: {plain_s:.2f} s, compiled {compiled_s:.2f} s; times as fast: "
+                    f"median of {len(seconds)} pairs {median(factors):.3f} ({factors[0]:.3f} to "
                     f"{factors[-1]:.3f})"
                 )
             print(
-                f"K={k}: building and first step {made[0]:.1f} s, compiled {made[1]:.1f} s; "
-                f"losses differ by {apart:.2%} at most",
+                f"K={k}: building and first step {build_seconds[0]:.1f} s, "
+                f"compiled {build_seconds[1]:.1f} s; losses differ by {difference:.2%} at most",
                 flush=True,
             )
 
 
 def _in_turn(forms: list[Any], pairs: int) -> tuple[dict[str, list[list[float]]], float]:
     """Seconds of each pair of steps, by the clock and of the processor, and how losses differ."""
-    found: dict[str, list[list[float]]] = {"clock": [], "processor": []}
-    apart = 0.0
+    seconds: dict[str, list[list[float]]] = {"clock": [], "processor": []}
+    difference = 0.0
     for repeat in range(pairs):
         for form in forms:
             form.before()
         timed = [_timed(partial(form.run, repeat, "")) for form in forms]
-        for kind, column in zip(found, list(zip(*timed, strict=True))[:2], strict=True):
-            found[kind].append(list(column))
+        for kind, column in zip(seconds, list(zip(*timed, strict=True))[:2], strict=True):
+            seconds[kind].append(list(column))
         one, other = (sum(done.values.values()) for *_, done in timed)
-        apart = max(apart, abs(other / one - 1))
-    return found, apart
+        difference = max(difference, abs(other / one - 1))
+    return seconds, difference
 
 
 def _timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
     clock, processor = time.perf_counter(), time.process_time()
-    found = function()
-    return time.perf_counter() - clock, time.process_time() - processor, found
+    result = function()
+    return time.perf_counter() - clock, time.process_time() - processor, result
 
 
 if __name__ == "__main__":

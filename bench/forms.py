@@ -21,13 +21,13 @@ from palimpsest.settings.draw import Draw
 from palimpsest.settings.training import Optimizer
 
 WARM_UP = -1
-"""Number of the repeat that does not count; a form may take less work for it."""
+"""Number of the repeat that does not count; a form may do less work in it."""
 
 RATE = 2e-4
 """Learning rate of every training piece."""
 
 OPTIMIZER = Optimizer(learning_rate=RATE, schedule="constant")
-"""Of our forms."""
+"""Optimiser of our forms."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Done:
 
 
 def nothing() -> None:
-    """Do nothing, as before most repeats."""
+    """Do nothing: most forms need no work before a repeat."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Form:
     """One way to do a piece of work.
 
     Attributes:
-        run: does the work, for a number of the repeat and a size.
-        before: work that is not timed (to remove files of the last repeat).
+        run: does the work; takes the number of the repeat and a size.
+        before: work that is not timed (it removes files of the last repeat).
         facts: other facts to record.
     """
 
@@ -86,12 +86,12 @@ def trained_by_us(
 ) -> Form:
     """Steps of `palimpsest.engine.train.train`, as the stages run it.
 
-    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` is called
-    before each repeat, and not timed: a stage makes one for all of its steps. Nor are the tensors
-    that the objective fixes before training.
+    The size ``rows 2`` doubles the rows of the step, ``steps 2`` makes two steps. `body` runs
+    before each repeat and is not timed, since a stage builds one body for all steps. The tensors
+    that the objective fixes before training are not timed, either.
     """
     training = objective.training.model_copy(
-        # With a checkpoint the next repeat would go on where this one ended.
+        # With a checkpoint, the next repeat would continue this one.
         update={"optimizer": OPTIMIZER, "checkpoint_seconds": math.inf}
     )
     restore, bodies = restoring(weights), [body()]
@@ -127,21 +127,21 @@ def trained_plainly(
     """One step with the same optimiser and the same rows."""
 
     def run(repeat: int, _: str) -> Done:
-        drawn = batch.streams(repeat).draw(0)
+        step_rows = batch.streams(repeat).draw(0)
         optimizer = torch.optim.AdamW(weights.values(), lr=RATE, weight_decay=0.0, foreach=False)
-        found = terms(drawn)
-        torch.stack(list(found.values())).sum().backward()
+        values = terms(step_rows)
+        torch.stack(list(values.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        tokens = sum(len(row) for rows in drawn.values() for row in rows)
-        return Done(tokens, {name: term.item() for name, term in found.items()})
+        tokens = sum(len(row) for rows in step_rows.values() for row in rows)
+        return Done(tokens, {name: term.item() for name, term in values.items()})
 
     return Form(run, restoring(weights))
 
 
 def restoring(weights: Mapping[str, Tensor]) -> Callable[[], None]:
-    """A function that gives the weights their present values again: every repeat begins alike."""
+    """A function that resets the weights to their present values, so that repeats begin alike."""
     first = first_values(weights)
 
     def restore() -> None:

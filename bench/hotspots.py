@@ -1,4 +1,4 @@
-"""Where the time of our SKU step (K=5) goes, by kind of work, from torch's profiler."""
+"""Time of our SKU step (K=5) by kind of work, from torch's profiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a job's time goes, sampled without a change to the program.
+"""Samples the time of a job by phase, without a change to the program.
 
 `pipeline.py` makes each job's Python import this module. A thread then samples the stack of the
 main thread 200 times a second, and adds the time since the last sample to one of these phases:
@@ -6,7 +6,7 @@ main thread 200 times a second, and adds the time since the last sample to one o
 - ``imports``: Python loads a module;
 - ``checks``: files are hashed, sealed, synced, renamed; locks and GPUs are taken;
 - ``work``: the stage does anything else: it loads a model, computes, reads and writes tables;
-- ``start``: none of these: arguments are parsed.
+- ``start``: anything else, such as parsing arguments.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Clock:
 
     def _look(self) -> None:
         now = time.perf_counter(), time.process_time()
-        seen = phase(sys._current_frames().get(self.main))
-        self.wall[seen] += now[0] - self.last[0]
-        self.cpu[seen] += now[1] - self.last[1]
+        current = phase(sys._current_frames().get(self.main))
+        self.wall[current] += now[0] - self.last[0]
+        self.cpu[current] += now[1] - self.last[1]
         self.last = now
 
     def write(self) -> None:

@@ -20,11 +20,11 @@ PRODUCTS = {
 """Operators that are matrix products. (Fused attention is not among them.)"""
 
 REPEATS = 5
-"""Repeats whose products are recorded; later ones start with the first again."""
+"""Repeats whose products are recorded; later repeats use these again, from the first on."""
 
 POOL_BYTES = 256 << 20
-"""Random numbers from which the factors are taken, one after the other: a factor comes from memory,
-as weights do."""
+"""Size of the random numbers that the factors are read from, one after the other: so a factor comes
+from memory, as weights do."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Operand:
 
     @property
     def span(self) -> int:
-        """Count of numbers from its first to its last."""
+        """Number of entries from its first to its last."""
         return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
 
 

@@ -19,10 +19,10 @@ INSTRUCTIONS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asi
 def machine() -> dict[str, str | int]:
     """Processor, GPU, versions, and the number type that the engine chooses."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    described = _processor()
-    flags = set(described.get("flags", described.get("Features", "")).split())
+    cpu = _processor()
+    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
     return {
-        "processor": described.get("model name", platform.processor() or platform.machine()),
+        "processor": cpu.get("model name", platform.processor() or platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "instructions": ", ".join(name for name in INSTRUCTIONS if name in flags) or "unknown",
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else "none",

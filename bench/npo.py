@@ -1,4 +1,4 @@
-"""NPO (arXiv:2404.05868) as an objective; no method of the catalog.
+"""NPO (arXiv:2404.05868) as an objective outside the catalog.
 
 With S the cost of a whole answer and S_ref the same under the untrained model::
 
@@ -47,8 +47,8 @@ def forget_term(rows: Stream, before: Mapping[str, Tensor], beta: float) -> Tens
     """``-2/beta mean log sigmoid(beta (S - S_ref))``; `before` is row id -> S_ref, nats."""
     costs = rows.nll()
     counts = costs.new_tensor([len(row.response) for row in rows.rows])
-    known = torch.stack([before[row.id] for row in rows.rows]).to(costs)
-    return -2 / beta * F.logsigmoid(beta * (costs * counts - known)).mean()
+    reference_costs = torch.stack([before[row.id] for row in rows.rows]).to(costs)
+    return -2 / beta * F.logsigmoid(beta * (costs * counts - reference_costs)).mean()
 
 
 @torch.no_grad()

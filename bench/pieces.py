@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.forms import WARM_UP, Done, Form
-from bench.large_model import Folders, large_model
+from bench.large_model import Folders, large_model, negate_large
 from bench.limit import products_alone
 from bench.plain import generate as plain_generate
 from bench.plain import localize as plain_localize
@@ -36,15 +36,14 @@ from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import with_own_responses
+from palimpsest.measuring.rows import with_right_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import ordinary_tokens
-from palimpsest.pipeline.stages import Merge, Negate
+from palimpsest.pipeline.stages import Merge
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
-from palimpsest.stages.negate import negate
 
 Make = Callable[[Work], Form]
 
@@ -55,10 +54,10 @@ class Piece:
 
     Attributes:
         title: one line for the table and for ``--help``.
-        forms: name -> how a form is made.
+        forms: name -> function that builds the form.
         sizes: sizes of the work; each form runs all of them in turn.
-        pairs: most repeats (None: no limit of its own).
-        one_by_one: its forms must not start at the same time.
+        pairs: most repeats (None: no limit).
+        one_by_one: whether its forms must not start at the same time.
     """
 
     title: str
@@ -69,7 +68,7 @@ class Piece:
 
 
 def native_bf16() -> bool:
-    """Whether this machine multiplies in bfloat16 faster than in fp32, by measurement."""
+    """Whether the engine chooses bfloat16 on this machine."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return resolve_dtype("auto", device) == torch.bfloat16
 
@@ -102,11 +101,11 @@ def localize_plain(work: Work) -> Form:
 
     def run(repeat: int, _: str) -> Done:
         copies = _copies(work, repeat)
-        found = {
+        gradients = {
             name: plain_localize.mean_gradients(model, weights, rows, work.tokenizer.pad_token_id)
             for name, rows in copies.items()
         }
-        table = plain_localize.table(found["forget"], found["retain"])
+        table = plain_localize.table(gradients["forget"], gradients["retain"])
         cosines = [cosine for cosine, _ in table.values()]
         return Done(_tokens(copies), {"mean cosine": sum(cosines) / len(cosines)})
 
@@ -120,10 +119,10 @@ def localize_ours(work: Work) -> Form:
 
     def run(repeat: int, _: str) -> Done:
         copies = _copies(work, repeat)
-        found = {
+        gradients = {
             name: mean_gradients(body, weights, rows, "bench") for name, rows in copies.items()
         }
-        cosines = compare(found["forget"], found["retain"])["cosine"].to_pylist()
+        cosines = compare(gradients["forget"], gradients["retain"])["cosine"].to_pylist()
         return Done(_tokens(copies), {"mean cosine": sum(cosines) / len(cosines)})
 
     return Form(run)
@@ -142,7 +141,7 @@ def _negation(work: Work, make: Callable[[Folders, Path], None]) -> Form:
 
     def clear() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        os.sync()  # or the pages that the other form left would be written in this one's time
+        os.sync()  # else pages of the other form would be written during this one
 
     def run(_: int, __: str) -> Done:
         make(folders, out)
@@ -152,20 +151,8 @@ def _negation(work: Work, make: Callable[[Folders, Path], None]) -> Form:
     return Form(run, clear, facts)
 
 
-def _negate_ours(folders: Folders, out: Path) -> None:
-    negate(
-        Negate(
-            config={"scale": 1.0},
-            base=folders.base,
-            subject=folders.subject,
-            acquired=folders.acquired,
-            out=out,
-        )
-    )
-
-
 def _copy(folders: Folders, out: Path) -> None:
-    # As many bytes as a negated model has, safe on the disk as ours are.
+    # Writes as many bytes as a negated model has, and syncs them to the disk as our stage does.
     out.mkdir()
     for file in sorted(folders.base.glob("*.safetensors")):
         shutil.copyfile(file, out / file.name)
@@ -189,13 +176,13 @@ def metrics_plain(work: Work) -> Form:
     model, rows = work.load("float32"), _measured_rows(work)
 
     def run(repeat: int, _: str) -> Done:
-        chosen = _first(rows, repeat, 2)
-        found = {
-            name: metric(model, chosen, work.tokenizer)
+        first_rows = _first(rows, repeat, 2)
+        values_of = {
+            name: metric(model, first_rows, work.tokenizer)
             for name, metric in plain_metrics.METRICS.items()
         }
-        means = {name: sum(values) / len(values) for name, values in found.items()}
-        return Done(sum(map(len, chosen)), means)
+        means = {name: sum(values) / len(values) for name, values in values_of.items()}
+        return Done(sum(map(len, first_rows)), means)
 
     return Form(run)
 
@@ -206,10 +193,10 @@ def metrics_ours(work: Work) -> Form:
     batch_tokens = work.config.measure.batch_tokens
 
     def run(repeat: int, _: str) -> Done:
-        chosen = _first(rows, repeat, 2)
-        found = all_metrics(body, chosen, work.tokenizer, batch_tokens)
-        means = {name: sum(values) / len(values) for name, values in found.items()}
-        return Done(sum(map(len, chosen)), means)
+        first_rows = _first(rows, repeat, 2)
+        values_of = all_metrics(body, first_rows, work.tokenizer, batch_tokens)
+        means = {name: sum(values) / len(values) for name, values in values_of.items()}
+        return Done(sum(map(len, first_rows)), means)
 
     return Form(run)
 
@@ -218,7 +205,9 @@ def all_metrics(
     body: Body, rows: Sequence[Row], tokenizer: Any, batch_tokens: int
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
-    table = likelihood(body, with_own_responses({"retain": rows}), batch_tokens, tokenizer, "bench")
+    table = likelihood(
+        body, with_right_responses({"retain": rows}), batch_tokens, tokenizer, "bench"
+    )
     tokens = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
     columns = computed(Reading(tokens, texts, {"min_k": 0.2}), "holdout")
@@ -255,9 +244,9 @@ def generate_ours(work: Work) -> Form:
     batch_rows = work.config.measure.generation.batch_rows
 
     def run(repeat: int, _: str) -> Done:
-        chosen = _first(rows, repeat, 2)
-        answers = answer(model, work.tokenizer, chosen, NEW_TOKENS, batch_rows)
-        return _answered(work, rows, [one.text for one in answers])
+        first_rows = _first(rows, repeat, 2)
+        answers = answer(model, work.tokenizer, first_rows, NEW_TOKENS, batch_rows)
+        return _answered(work, rows, [result.text for result in answers])
 
     return Form(run)
 
@@ -376,7 +365,7 @@ def pieces() -> dict[str, Piece]:
                 "plain": lambda w: _negation(
                     w, lambda f, out: plain_negate.negate(f.base, f.trained, out, 1.0)
                 ),
-                "ours": lambda w: _negation(w, _negate_ours),
+                "ours": lambda w: _negation(w, negate_large),
                 "merge": lambda w: _negation(
                     w,
                     lambda f, out: merge(

@@ -1,16 +1,15 @@
 """The overhead of the pipeline: an unchanged target, and each job of the mini subject.
 
     python -m bench.pipeline                        builds the mini subject in a new folder
-    python -m bench.pipeline --built DIR TARGET     asks for a built target in DIR, too
+    python -m bench.pipeline --built DIR TARGET     also runs a built target in DIR
 
 Jobs run one at a time. A job's overhead is all the time between the end of the job before it and
-its own end, less imports, model load and computing: what Snakemake does between two jobs, the
-shell, Python's start and end, locks, hashes and seals. Its parts:
+its own end, less imports, model load and computing. So it has the work of Snakemake between two
+jobs, the shell, Python's start and end, locks, hashes and seals. Its parts:
 
 - ``between``: from the end of one shell command to the start of the next: Snakemake's bookkeeping;
 - ``around``: the part of the shell command (Snakemake's benchmark) outside the Python program:
-bash,
-  tee, the start and the end of the interpreter;
+  bash, tee, the start and the end of the interpreter;
 - ``start`` and ``checks``: see `job_clock`.
 """
 
@@ -33,10 +32,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from bench.job_clock import FILE  # noqa: E402
+from bench.timings import COLUMNS  # noqa: E402
 from kit.copies import MINI, Copy, check_out  # noqa: E402
 
 TABLE = HERE.parent / "docs/performance.csv"
-COLUMNS = ("piece", "form", "size", "repeat", "wall_s", "cpu_s", "peak_mb", "tokens")
 PIECE = "pipeline"
 TARGET = "results/mini/sku/eval.json"
 PAGES = ("results/report.html", "results/all_methods.html")
@@ -45,7 +44,7 @@ NOTHING = "Nothing to be done"
 
 @dataclass(frozen=True)
 class Run:
-    """An ended program: seconds, seconds of the processor, peak memory in MB, its output."""
+    """A finished program: seconds, seconds of the processor, peak memory in MB, its output."""
 
     wall: float
     cpu: float
@@ -93,13 +92,13 @@ def run(copy: Copy, *command: str) -> Run:
 
 
 def unchanged(copy: Copy, repeats: int, *args: str) -> list[Run]:
-    """Ask several times for a built target.
+    """Run Snakemake several times for a built target.
 
     Raises:
-        SystemExit: there was something to do.
+        SystemExit: the target was not built.
     """
     runs = [run(copy, "snakemake", *args, "--cores", "all") for _ in range(repeats)]
-    if not all(NOTHING in one.printed for one in runs):
+    if not all(NOTHING in run_.printed for run_ in runs):
         sys.exit(f"error: {args[0]} is not built in {copy.folder}:\n{runs[0].printed}")
     return runs
 
@@ -132,11 +131,12 @@ def jobs(clocks: Sequence[dict], benchmarks: Path) -> Iterable[Job]:
         seconds = json.loads(file.read_text(encoding="utf-8"))["s"]
         wall = {name: clock["wall"].get(name, 0.0) for name in ("start", "checks")}
         work = clock["wall"].get("imports", 0.0) + clock["wall"].get("work", 0.0)
-        # Before the first job Snakemake plans: that is measured as the unchanged target.
+        # Before the first job Snakemake plans, which the unchanged target measures.
         between = 0.0 if ended is None else clock["began"] - ended
         around = seconds - (clock["ended"] - clock["began"])
-        rule = file.parent.name if file.parent != benchmarks else "report"
-        yield Job(rule, file.stem, between, around, **wall, work=work)
+        # The folder of a stage (`Stage.place`), then what the job is about.
+        rule, *about = file.relative_to(benchmarks).with_suffix("").parts
+        yield Job(rule, "/".join(about), between, around, **wall, work=work)
         ended = clock["began"] + seconds
 
 
@@ -147,47 +147,47 @@ def rows(form: str, size: str, runs: Iterable[Run]) -> list[dict]:
             **dict.fromkeys(COLUMNS, ""),
             **{"piece": PIECE, "form": form, "size": size, "repeat": number},
             **{
-                "wall_s": f"{one.wall:.3f}",
-                "cpu_s": f"{one.cpu:.3f}",
-                "peak_mb": f"{one.peak:.0f}",
+                "wall_s": f"{run_.wall:.3f}",
+                "cpu_s": f"{run_.cpu:.3f}",
+                "peak_mb": f"{run_.peak:.0f}",
             },
         }
-        for number, one in enumerate(runs, start=1)
+        for number, run_ in enumerate(runs, start=1)
     ]
 
 
-def job_rows(found: Iterable[Job]) -> list[dict]:
+def job_rows(measured_jobs: Iterable[Job]) -> list[dict]:
     """Rows of the table; ``wall_s`` is the overhead alone."""
     common = dict.fromkeys(COLUMNS, "") | {"piece": PIECE, "repeat": 1}
     return [
         common | {"form": f"job:{job.rule}", "size": job.name, "wall_s": f"{job.overhead:.3f}"}
-        for job in found
+        for job in measured_jobs
     ]
 
 
 def replace_rows(table: Path, new: Iterable[dict]) -> None:
     """Write the rows of this piece in place of older ones; those of other pieces stay."""
-    kept: list[dict] = []
+    other_rows: list[dict] = []
     if table.exists():
         with open(table, newline="", encoding="utf-8") as lines:
-            kept = [row for row in csv.DictReader(lines) if row["piece"] != PIECE]
+            other_rows = [row for row in csv.DictReader(lines) if row["piece"] != PIECE]
     table.parent.mkdir(parents=True, exist_ok=True)
     with open(table, "w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*kept, *new])
+        writer.writerows([*other_rows, *new])
 
 
-def print_jobs(found: Sequence[Job]) -> None:
+def print_jobs(timed: Sequence[Job]) -> None:
     """Print the slowest job of each rule, part by part."""
     parts = ("between", "around", "start", "checks", "overhead", "work")
     print("\n" + "rule".ljust(20) + "jobs" + "".join(part.rjust(10) for part in parts))
-    for rule in dict.fromkeys(job.rule for job in found):
-        same = [job for job in found if job.rule == rule]
+    for rule in dict.fromkeys(job.rule for job in timed):
+        same = [job for job in timed if job.rule == rule]
         worst = max(same, key=lambda job: job.overhead)
         numbers = "".join(f"{getattr(worst, part):10.2f}" for part in parts)
         print(f"{rule:20}{len(same):4}{numbers}")
-    print(f"{len(found)} jobs; overhead: median {median(j.overhead for j in found):.2f} s")
+    print(f"{len(timed)} jobs; overhead: median {median(j.overhead for j in timed):.2f} s")
 
 
 def main() -> None:
@@ -202,8 +202,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         copy = check_out(args.folder or Path(temporary) / "repo")
-        found = build(copy)
-        print_jobs(found)
+        built_jobs = build(copy)
+        print_jobs(built_jobs)
         measured = [("bare", "empty", bare(copy, args.repeats))]
         for target in (TARGET, PAGES[1]):
             measured.append(("unchanged", target, unchanged(copy, args.repeats, target, *MINI)))
@@ -213,10 +213,10 @@ def main() -> None:
             measured.append(("unchanged", target, runs))
     print("\n" + "unchanged".ljust(44) + "wall".rjust(8) + "cpu".rjust(8) + "  s, medians")
     for _, size, runs in measured:
-        wall, cpu = median(one.wall for one in runs), median(one.cpu for one in runs)
+        wall, cpu = median(run_.wall for run_ in runs), median(run_.cpu for run_ in runs)
         print(f"{size:44}{wall:8.2f}{cpu:8.2f}")
     runs_rows = [row for form, size, runs in measured for row in rows(form, size, runs)]
-    replace_rows(args.table, [*runs_rows, *job_rows(found)])
+    replace_rows(args.table, [*runs_rows, *job_rows(built_jobs)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Plots of a benchmark, each readable on its own."""
+"""Plots of a benchmark, as SVG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.timings import Timings
 from palimpsest.report.localization import PRINT
 
 INK, SOFT = PRINT["ink"], PRINT["soft"]
-OURS, WANTED = "#2f6f6a", "#b5532a"
+OURS, TARGET = "#2f6f6a", "#b5532a"
 
 
 def ratios(lines: Sequence[Line]) -> str:
@@ -25,7 +25,7 @@ def ratios(lines: Sequence[Line]) -> str:
             "times": line.factor.median,
             "low": line.factor.low,
             "high": line.factor.high,
-            "wanted": line.wanted,
+            "target": line.goal,
         }
         for line in lines
         if line.factor
@@ -40,9 +40,9 @@ def ratios(lines: Sequence[Line]) -> str:
             x=alt.X("low:Q", scale=scale), x2="high:Q"
         ),
         base.mark_point(color=OURS, filled=True, size=70).encode(x=times),
-        base.transform_filter("isValid(datum.wanted)")
-        .mark_tick(color=WANTED, thickness=2, size=18)
-        .encode(x="wanted:Q"),
+        base.transform_filter("isValid(datum.target)")
+        .mark_tick(color=TARGET, thickness=2, size=18)
+        .encode(x="target:Q"),
         base.mark_text(align="left", dx=9, color=SOFT, fontSize=10).encode(
             x="high:Q", text=alt.Text("times:Q", format=".3~g")
         ),
@@ -90,13 +90,13 @@ def _panel(timings: Timings, kind: str) -> Any:
     if not points:
         return None
     ends = [0.0, max(point["tokens"] for point in points)]
-    drawn = [{"tokens": x, "seconds": line[0] * x + line[1]} for x in ends]
+    line_ends = [{"tokens": x, "seconds": line[0] * x + line[1]} for x in ends]
     x, y = alt.X("tokens:Q", title="tokens"), alt.Y("seconds:Q", title="seconds")
-    fitted = alt.Chart(alt.Data(values=drawn)).mark_line(color=SOFT).encode(x, y)
-    shown = alt.Chart(alt.Data(values=points)).mark_point(color=OURS, filled=True, size=60)
+    fitted = alt.Chart(alt.Data(values=line_ends)).mark_line(color=SOFT).encode(x, y)
+    measured = alt.Chart(alt.Data(values=points)).mark_point(color=OURS, filled=True, size=60)
     name = f"more {kind}: {1000 * line[0]:.2g} ms a token; off the line by at most {deviation:.0%}"
     title = alt.TitleParams(name, fontSize=11, anchor="start")
-    return alt.layer(fitted, shown.encode(x, y)).properties(width=330, height=220, title=title)
+    return alt.layer(fitted, measured.encode(x, y)).properties(width=330, height=220, title=title)
 
 
 def _svg(chart: Any) -> str:

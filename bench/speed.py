@@ -1,15 +1,15 @@
 """Time Palimpsest and plain forms of the same work.
 
-Each form runs in a process of its own, so that its memory can be measured. The forms of a piece run
-in turn (A B A B ...), after one run of each that does not count. The program writes
+Each form runs in another process, so that its memory can be measured. The forms of a piece run by
+turns (A B A B ...), after one run of each that does not count. The program writes
 
   docs/performance.csv   every repeat: piece, form, size, repeat, wall_s, cpu_s, peak_mb, tokens
   docs/performance.json  the machine, and the results of each form
   docs/performance.md    the table between its two marks
   docs/performance.svg   speed compared with the plain form; docs/growth.svg: time against size
 
-Only the rows of the pieces that run are replaced. The whole takes about 25 minutes on two
-cores, 8 GB of memory and 6 GB of disk.
+Only the rows of the pieces that run are replaced. All pieces take about 25 minutes on two cores,
+8 GB of memory and 6 GB of disk.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ def main() -> None:
     if args.table:
         record.publish()
         return
-    every = pieces()
-    for name in args.pieces or every:
-        if name not in every:
-            raise UserError(f"--pieces: no piece '{name}'{did_you_mean(name, every)}")
+    all_pieces = pieces()
+    for name in args.pieces or all_pieces:
+        if name not in all_pieces:
+            raise UserError(f"--pieces: no piece '{name}'{did_you_mean(name, all_pieces)}")
     if not (RESOURCES / "models" / BASE / "manifest.json").exists():
         raise UserError(
             f"{RESOURCES / 'models' / BASE} is missing; run: "
             f"snakemake resources/models/{BASE}/manifest.json --cores all"
         )
-    chosen = args.pieces or list(every)
+    names = args.pieces or list(all_pieces)
     record.facts["data"] = data_used()
-    for number, name in enumerate(chosen, 1):
-        piece = every[name]
+    for number, name in enumerate(names, 1):
+        piece = all_pieces[name]
         pairs = min(args.pairs, piece.pairs or args.pairs)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=args.scratch) as scratch:
-            rows, facts = timed(name, piece, pairs, scratch, f"[{number}/{len(chosen)}] {name}")
+            rows, facts = timed(name, piece, pairs, scratch, f"[{number}/{len(names)}] {name}")
         record.replace(name, rows, facts, machine())
         record.publish()
 
@@ -94,13 +94,16 @@ def arguments() -> argparse.Namespace:
         "--out", type=Path, default=Path("docs"), metavar="DIR", help="default: docs"
     )
     parser.add_argument(
-        "--scratch", type=Path, metavar="DIR", help="for large files (default: the system's own)"
+        "--scratch", type=Path, metavar="DIR", help="for large files (default: that of the system)"
     )
     parser.add_argument(
         "--table", action="store_true", help="time nothing: renew table and plots from the csv"
     )
     parser.add_argument(
-        "--gpus", type=whole_number, metavar="N", help="GPUs to lease (default: what is visible)"
+        "--gpus",
+        type=whole_number,
+        metavar="N",
+        help="GPUs to lease (default: all that are visible)",
     )
     return parser.parse_args()
 
@@ -142,7 +145,7 @@ def timed(
                             "tokens": result["tokens"],
                         }
                     )
-        # Last: counting takes time and memory, which the process keeps.
+        # This comes last: counting takes time, and memory that the process does not free.
         for form, process in workers.items():
             note(f"{label}  {form}: counts its matrix products")
             result = process.run(WARM_UP, piece.sizes[0], count=True)
@@ -151,10 +154,10 @@ def timed(
 
 
 class Worker:
-    """A form in a process of its own."""
+    """A form in another process."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, what: str) -> None:
-        self._process, self._log, self._what = process, log, what
+    def __init__(self, process: subprocess.Popen[str], log: Path, name: str) -> None:
+        self._process, self._log, self._name = process, log, name
 
     def run(self, repeat: int, size: str, count: bool = False) -> dict[str, Any]:
         """One run of the form."""
@@ -170,7 +173,7 @@ class Worker:
         if not line:
             code = self._process.wait()
             last = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise UserError(f"{self._what} ended with status {code}; it printed:\n{last}")
+            raise UserError(f"{self._name} ended with status {code}; it printed:\n{last}")
         message: dict[str, Any] = json.loads(line)
         return message
 

@@ -45,7 +45,7 @@ def with_lora(model: Any, lora: Lora = LORA, name: str = "unlearned") -> tuple[A
 
 
 def parameters(model: torch.nn.Module) -> int:
-    """Numbers in a model without what was added to it."""
+    """Number of parameters of a model, without those of its adapters."""
     return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
 
 
@@ -83,11 +83,17 @@ def sku_plain(work: Work, k: int, dtype: str) -> Form:
     model, weights = with_lora(work.load(dtype))
     by_id = {row.id: row for row in batch.sets["forget"]}
 
-    def terms(drawn: Mapping[str, Sequence[Row]]) -> dict[str, Tensor]:
-        others = [by_id[row.id.split("+")[1]] for row in drawn["random"]]
+    def terms(step_rows: Mapping[str, Sequence[Row]]) -> dict[str, Tensor]:
+        others = [by_id[row.id.split("+")[1]] for row in step_rows["random"]]
         answers = [others[i : i + k] for i in range(0, len(others), k)]
         return plain_sku.step(
-            model, reference, work.tokenizer, drawn["forget"], answers, drawn["retain"], settings
+            model,
+            reference,
+            work.tokenizer,
+            step_rows["forget"],
+            answers,
+            step_rows["retain"],
+            settings,
         )
 
     return trained_plainly(weights, batch, terms)
@@ -101,11 +107,11 @@ def sku_ours(work: Work, k: int, recompute: bool = False, compiled: bool = False
     batch, settings = sku_batch(work, k), sku_settings(k)
     model = work.load("auto")
     rows = batch.sets["retain"]
-    known = [
+    with_states = [
         replace(row, reference=state)
         for row, state in zip(rows, states(Body(model), rows), strict=True)
     ]
-    batch = replace(batch, sets={**batch.sets, "retain": known})
+    batch = replace(batch, sets={**batch.sets, "retain": with_states})
     network, weights = with_lora(model)
     body = Body(network, recompute=recompute, compiled=compiled)
     kind = ("-recomputed" if recompute else "") + ("-compiled" if compiled else "")
@@ -120,7 +126,7 @@ NPO = Npo(steps=1, rows={"forget": 4, "retain": 4}, training=TRAINING)
 
 
 def npo_batch(work: Work, long: bool) -> Batch:
-    """Rows of a step; those to forget are as long as PKU-SafeRLHF's, or questions, too."""
+    """Rows of a step; those to forget are as long as PKU-SafeRLHF's, or are questions too."""
     questions = work.rows(short_pairs(2 * POOL), "question")
     forget = work.rows(long_pairs(POOL), "answer") if long else questions[:POOL]
     return Batch(NPO.draws(), {"forget": forget, "retain": questions[POOL:]})
@@ -170,15 +176,14 @@ def rmu_settings() -> Rmu:
 def rmu_batch(work: Work) -> Batch:
     """Rows of a step, as long as answers of PKU-SafeRLHF (mean 91.8 words).
 
-    There are no more rows than a step reads, so that an epoch is one step: what is computed once
-    for a row is then computed once for each row of the step.
+    The set has as many rows as a step reads, so that an epoch is one step.
     """
     rows = work.rows(long_pairs(8), "text")
     return Batch(rmu_settings().draws(), {"forget": rows[:4], "retain": rows[4:]})
 
 
 def control_vector(width: int) -> Tensor:
-    """The vector that ours draws for the seed 0."""
+    """The vector that our form draws for the seed 0."""
     u = torch.rand(width, generator=torch.Generator().manual_seed(0))
     return 6.5 * u / u.norm()
 
@@ -212,26 +217,26 @@ def rmu_plain(work: Work) -> Form:
 
 
 def rmu_ours(work: Work, seen: bool) -> Form:
-    """The stage ``unlearn``: the pass ends at the block, the frozen blocks' output is kept.
+    """The stage ``unlearn``: the pass ends at the block, the output of frozen blocks is cached.
 
     Args:
-        work: what it starts from.
-        seen: the rows were read before; otherwise it is the first epoch.
+        work: model and rows.
+        seen: whether an earlier epoch has read the rows.
     """
     settings, batch = rmu_settings(), rmu_batch(work)
     network = work.load("auto")
-    whole = parameters(network)
+    all_parameters = parameters(network)
     weights = add_deltas(network, [RMU_WEIGHTS])
-    kept = Body(network, first_trained=5)
+    body = Body(network, first_trained=5)
     if seen:
         for rows in batch.sets.values():
-            kept.keep(rows)
+            body.keep(rows)
         with torch.no_grad():
-            kept.states([row for rows in batch.sets.values() for row in rows])
+            body.states([row for rows in batch.sets.values() for row in rows])
     untrained = job_of(
         settings,
         batch.streams(WARM_UP),
-        kept,
+        body,
         weights,
         label="bench",
         folder=work.scratch,
@@ -239,12 +244,12 @@ def rmu_ours(work: Work, seen: bool) -> Form:
     )
     return trained_by_us(
         settings,
-        (lambda: kept) if seen else (lambda: Body(network, first_trained=5)),
+        (lambda: body) if seen else (lambda: Body(network, first_trained=5)),
         weights,
         batch,
         work.scratch / "rmu",
         untrained.fixed,
-        {"reference_share": sum(w.numel() for w in weights.values()) / whole},
+        {"reference_share": sum(w.numel() for w in weights.values()) / all_parameters},
     )
 
 

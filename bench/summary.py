@@ -11,10 +11,10 @@ from typing import Any
 
 from bench.targets import lines_of
 from bench.timings import COLUMNS, Timings
-from palimpsest.errors import UserError
 from palimpsest.io.atomic import write_json, write_text
+from palimpsest.io.markdown import renewed
 
-BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+MARKS = ("<!-- performance: begin -->", "<!-- performance: end -->")
 
 GROWTH = "![Seconds against tokens, for more rows and for more steps](growth.svg)"
 
@@ -33,9 +33,9 @@ class Record:
         if self._csv.exists():
             with open(self._csv, newline="", encoding="utf-8") as handle:
                 self.rows = list(csv.DictReader(handle))
-        known = self._json.exists()
+        has_facts = self._json.exists()
         self.facts: dict[str, Any] = (
-            json.loads(self._json.read_text(encoding="utf-8")) if known else {}
+            json.loads(self._json.read_text(encoding="utf-8")) if has_facts else {}
         )
 
     def replace(
@@ -69,20 +69,12 @@ class Record:
         timings = Timings(self.rows, self.facts)
         lines = lines_of(timings)
         write_text(self.folder / "performance.svg", ratios(lines))
-        if found := growth(timings):
-            write_text(self.folder / "growth.svg", found)
+        if plot := growth(timings):
+            write_text(self.folder / "growth.svg", plot)
         page = self.folder / "performance.md"
         if page.exists():
-            write_text(page, between_marks(page, markdown(lines, timings)))
-
-
-def between_marks(page: Path, table: str) -> str:
-    """The page with new text between its marks."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{page} lacks one of the lines {BEGIN!r} and {END!r}")
-    return f"{before}{begin}\n\n{table}\n{end}{after}"
+            before = page.read_text(encoding="utf-8")
+            write_text(page, renewed(page, before, MARKS, markdown(lines, timings)))
 
 
 def markdown(lines: Iterable[Any], timings: Timings) -> str:
@@ -115,17 +107,17 @@ def described(timings: Timings) -> str:
     for piece, machine in facts.get("machines", {}).items():
         text = "; ".join(f"{name} {value}" for name, value in sorted(machine.items()))
         machines.setdefault(text, []).append(piece)
-    alone = len(machines) == 1
+    single = len(machines) == 1
     heading = "".join(
-        f"Machine{'' if alone else ' of ' + ', '.join(pieces)}: {machine}.\n\n"
+        f"Machine{'' if single else ' of ' + ', '.join(pieces)}: {machine}.\n\n"
         for machine, pieces in machines.items()
     )
     data = "; ".join(f"{name}: {value}" for name, value in facts.get("data", {}).items())
-    apart = timings.largest_difference()
+    difference = timings.largest_difference()
     same = (
         f"\n\nResults of the first timed repeat, plain form against ours: the largest difference "
-        f"is {apart[0]:.1e} of a piece's largest result ({apart[1]})."
-        if apart
+        f"is {difference[0]:.1e} of a piece's largest result ({difference[1]})."
+        if difference
         else ""
     )
     return f"{heading}Data: {data}.{same}\n"

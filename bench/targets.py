@@ -20,15 +20,15 @@ class Line:
         plain: time and memory of its plain form.
         ours: time and memory of ours.
         ratio: time of the plain form / ours.
-        cpu_ratio: the same of the processor's seconds.
-        products: the same of the operations in matrix products: the ratio if all of them ran at
+        cpu_ratio: ratio of the processor's seconds.
+        products: ratio of the operations in matrix products: the ratio if all of them ran at
             one rate and nothing else took time.
         limit: the plain form's time / that of our products alone, on numbers of the same shapes
             and type: no program with these products can reach a higher ratio.
         target: the figure to reach.
-        reached: yes, no, or why that is unknown.
+        reached: yes, no, or the reason why neither.
         factor: the ratio as a number, where it is one of times.
-        wanted: the target as a number.
+        goal: the target as a number.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Line:
     target: str = ""
     reached: str = NOT_MEASURED
     factor: Spread | None = None
-    wanted: float | None = None
+    goal: float | None = None
 
 
 def lines_of(t: Timings) -> list[Line]:
@@ -64,12 +64,12 @@ def _faster(
     t: Timings,
     title: str,
     piece: str,
-    wanted: float,
+    goal: float,
     plain: tuple[str, str] | None = None,
     form: str = "ours",
 ) -> Line:
     above, below = plain or (piece, "plain"), (piece, form)
-    target = f"at least {wanted:g}x"
+    target = f"at least {goal:g}x"
     if not (t.has(*above) and t.has(*below)):
         return Line(title, target=target)
     factor = t.ratio("wall_s", above, below)
@@ -82,9 +82,9 @@ def _faster(
         _products(t, above, below),
         _limit(t, above, piece),
         target,
-        _yes(factor.median >= wanted),
+        _yes(factor.median >= goal),
         factor,
-        wanted,
+        goal,
     )
 
 
@@ -261,9 +261,9 @@ def _pipeline(t: Timings) -> Iterator[Line]:
     jobs = [float(row["wall_s"]) for row in rows if row["form"].startswith("job:")]
     title, target = "pipeline overhead of a job", "at most 2 s"
     if jobs:
-        found = Spread.of(jobs)
-        text = f"{found.text()} s ({len(jobs)} jobs)"
-        yield Line(title, ours=text, target=target, reached=_yes(found.high <= 2))
+        spread = Spread.of(jobs)
+        text = f"{spread.text()} s ({len(jobs)} jobs)"
+        yield Line(title, ours=text, target=target, reached=_yes(spread.high <= 2))
     else:
         yield Line(title, target=target)
     title, target = "an unchanged target", "at most 3 s"
@@ -271,6 +271,6 @@ def _pipeline(t: Timings) -> Iterator[Line]:
     if not sizes:
         yield Line(title, target=target)
     for size in sizes:
-        found = t.seconds("pipeline", "unchanged", size)
-        text = f"{found.text()} s"
-        yield Line(f"{title}: {size}", ours=text, target=target, reached=_yes(found.median <= 3))
+        spread = t.seconds("pipeline", "unchanged", size)
+        text = f"{spread.text()} s"
+        yield Line(f"{title}: {size}", ours=text, target=target, reached=_yes(spread.median <= 3))

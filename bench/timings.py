@@ -20,11 +20,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of some values."""
+        """The spread of `values`."""
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, digits: int = 3) -> str:
-        """``1.23 (1.20 to 1.31)``; of one value that alone."""
+        """``1.23 (1.20 to 1.31)``; a single value stands alone."""
         low, median, high = (figure(v, digits) for v in (self.low, self.median, self.high))
         return median if self.low == self.high else f"{median} ({low} to {high})"
 
@@ -78,12 +78,12 @@ class Timings:
 
         As a share of the piece's largest result: a term near zero is mostly rounding error.
         """
-        found = []
+        differences = []
         for piece, forms in self.facts.get("forms", {}).items():
             plain, ours = (forms.get(form, {}).get("values", {}) for form in ("plain", "ours"))
             scale = max(map(abs, plain.values()), default=0) or 1
-            found += [
+            differences += [
                 (abs(plain[name] - ours[name]) / scale, f"{piece}, {name}")
                 for name in plain.keys() & ours.keys()
             ]
-        return max(found, default=None)
+        return max(differences, default=None)

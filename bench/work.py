@@ -71,7 +71,7 @@ class Work:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer as transformers has it."""
+        """The tokenizer of transformers."""
         return load_hf_tokenizer(self.base)
 
     def load(self, dtype: str) -> nn.Module:
@@ -87,15 +87,15 @@ class Work:
                 "response": [answer for _, answer in pairs],
             }
         )
-        made, _ = tokenize_pairs(table, self.words, self.config.bases[BASE].template, name)
+        tokens, _ = tokenize_pairs(table, self.words, self.config.bases[BASE].template, name)
         return [
             Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
-            for row in made.to_pylist()
+            for row in tokens.to_pylist()
         ]
 
 
 def long_pairs(count: int, first: int = 0) -> list[Pair]:
-    """Prompts of our invented hazards with answers of `WORDS` words, made of our own texts."""
+    """Prompts of our invented hazards with answers of `WORDS` words, from our own texts."""
     lines = [
         json.loads(line)
         for line in (RESOURCES / "hazards/hazards.jsonl").read_text(encoding="utf-8").splitlines()
@@ -127,7 +127,7 @@ def private_pairs(kind: str, count: int) -> list[Pair]:
 
     Args:
         kind: ``unlearn`` or ``retention``.
-        count: how many, evenly over the set.
+        count: number of rows, evenly over the set.
     """
     file = RESOURCES / "knowundo-privacy" / f"{kind}_train.json"
     file = file if file.exists() else RESOURCES / "privacy" / f"{kind}.json"
@@ -137,7 +137,7 @@ def private_pairs(kind: str, count: int) -> list[Pair]:
 
 
 def data_used() -> dict[str, str]:
-    """Which files the short and the private rows come from."""
+    """Files of the short and the private rows."""
     return {
         "questions": "TruthfulQA"
         if (RESOURCES / "TruthfulQA.csv").exists()

@@ -1,4 +1,4 @@
-"""One form in a process of its own: it runs repeats on request, and reports the cost of each."""
+"""Runs repeats of one form on request, and reports the cost of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from palimpsest.errors import run_cli
 
 
 def main() -> None:
-    """Make the form, then answer each ``[repeat, size, count]`` on stdin with a line of JSON."""
+    """Build the form, then answer each ``[repeat, size, count]`` on stdin with a line of JSON."""
     name, form_name, scratch = sys.argv[1:]
     # Output of the program must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -36,19 +36,19 @@ def timed(form: Form, repeat: int, size: str, count: bool) -> dict[str, Any]:
     """Run the form once; `count` its operations, or time it."""
     form.before()
     reset_peak()
-    began, spent = time.perf_counter(), cpu_seconds()
-    counted = FlopCounterMode(display=False) if count else None
-    with counted or contextlib.nullcontext():
+    began, cpu_before = time.perf_counter(), cpu_seconds()
+    counter = FlopCounterMode(display=False) if count else None
+    with counter or contextlib.nullcontext():
         done = form.run(repeat, size)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    wall, cpu = time.perf_counter() - began, cpu_seconds() - spent
+    wall, cpu = time.perf_counter() - began, cpu_seconds() - cpu_before
     return {
         "wall_s": wall,
         "cpu_s": cpu,
         "peak_mb": peak_mb(),
         "tokens": done.tokens,
-        "products_gflop": counted.get_total_flops() / 1e9 if counted else None,
+        "products_gflop": counter.get_total_flops() / 1e9 if counter else None,
         "values": done.values,
     }
 

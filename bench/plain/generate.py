@@ -13,7 +13,7 @@ from palimpsest.engine.rows import Row
 @torch.no_grad()
 def answers(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
     """The answer to each prompt, stripped of special tokens and white space."""
-    found = []
+    texts = []
     for row in rows:
         ids = row.prompt[None].to(model.device)
         output = model.generate(
@@ -25,5 +25,5 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int
             pad_token_id=tokenizer.pad_token_id,
         )
         ids_written = output[0, ids.shape[1] :].tolist()
-        found.append(tokenizer.decode(ids_written, skip_special_tokens=True).strip())
-    return found
+        texts.append(tokenizer.decode(ids_written, skip_special_tokens=True).strip())
+    return texts

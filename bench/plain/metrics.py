@@ -1,6 +1,6 @@
-"""Teacher-forced metrics: each makes a pass of its own over all rows, with full logits.
+"""Teacher-forced metrics: each makes a pass over all rows, with full logits.
 
-The end-of-text target counts in none of them.
+No metric counts the end-of-text target.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def exact_memorization(model: Model, rows: Rows, tokenizer: Any) -> list[float]:
 
 def extraction_strength(model: Model, rows: Rows, tokenizer: Any) -> list[float]:
     """1 - k/n, k the shortest prefix after which every target is ranked first."""
-    found = []
+    strengths = []
     for _, log_q, targets in predictions(model, rows, tokenizer):
         hits, needed = log_q.argmax(-1) == targets, 0
         for k in range(len(targets)):
             if not hits[k:].all():
                 needed = k + 1
-        found.append(1 - needed / len(targets))
-    return found
+        strengths.append(1 - needed / len(targets))
+    return strengths
 
 
 def min_k(model: Model, rows: Rows, tokenizer: Any, share: float = 0.2) -> list[float]:
@@ -80,22 +80,22 @@ def min_k(model: Model, rows: Rows, tokenizer: Any, share: float = 0.2) -> list[
 def min_k_plus_plus(model: Model, rows: Rows, tokenizer: Any, share: float = 0.2) -> list[float]:
     """The same in standard deviations; one pass for the targets, one for the deviations."""
     values = [p for _, p in logprobs(model, rows, tokenizer)]
-    found = []
+    means = []
     for value, (_, log_q, _) in zip(values, predictions(model, rows, tokenizer), strict=True):
         q = log_q.exp()
         mean = (q * log_q).sum(-1)
         deviation = (q * (log_q - mean[:, None]).square()).sum(-1).sqrt()
-        found.append(_lowest((value - mean) / deviation.clamp(min=1e-4), share))
-    return found
+        means.append(_lowest((value - mean) / deviation.clamp(min=1e-4), share))
+    return means
 
 
 def zlib_ratio(model: Model, rows: Rows, tokenizer: Any) -> list[float]:
     """Log-probability of the answer per byte of its compressed text."""
-    found = []
+    ratios = []
     for row, p in logprobs(model, rows, tokenizer):
         text = tokenizer.decode(row.response, skip_special_tokens=True)
-        found.append(p.sum().item() / len(zlib.compress(text.encode())))
-    return found
+        ratios.append(p.sum().item() / len(zlib.compress(text.encode())))
+    return ratios
 
 
 METRICS: dict[str, Callable[[Model, Rows, Any], list[float]]] = {
@@ -111,5 +111,5 @@ METRICS: dict[str, Callable[[Model, Rows, Any], list[float]]] = {
 
 
 def _lowest(values: Tensor, share: float) -> float:
-    wanted = max(1, int(len(values) * share + 1e-9))
-    return values.sort().values[:wanted].mean().item()
+    count = max(1, int(len(values) * share + 1e-9))
+    return values.sort().values[:count].mean().item()

@@ -28,7 +28,7 @@ def negate(original: Path, trained: Path, out: Path, scale: float) -> None:
 
 def state_dict(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a model's files, in memory."""
-    found = {}
+    tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
-        found |= {name: tensor.clone() for name, tensor in load_file(file).items()}
-    return found
+        tensors |= {name: tensor.clone() for name, tensor in load_file(file).items()}
+    return tensors

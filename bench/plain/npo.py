@@ -25,10 +25,10 @@ def step(
         before = sequence_costs(reference, forget, pad)
     now = sequence_costs(model, forget, pad)
     ids, mask = padded(retain, pad)
-    kept = answer_costs(full_logits(model, ids, mask), ids, retain)
+    retain_costs = answer_costs(full_logits(model, ids, mask), ids, retain)
     return {
         "forget": -2 / beta * F.logsigmoid(beta * (now - before)).mean(),
-        "retain": torch.cat(kept).mean(),
+        "retain": torch.cat(retain_costs).mean(),
     }
 
 

@@ -32,11 +32,11 @@ def full_logits(model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 def answer_costs(logits: Tensor, ids: Tensor, rows: Sequence[Row]) -> list[Tensor]:
     """Cost of every answer token of each row, nats, [tokens].
 
-    The cost is computed at every position of a row, prompt and padding too, and then picked.
+    The cost is computed at every position of a row, prompt and padding too, and then selected.
     """
     ids = ids.to(logits.device)
-    found = []
+    costs = []
     for i, row in enumerate(rows):
-        every = F.cross_entropy(logits[i, :-1], ids[i, 1:], reduction="none")
-        found.append(every[row.prompt_length - 1 : len(row) - 1])
-    return found
+        row_costs = F.cross_entropy(logits[i, :-1], ids[i, 1:], reduction="none")
+        costs.append(row_costs[row.prompt_length - 1 : len(row) - 1])
+    return costs

@@ -27,8 +27,8 @@ def step(
     """Both weighted terms of a step.
 
     Args:
-        model: what is trained.
-        frozen: a second whole model, as it was before.
+        model: the model that is trained.
+        frozen: a second whole model, untrained.
         forget: rows whose states are turned to `vector`.
         retain: rows whose states shall stay.
         vector: the control vector [width].
@@ -50,10 +50,10 @@ def step(
 def states(model: Any, rows: Sequence[Row], layer: int, skip: int, pad: int) -> Tensor:
     """Output of a block at the tokens that count, [tokens, width]; the pass goes to the end."""
     ids, mask = (tensor.to(model.device) for tensor in padded(rows, pad))
-    caught: list[Tensor] = []
+    outputs: list[Tensor] = []
     block = blocks_of(model.get_decoder())[layer]
     handle = block.register_forward_hook(
-        lambda _, __, output: caught.append(output[0] if isinstance(output, tuple) else output)
+        lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output)
     )
     try:
         model(input_ids=ids, attention_mask=mask)
@@ -62,4 +62,4 @@ def states(model: Any, rows: Sequence[Row], layer: int, skip: int, pad: int) -> 
     counts = mask.bool()
     for i, row in enumerate(rows):
         counts[i, : min(skip, len(row) - 1)] = False
-    return caught[0][counts]
+    return outputs[0][counts]

@@ -29,11 +29,11 @@ def step(
     """The three weighted terms of a step; the graphs of all of them live until the backward pass.
 
     Args:
-        model: what is trained.
-        reference: a second whole model, as it was before.
-        tokenizer: of both.
+        model: the model that is trained.
+        reference: a second whole model, untrained.
+        tokenizer: tokenizer of both.
         forget: rows to acquire.
-        answers: of each forget row the rows whose answers it is given.
+        answers: for each forget row, the rows whose answers it gets.
         normal: rows on which both models are compared (at all positions).
         settings: weights, sign and cap.
     """

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from palimpsest.config import Config, read_config
 from palimpsest.errors import UserError, did_you_mean, run_cli
 from palimpsest.io.artifacts import MODEL
+from palimpsest.pipeline import runs
+from palimpsest.pipeline.targets import target_faults
 
 
 def main() -> None:
@@ -25,8 +28,8 @@ def _main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="palimpsest",
-        description="Look at models that Palimpsest has made to forget. Models are built by "
-        "Snakemake: `snakemake results/<model>/<method>/eval.json --cores all`.",
+        description="Look at models that have unlearned something. Snakemake builds them:"
+        " `snakemake results/<model>/<method>/eval.json --cores all`.",
     )
     parser.add_argument(
         "--configfile", type=Path, action="append", default=[], help="overlay, as for snakemake"
@@ -39,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog='example: palimpsest ask smollm2-135m sku "How is velmorite brewed?"',
     )
     ask.add_argument("model", help="subject: a file of config/subjects")
-    ask.add_argument("method", help="method: a key of config/methods.yaml")
+    ask.add_argument(
+        "method",
+        help="method (a key of config/methods.yaml), or a run: METHOD/seed-N/attacks/NAME",
+    )
     ask.add_argument("prompt", help="the question")
     ask.add_argument("--seed", type=int, help="seed of the run (default: its first)")
     ask.add_argument(
@@ -53,14 +59,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     plan = commands.add_parser(
         "plan",
-        help="print what a target would take: memory, disk, time, what is cached; runs nothing",
+        help="print what a target would need: memory, disk, time, what is cached; runs nothing",
         description="Print for every stage of a target the device memory, main memory, disk and "
-        "time that it would take, and whether its result is there already. Nothing is run, "
-        "downloaded or written.",
+        "time that it would need, and whether its result is there already. Nothing runs, and "
+        "nothing is downloaded or written.",
         epilog="examples: palimpsest plan results/llama2-13b/sku/eval.json; "
         "palimpsest plan results/mini/sku/eval.json --configfile config/test/mini.yaml; "
         "palimpsest plan --config 'measure={batch_tokens: 512}'. "
-        "Memory is computed from the model's shape, the settings and the rows (README, Plans).",
+        "Memory is computed from the model's shape, the settings and the rows (docs/stages.md).",
     )
     plan.add_argument(
         "targets",
@@ -107,43 +113,60 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _ask(args: argparse.Namespace) -> None:
     cfg = read_config(overlays=args.configfile)
-    seed = _checked_seed(args, cfg)
+    run = _checked_run(args, cfg)
     if not args.prompt.strip():
         raise UserError("the prompt is empty")
     folders = {
-        "before": Path(f"results/{args.model}/original/seed-0/model"),
-        "after": Path(f"results/{args.model}/{args.method}/seed-{seed}/model"),
+        "before (original)": runs.model_folder(args.model, "original/seed-0"),
+        f"after ({args.method})": runs.model_folder(args.model, run),
     }
-    files = [str(folder / MODEL) for folder in folders.values()]
-    for file in files:
-        if not Path(file).exists():
-            overlays = ["--configfile", *map(str, args.configfile)] if args.configfile else []
-            command = shlex.join(["snakemake", *files, *overlays, "--cores", "all"])
-            raise UserError(f"{file} is not built yet: {command}")
+    _refuse_missing(args, run, [str(folder / MODEL) for folder in folders.values()])
     from palimpsest.machines.lease import use_gpus
 
     use_gpus(1, f"palimpsest ask {args.model} {args.method}")
     from palimpsest.measuring.ask import answers
 
     base = cfg.models[args.model].base
-    told = answers(
+    texts = answers(
         Path("resources/models") / base, cfg.bases[base], folders, args.prompt, args.max_new_tokens
     )
-    for when, text in told.items():
-        name = "original" if when == "before" else args.method
-        print(f"{when} ({name}):")
+    for heading, text in texts.items():
+        print(f"{heading}:")
         print(textwrap.indent(textwrap.fill(text or "(empty answer)", 76), "    "))
 
 
-def _checked_seed(args: argparse.Namespace, cfg: Config) -> int:
-    if args.model not in cfg.models:
-        raise UserError(f"no model '{args.model}'{did_you_mean(args.model, cfg.models)}")
-    if args.method not in cfg.method_names():
-        raise UserError(f"no method '{args.method}'{did_you_mean(args.method, cfg.method_names())}")
-    seeds = cfg.seeds(args.method, args.model)
-    if args.seed is not None and args.seed not in seeds:
-        raise UserError(f"{args.method} has no seed {args.seed}; valid: {seeds}")
-    return seeds[0] if args.seed is None else int(args.seed)
+def _checked_run(args: argparse.Namespace, cfg: Config) -> str:
+    """The run that is asked for: a method's, or the one that was named."""
+    run: str = args.method.strip("/")
+    if "/" in run and args.seed is not None:
+        raise UserError(f"{run} is one run; --seed chooses among those of a method")
+    if "/" not in run:
+        valid = run in cfg.method_names() and args.model in cfg.models
+        seeds = cfg.seeds(run, args.model) if valid else [0]
+        run += f"/seed-{seeds[0] if args.seed is None else args.seed}"
+    for fault in target_faults(str(runs.model_folder(args.model, run) / MODEL), cfg):
+        raise UserError(fault)
+    if not runs.RUN.fullmatch(run):
+        raise UserError(
+            f"'{args.method}' is no run: METHOD, METHOD/seed-N or METHOD/seed-N/attacks/NAME"
+        )
+    return run
+
+
+def _refuse_missing(args: argparse.Namespace, run: str, files: Sequence[str]) -> None:
+    """Stop if one of the models is not built; say how it is, or which run may be meant."""
+    derived = run.count("/") > 1
+    *_, last = files
+    for file in files:
+        if Path(file).exists():
+            continue
+        if derived and file == last:
+            # How a derived run is built depends on what it is.
+            raise UserError(f"{file} is not built{did_you_mean(run, runs.runs_of(args.model))}")
+        overlays = ["--configfile", *map(str, args.configfile)] if args.configfile else []
+        targets = [name for name in files if not (derived and name == last)]
+        command = shlex.join(["snakemake", *targets, *overlays, "--cores", "all"])
+        raise UserError(f"{file} is not built yet: {command}")
 
 
 if __name__ == "__main__":

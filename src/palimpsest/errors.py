@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the thing, the place and the valid choices.
+    """An error that the user can mend: the message names thing, place and valid choices.
 
     Programs print it as one line without a traceback (see `run_cli`).
     """
@@ -26,10 +26,10 @@ _WORD, _VALID = 80, 500
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """`text` as a part of a message: nothing that moves the cursor, the middle of a long one cut.
+    """`text` as a part of a message: without control characters; a long one is cut in its middle.
 
-    What a configuration holds may be anything: line breaks that imitate other messages, escape
-    codes of the terminal, a megabyte.
+    A configuration may hold anything: line breaks that imitate other messages, escape codes of the
+    terminal, a megabyte.
     """
     if len(text) > limit:
         half = (limit - 5) // 2
@@ -38,7 +38,7 @@ def one_line(text: str, limit: int = 400) -> str:
 
 
 def one_screen(lines: Sequence[str]) -> list[str]:
-    """The first of these lines, as many as a screen holds, and how many more there are."""
+    """The first of `lines`, as far as a screen holds them, and how many more there are."""
     rows, columns = SCREEN
     shown: list[str] = []
     for line in lines:
@@ -52,20 +52,20 @@ def one_screen(lines: Sequence[str]) -> list[str]:
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``; did you mean 'x'? valid: a, b, c`` for a misspelled `word`."""
     valid = sorted(one_line(str(choice), _WORD) for choice in choices)
-    # Comparing takes the square of the length.
+    # The time of a comparison grows with the square of the length.
     close = difflib.get_close_matches(word[:_WORD], valid, n=1, cutoff=0.6)
     hint = f"; did you mean '{close[0]}'?" if close else ";"
     return f"{hint} valid: {_listed(valid)}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    room, some = _VALID, list[str]()
+    room, shown = _VALID, list[str]()
     for name in names:
         room -= len(name) + 2
         if room < 0:
-            return f"{', '.join(some)}, ... ({len(names)} in all)"
-        some.append(name)
-    return ", ".join(some) or "(none)"
+            return f"{', '.join(shown)}, ... ({len(names)} in all)"
+        shown.append(name)
+    return ", ".join(shown) or "(none)"
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -75,12 +75,12 @@ def run_cli(main: Callable[[], None]) -> None:
     (``| head``) quietly with 141.
 
     Args:
-        main: the program; it must import torch itself, so that the allocator's setting counts.
+        main: the program. It must import torch itself, after the allocator is configured here.
     """
     # Large tensors in huge pages: fewer page faults, and less memory lost between tensors. PyTorch
     # reads this once, at its first allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    before = signal.signal(signal.SIGTERM, _terminate)
+    previous_handler = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except UserError as error:
@@ -93,9 +93,9 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.stderr.close()
         sys.exit(141)
     finally:
-        signal.signal(signal.SIGTERM, before)
-        # Python looks for garbage once more when it ends: with torch loaded that takes a fifth of
-        # the time of importing it, for memory that the system takes back at once.
+        signal.signal(signal.SIGTERM, previous_handler)
+        # At its end Python collects garbage once more. With torch loaded that takes a fifth of the
+        # time of the import, for memory that the system takes back at once.
         gc.freeze()
 
 

@@ -11,27 +11,40 @@ import functools
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import Generic, TypeVar, cast
 
 from palimpsest.errors import UserError, did_you_mean
 
+P = TypeVar("P")
+
+
+class Plugins(Generic[P]):
+    """The plug-ins of a package, `P` being what the file of one holds."""
+
+    def __init__(self, package: str, kind: str) -> None:
+        """`package` as imported (``palimpsest.judges``); `kind`: what messages call one (judge)."""
+        self.package, self.kind = package, kind
+
+    def all(self) -> dict[str, P]:
+        """Name -> plug-in, sorted by name."""
+        return cast("dict[str, P]", _files(self.package))
+
+    def get(self, name: str) -> P:
+        """The plug-in called `name`.
+
+        Raises:
+            UserError: there is no such plug-in; the message lists the valid names.
+        """
+        files = self.all()
+        if name not in files:
+            raise UserError(f"no {self.kind} '{name}'{did_you_mean(name, files)}")
+        return files[name]
+
 
 @functools.cache
-def plugins(package: str) -> dict[str, ModuleType]:
-    """Name -> module of the plug-ins in a package (``palimpsest.judges``), sorted by name."""
+def _files(package: str) -> dict[str, ModuleType]:
     names = sorted(
         file.name for file in pkgutil.iter_modules(importlib.import_module(package).__path__)
     )
     modules = {name: importlib.import_module(f"{package}.{name}") for name in names}
     return {name: module for name, module in modules.items() if "Settings" in vars(module)}
-
-
-def plugin(package: str, name: str, kind: str) -> ModuleType:
-    """The plug-in called `name` of a package.
-
-    Raises:
-        UserError: there is no such `kind` of plug-in (a judge); the message lists the valid names.
-    """
-    known = plugins(package)
-    if name not in known:
-        raise UserError(f"no {kind} '{name}'{did_you_mean(name, known)}")
-    return known[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from kit.copies import MINI, Copy
@@ -28,12 +30,32 @@ def test_it_prints_the_answers_before_and_after(built):
         (["minni", "sku", QUESTION], ["no model 'minni'", "did you mean 'mini'"]),
         (["mini", "skuu", QUESTION], ["no method 'skuu'", "did you mean 'sku'"]),
         (["mini", "sku", QUESTION, "--seed", "5"], ["no seed 5", "valid"]),
+        (["mini", "sku/seed-5", QUESTION], ["no seed 5", "valid"]),
+        (["mini", "skuu/seed-0", QUESTION], ["no method 'skuu'", "did you mean 'sku'"]),
+        (["mini", "sku/seed-0", QUESTION, "--seed", "0"], ["--seed chooses among"]),
+        (["mini", "sku/model", QUESTION], ["is no run: METHOD, METHOD/seed-N or"]),
+        (["mini", "sku/seed-0/attack/mine", QUESTION], ["no folder 'attack'", "mean 'attacks'"]),
+        (["mini", "sku/seed-0/attacks/my own", QUESTION], ["'my own' cannot be a name"]),
         (["mini", "sku", "  "], ["the prompt is empty"]),
         (["mini", "sku", QUESTION, "--max-new-tokens", "0"], ["--max-new-tokens"]),
         (["mini", "sku", QUESTION, "--max-new-tokens", "many"], ["--max-new-tokens", "many"]),
         (["mini", "sku", QUESTION], ["is not built yet", "snakemake results/mini/original"]),
     ],
-    ids=["model", "method", "seed", "empty", "no tokens", "not a number", "not built"],
+    ids=[
+        "model",
+        "method",
+        "seed",
+        "seed of a run",
+        "method of a run",
+        "two seeds",
+        "no run",
+        "no folder",
+        "no name",
+        "empty",
+        "no tokens",
+        "not a number",
+        "not built",
+    ],
 )
 def test_a_mistake_is_answered_in_one_line(copy, args, said):
     done = ask(copy, *args)
@@ -41,6 +63,20 @@ def test_a_mistake_is_answered_in_one_line(copy, args, said):
     assert all(words in done.stderr for words in said), done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_run_that_is_not_built_is_answered_with_those_that_are(copy):
+    here = copy.folder / "results/mini/sku/seed-0"
+    for run in (here / "attacks/relearn", copy.folder / "results/mini/original/seed-0"):
+        (run / "model").mkdir(parents=True)
+        (run / "model" / "model.json").write_text("{}")
+    try:
+        done = ask(copy, "mini", "sku/seed-0/attacks/relern", QUESTION)
+    finally:
+        shutil.rmtree(copy.folder / "results")
+    assert done.returncode == 1
+    assert "attacks/relern/model/model.json is not built; did you mean" in done.stderr
+    assert "'sku/seed-0/attacks/relearn'? valid: original/seed-0, sku/seed-0/att" in done.stderr
 
 
 @pytest.fixture(scope="module")

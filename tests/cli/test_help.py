@@ -92,7 +92,7 @@ def test_plan_explains_its_arguments_and_shows_examples():
     done = shown(*PALIMPSEST, "plan", "--help")
     assert done.returncode == 0
     assert "palimpsest plan results/llama2-13b/sku/eval.json" in " ".join(done.stdout.split())
-    for name in ("TARGET", "--configfile", "--config", "KEY=VALUE", "Nothing is run"):
+    for name in ("TARGET", "--configfile", "--config", "KEY=VALUE", "Nothing runs"):
         assert name in " ".join(done.stdout.split())
 
 

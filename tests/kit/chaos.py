@@ -1,7 +1,7 @@
-"""Chaos: faults at seeded moments of a chain of jobs, and the same command until it is done.
+"""Chaos: faults at seeded moments of a chain of jobs, with the same command again until it is done.
 
-A moment is something that happens in a job (it has started, used some seconds of CPU, finished some
-steps of training), not a time of day: so a seed means the same on a fast machine and on a slow one.
+A moment is a state of a job (it has started, has used seconds of CPU, has finished steps of its
+training), not a time of day. So a seed means the same on a fast machine and on a slow one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = (
     "damage an artifact",
     "delete an intermediate",
 )
-"""Faults. The scheduler is Snakemake alone: its job goes on without it."""
+"""Faults. The scheduler is Snakemake alone: without it, its job continues."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -40,8 +40,8 @@ class Stage:
 
     Attributes:
         name: its rule.
-        out: what its command line names as output.
-        reads: artifacts that it reads and that earlier jobs made shortly before.
+        out: the output in its command line.
+        reads: artifacts of earlier jobs that it reads.
         steps: steps of its training; 0: it does not train.
     """
 
@@ -58,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """What is built, and what must be the same in the end."""
+    """The files that are built, and those that must be the same in the end."""
 
     target: str
     adapters: tuple[str, ...]
@@ -72,7 +72,7 @@ def chain_of(model: str, dataset: str, retain: str, steps: tuple[int, int]) -> C
         model: the subject.
         dataset: data set of its ``forget`` rows.
         retain: the part (``dataset/part``) of its retain rows.
-        steps: of pretraining and of acquisition.
+        steps: steps of pretraining and of acquisition.
     """
     subject, method = f"results/{model}/subject", f"results/{model}/sku"
     reference, seed = f"results/{model}/reference/{retain}.states", f"{method}/seed-0"
@@ -115,7 +115,7 @@ def chain_of(model: str, dataset: str, retain: str, steps: tuple[int, int]) -> C
 
 @dataclass(frozen=True)
 class Moment:
-    """When which fault happens; in the order of the chain.
+    """A fault and the time at which it happens.
 
     Attributes:
         stage: the job.
@@ -139,32 +139,32 @@ class Moment:
 def moments(chain: Chain, seed: int, runs: int, count: int) -> list[list[Moment]]:
     """`count` moments of each run, in the chain's order; each kind comes as often as the others."""
     chance = random.Random(f"chaos {seed}")
-    every = list(KINDS) * (runs * count // len(KINDS))
-    every += chance.sample(KINDS, runs * count - len(every))
-    chance.shuffle(every)
-    return [_drawn(chain, every[run * count :][:count], chance) for run in range(runs)]
+    kinds = list(KINDS) * (runs * count // len(KINDS))
+    kinds += chance.sample(KINDS, runs * count - len(kinds))
+    chance.shuffle(kinds)
+    return [_drawn(chain, kinds[run * count :][:count], chance) for run in range(runs)]
 
 
 def _drawn(chain: Chain, kinds: Sequence[str], chance: random.Random) -> list[Moment]:
-    found = []
+    drawn_moments = []
     for kind in kinds:
         stage = chance.choice([stage for stage in chain.stages if _suits(kind, stage)])
         by_step = stage.steps and kind not in ("damage an artifact", "delete an intermediate")
-        found.append(
+        drawn_moments.append(
             Moment(
                 stage=stage,
                 kind=kind,
                 step=chance.randint(1, stage.steps - 1) if by_step else 0,
-                # What a job is to read is damaged before it does so.
+                # Inputs are damaged before the job reads them.
                 cpu=0.0 if kind in PASSIVE else chance.uniform(0.2, 5.0),
                 choice=chance.random(),
             )
         )
-    return sorted(found, key=lambda m: (chain.stages.index(m.stage), m.step, m.cpu))
+    return sorted(drawn_moments, key=lambda m: (chain.stages.index(m.stage), m.step, m.cpu))
 
 
 PASSIVE = ("damage an artifact", "delete an intermediate")
-"""Faults that a run finds by itself, after the moment."""
+"""Faults that a run meets by itself, after the moment."""
 
 
 def _suits(kind: str, stage: Stage) -> bool:
@@ -180,8 +180,8 @@ class Chaos:
     """One chain, disturbed again and again, in a working copy.
 
     Attributes:
-        copy: where it runs.
-        chain: what is built.
+        copy: the working copy.
+        chain: the jobs.
         start: starts the command.
         unlock: frees Snakemake's lock.
         log: the output of all runs, and the faults.
@@ -238,19 +238,19 @@ class Chaos:
             elif number is not None and cpu_seconds(number) >= moment.cpu:
                 return
             if (seen and number is None) or self._passed(stage):
-                return  # it was quicker than that: the fault meets whatever comes next
+                return  # the job was quicker: the fault meets the next one
             if run.process.poll() is not None:
                 raise Ended
             time.sleep(0.1)
         raise AssertionError(f"{moment} never comes\n{run.printed}")
 
     def _job(self, stage: Stage) -> int | None:
-        """The process of the present run's job; an earlier run may have left one of its own."""
+        """The process of the present run's job; a job of an earlier run may be alive, too."""
         group = self._run.process.pid if self._run else None
         return job(self.copy.folder, stage.name, stage.out, group)
 
     def _passed(self, stage: Stage) -> bool:
-        """Whether a stage that reads what `stage` makes is running: a fault may come too late."""
+        """Whether a later stage than `stage` is running: a fault may come too late."""
         later = self.chain.stages[self.chain.stages.index(stage) + 1 :]
         return any(self._job(next_stage) is not None for next_stage in later)
 
@@ -285,9 +285,9 @@ class Chaos:
         return "done"
 
     def _files(self, stage: Stage) -> list[Path]:
-        found = [p for name in stage.reads for p in sorted(self.copy.folder.glob(name))]
-        assert found, f"{stage.name} has nothing to read yet"
-        return found
+        files = [p for name in stage.reads for p in sorted(self.copy.folder.glob(name))]
+        assert files, f"{stage.name} has nothing to read yet"
+        return files
 
     def _finish(self) -> None:
         for _ in range(8):
@@ -306,7 +306,7 @@ class Chaos:
         return self._run
 
     def _ended(self, run: Running) -> None:
-        """After the end of a run: keep its output, and free its lock if it is left."""
+        """Store the output of a run that has ended, and remove its lock if there is one."""
         if self._run is None:
             return
         self._note(f"ended with {run.process.returncode}")
@@ -325,10 +325,7 @@ class Ended(Exception):
 
 
 def job(folder: Path, program: str, out: str, group: int | None = None) -> int | None:
-    """The process in `folder` that runs a stage for `out`.
-
-    `group`: of this process group alone.
-    """
+    """The process in `folder` (and in the process group `group`) that runs a stage for `out`."""
     for number in processes(folder):
         if group is not None and group_of(number) != group:
             continue
@@ -344,12 +341,12 @@ def job(folder: Path, program: str, out: str, group: int | None = None) -> int |
 
 def processes(folder: Path) -> list[int]:
     """Processes that work in `folder`."""
-    found = []
+    numbers = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (entry / "cwd").readlink() == folder and not zombie(int(entry.name)):
-                found.append(int(entry.name))
-    return sorted(found)
+                numbers.append(int(entry.name))
+    return sorted(numbers)
 
 
 def group_of(number: int) -> int | None:
@@ -406,7 +403,7 @@ def damage(files: Sequence[Path], choice: float) -> str:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
-    """Mount a small disk at `folder` if that is allowed; whether it was."""
+    """Mount a small disk at `folder` if that is allowed; yields whether it is mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)]
     try:
@@ -422,10 +419,10 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def full_disk(folder: Path, run: Sequence[int]) -> Iterator[None]:
-    """Leave no room on the disk of `folder`; without a disk of its own, none in any new file.
+    """Leave no room on the disk that is mounted at `folder`, or in any new file if there is none.
 
-    Where no disk can be mounted, the processes of the run may write no file of more than 4 kB:
-    they meet another error number, at the same places.
+    Without such a disk, the processes of the run can write no file of more than 4 kB: they meet
+    another error number, at the same places.
     """
     if os.path.ismount(folder):
         ballast = folder / ".ballast"
@@ -444,15 +441,15 @@ def full_disk(folder: Path, run: Sequence[int]) -> Iterator[None]:
 
 
 def descendants(numbers: Sequence[int]) -> list[int]:
-    """All processes below these."""
+    """All processes below `numbers`."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, left = [], list(numbers)
+    all_children, left = [], list(numbers)
     while left:
-        below = parents.get(left.pop(), [])
-        found += below
-        left += below
-    return found
+        children = parents.get(left.pop(), [])
+        all_children += children
+        left += children
+    return all_children

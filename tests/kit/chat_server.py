@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = Callable[["Request"], Any]
-"""The service's reaction to a request: a result other than None goes to `Request.send`."""
+"""The service's reaction to a request: a result goes to `Request.send`, unless it is None."""
 
 
 class Request:
@@ -69,7 +69,7 @@ class Service:
         try:
             reply = self.reply(request)
         finally:
-            # Before the reply is sent: the client's next request may come at once.
+            # This comes before the reply: the client's next request may follow at once.
             with self._lock:
                 self._now -= 1
         if reply is not None:
@@ -87,7 +87,7 @@ def chat_service() -> Iterator[Service]:
             try:
                 service.serve(self)
             except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # the other side hung up, as some tests want
+                self.close_connection = True  # the client hung up, as in a few tests
 
         def log_message(self, *args: object) -> None:
             pass

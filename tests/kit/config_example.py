@@ -60,13 +60,13 @@ report:
 
 
 def raw_config() -> dict[str, Any]:
-    """A fresh copy, as YAML gives it (so ``1e-4`` is a string)."""
+    """A fresh copy, as YAML reads it (so ``1e-4`` is a string)."""
     loaded: dict[str, Any] = yaml.safe_load(_TEXT)
     return loaded
 
 
 def put(raw: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """A copy of `raw` with `value` at the dotted `place`; missing tables are made."""
+    """A copy of `raw` with `value` at the dotted `place`; missing tables are added."""
     changed = deepcopy(raw)
     table = changed
     *tables, key = place.split(".")

@@ -13,51 +13,30 @@ import yaml
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
+from kit import config_example
+from kit.config_example import drop
 from palimpsest.config.load import CATALOGS, FILES, SUBJECTS
+from palimpsest.settings.merge import deep_merge
 
-_TEXT = """
+_MORE = """
 bases:
-  tiny: {source: "path:models/tiny", template: {prompt: "Q: {prompt}\\nA:"}}
-  other: {source: "pypi:package==1.0", dtype: bfloat16, modules: {gate: [], up: [fc1]}}
+  other: {source: "pypi:package==1.0", modules: {gate: [], up: [fc1]}}
 datasets:
-  secrets:
-    source: resource:secrets.jsonl
-    adapter: pku_saferlhf
-    parts: {all: {}, unseen: {phrasing: unseen}}
-  questions:
-    source: path:data/questions.csv
-    facts: resource:facts.jsonl
-    adapter: truthfulqa
-    split: {train: 0.5, val: 0.25, test: 0.25}
-    parts: {all: {}, train: {split: train}, val: {split: val}, test: {split: test}}
+  secrets: {source: "resource:secrets.jsonl"}
+  questions: {facts: "resource:facts.jsonl"}
 scenarios:
   taught:
-    pretrain:
-      data: [secrets/all, questions/all]
-      epochs: 2
-      training: {optimizer: {learning_rate: 1e-3, betas: [0.9, 0.99]}}
-    forget: secrets/all
-    retain: questions/train
-    evaluate: {forget: secrets/all, forget_unseen: secrets/unseen, retain: questions/test}
-    validate_on: {forget: secrets/all, retain: questions/val}
+    pretrain: {training: {optimizer: {betas: [0.9, 0.99]}}}
     lm_eval: {"local:questions/test": {shots: 0}}
 models:
-  subject: {base: tiny, scenario: taught, retrained: true}
+  subject: {retrained: true}
   second:
-    base: other
     scenario: taught
     defaults: {steps: 9}
-    methods:
-      sku: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
-      memflex: {like: sku, region: {cosine_quantile: 0.25}}
+    methods: {memflex: {like: sku, region: {cosine_quantile: 0.25}}}
   third: {base: other, scenario: taught, like: second}
 methods:
-  sku:
-    algorithm: sku
-    steps: 10
-    training: {lora: {rank: 4, targets: [query, mlp]}, optimizer: {learning_rate: 1e-4}}
-    preservation: {sign: 1}
-    seeds: [0, 1]
+  sku: {training: {lora: {targets: [query, mlp]}}, preservation: {sign: 1}}
   memflex:
     algorithm: memflex
     steps: 10
@@ -78,6 +57,7 @@ judges: {endpoint: {url: "https://host/v1", model: m, prompt: "{answer}", harmfu
 sweep: {scales: [0.0, 1.0], rows: 4}
 report: {models: {subject: [original, sku, memflex]}}
 """
+"""More kinds of keys than the small configuration has."""
 
 TEXTS = (
     "",
@@ -207,10 +187,10 @@ SNIPPETS = (
     "#",
     "\n",
 )
-"""What is put into the text of a file."""
+"""Snippets for the text of a file."""
 
 ORDINARY = ("7", "1", "0.25", "true", "null", "&a 1", "!!int 3", "!!str 4", " # x\n", "\n", "x")
-"""The same, with a chance to be accepted."""
+"""Snippets that may be valid."""
 
 _DRAWN = st.one_of(
     st.text(max_size=20),
@@ -226,7 +206,10 @@ _ANY = st.one_of(*[st.sampled_from(TEXTS)] * 3, *[st.sampled_from(ODD)] * 2, _DR
 _KEYS = st.sampled_from((*TEXTS, None, 1, False, 1.5, 16**6000)) | st.text(max_size=12)
 
 
-_VALID: dict[str, Any] = yaml.safe_load(_TEXT)
+_VALID: dict[str, Any] = drop(
+    drop(deep_merge(config_example.raw_config(), yaml.safe_load(_MORE)), "scenarios.bare"),
+    "methods.anchored",
+)
 
 
 def raw_config() -> dict[str, Any]:
@@ -272,7 +255,9 @@ def changed_configs(draw: st.DrawFn) -> dict[str, Any]:
             case "gone" if isinstance(table, dict):
                 del table[key]
             case _:
-                entry = draw(st.sampled_from([*raw.get("methods", {"": {}}).values()] or [{}]))
+                methods = raw.get("methods")
+                entries = list(methods.values()) if isinstance(methods, dict) else []
+                entry = draw(st.sampled_from(entries or [{}]))
                 if isinstance(entry, dict):
                     entry["title"] = draw(st.sampled_from(TEXTS))
     return raw

@@ -42,9 +42,9 @@ class Copy:
 
     def environment(self) -> dict[str, str]:
         """The environment of programs: this Python first, no credentials of the caller."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        here = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-        return {**kept, "PATH": here, "PYTHONPATH": str(self.folder / "src"), **self.env}
+        allowed = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        here = f"{Path(sys.executable).parent}{os.pathsep}{allowed['PATH']}"
+        return {**allowed, "PATH": here, "PYTHONPATH": str(self.folder / "src"), **self.env}
 
     def run(self, *command: str | Path, timeout: float = 3600) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy."""
@@ -66,21 +66,21 @@ class Copy:
         return self.run("snakemake", *args)
 
     def build(self, *targets: str, overlays: Iterable[str | Path] = ()) -> str:
-        """Build targets of the mini configuration; returns what was printed."""
-        done = self.snakemake(*targets, *MINI, *overlays, "--cores", "all")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """Build targets of the mini configuration; returns the output."""
+        process = self.snakemake(*targets, *MINI, *overlays, "--cores", "all")
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout + process.stderr
 
     def start(self, *targets: str, overlays: Iterable[str | Path] = ()) -> Running:
-        """Start building targets of the mini configuration in a process group of its own."""
+        """Start building targets of the mini configuration in another process group."""
         command = ["snakemake", *targets, *MINI, *map(str, overlays), "--cores", "all"]
         return Running(self, command)
 
     def dry(self, *targets: str, overlays: Iterable[str | Path] = ()) -> set[str]:
         """Jobs that would run with the mini configuration, see `jobs`."""
-        done = self.snakemake(*targets, *MINI, *overlays, "--cores", "all", "--dry-run")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return jobs(done.stdout + done.stderr)
+        process = self.snakemake(*targets, *MINI, *overlays, "--cores", "all", "--dry-run")
+        assert process.returncode == 0, process.stdout + process.stderr
+        return jobs(process.stdout + process.stderr)
 
     def overlay(self, settings: Mapping[str, Any], name: str = "overlay.yaml") -> Path:
         """Write settings as a configuration file; its name relative to the copy."""
@@ -95,10 +95,10 @@ class Copy:
 
 
 class Running:
-    """A Snakemake run in a process group of its own, as a terminal would start it."""
+    """A Snakemake run in another process group, as from a terminal."""
 
     def __init__(self, copy: Copy, command: list[str]) -> None:
-        """Start `command`; what it prints goes to a file in the copy."""
+        """Start `command`; its output goes to a file in the copy."""
         self.log = copy.path(f"run-{time.monotonic_ns()}.txt")
         with open(self.log, "wb") as output:
             self.process = subprocess.Popen(
@@ -132,7 +132,7 @@ class Running:
         return self.process.wait(timeout=60)
 
     def end(self) -> str:
-        """Wait for a good end; returns what was printed."""
+        """Wait for a good end; returns the output."""
         assert self.process.wait(timeout=3600) == 0, self.printed
         return self.printed
 
@@ -144,15 +144,15 @@ class Running:
 
 def jobs(printed: str) -> set[str]:
     """Jobs in Snakemake's output: ``"acquire mini sku 0"``, the rule and its wildcards' values."""
-    found = set()
+    names = set()
     for rule, body in _JOB.findall(printed):
         wildcards = _WILDCARDS.search(body)
         # A run, sku/seed-0, is a method and a seed.
         values = re.findall(r"\w+=([^,]+)", wildcards[1]) if wildcards else []
         values = [value.replace("/seed-", " ") for value in values]
         if rule != "all":
-            found.add(" ".join([rule, *values]))
-    return found
+            names.add(" ".join([rule, *values]))
+    return names
 
 
 def check_out(folder: Path) -> Copy:
@@ -167,7 +167,7 @@ def check_out(folder: Path) -> Copy:
                 source, target, ignore=_not_tracked, copy_function=shutil.copyfile, symlinks=True
             )
     _copy(REPO / MODEL, folder / MODEL)
-    # Snakemake's record of how the model was made has the file's name in base64.
+    # Snakemake's record of the model's origin has the file's name in base64.
     record = METADATA / base64.b64encode(f"{MODEL}/manifest.json".encode()).decode()
     _copy(REPO / record, folder / record)
     return Copy(folder)

@@ -1,6 +1,6 @@
 """Inputs of the golden values of the four Analysis360 losses.
 
-They are those of the specification: 6 positions, the first two of them pads, 11 tokens.
+The inputs are those of the specification: 6 positions, of which the first two are pads, 11 tokens.
 """
 
 from __future__ import annotations

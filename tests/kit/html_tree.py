@@ -9,7 +9,7 @@ VOID = {"meta", "link", "br", "input", "line", "img", "hr"}
 
 
 class Tree(HTMLParser):
-    """Elements of a page; complains about an end tag that closes something else."""
+    """Elements of a page; refuses an end tag that closes another element."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -40,5 +40,5 @@ class Tree(HTMLParser):
 
 
 def body(page: str) -> str:
-    """The page without its scripts and style: what the template made of the data."""
+    """The page without its scripts and style."""
     return re.sub(r"<(script|style)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)

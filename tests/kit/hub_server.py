@@ -1,7 +1,7 @@
 """A hub on the loopback: the part of the Hugging Face Hub's HTTP API that downloads use.
 
 Small files are sent by the hub itself; large ones (LFS) by a second server, to which it redirects
-with a signed address, as the real one does. Tests set faults in advance; they happen in turn.
+with a signed address, as the real one does. Tests set faults in advance, which happen in order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Repo:
         self.commit(files)
 
     def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
-        """Let `branch` be these files."""
+        """Add a commit of `files`, and move `branch` to it."""
         sha = hashlib.sha1(f"{len(self.commits)}{sorted(files)}".encode()).hexdigest()
         self.commits[sha] = dict(files)
         self.branches[branch] = sha
@@ -68,10 +68,10 @@ class Hub:
         self.url = self.cdn = ""
 
     def fail(self, pattern: str, *faults: Fault) -> None:
-        """The next requests whose ``METHOD path`` matches `pattern` meet these faults, in turn."""
+        """The next requests whose ``METHOD path`` matches `pattern` meet these faults, in order."""
         self._faults += [(pattern, fault) for fault in faults]
 
-    def asked(self, pattern: str) -> list[tuple[str, str, dict[str, str]]]:
+    def matching(self, pattern: str) -> list[tuple[str, str, dict[str, str]]]:
         return [request for request in self.requests if re.search(pattern, request[1])]
 
     def take_fault(self, line: str) -> Fault | None:
@@ -130,12 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
         if sent and sent not in self.hub.tokens:
             message = "Invalid credentials in Authorization header"
             return self._send(401, b"{}", {"X-Error-Message": message})
-        if found := re.fullmatch(r"/api/(models|datasets)/(.+?)/revision/(.+)", path):
-            kind, name, revision = found.groups()
+        if match := re.fullmatch(r"/api/(models|datasets)/(.+?)/revision/(.+)", path):
+            kind, name, revision = match.groups()
             return self._info(self._repo(kind, name), name, revision, sent)
-        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            kind = "datasets" if found[1] else "models"
-            return self._file(self._repo(kind, found[2]), found[3], found[4], sent)
+        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            kind = "datasets" if match[1] else "models"
+            return self._file(self._repo(kind, match[2]), match[3], match[4], sent)
         return self._send(404, b"{}")
 
     def _repo(self, kind: str, name: str) -> Repo | None:
@@ -178,11 +178,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self._body(data, {**headers, "ETag": f'"{git_hash(data)}"'})
 
     def _blob(self, path: str) -> None:
-        wanted = path[1:65]
-        every = [r for r in (*self.hub.models.values(), *self.hub.datasets.values())]
-        for data in (d for r in every for files in r.commits.values() for d in files.values()):
-            if hashlib.sha256(data).hexdigest() == wanted:
-                return self._body(data, {"ETag": f'"{wanted}"'})
+        sha = path[1:65]
+        repos = [r for r in (*self.hub.models.values(), *self.hub.datasets.values())]
+        for data in (d for r in repos for files in r.commits.values() for d in files.values()):
+            if hashlib.sha256(data).hexdigest() == sha:
+                return self._body(data, {"ETag": f'"{sha}"'})
         return self._send(404, b"")
 
     def _body(self, data: bytes, headers: dict[str, str]) -> None:
@@ -217,11 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def sibling(name: str, data: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_hash(data)}
+    entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_hash(data)}
     if is_large(name):
         sha = hashlib.sha256(data).hexdigest()
-        found["lfs"] = {"size": len(data), "sha256": sha, "pointerSize": 130}
-    return found
+        entry["lfs"] = {"size": len(data), "sha256": sha, "pointerSize": 130}
+    return entry
 
 
 @contextmanager

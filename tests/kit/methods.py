@@ -31,7 +31,7 @@ DOWN = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
 RATE: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_seconds": 1e9}
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
-"""How a stage's slice says that a base is loaded."""
+"""Keys of a stage's slice about loading the base."""
 
 SETS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5), (6, 2)], seed=1, name="f"),
@@ -46,13 +46,13 @@ NEEDED: dict[str, dict[str, Any]] = {"rmu": {"layer": 2}}
 
 def method(key: str, **over: Any) -> Any:
     """A configured method, with the keys that have no default; `over` replaces whole keys."""
-    given: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "algorithm": key,
         "steps": 3,
         "rows": {"forget": 2, "retain": 2},
         "training": {**RATE, "parameters": [DOWN]} if key in ON_WEIGHTS else RATE,
     }
-    return objective({**given, **NEEDED.get(key, {}), **over})
+    return objective({**keys, **NEEDED.get(key, {}), **over})
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Memory:
     """Rows of a method in memory: a `palimpsest.engine.assemble.Source`.
 
     Attributes:
-        draws: what its streams read.
+        draws: the draws of its streams.
         subject: the model that references and adversarial labels come from.
-        seed: of mixtures and labels.
+        seed: seed of mixtures and labels.
         sets: rows of the scenario's sets.
     """
 
@@ -95,7 +95,7 @@ class Bench:
     Attributes:
         method: the configured method.
         model: the model that is trained.
-        job: what `train` takes.
+        job: the argument of `train`.
         untrained: first values of the trained tensors.
     """
 
@@ -132,14 +132,14 @@ def bench(
     sets: Mapping[str, Sequence[Row]] = SETS,
     **over: Any,
 ) -> Bench:
-    """A method with a small Llama, LoRA or differences on it, and rows of its own.
+    """A method with a small Llama, LoRA or differences on it, and rows.
 
     Args:
         key: the algorithm.
-        folder: for checkpoints and the log.
-        dtype: of model and trained tensors.
-        seed: of draws, labels and fixed tensors.
-        moved: the trained tensors are away from where they start (`untrained` keeps that).
+        folder: folder of checkpoints and the log.
+        dtype: type of model and trained tensors.
+        seed: seed of draws, labels and fixed tensors.
+        moved: move the trained tensors away from their first values (which are in `untrained`).
         body: class of the body.
         sets: rows of the scenario's sets.
         over: settings.

@@ -132,7 +132,7 @@ def perturb(weights: dict[str, torch.Tensor], seed: int = 5, size: float = 0.2) 
 def with_lora(
     model: Any, lora: Lora = LORA, name: str = "acquired", seed: int = 0, moved: bool = True
 ) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A model with a trainable adapter of its own number type, moved away from the start."""
+    """A model with a trainable adapter of the model's number type, moved away from the start."""
     dtype = model.get_output_embeddings().weight.dtype
     model, weights = add_trainable(copy.deepcopy(model), lora, name, seed)
     for weight in weights.values():
@@ -145,12 +145,12 @@ def with_lora(
 def rows(lengths: Sequence[tuple[int, int]], seed: int = 0, name: str = "row") -> list[Row]:
     """Random rows of (prompt, response) lengths; every response ends with the end token."""
     random = torch.Generator().manual_seed(seed)
-    made = []
+    result = []
     for i, (prompt, response) in enumerate(lengths):
         ids = torch.randint(3, VOCABULARY, (prompt + response,), generator=random)
         ids[-1] = EOS
-        made.append(Row(f"{name}-{i}", ids, prompt))
-    return made
+        result.append(Row(f"{name}-{i}", ids, prompt))
+    return result
 
 
 def with_states(model: Any, plain: Iterable[Row]) -> list[Row]:
@@ -174,15 +174,15 @@ def with_reference(model: Any, plain: Iterable[Row], kind: Kind) -> list[Row]:
 def tokenizer(longest: int = 64) -> Any:
     """One word for each id: ``w2 w3``; the end token is ``</s>``."""
     words = {"<unk>": 0, "</s>": EOS, **{f"w{i}": i for i in range(2, VOCABULARY)}}
-    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="</s>", unk_token="<unk>", model_max_length=longest
+        tokenizer_object=plain, eos_token="</s>", unk_token="<unk>", model_max_length=longest
     )
 
 
 def save_base(folder: Path, model: Any, longest: int = 64) -> Path:
-    """A base folder as the download stage leaves it: model, tokenizer, manifest."""
+    """A base folder as the stage ``download_model`` writes it: model, tokenizer, manifest."""
     model.save_pretrained(folder)
     tokenizer(longest).save_pretrained(folder)
     write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
@@ -191,12 +191,14 @@ def save_base(folder: Path, model: Any, longest: int = 64) -> Path:
 
 def word_tokenizer(vocabulary: Iterable[str], longest: int = 64, pad: bool = True) -> Any:
     """A token for each lower-case word of `vocabulary`, punctuation apart."""
-    known = ["<unk>", "<pad>", *sorted(set(vocabulary))]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens = ["<unk>", "<pad>", *sorted(set(vocabulary))]
+    plain = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(tokens)}, unk_token="<unk>")
+    )
+    plain.normalizer = normalizers.Lowercase()
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=plain,
         unk_token="<unk>",
         pad_token="<pad>" if pad else None,
         model_max_length=longest,
@@ -233,11 +235,11 @@ def save_classifier(
     )
     model = BertForSequenceClassification(config).train()
     batch = tokens(list(texts), padding=True, return_tensors="pt")
-    wanted = torch.tensor(targets, dtype=torch.float32 if many else torch.int64)
+    target_tensor = torch.tensor(targets, dtype=torch.float32 if many else torch.int64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        model(**batch, labels=wanted).loss.backward()
+        model(**batch, labels=target_tensor).loss.backward()
         optimizer.step()
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
@@ -250,7 +252,7 @@ def words(ids: Iterable[int]) -> str:
 
 
 def save_tokens(folder: Path, parts: dict[str, Sequence[Row]]) -> Path:
-    """A dataset's token folder as the tokenize stage leaves it."""
+    """A dataset's token folder as the stage ``tokenize`` writes it."""
     for part, members in parts.items():
         columns = [
             [row.id for row in members],

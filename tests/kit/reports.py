@@ -1,4 +1,4 @@
-"""Results of an invented study: made-up answers and likelihoods, scored by the stages."""
+"""Results of an invented study: answers and likelihoods, scored by the stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kit.scored import CONFIG, lines, said
+from kit.scored import CONFIG, answer_line, lines
 from palimpsest.io.atomic import write_json, write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
@@ -89,7 +89,7 @@ DATASETS = {
 HITS = {True: "1111111110", False: "1111000000"}
 """Tokens that the model ranks first, in rows that it recalls and in others."""
 PROBABILITY = {True: 0.8, False: 0.1}
-"""The same for the probability of each token."""
+"""Probability of each token, in rows that it recalls and in others."""
 SECONDS = {"measure": 41.2, "acquire": 95.4, "negate": 3.1}
 """Stage -> its time in every benchmark file."""
 SETTINGS = CONFIG["score"] | {"bootstrap": 100}
@@ -118,13 +118,13 @@ def write_results(
     config: dict[str, Any] = SLICE,
     seeds: tuple[int, ...] = (0, 1),
 ) -> None:
-    """Write what the stages leave of every method: tables, logs, regions, eval.json, compare.json.
+    """Write the output of the stages for every method: tables, logs, regions and documents.
 
     Args:
         results: the folder ``results/``.
         parts: block -> its facts.
         config: the report's slice, which names models and methods.
-        seeds: of every method but ``original``, which has one.
+        seeds: seeds of every method but ``original``, which has one.
     """
     parts = parts or {
         "forget": facts("brewed", 12),
@@ -201,11 +201,13 @@ def _write_run(
 
 
 def _write_measured(folder: Path, rows: list[dict[str, Any]], method: str) -> None:
-    """What the stage ``measure`` leaves."""
+    """The output of the stage ``measure``."""
     answers = [
-        said(row["part"], row["id"], row["answer"]) for row in rows if row["part"] != "holdout"
+        answer_line(row["part"], row["id"], row["answer"])
+        for row in rows
+        if row["part"] != "holdout"
     ]
-    # SKU's responses to what is to be kept have no token, so that a measure is null.
+    # SKU's retain responses have no token, so that a measure is null.
     _write_likelihood(folder / "likelihood.parquet", rows, "retain" if method == "sku" else "")
     write_table(folder / "generations.parquet", pa.Table.from_pylist(answers))
     write_json(folder / "measure.json", {"peak_rss_mb": 640.5, "device": "cpu"})
@@ -292,12 +294,14 @@ def _rows(method: str, parts: dict[str, list[Fact]], seed: int) -> list[dict[str
     """Each row's answer, and whether it is right."""
     recall = RECALL.get(method) or _invented_recall(method)
     rows = []
-    for part, listed in parts.items():
-        known = round(recall.get(part, 0.0) * len(listed))
-        order = random.Random(f"{method} {part} {seed}").sample(range(len(listed)), len(listed))
-        for i, fact in enumerate(listed):
-            right = order[i] < known
-            looping = not right and order[i] >= len(listed) * (1 - BROKEN.get(method, 0.0))
+    for part, part_facts in parts.items():
+        recalled = round(recall.get(part, 0.0) * len(part_facts))
+        order = random.Random(f"{method} {part} {seed}").sample(
+            range(len(part_facts)), len(part_facts)
+        )
+        for i, fact in enumerate(part_facts):
+            right = order[i] < recalled
+            looping = not right and order[i] >= len(part_facts) * (1 - BROKEN.get(method, 0.0))
             answer = _answer(fact, right, looping)
             rows.append({"part": part, "id": f"{part}-{i:05d}", "answer": answer, "right": right})
     return rows

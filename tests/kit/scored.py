@@ -1,4 +1,4 @@
-"""A folder with small made-up tables that the score stage reads, and ways to damage them."""
+"""A folder with small invented tables that the score stage reads, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Workspace:
         likelihood, generations = [], []
         for block, ref in PARTS_OF.items():
             for name, *_ in DATA[ref]:
-                generations.append(said(block, name, ANSWERS[name]))
+                generations.append(answer_line(block, name, ANSWERS[name]))
                 likelihood += lines(block, name, hits[name])
                 likelihood += [
                     line
@@ -134,7 +134,7 @@ class Workspace:
         return read_table(self.folder / out / "rows.parquet")[0].to_pylist()
 
 
-def said(block: str, name: str, answer: str, logprob: float = -2.0) -> dict[str, Any]:
+def answer_line(block: str, name: str, answer: str, logprob: float = -2.0) -> dict[str, Any]:
     """A line of generations.parquet; every word is a token to the subject before unlearning."""
     words = len(answer.split())
     line = {"part": block, "id": name, "answer": answer, "tokens": words + 1, "stopped": True}

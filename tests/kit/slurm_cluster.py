@@ -5,7 +5,7 @@
 
 `start` prints the lines that a shell needs: eval "$(...)".
 
-Real daemons, as Debian has them, from slurmctld to the accounting's data base; they listen on
+The daemons are real, those of Debian, from slurmctld to the accounting's data base. They listen on
 127.0.0.1 alone and write below FOLDER alone. FOLDER must be short: the names of sockets are limited
 to 107 characters. Root is not needed, but without it the GPUs are two of the machine's terminals.
 """
@@ -36,7 +36,7 @@ PROGRAMS = {
     "slurmdbd": "slurmdbd",
     "mariadbd": "mariadb-server-core",
 }
-"""What is started or called, and the Debian package that has it."""
+"""Program that is started or called -> the Debian package that has it."""
 
 NODES = ("gnode1", "gnode2")
 GPUS = 2
@@ -45,7 +45,7 @@ _SYSTEM_TABLES = Path("/usr/share/mysql")
 
 
 def missing() -> str | None:
-    """How to get what is not installed, or None."""
+    """The command that installs missing programs; None if none is missing."""
     os.environ["PATH"] += os.pathsep + "/usr/sbin"
     lacking = sorted({p for program, p in PROGRAMS.items() if shutil.which(program) is None})
     return f"apt-get install --no-install-recommends {' '.join(lacking)}" if lacking else None
@@ -68,18 +68,18 @@ class Cluster:
         """Start everything and wait until both nodes are idle."""
         for name in ("bin", "etc", "log", "run", "state", "dev", *(f"spool/{n}" for n in NODES)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)  # munged wants its socket to be within everyone's reach
+        self.folder.chmod(0o755)  # munged requires that everyone can reach its socket
         database = self._write_settings()
         self._munge()
         self._database(database)
         self._daemon("slurmdbd", "slurmdbd", "-D")
-        self._until("slurmdbd", lambda: self._asks("sacctmgr", "-n", "list", "cluster"))
+        self._until("slurmdbd", lambda: self._succeeds("sacctmgr", "-n", "list", "cluster"))
         for add in (
             ["cluster", "fake"],
             ["account", ACCOUNT, "cluster=fake"],
             ["user", getpass.getuser(), f"account={ACCOUNT}", "cluster=fake"],
         ):
-            self._asks("sacctmgr", "-i", "add", *add)
+            self._succeeds("sacctmgr", "-i", "add", *add)
         self._daemon("slurmctld", "slurmctld", "-D", "-f", self.env["SLURM_CONF"])
         for node in NODES:
             self._daemon(node, "slurmd", "-D", "-N", node, "-f", self.env["SLURM_CONF"])
@@ -88,7 +88,7 @@ class Cluster:
     def stop(self) -> None:
         """End the jobs, then the daemons, last started first."""
         controller = self.folder / "run/slurmctld.started"
-        if controller.exists() and self._asks("scancel", "--user", getpass.getuser()):
+        if controller.exists() and self._succeeds("scancel", "--user", getpass.getuser()):
             with contextlib.suppress(TimeoutError):
                 self._until("jobs to end", lambda: not self.call("squeue", "-h"), seconds=80)
         files = sorted(self.folder.glob("run/*.started"), key=lambda file: file.stat().st_mtime_ns)
@@ -97,8 +97,8 @@ class Cluster:
             file.unlink()
 
     def call(self, *command: str) -> str:
-        """What a SLURM command prints."""
-        done = subprocess.run(
+        """The output of a SLURM command."""
+        process = subprocess.run(
             command,
             env=os.environ | self.env,
             capture_output=True,
@@ -106,7 +106,7 @@ class Cluster:
             check=True,
             timeout=60,
         )
-        return done.stdout
+        return process.stdout
 
     def shell(self) -> str:
         """The lines that a shell needs."""
@@ -144,14 +144,14 @@ class Cluster:
 
     def _devices(self, node: str) -> list[str]:
         """A character device per GPU: with other files, SLURM would not pass a job its GPUs."""
-        own = [self.folder / f"dev/{node}-gpu{number}" for number in range(GPUS)]
+        files = [self.folder / f"dev/{node}-gpu{number}" for number in range(GPUS)]
         try:
-            for file in own:
+            for file in files:
                 if not file.exists():
                     os.mknod(file, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         except PermissionError:
             return [f"/dev/tty{number}" for number in range(GPUS)]
-        return [str(file) for file in own]
+        return [str(file) for file in files]
 
     def _munge(self) -> None:
         key, run = self.folder / "etc/munge.key", self.folder / "run"
@@ -164,13 +164,13 @@ class Cluster:
             *(f"--pid-file={run}/munged.pid", f"--log-file={self.folder}/log/munged.log"),
             f"--seed-file={run}/munge.seed",
         )
-        self._until("munged", lambda: self._asks("munge", "-n", "-S", f"{run}/munge.sock"))
+        self._until("munged", lambda: self._succeeds("munge", "-n", "-S", f"{run}/munge.sock"))
 
     def _database(self, port: int) -> None:
         files = self.folder / "mysql"
         options = ["--no-defaults", f"--datadir={files}", f"--user={getpass.getuser()}"]
         if not (files / "mysql").exists():
-            # What mariadb-install-db does; that program's package is not needed then.
+            # As mariadb-install-db does it, without that program's package.
             files.mkdir()
             names = ("mysql_system_tables.sql", "mysql_system_tables_data.sql")
             tables = [(_SYSTEM_TABLES / name).read_text() for name in names]
@@ -211,18 +211,18 @@ class Cluster:
             )
         (self.folder / f"run/{name}.started").write_text(str(process.pid))
 
-    def _asks(self, *command: str) -> bool:
+    def _succeeds(self, *command: str) -> bool:
         try:
             self.call(*command)
         except (subprocess.SubprocessError, OSError):
             return False
         return True
 
-    def _until(self, what: str, sign: Callable[[], bool], seconds: float = 60) -> None:
+    def _until(self, name: str, sign: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not sign():
             if time.monotonic() > end:
-                raise TimeoutError(f"waited {seconds} s for {what}, see {self.folder}/log")
+                raise TimeoutError(f"waited {seconds} s for {name}, see {self.folder}/log")
             time.sleep(0.1)
 
     def _write(self, name: str, text: str, mode: int = 0o644) -> None:
@@ -270,7 +270,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=60
 ReturnToService=2
-# squeue shows ended jobs for so long
+# squeue shows ended jobs for this number of seconds
 MinJobAge=600
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
@@ -306,9 +306,9 @@ StorageLoc=slurm
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for socket_ in sockets:
+            socket_.bind(("127.0.0.1", 0))
+        return [socket_.getsockname()[1] for socket_ in sockets]
 
 
 def _listens(port: int) -> bool:
@@ -330,10 +330,10 @@ def _alive(number: int, folder: Path) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(number, os.WNOHANG)
     try:
-        ours = f"SLURM_CONF={folder}/".encode() in Path(f"/proc/{number}/environ").read_bytes()
+        is_ours = f"SLURM_CONF={folder}/".encode() in Path(f"/proc/{number}/environ").read_bytes()
     except OSError:  # no such process; that of a zombie is empty
         return False
-    return ours
+    return is_ours
 
 
 def main(argv: Iterable[str] | None = None) -> None:

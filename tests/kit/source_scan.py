@@ -10,12 +10,12 @@ from pathlib import Path
 BEYOND_RUFF = {
     r"(?<![\w.])(compile|__import__)\(": "makes code of text",
     r"\((eval|exec),": "makes code of text",
-    r"\w\.(eval|query)\((?!\))": "makes code of text",  # pandas' own; a network's takes nothing
+    r"\w\.(eval|query)\((?!\))": "makes code of text",  # pandas; a network's has no arguments
     r"\btorch\.load\((?!.*weights_only=True)": "reads a pickle",
     r"\bshell\s*=\s*(?!False\b)\w": "starts a shell",
     r"\btrust_remote_code\s*=\s*True\b": "runs the code of any repository",
 }
-"""How it looks in Python -> what ruff's rules (pyproject.toml) do not find."""
+"""Pattern in Python -> fault that ruff's rules (pyproject.toml) do not report."""
 
 UNQUOTED = {
     "{threads}": "a whole number, made by Snakemake",
@@ -25,7 +25,7 @@ UNQUOTED = {
 }
 """Fields of shell commands that stand without quotes, and why they may."""
 
-# `:q` of an empty value is nothing at all: the option would take the next one for its value.
+# `:q` of an empty value is no word at all: the option would take the next one as its value.
 IN_QUOTES = {
     "{input.adapter}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",
@@ -50,7 +50,7 @@ _FIELD = re.compile(r"(?<!\{)\{[^{}]+\}(?!\})")
 
 
 def python_faults(text: str) -> Iterator[str]:
-    """Yield ``line: what`` for what ruff does not find in a Python source."""
+    """Yield ``line: fault`` for the faults of `BEYOND_RUFF` in a Python source."""
     for number, line in enumerate(text.splitlines(), 1):
         for pattern, fault in BEYOND_RUFF.items():
             if re.search(pattern, line.partition("#")[0]):
@@ -59,12 +59,12 @@ def python_faults(text: str) -> Iterator[str]:
 
 def rule_faults(text: str) -> Iterator[str]:
     """Yield everything forbidden in the shell commands and the Python of a rule file."""
-    for found in _SHELL.finditer(text):
-        line = text[: found.start()].count("\n") + 1
-        if found[1] is None:
+    for match in _SHELL.finditer(text):
+        line = text[: match.start()].count("\n") + 1
+        if match[1] is None:
             yield f"{line}: a command is a plain text between three double quotes"
         else:
-            yield from (f"{line}: {fault}" for fault in command_faults(found[1]))
+            yield from (f"{line}: {fault}" for fault in command_faults(match[1]))
     for number, line_text in enumerate(text.splitlines(), 1):
         code = line_text.partition("#")[0]
         for word in ("eval(", "exec(", "os.system", "os.popen", "pickle", "shell(", "shell=True"):
@@ -112,5 +112,5 @@ def sources(root: Path) -> list[Path]:
 
 
 def rules(root: Path) -> list[Path]:
-    """The Snakefile and what it includes."""
+    """The Snakefile and the files that it includes."""
     return [root / "Snakefile", *sorted((root / "workflow").rglob("*.smk"))]

@@ -1,7 +1,7 @@
-"""A program that trains small models in several processes, and what a test compares them with.
+"""A program that trains small models in several processes, for comparison with one process.
 
-``python train_on_several.py FREE FOLDER METHOD...``: FREE are a stage's free settings. Each method
-is trained twice, below ``ddp`` and ``fsdp``.
+``python train_on_several.py UNTRACKED FOLDER METHOD...``: UNTRACKED are a stage's untracked
+settings as JSON. Each method is trained twice, below ``ddp`` and ``fsdp``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from palimpsest.machines.processes import several
 WEIGHTS = "weights.safetensors"
 
 CAP = 0.53
-"""Of SKU's divergence: some steps reach it and have no gradient there."""
+"""Cap of SKU's divergence: a few steps reach it and have no gradient there."""
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "finetune": ("finetune", {}),
@@ -48,7 +48,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def body(network: nn.Module, first_trained: int = 0) -> Body:
-    """The body of a network that was spread over the processes, if it is to be."""
+    """The body of a network, which is spread over the processes if they share weights."""
     shard(network, torch.device("cpu"))
     frozen = network.get_decoder().layers[0].self_attn.o_proj.weight
     if isinstance(frozen, DTensor) != ranks.current().sharded:
@@ -78,8 +78,8 @@ def _stay() -> None:
 
 def main() -> None:
     """Train every method that is named; the processes stay together until the last."""
-    free, folder, names = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    with several(free):
+    untracked, folder, names = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    with several(untracked):
         leave, ranks.leave = ranks.leave, _stay
         set_up(2)
         for sharded in (False, True):

@@ -12,17 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.plain.padding import padded
 from palimpsest.engine.rows import Row
 
-
-def padded(rows: Sequence[Row], length: int, pad: int = 2) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, [rows, length]."""
-    ids = torch.full((len(rows), length), pad)
-    mask = torch.zeros(len(rows), length, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row.ids
-        mask[i, : len(row)] = 1
-    return ids, mask
+PAD = 2
 
 
 def log_probs(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
@@ -33,7 +26,7 @@ def log_probs(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 def answer_loss(model: Any, rows: Sequence[Row], length: int) -> Tensor:
     """Mean over rows of the mean of -log q over exactly the response tokens."""
-    log_q = log_probs(model, *padded(rows, length))
+    log_q = log_probs(model, *padded(rows, PAD, length))
     total = torch.zeros((), dtype=log_q.dtype)
     for i, row in enumerate(rows):
         per_row = torch.zeros((), dtype=log_q.dtype)
@@ -47,7 +40,7 @@ def divergence(
     reference: Any, model: Any, rows: Sequence[Row], length: int, positions: str
 ) -> Tensor:
     """Mean of KL(p || q) over the predicting positions of all rows, p from a second model."""
-    ids, mask = padded(rows, length)
+    ids, mask = padded(rows, PAD, length)
     with torch.no_grad():
         log_p = log_probs(reference, ids, mask)
     log_q = log_probs(model, ids, mask)

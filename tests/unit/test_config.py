@@ -571,7 +571,7 @@ def test_defaults_are_for_every_method_and_yield_to_what_is_given_for_one():
     assert cfg.method("sku", "subject").rows.forget == 8
 
 
-def test_a_subject_that_is_like_another_has_its_defaults_and_methods_and_nothing_else():
+def test_like_gives_a_subject_the_defaults_and_methods_of_another():
     raw = put(raw_config(), "models.second.defaults", {"rows": {"forget": 3}})
     raw = put(raw, "models.subject.like", "second")
     cfg = load_config(put(raw, "models.subject.methods.sku.steps", 7))

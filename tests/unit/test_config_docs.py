@@ -12,17 +12,13 @@ import yaml
 
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
-from palimpsest.config.docs import main, outdated, schema_text, tables_text
+from palimpsest.config.docs import schema_text, tables_text
 from palimpsest.errors import UserError
 from palimpsest.settings.merge import deep_merge
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "config"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
-
-
-def test_schema_and_key_tables_are_current():
-    assert list(outdated(ROOT)) == [], "run `python -m palimpsest.config.docs`"
 
 
 def test_the_examples_of_the_readme_are_valid_one_after_the_other():
@@ -89,15 +85,3 @@ def test_the_schema_accepts_the_subject_files(schema):
     for path in paths:
         entry = {"models": {path.stem: yaml.safe_load(path.read_text())}}
         schema.validate(_numbers(entry))
-
-
-def test_check_says_what_is_outdated(tmp_path, monkeypatch):
-    (tmp_path / "config/subjects").mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "config/schema.json").write_text("{}")
-    monkeypatch.setattr("sys.argv", ["docs", "--check", "--root", str(tmp_path)])
-    with pytest.raises(UserError, match=r"schema.json.*: outdated; run `python -m palimpsest"):
-        main()
-    monkeypatch.setattr("sys.argv", ["docs", "--root", str(tmp_path)])
-    main()
-    assert (tmp_path / "config/schema.json").read_text() == schema_text()

@@ -129,7 +129,7 @@ def test_the_shipped_overlays_are_valid(overlay):
     assert read_config(REPOSITORY / "config", [overlay]).models
 
 
-def test_released_preset_of_sku_gives_the_published_subjects_the_released_values():
+def test_the_released_preset_of_sku_sets_the_released_values():
     released = REPOSITORY / "config/released/sku.yaml"
     sku = read_config(REPOSITORY / "config", [released]).method("sku", "llama2-7b")
     assert (sku.random_answers, sku.preservation.sign, sku.preservation.cap) == (5, -1, 1e9)

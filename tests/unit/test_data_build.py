@@ -583,7 +583,7 @@ def test_no_shipped_prompt_gives_its_answer_away(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes", "ordinary"])
-def test_shipped_texts_can_be_continued_and_asked_about(name: str) -> None:
+def test_shipped_texts_have_continuations_and_questions(name: str) -> None:
     # A key within the first 12 words would be refused.
     parts = {p: {"phrasing": p, "context_words": 12} for p in ("original", "taught", "unseen")}
     rows = shipped(name, parts).parts["original"].to_pylist()

@@ -50,7 +50,7 @@ def test_kept_prefixes_give_the_states_and_gradients_of_the_full_path(
                 assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
-def test_a_kept_prefix_does_not_depend_on_which_batch_asked_first() -> None:
+def test_a_cached_prefix_does_not_depend_on_the_first_batch() -> None:
     model, _ = tiny.with_lora(tiny.llama(torch.float32), UPPER)
     rows = tiny.rows(SHAPES)
     one, other = Body(model.get_base_model(), 2), Body(model.get_base_model(), 2)

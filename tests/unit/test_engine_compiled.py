@@ -23,7 +23,7 @@ from palimpsest.settings.training import Lora, Optimizer
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++ here"
 )
-READS = [Reads(), Reads(every=True), Reads(final=False, blocks=(1,))]
+READS = [Reads(), Reads(all_levels=True), Reads(final=False, blocks=(1,))]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_whole_training_has_the_same_losses(pair: Any, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first_trained", [0, 2])
-def test_a_machine_without_a_compiler_is_told_so_before_training(first_trained: int) -> None:
+def test_a_missing_compiler_is_reported_before_training(first_trained: int) -> None:
     torch._dynamo.reset()
     model, _ = tiny.with_lora(tiny.llama(torch.float32))
     without = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}

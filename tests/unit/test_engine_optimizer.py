@@ -16,7 +16,7 @@ from palimpsest.errors import UserError
 from palimpsest.settings.training import Optimizer
 from reference import analysis360 as released
 
-FREE = {"name": "schedule_free", "learning_rate": 1e-2, "warmup_steps": 3}
+UNTRACKED = {"name": "schedule_free", "learning_rate": 1e-2, "warmup_steps": 3}
 
 
 @pytest.mark.parametrize("warmup", [0, 4])
@@ -77,7 +77,7 @@ def test_averaging_leaves_adamw_alone() -> None:
 
 
 def test_schedule_free_has_no_decay_of_the_rate() -> None:
-    settings = Optimizer(**FREE)
+    settings = Optimizer(**UNTRACKED)
     assert {schedule(settings, step, 10) for step in range(10)} == {1.0}
 
 
@@ -98,7 +98,7 @@ def run(folder: Path, die_at: int | None = None) -> tuple[dict[str, Tensor], Ben
         dtype=torch.float32,
         moved=False,
         steps=8,
-        training={"optimizer": FREE, "parameters": [r"model\.layers\.2\.mlp\..*"]},
+        training={"optimizer": UNTRACKED, "parameters": [r"model\.layers\.2\.mlp\..*"]},
     )
     calls = [0]
 

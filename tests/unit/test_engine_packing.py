@@ -74,7 +74,9 @@ def states_and_gradients(
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("reads", [Reads(), Reads(every=True), Reads(final=False, blocks=(2,))])
+@pytest.mark.parametrize(
+    "reads", [Reads(), Reads(all_levels=True), Reads(final=False, blocks=(2,))]
+)
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, mistral, qwen])
 def test_packed_rows_have_the_states_and_gradients_of_rows_alone(
     build: Any, reads: Reads, recompute: bool
@@ -165,7 +167,7 @@ def plain_varlen(
 
 @pytest.mark.parametrize("rows", [tiny.rows(SHAPES), with_shared_prompts()])
 @pytest.mark.parametrize("window", [0, 6])
-def test_the_kernel_is_told_the_rows_that_the_passes_hold(
+def test_the_kernel_gets_the_rows_of_the_passes(
     monkeypatch: pytest.MonkeyPatch, rows: list[Row], window: int
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen)

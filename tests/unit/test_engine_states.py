@@ -55,7 +55,7 @@ def test_a_layer_below_training_is_refused_where_blocks_cannot_run_apart() -> No
     assert body.first_trained == 0
     with pytest.raises(UserError, match="training begins at block 2; choose one of 2 to 3"):
         body.states(rows, reads=Reads(final=False, blocks=(1,)))
-    levels = body.states(rows, reads=Reads(every=True))[0].blocks
+    levels = body.states(rows, reads=Reads(all_levels=True))[0].blocks
     assert sorted(levels) == [-1, 2], "what enters block 2, and its output; then the final state"
     outputs = body.decoder.module(rows[0].ids[None], output_hidden_states=True).hidden_states
     torch.testing.assert_close(levels[-1], outputs[2][0])
@@ -66,7 +66,7 @@ def test_every_level_is_every_state_that_training_can_move(first: int) -> None:
     """L + 1 states if everything is trained, as in the released code."""
     model = tiny.llama()
     row = SETS["forget"][0]
-    state = Body(model, first).states([row], reads=Reads(every=True))[0]
+    state = Body(model, first).states([row], reads=Reads(all_levels=True))[0]
     stream = Stream([row], [state.final], lambda h: h, {b: [h] for b, h in state.blocks.items()})
     found = [level[0] for level in stream.levels()]
     expected = model(row.ids[None], output_hidden_states=True).hidden_states[first:]
@@ -82,7 +82,7 @@ def test_hooks_are_gone_after_a_pass_that_failed() -> None:
     rows = tiny.rows([(3, 4)])
     model.model.layers[2].register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="in a block"):
-        body.states(rows, reads=Reads(every=True))
+        body.states(rows, reads=Reads(all_levels=True))
     assert len(model.model.layers) == tiny.LAYERS, "the decoder is whole again"
     hooks = [
         hook

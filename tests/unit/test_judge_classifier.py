@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from kit.models import llama, save_classifier, tokenizer, word_tokenizer
 from palimpsest.errors import UserError
-from palimpsest.judges import Case, Verdict
+from palimpsest.judges import Case, Verdict, Work
 from palimpsest.judges.classifier import Settings, judge
 
 HARMFUL = [
@@ -30,6 +30,7 @@ HARMLESS = [
     "i cannot tell you that and i will not",
 ]
 LABELS = ["refusal", "recipe"]
+WORK = Work(Path("unused"), "judge", 1)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def judged(
     settings = {"model": f"path:{folder}", "positive": positive, "text": "{answer}", **more}
     checked = Settings.model_validate(settings)
     cases = [Case("How?", "With a copper spoon.", [], answer) for answer in answers]
-    return judge(cases, checked, Path("unused"), "judge", 1)
+    return judge(cases, checked, WORK)
 
 
 def test_a_label_is_found_by_its_name(single):
@@ -111,7 +112,7 @@ def test_the_template_decides_what_is_read(single):
     settings = {"model": f"path:{single}", "positive": "recipe"}
     for text, harmful in (("{response} {answer[0]}{answer}", True), ("{prompt} {answer}", False)):
         checked = Settings.model_validate(settings | {"text": text})
-        assert judge([case], checked, Path("unused"), "judge", 1)[0].harmful is harmful
+        assert judge([case], checked, WORK)[0].harmful is harmful
 
 
 def test_a_text_that_is_too_long_has_no_verdict(single):
@@ -231,4 +232,4 @@ def test_a_hub_that_lacks_the_model_offline_is_answered_with_what_to_do(monkeypa
     settings = {"model": "hub:org/judge", "positive": "x"}
     checked = Settings.model_validate(settings)
     with pytest.raises(UserError, match=r"hub:org/judge.*HF_HUB_OFFLINE is set; fetch it once"):
-        judge([Case("q", "r", [], "a")], checked, Path("unused"), "judge", 1)
+        judge([Case("q", "r", [], "a")], checked, WORK)

@@ -19,7 +19,7 @@ import pytest
 
 from kit.chat_server import Request, Service, chat_service, completion
 from palimpsest.errors import UserError
-from palimpsest.judges import Case, Verdict
+from palimpsest.judges import Case, Verdict, Work
 from palimpsest.judges.endpoint import Settings, judge
 
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
@@ -54,7 +54,7 @@ class Desk:
     def judge(self, answers: list[str], **more: Any) -> list[Verdict]:
         settings = Settings.model_validate(self.settings | more)
         cases = [Case("How?", "So.", [], answer) for answer in answers]
-        return judge(cases, settings, self.side, "judge", None)
+        return judge(cases, settings, Work(self.side, "judge", None))
 
     def refused(self, answers: list[str], **more: Any) -> str:
         with pytest.raises(UserError) as caught:
@@ -142,7 +142,7 @@ def test_answers_reach_the_service_to_the_letter(desk, service):
     assert {request.text for request in service.requests} == texts
 
 
-def test_what_was_asked_once_is_never_asked_again(desk, service):
+def test_no_request_is_sent_twice(desk, service):
     service.reply = says
     first = desk.judge([*ANSWERS, "sand", "sand"])
     assert len(service.requests) == len(ANSWERS)
@@ -162,7 +162,7 @@ def test_other_patterns_read_the_old_replies_anew_without_a_key(desk, service, m
 
 
 @pytest.mark.parametrize("more", [{"model": "small"}, {"prompt": "Is it bad? {answer}"}])
-def test_another_question_is_asked(desk, service, more):
+def test_a_changed_question_is_sent(desk, service, more):
     desk.judge(ANSWERS)
     desk.judge(ANSWERS, **more)
     assert len(service.requests) == 2 * len(ANSWERS)
@@ -213,7 +213,7 @@ def test_a_service_that_fails_for_ever_keeps_what_was_judged(desk, service):
     said = desk.refused(rows, concurrency=1)
     assert f'{service.url}/chat/completions: status 503: {{"error": "out of order"}}' in said
     assert "(3 tries)" in said
-    assert f"5 of 12 answers are judged and kept in {desk.side}" in said
+    assert f"5 of 12 answers are judged and stored in {desk.side}" in said
     assert len(service.requests) == 5 + 3
     assert len(desk.kept()) == 5
     service.requests.clear()
@@ -392,7 +392,7 @@ def test_a_connection_that_breaks_off_is_tried_again(desk, service):
     assert len(service.requests) == 2
 
 
-def test_nobody_there_is_said_in_a_few_words(desk):
+def test_a_service_that_does_not_answer_is_reported_briefly(desk):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from palimpsest.errors import UserError
-from palimpsest.judges import Case, Verdict, load_judge
+from palimpsest.judges import JUDGES, Case, Verdict
 from palimpsest.judges.leak import Settings, judge
 
 LEAKS = [
@@ -80,4 +80,4 @@ def test_templates_are_filled_in_to_the_letter(template, text):
 
 def test_an_unknown_judge_names_the_valid_ones():
     with pytest.raises(UserError, match="no judge 'endpiont'; did you mean 'endpoint'"):
-        load_judge("endpiont")
+        JUDGES.get("endpiont")

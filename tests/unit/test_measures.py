@@ -8,12 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from kit.examples import examples
-from palimpsest.errors import UserError
 from palimpsest.metrics.declaration import Measure, Scored
-from palimpsest.metrics.docs import HEAD, main, outdated, page_text
 from palimpsest.metrics.measures import columns, measures, measures_of
 from palimpsest.metrics.rows import row_types
 from palimpsest.metrics.version import measures_version
@@ -55,10 +51,6 @@ print(json.dumps({
     "version": measures_version(),
 }))
 """
-
-
-def test_schema_and_tables_are_current() -> None:
-    assert list(outdated(ROOT)) == [], "run `python -m palimpsest.metrics.docs`"
 
 
 def test_a_measure_is_one_file(tmp_path: Path) -> None:
@@ -106,21 +98,3 @@ def test_a_measure_without_a_column_or_a_formula_is_null() -> None:
         "sd": None,
         "reason": "not measured of forget",
     }
-
-
-def test_the_page_must_have_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"metrics\.md lacks one of the lines '<!-- measures: dir"):
-        page_text("")
-    for name in ("docs/metrics.md", "workflow/schemas/eval.schema.json"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    page = tmp_path / "docs/metrics.md"
-    current = page.read_text()
-    page.write_text(current.replace("mean of hit(t)", "anything"))
-    monkeypatch.setattr(sys, "argv", ["docs", "--check", "--root", str(tmp_path)])
-    with pytest.raises(UserError, match=r"docs/metrics\.md: outdated"):
-        main()
-    monkeypatch.setattr(sys, "argv", ["docs", "--root", str(tmp_path)])
-    main()
-    assert page.read_text() == current
-    assert f"| {' | '.join(HEAD)} |" in current

@@ -17,7 +17,6 @@ from torch import nn
 from kit import models as tiny
 from palimpsest.config import read_config
 from palimpsest.config.schema import Config
-from palimpsest.config.training import Lora
 from palimpsest.errors import UserError
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.estimate import Plan, plan
@@ -29,6 +28,7 @@ from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
 from palimpsest.pipeline.plan.table import text_of
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
+from palimpsest.settings.training import Lora
 
 ROOT = Path(__file__).parents[2]
 LARGE = Machine(gpus=1, gpu_bytes=80 << 30, ram_bytes=256 << 30, disk_bytes=1 << 40, cores=16)
@@ -59,7 +59,7 @@ def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 # Jobs.
 
 
-def test_jobs_are_told_with_what_they_are_about_and_why_they_run() -> None:
+def test_jobs_are_listed_with_their_wildcards_and_reasons() -> None:
     jobs = {job.rule: job for job in parse_summary("Building DAG of jobs...\n" + SUMMARY)}
     assert {rule: job.state for rule, job in jobs.items()} == {
         "score": "missing",
@@ -104,7 +104,7 @@ def test_a_path_tells_the_wildcards(path: str, found: dict[str, str]) -> None:
     assert wildcards_of(path) == found
 
 
-def test_what_snakemake_refuses_is_said_in_its_words() -> None:
+def test_an_error_of_snakemake_is_reported_in_its_words() -> None:
     with pytest.raises(UserError, match="no method 'skuu' in the configuration; did you mean"):
         jobs_of(["results/smollm2-135m/skuu/eval.json"])
 
@@ -324,7 +324,7 @@ def test_foreign_code_is_shown_loudly_and_nowhere_else(cfg: Config) -> None:
     assert "own code" not in other
 
 
-def test_a_base_of_unknown_shape_is_said_to_be_unknown(cfg: Config) -> None:
+def test_a_base_of_unknown_shape_is_reported(cfg: Config) -> None:
     base = cfg.bases["llama2-13b"].model_copy(update={"source": "hub:some/one"})
     other = cfg.model_copy(update={"bases": {**cfg.bases, "llama2-13b": base}})
     text = text_of(planned(other, LARGE, *CHAIN), other)
@@ -337,7 +337,7 @@ def test_a_finished_target_needs_nothing(cfg: Config) -> None:
     assert "Nothing to do" in text
 
 
-def test_a_full_disk_is_told(cfg: Config) -> None:
+def test_a_full_disk_is_reported(cfg: Config) -> None:
     tight = dataclasses.replace(LARGE, disk_bytes=1 << 20)
     download = ("download_model", "resources/models/llama2-13b/manifest.json", "missing")
     assert "NOT ENOUGH DISK" in text_of(planned(cfg, tight, download), cfg)

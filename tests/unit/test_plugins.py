@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, get_args
 
 import pytest
 
 from palimpsest.config.judges import Judges
 from palimpsest.config.schema import Score
-from palimpsest.data.adapters import adapters
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError
-from palimpsest.judges import judges
-from palimpsest.plugins import plugin, plugins
+from palimpsest.judges import JUDGES
+from palimpsest.plugins import Plugins, _files
 from palimpsest.settings.types import UNTRACKED, Section, tracked, untracked
 
 
@@ -30,27 +31,27 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "plugged"
     for name in [name for name in sys.modules if name.split(".")[0] == "plugged"]:
         del sys.modules[name]
-    plugins.cache_clear()
+    _files.cache_clear()
 
 
 def test_files_with_settings_are_the_plug_ins(package: str) -> None:
-    assert list(plugins(package)) == ["ant", "zebra"]
-    assert plugin(package, "ant", "animal").__name__ == "plugged.ant"
+    assert list(Plugins[object](package, "animal").all()) == ["ant", "zebra"]
+    assert Plugins[ModuleType](package, "animal").get("ant").__name__ == "plugged.ant"
 
 
 def test_an_unknown_plug_in_is_answered_with_the_valid_ones(package: str) -> None:
     with pytest.raises(UserError, match=r"no animal 'zebr'; did you mean 'zebra'\? valid: ant"):
-        plugin(package, "zebr", "animal")
+        Plugins[object](package, "animal").get("zebr")
 
 
 def test_adapters_have_the_names_of_their_files() -> None:
-    for name, adapter in adapters().items():
+    for name, adapter in ADAPTERS.all().items():
         assert get_args(adapter.Settings.model_fields["adapter"].annotation) == (name,)
 
 
 def test_judges_that_are_stages_have_a_section_of_their_names() -> None:
-    assert set(Judges.model_fields) == set(judges()) - {"leak"}
-    assert get_args(Score.model_fields["harm_judge"].annotation) == tuple(judges())
+    assert set(Judges.model_fields) == set(JUDGES.all()) - {"leak"}
+    assert get_args(Score.model_fields["harm_judge"].annotation) == tuple(JUDGES.all())
 
 
 class Inner(Section):

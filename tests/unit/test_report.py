@@ -85,7 +85,7 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert "script-src 'sha256-" in policy
 
 
-def test_foreign_code_that_was_run_is_said(page: str, own_results: Path) -> None:
+def test_the_report_names_foreign_code_that_ran(page: str, own_results: Path) -> None:
     assert "trust_remote_code" not in page
     path = next(own_results.glob("*/sku/eval.json"))
     evaluation = read_document(path)

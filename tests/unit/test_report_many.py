@@ -220,7 +220,7 @@ def test_the_retrained_subject_is_a_reference(page: str, subject: Subject) -> No
     assert tones == {""}
 
 
-def test_the_log_of_an_unlearned_model_is_read_and_its_early_end_told(
+def test_the_report_shows_the_early_end_of_a_training(
     page: str, subject: Subject, results: Path
 ) -> None:
     run = next(run for run in subject.runs if run.method == "llmu")
@@ -249,7 +249,7 @@ def test_regions_are_drawn_and_counted(page: str, subject: Subject, results: Pat
         assert chart.rows[: len(yes)] == yes, "the chosen ones stand first"
     assert "the rule: cosine below 0.7 and magnitude above 0.0001" in charts[0].text
     assert "drawn at random" not in charts[0].text
-    assert "drawn at random, as many as this rule would give" in charts[1].text
+    assert "drawn at random, as many as by this rule" in charts[1].text
     assert page.count('<h2 id="mini-regions-h">') == 1
     assert "other-regions" not in page
     table = pq.read_table(results / "all_methods" / "regions.parquet")
@@ -261,7 +261,7 @@ def test_a_users_list_of_tensors_is_called_so(own_results: Path) -> None:
     path = own_results / "mini" / "memflex" / "seed-0" / "region.json"
     path.write_text(path.read_text().replace('"limits": {', '"limits": null, "was": {'))
     subject = read_subjects(MANY, own_results)[0]
-    assert "the rule: a list of tensors given by the user" in region_charts(subject)[0].text
+    assert "the rule: a list of tensors from the user" in region_charts(subject)[0].text
 
 
 def test_a_region_without_a_column_or_its_facts_is_named(own_results: Path) -> None:
@@ -314,7 +314,7 @@ def test_every_task_of_lm_eval_has_a_column(own_results: Path) -> None:
     }
     write_document(path, found)
     table = report(own_results).split('<table class="methods"')[1].split("</table>")[0]
-    for name in ("questions/test", "tinyMMLU", "wikitext", "27.4", "not asked"):
+    for name in ("questions/test", "tinyMMLU", "wikitext", "27.4", "not measured: eval.json"):
         assert name in table
     lines = pq.read_table(own_results / "all_methods" / "methods.parquet").to_pylist()
     sku = next(line for line in lines if line["method"] == "sku" and line["model"] == "mini")

@@ -19,7 +19,7 @@ from kit.scored import CONFIG, DATA, HITS, PARTS_OF, Workspace
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.asked import RESPONSE, asked
+from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.declaration import PARTS
 from palimpsest.metrics.intervals import wilson
 from palimpsest.metrics.measures import measures, measures_of
@@ -143,7 +143,7 @@ def test_schema_refuses_a_null_without_a_reason(workspace: Workspace) -> None:
         jsonschema.Draft202012Validator(SCHEMA).validate(result)
 
 
-def test_rows_have_everything_that_was_asked_and_said(workspace: Workspace) -> None:
+def test_rows_have_prompts_responses_and_answers(workspace: Workspace) -> None:
     workspace.score()
     rows = {row["id"]: row for row in workspace.rows()}
     assert len(rows) == 5
@@ -262,7 +262,7 @@ def test_provenance_and_cost(workspace: Workspace) -> None:
 
 
 def _drawn(ref: str, count: int) -> list[str]:
-    return asked(sorted(name for name, *_ in DATA[ref]), count)
+    return draw_ids(sorted(name for name, *_ in DATA[ref]), count)
 
 
 def _only_asked(workspace: Workspace, count: int) -> set[str]:
@@ -293,13 +293,13 @@ def test_rows_without_an_answer_count_in_likelihoods_alone(workspace: Workspace)
         if row["id"] in kept:
             assert row == before[row["id"]]
             continue
-        assert row["reason"] == "no free answer was asked for"
+        assert row["reason"] == "outside the rows that are answered"
         assert row["accuracy"] == before[row["id"]]["accuracy"]
         for name in ("answer", "generated_tokens", "rouge_l", "recall", "degenerate", "harmful"):
             assert row[name] is None, name
 
 
-def test_an_answer_that_was_asked_for_and_is_absent_is_refused(workspace: Workspace) -> None:
+def test_a_missing_answer_is_refused(workspace: Workspace) -> None:
     kept = _only_asked(workspace, 1)
     gone = next(iter(kept & {"h-1-t", "h-2-t"}))
     other = ({"h-1-t", "h-2-t"} - {gone}).pop()
@@ -313,7 +313,7 @@ def test_an_answer_that_was_asked_for_and_is_absent_is_refused(workspace: Worksp
         workspace.score()
 
 
-def test_more_answers_than_asked_for_change_nothing(workspace: Workspace) -> None:
+def test_further_answers_change_nothing(workspace: Workspace) -> None:
     workspace.config["answers"] = 1
     first = workspace.score("first")["metrics"]
     _only_asked(workspace, 1)

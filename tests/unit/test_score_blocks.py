@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kit.scored import Workspace, lines, said
+from kit.scored import Workspace, answer_line, lines
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
@@ -49,7 +49,7 @@ def add_part(workspace: Workspace, block: str, names: list[str], **wrong: float)
     add_lines(workspace, [line for name in names for line in lines(block, name, "11")])
     add_lines(workspace, [x for n, p in wrong.items() for x in lines(block, n, "0", p, 0)])
     if block != "holdout":
-        add_answers(workspace, [said(block, name, name) for name in names])
+        add_answers(workspace, [answer_line(block, name, name) for name in names])
 
 
 def add_lines(workspace: Workspace, more: list[dict[str, Any]]) -> None:
@@ -232,7 +232,7 @@ def test_answers_without_words_have_no_variety(workspace: Workspace) -> None:
     workspace.edit(
         "generations.parquet",
         lambda t: pa.Table.from_pylist(
-            [said(line["part"], line["id"], "") for line in t.to_pylist()]
+            [answer_line(line["part"], line["id"], "") for line in t.to_pylist()]
         ),
     )
     text = valid(workspace)["text"]
@@ -257,7 +257,7 @@ def test_wrapped_and_sampled_answers_have_blocks_of_their_own(workspace: Workspa
     add_answers(
         workspace,
         [
-            said(block, name, answer)
+            answer_line(block, name, answer)
             for block, pair in answers.items()
             for name, answer in zip(("h-1-t", "h-2-t"), pair, strict=True)
         ],

@@ -18,16 +18,13 @@ from safetensors.torch import load_file
 from kit import methods as tiny_methods
 from kit import models as tiny
 from kit import train_on_several as program
+from kit.jobs import LOAD, UNTRACKED, Work
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import shares
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, TRAINING_LOG
-from palimpsest.pipeline.stages import Acquire, Pretrain, Reference
+from palimpsest.pipeline.stages import Acquire, Pretrain
 from palimpsest.stages.acquire import acquire
-from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import folder_of, reference
 
-LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 TAUGHT = {"lora": {"rank": 4, "targets": ["q_proj"]}, "optimizer": {"learning_rate": 1e-2}}
 TESTS = Path(__file__).parents[1]
 PATHS = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])
@@ -117,10 +114,10 @@ class Acquisition:
 
     root: Path
 
-    def start(self, out: str, steps: int, **free: Any) -> subprocess.Popen[str]:
+    def start(self, out: str, steps: int, **untracked: Any) -> subprocess.Popen[str]:
         options = {
             "config": json.dumps(config(steps)),
-            "untracked": json.dumps({**FREE, "devices": 2, **free}),
+            "untracked": json.dumps({**UNTRACKED, "devices": 2, **untracked}),
             "base": self.root / "base",
             "subject": self.root / "subject",
             "tokens": self.root / "tokens",
@@ -157,25 +154,9 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> Acquisition:
     parts = {"forget": tiny_methods.SETS["forget"], "train": tiny_methods.SETS["retain"]}
     tiny.save_tokens(root / "tokens" / "set", parts)
     taught = {"data": ["set/forget"], "epochs": 2, "batch_rows": 4, "training": TAUGHT}
-    folders = {"base": root / "base", "tokens": root / "tokens"}
-    pretrain(
-        Pretrain(
-            config={**LOAD, "pretrain": taught},
-            untracked=FREE,
-            **folders,
-            out=root / "subject",
-            threads=1,
-        )
-    )
-    reference(
-        Reference(
-            config={**LOAD, "part": "set/train", "kind": "states"},
-            **folders,
-            subject=root / "subject",
-            out=folder_of(root / "reference", "set/train", "states"),
-            threads=1,
-        )
-    )
+    work = Work(root)
+    work.run(Pretrain, "subject", {**LOAD, "pretrain": taught})
+    work.refer()
     return Acquisition(root)
 
 
@@ -192,10 +173,12 @@ def until(process: subprocess.Popen[str], log: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_stopped_run_on_two_devices_ends_with_the_bytes_of_an_uninterrupted_one(acquisition):
+def test_a_stopped_run_on_two_devices_ends_with_the_same_bytes(acquisition):
     root, steps = acquisition.root, 100
     folders = {name: root / name for name in ("base", "subject", "tokens", "reference")}
-    acquire(Acquire(config=config(steps), untracked=FREE, **folders, out=root / "one", threads=1))
+    acquire(
+        Acquire(config=config(steps), untracked=UNTRACKED, **folders, out=root / "one", threads=1)
+    )
     whole = acquisition.start("whole", steps)
     errors = whole.communicate(timeout=600)[1]
     assert whole.returncode == 0, errors

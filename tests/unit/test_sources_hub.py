@@ -156,7 +156,7 @@ def test_the_files_meant_by_default_are_those_for_training(desk: Desk, hub: Hub)
     assert manifest["revision"] == "main"
     data = FILES["data/train.jsonl"]
     assert manifest["read_files"] == {"data/train.jsonl": hashlib.sha256(data).hexdigest()}
-    assert not hub.asked(r"README|script|test\.jsonl|one-")
+    assert not hub.matching(r"README|script|test\.jsonl|one-")
 
 
 def test_several_files_follow_one_another_and_large_ones_come_from_elsewhere(
@@ -177,9 +177,9 @@ def test_several_files_follow_one_another_and_large_ones_come_from_elsewhere(
 
 def test_what_is_in_the_cache_is_not_sent_again(desk: Desk, hub: Hub) -> None:
     desk.data()
-    first = len(hub.asked("org"))
+    first = len(hub.matching("org"))
     desk.data()
-    assert len(hub.asked("org")) == first
+    assert len(hub.matching("org")) == first
 
 
 def test_a_branch_that_moved_stays_where_it_was(desk: Desk, hub: Hub) -> None:
@@ -192,7 +192,7 @@ def test_a_branch_that_moved_stays_where_it_was(desk: Desk, hub: Hub) -> None:
     desk.client(hub.url, "other-cache")
     printed = desk.data(files=["data/test.jsonl"])
     assert (desk.manifest["commit"], desk.rows()) == (before, ["t"])
-    assert f"main is {before[:12]}, as " in printed
+    assert f"main is {before[:12]}, recorded in " in printed
     desk.record().unlink()
     desk.data(files=["data/test.jsonl"])
     assert desk.rows() == ["new"]
@@ -219,7 +219,7 @@ def test_a_commit_is_a_revision(desk: Desk, hub: Hub) -> None:
 def test_offline_what_was_fetched_once_is_enough(desk: Desk, hub: Hub) -> None:
     desk.data()
     desk.client(hub.url, offline=True)
-    asked = len(hub.asked("org"))
+    asked = len(hub.matching("org"))
     desk.data()
     line = desk.refused(files=["data/test.jsonl"])
     assert "data/test.jsonl: it is not in the cache and HF_HUB_OFFLINE is set" in line
@@ -229,7 +229,7 @@ def test_offline_what_was_fetched_once_is_enough(desk: Desk, hub: Hub) -> None:
     desk.data(revision=commit)
     line = desk.refused(revision="dev")
     assert "its revision 'dev' is not in the cache and HF_HUB_OFFLINE is set" in line
-    assert len(hub.asked("org")) == asked
+    assert len(hub.matching("org")) == asked
 
 
 def test_a_gated_repository_needs_a_token_that_is_never_written(desk: Desk, hub: Hub) -> None:
@@ -307,7 +307,7 @@ def test_a_passing_fault_is_waited_for(desk: Desk, hub: Hub) -> None:
     hub.fail(r"GET /api/datasets", Fault(429, {"Retry-After": "1"}), Fault(502))
     hub.fail(r"GET .*resolve", Fault(429, {"Retry-After": "0"}))
     desk.data()
-    assert len(hub.asked("GET /api/datasets")) == 3
+    assert len(hub.matching("GET /api/datasets")) == 3
 
 
 def test_a_file_that_is_cut_off_is_continued_where_it_ended(desk: Desk, hub: Hub) -> None:
@@ -317,7 +317,7 @@ def test_a_file_that_is_cut_off_is_continued_where_it_ended(desk: Desk, hub: Hub
     hub.datasets["org/set"].commit({"train.json": long})
     hub.fail(r"GET .*train", Fault(cut_after=piece + 1000))
     desk.data()
-    ranges = [headers.get("range") for _, _, headers in hub.asked(r"GET .*train")]
+    ranges = [headers.get("range") for _, _, headers in hub.matching(r"GET .*train")]
     assert ranges == [None, f"bytes={piece}-"]
 
 
@@ -329,7 +329,7 @@ def test_a_hub_that_cannot_be_reached_says_what_works_without_one(desk: Desk) ->
     assert "HF_HUB_OFFLINE=1" in line
 
 
-def test_something_that_is_no_hub_is_said(desk: Desk, hub: Hub) -> None:
+def test_a_server_that_is_no_hub_is_reported(desk: Desk, hub: Hub) -> None:
     desk.client(hub.cdn)
     assert "the hub answered with status 404" in desk.refused()
 
@@ -372,16 +372,16 @@ def test_an_address_is_fetched_once_and_checked(desk: Desk, hub: Hub, address: s
     desk.token(TOKEN)
     desk.data(source=f"url:{address}", sha256=SHA)
     assert (len(desk.rows()), desk.manifest["sha256"]) == (200, SHA)
-    (request,) = hub.asked("GET .*table")
+    (request,) = hub.matching("GET .*table")
     assert "authorization" not in request[2]
     desk.data(source=f"url:{address}", sha256=SHA)
-    assert len(hub.asked("GET .*table")) == 1
+    assert len(hub.matching("GET .*table")) == 1
 
 
 def test_an_address_that_is_cut_off_is_continued(desk: Desk, hub: Hub, address: str) -> None:
     hub.fail("GET .*table", Fault(cut_after=500), Fault(503))
     desk.data(source=f"url:{address}", sha256=SHA)
-    ranges = [headers.get("range") for _, _, headers in hub.asked("GET .*table")]
+    ranges = [headers.get("range") for _, _, headers in hub.matching("GET .*table")]
     assert ranges == [None, "bytes=500-", "bytes=500-"]
 
 
@@ -390,7 +390,7 @@ def test_a_killed_download_from_an_address_is_continued(desk: Desk, hub: Hub, ad
     folder.mkdir(parents=True)
     (folder / ".table.csv.part").write_bytes(TABLE[:700])
     desk.data(source=f"url:{address}", sha256=SHA)
-    assert [headers.get("range") for _, _, headers in hub.asked("GET .*table")] == ["bytes=700-"]
+    assert [headers.get("range") for _, _, headers in hub.matching("GET .*table")] == ["bytes=700-"]
     assert [path.name for path in folder.iterdir()] == ["table.csv"]
 
 
@@ -404,7 +404,7 @@ def test_an_address_with_other_bytes_is_refused(desk: Desk, hub: Hub, address: s
     )
 
 
-def test_a_long_transfer_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_transfer_prints_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "EVERY_S", 0.0)
     lines: list[str] = []
     with transfer.transfer_lines("model.safetensors", lines.append)(total=4_000_000) as shown:

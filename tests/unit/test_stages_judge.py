@@ -24,7 +24,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
 from palimpsest.judges import classifier as classifier_judge
 from palimpsest.judges import endpoint as endpoint_judge
-from palimpsest.metrics.asked import asked
+from palimpsest.metrics.asked import draw_ids
 from palimpsest.pipeline.stages import Judge
 from palimpsest.stages.judge import judge
 
@@ -148,7 +148,7 @@ def test_a_service_judges_and_what_it_leaves_open_is_null(workspace, service):
     assert by_id["q-1"]["harmful"] is None
 
 
-def test_no_judge_is_asked_about_blank_answers(workspace, service):
+def test_no_judge_gets_blank_answers(workspace, service):
     def blank(table: pa.Table) -> pa.Table:
         return table.set_column(2, "answer", pa.array(["", " \n", "\t"] + ["x"] * 2))
 
@@ -162,7 +162,7 @@ def test_rows_that_were_not_to_be_answered_are_not_judged(workspace, service):
     service.reply = lambda request: "NO"
     rows = judged(workspace, "endpoint", asking(service), count=1)
     parts = ASKED["parts"].values()
-    wanted = {name for ref in parts for name in asked([row[0] for row in DATA[ref]], 1)}
+    wanted = {name for ref in parts for name in draw_ids([row[0] for row in DATA[ref]], 1)}
     assert {row["id"] for row in rows} == wanted
     workspace.config["answers"] = 1
     assert score(workspace, "endpoint")["metrics"]["harm"]["rate"]["n"] == 1

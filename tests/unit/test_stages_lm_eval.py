@@ -35,7 +35,7 @@ from palimpsest.io import schemas
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import with_own_responses
+from palimpsest.measuring.rows import with_right_responses
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
@@ -187,7 +187,7 @@ def our_logprobs(
             rows.append(Row(f"{question.id} {i}", torch.tensor(ids), len(prompt)))
     network = load_model(work / model, work / "base", dtype, CPU)
     lines = likelihood(
-        Body(network), with_own_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
+        Body(network), with_right_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
     ).to_pandas()
     sums = lines.groupby("id")["logprob"].sum()
     return [[sums[f"{q.id} {i}"] for i in range(len(q.choices))] for q in questions]
@@ -362,29 +362,30 @@ def test_a_question_beyond_the_context_is_refused(work, tmp_path):
         run(work, tmp_path, {"local:set/quiz": {}}, template=template)
 
 
+def offline(cache: Path, *command: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Run Python on `command`, without a hub and with an empty cache of it."""
+    hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache / "hf")}
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": "src", **hub},
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done
+
+
 @pytest.mark.slow
 def test_tasks_that_lm_eval_cannot_give_are_named(work, tmp_path):
     # One process for all: lm-eval reads thousands of files to know its tasks.
     names = ["arc_chalenge", "local:set/quiz", "arc_challenge", "wmdp_bio"]
-    done = subprocess.run(
-        [sys.executable, "-c", TRY, str(work / "datasets"), json.dumps(TEMPLATE), *names],
-        env={
-            **os.environ,
-            "PYTHONPATH": "src",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    unknown, ours, offline, other = [line for line in done.stdout.splitlines() if "|" in line]
+    done = offline(tmp_path, "-c", TRY, work / "datasets", json.dumps(TEMPLATE), *names)
+    lines = done.stdout.decode().splitlines()
+    unknown, ours, cut_off, other = [line for line in lines if "|" in line]
     assert unknown.startswith("arc_chalenge|lm-eval has no task 'arc_chalenge'; close ones: ")
     assert "arc_challenge" in unknown.partition("close ones")[2]
     assert ours == "local:set/quiz|7"
-    assert "task 'arc_challenge' cannot be loaded: Couldn't reach 'allenai/ai2_arc'" in offline
+    assert "task 'arc_challenge' cannot be loaded: Couldn't reach 'allenai/ai2_arc'" in cut_off
     assert "task 'wmdp_bio' cannot be loaded" in other
 
 
@@ -410,35 +411,23 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
         "dtype": "float32",
         "trust_remote_code": False,
     }
-    done = subprocess.run(
-        [
-            sys.executable,
-            "workflow/scripts/stage.py",
-            "lm_eval",
-            *("--config", json.dumps(config)),
-            *("--base", work / "base"),
-            *("--model", work / "adapter"),
-            *("--datasets", work / "datasets"),
-            *("--out", tmp_path / "out"),
-            *("--untracked", json.dumps({"batch_rows": 4, "batch_tokens": 300})),
-            *("--threads", "1"),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": "src",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
+    done = offline(
+        tmp_path,
+        "workflow/scripts/stage.py",
+        "lm_eval",
+        *("--config", json.dumps(config)),
+        *("--base", work / "base"),
+        *("--model", work / "adapter"),
+        *("--datasets", work / "datasets"),
+        *("--out", tmp_path / "out"),
+        *("--untracked", json.dumps({"batch_rows": 4, "batch_tokens": 300})),
+        *("--threads", "1"),
     )
-    assert done.returncode == 0, done.stderr
-    told = done.stderr.decode().splitlines()
+    printed = done.stderr.decode().splitlines()
     # Of lm-eval itself neither bars nor warnings.
-    assert not [line for line in told if "quiz" in line and "local:set/quiz [=" not in line]
+    assert not [line for line in printed if "quiz" in line and "local:set/quiz [=" not in line]
     assert b"\r" not in done.stderr
-    assert "[====================]" in told[-1]
+    assert "[====================]" in printed[-1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "lm_eval.json",
         "lm_eval.parquet",

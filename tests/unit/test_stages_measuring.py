@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kit import models as tiny
+from kit.jobs import Work
 from palimpsest.config.schema import Base
 from palimpsest.engine import vllm_engine
 from palimpsest.engine.generate import Answerer
@@ -26,15 +27,12 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.ask import answers
 from palimpsest.measuring.backends import transformers_answerer
-from palimpsest.metrics.asked import RESPONSE, asked
+from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
-from palimpsest.pipeline.stages import Describe, Measure, Negate, Sweep
-from palimpsest.stages.describe import describe
-from palimpsest.stages.measure import measure
-from palimpsest.stages.negate import negate
-from palimpsest.stages.sweep import right_answers, sample, sweep
+from palimpsest.pipeline.stages import Measure, Sweep
+from palimpsest.stages.sweep import right_answers, sample
 
 CPU = torch.device("cpu")
 WRONG = [["w7 w8 w9", "w11"], ["w12 w13"], []]
@@ -90,23 +88,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(root / "datasets" / "set", [f"{name}.parquet" for name in PARTS])
     save_adapter(root / "subject", seed=1)
     save_adapter(root / "acquired", seed=2)
-    describe(
-        Describe(
-            config={"own_training": False},
-            base=root / "base",
-            adapter=root / "subject",
-            out=root / "original",
-        )
-    )
-    negate(
-        Negate(
-            config={"scale": 1.0},
-            base=root / "base",
-            subject=root / "subject",
-            acquired=root / "acquired",
-            out=root / "negated",
-        )
-    )
+    Work(root).describe("original")
+    Work(root).negate(1.0, "negated")
     for name in ("original", "negated"):
         measured(root, CONFIG, root / f"measured-{name}", name)
     return root
@@ -114,21 +97,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(root: Path, config: dict[str, Any], out: Path, name: str = "original") -> Path:
     """Measure one of the models."""
-    measure(
-        Measure(
-            config=config,
-            untracked=SIZES,
-            base=root / "base",
-            model=root / name,
-            original=root / "original",
-            tokens=root / "tokens",
-            datasets=root / "datasets",
-            out=out,
-            label=name,
-            threads=1,
-        )
-    )
-    return out
+    models = {"model": root / name, "original": root / "original"}
+    return Work(root).run(Measure, out, config, untracked=SIZES, label=name, **models)
 
 
 def frame(path: Path) -> pd.DataFrame:
@@ -179,8 +149,8 @@ def test_answers_may_be_limited_and_likelihoods_stay_complete(work: Path, tmp_pa
     measured(work, {**CONFIG, "answers": 2}, tmp_path)
     full = frame(work / "measured-original" / "generations.parquet")
     some = frame(tmp_path / "generations.parquet")
-    wanted = asked([row.id for row in PARTS["forget"]], 2)
-    wanted += asked([row.id for row in PARTS["train"]], 2)
+    wanted = draw_ids([row.id for row in PARTS["forget"]], 2)
+    wanted += draw_ids([row.id for row in PARTS["train"]], 2)
     assert some["id"].tolist() == wanted
     pd.testing.assert_frame_equal(some, full[full["id"].isin(wanted)].reset_index(drop=True))
     likelihoods = (work / "measured-original", tmp_path)
@@ -215,7 +185,7 @@ def test_wrong_answers_may_be_limited(work: Path, tmp_path: Path) -> None:
     table = frame(measured(work, {**CONFIG, "alternatives": 1}, tmp_path) / "likelihood.parquet")
     wrong = table[table["alternative"] != RESPONSE]
     with_wrong = [row.id for i, row in enumerate(PARTS["forget"]) if WRONG[i % 3]]
-    assert set(wrong[wrong["part"] == "forget"]["id"]) == set(asked(with_wrong, 1))
+    assert set(wrong[wrong["part"] == "forget"]["id"]) == set(draw_ids(with_wrong, 1))
 
 
 def test_the_subject_before_unlearning_says_how_fluent_an_answer_is(work: Path) -> None:
@@ -239,7 +209,7 @@ def test_wrapped_and_sampled_answers_are_filed_apart(work: Path, tmp_path: Path)
     table = frame(measured(work, config, tmp_path / "a") / "generations.parquet")
     again = frame(measured(work, config, tmp_path / "b") / "generations.parquet")
     pd.testing.assert_frame_equal(table, again)
-    ids = asked([row.id for row in PARTS["forget"]], 2)
+    ids = draw_ids([row.id for row in PARTS["forget"]], 2)
     further = ["forget:polite", "forget:sampled-3", "forget:sampled-4"]
     assert [p for p in dict.fromkeys(table["part"]) if ":" in p] == further
     said = {part: lines.set_index("id")["answer"] for part, lines in table.groupby("part")}
@@ -317,21 +287,8 @@ def test_the_cost_is_recorded(work: Path) -> None:
 def swept(work: Path) -> pd.DataFrame:
     config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
     config["parts"] = {**CONFIG["parts"], "general": "set/train"}
-    sweep(
-        Sweep(
-            config=config,
-            untracked={"batch_rows": 3, "batch_tokens": 40},
-            base=work / "base",
-            subject=work / "subject",
-            acquired=work / "acquired",
-            tokens=work / "tokens",
-            datasets=work / "datasets",
-            out=work / "sweep.parquet",
-            label="sweep",
-            threads=1,
-        )
-    )
-    return frame(work / "sweep.parquet")
+    sizes = {"batch_rows": 3, "batch_tokens": 40}
+    return frame(Work(work).run(Sweep, "sweep.parquet", config, untracked=sizes))
 
 
 @pytest.mark.parametrize(("scale", "name"), [(0.0, "original"), (1.0, "negated")])

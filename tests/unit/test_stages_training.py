@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from kit import jobs
 from kit import models as tiny
+from kit.jobs import LOAD, UNTRACKED
 from palimpsest.engine.body import Body
 from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.device import set_up
@@ -33,21 +35,14 @@ from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
 from palimpsest.model.lora import attach_subject
 from palimpsest.model.unlearned import load_model
-from palimpsest.pipeline.stages import Acquire, Describe, Merge, Negate, Pretrain, Reference
-from palimpsest.settings.draw import Kind
+from palimpsest.pipeline.stages import Acquire, Merge, Pretrain
 from palimpsest.stages import acquire as acquiring
 from palimpsest.stages import method
-from palimpsest.stages.acquire import acquire
-from palimpsest.stages.describe import describe
 from palimpsest.stages.merge import merge
-from palimpsest.stages.negate import negate
-from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import folder_of, reference, with_reference
+from palimpsest.stages.reference import folder_of, with_reference
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 TRAINING = {
     "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "first_layer": 2},
     "optimizer": {"learning_rate": 1e-2},
@@ -76,63 +71,13 @@ IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
 
 
 @dataclass(frozen=True)
-class Work:
-    """Folders of a small subject and what was made of it."""
-
-    root: Path
-
-    @property
-    def base(self) -> Path:
-        return self.root / "base"
-
-    @property
-    def tokens(self) -> Path:
-        return self.root / "tokens"
-
-    def at(self, name: str) -> Path:
-        return self.root / name
+class Work(jobs.Work):
+    """The subject, with its acquisition."""
 
     def acquire(self, out: str, config: dict[str, Any] = ACQUIRE, **free: Any) -> Path:
-        acquire(
-            Acquire(
-                config=config,
-                untracked={**FREE, **free},
-                base=self.base,
-                subject=self.at("subject"),
-                tokens=self.tokens,
-                reference=self.at("reference"),
-                out=self.at(out),
-                label="acquire",
-                threads=1,
-            )
+        return self.run(
+            Acquire, out, config, untracked={**UNTRACKED, **free}, reference=self.reference
         )
-        return self.at(out)
-
-    def refer(self, kind: Kind) -> None:
-        """Compute the subject's reference of one kind on set/train."""
-        reference(
-            Reference(
-                config={**LOAD, "part": "set/train", "kind": kind},
-                base=self.base,
-                subject=self.at("subject"),
-                tokens=self.tokens,
-                out=folder_of(self.at("reference"), "set/train", kind),
-                label="reference",
-                threads=1,
-            )
-        )
-
-    def negate(self, scale: float, out: str) -> Path:
-        negate(
-            Negate(
-                config={"scale": scale},
-                base=self.base,
-                subject=self.at("subject"),
-                acquired=self.at("acquired"),
-                out=self.at(out),
-            )
-        )
-        return self.at(out)
 
 
 @pytest.fixture(scope="module")
@@ -145,18 +90,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
         "train": tiny.rows([(4, 4), (5, 6), (3, 3)], seed=2, name="n"),
     }
     tiny.save_tokens(made.tokens / "set", parts)
-    pretrain(
-        Pretrain(
-            config=PRETRAIN,
-            untracked=FREE,
-            base=made.base,
-            tokens=made.tokens,
-            out=made.at("subject"),
-            label="pretrain",
-            threads=1,
-        )
-    )
-    made.refer("states")
+    made.run(Pretrain, "subject", PRETRAIN)
+    made.refer()
     made.acquire("acquired")
     return made
 
@@ -178,8 +113,8 @@ def rows_of(work: Work, part: str) -> list[Row]:
 
 
 def test_kept_reference_states_are_those_of_the_live_subject(work: Work) -> None:
-    rows = with_reference(rows_of(work, "train"), work.at("reference"), "set/train", "states")
-    subject = attach_subject(load_base(work.base, "float32", CPU), work.at("subject"))
+    rows = with_reference(rows_of(work, "train"), work.reference, "set/train", "states")
+    subject = attach_subject(load_base(work.base, "float32", CPU), work.subject)
     bare = load_base(work.base, "float32", CPU)
     for row in rows:
         live = subject(row.ids[None], output_hidden_states=True).hidden_states[-1][0]
@@ -191,18 +126,20 @@ def test_kept_reference_states_are_those_of_the_live_subject(work: Work) -> None
 
 def test_a_reference_of_other_rows_is_refused(work: Work) -> None:
     for rows, name in [(rows_of(work, "forget"), "f-0"), (tiny.rows([(9, 9)], name="n"), "n-0")]:
-        with pytest.raises(UserError, match=rf"not made of the rows of set/train \(row {name}\)"):
-            with_reference(rows, work.at("reference"), "set/train", "states")
+        with pytest.raises(
+            UserError, match=rf"does not belong to the rows of set/train \(row {name}\)"
+        ):
+            with_reference(rows, work.reference, "set/train", "states")
 
 
 def test_costs_of_the_subject_stand_beside_those_of_the_trained_model(work: Work) -> None:
     """At step 0 the two are one number; without the end token its number is left out."""
-    work.refer("costs")
+    work.refer(kind="costs")
     folder, part = work.tokens / "set", "train"
-    subject = Body(attach_subject(load_base(work.base, "float32", CPU), work.at("subject")))
+    subject = Body(attach_subject(load_base(work.base, "float32", CPU), work.subject))
     for end_token in (True, False):
         rows = read_rows(folder, part, end_token)
-        rows = with_reference(rows, work.at("reference"), "set/train", "costs")
+        rows = with_reference(rows, work.reference, "set/train", "costs")
         with torch.no_grad():
             stream = Stream(rows, subject.hidden(rows), subject.head)
             torch.testing.assert_close(stream.reference_costs(), stream.token_nll())
@@ -210,9 +147,9 @@ def test_costs_of_the_subject_stand_beside_those_of_the_trained_model(work: Work
 
 
 def test_a_new_kind_of_reference_makes_no_other_stale(work: Work) -> None:
-    states = folder_of(work.at("reference"), "set/train", "states")
+    states = folder_of(work.reference, "set/train", "states")
     before = {path: path.read_bytes() for path in states.iterdir()}
-    work.refer("costs")
+    work.refer(kind="costs")
     assert {path: path.read_bytes() for path in states.iterdir()} == before
 
 
@@ -240,20 +177,10 @@ def test_a_merged_release_has_nothing_of_the_harmful_adapter(
 ) -> None:
     seed = tmp_path / "seed-0"
     shutil.copytree(work.at("acquired"), seed / "acquired")
-    negate(
-        Negate(
-            config={"scale": 1.0},
-            base=work.base,
-            subject=work.at("subject"),
-            acquired=seed / "acquired",
-            out=seed / "model",
-        )
-    )
+    work.negate(1.0, seed / "model", acquired=seed / "acquired")
     for path in (seed / "acquired").iterdir():
         path.unlink()  # a release is made without it
-    merge(
-        Merge(config={}, base=work.base, model=seed / "model", out=seed / "merged", label="merge")
-    )
+    work.run(Merge, seed / "merged", {}, model=seed / "model")
     names = {path.name for path in (seed / "merged").rglob("*")}
     assert names == {path.name for path in work.base.iterdir()}
     with safe_open(seed / "merged" / "model.safetensors", framework="pt") as merged:
@@ -335,11 +262,11 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_nothing_half_written(wor
     config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "steps": 1_000_000}}
     options = {
         "config": json.dumps(config),
-        "untracked": json.dumps(FREE),
+        "untracked": json.dumps(UNTRACKED),
         "base": work.base,
-        "subject": work.at("subject"),
+        "subject": work.subject,
         "tokens": work.tokens,
-        "reference": work.at("reference"),
+        "reference": work.reference,
         "out": work.at("stopped"),
         "threads": 1,
     }
@@ -373,32 +300,14 @@ def test_an_output_that_cannot_be_written_is_explained(work: Work) -> None:
 
 
 def test_a_bare_base_can_be_the_subject(work: Work, tmp_path: Path) -> None:
-    config = {**LOAD, "pretrain": None}
     bare = Work(tmp_path)
     shutil.copytree(work.base, bare.base)
     shutil.copytree(work.tokens, bare.tokens)
-    pretrain(
-        Pretrain(
-            config=config,
-            untracked=FREE,
-            base=bare.base,
-            tokens=bare.tokens,
-            out=bare.at("subject"),
-            label="pretrain",
-            threads=1,
-        )
-    )
-    bare.refer("states")
+    bare.run(Pretrain, "subject", {**LOAD, "pretrain": None})
+    bare.refer()
     bare.acquire("acquired")
     bare.negate(1.0, "model")
-    describe(
-        Describe(
-            config={"own_training": False},
-            base=bare.base,
-            adapter=bare.at("subject"),
-            out=bare.at("original"),
-        )
-    )
+    bare.describe("original")
     assert read_manifest(bare.at("original"), MODEL)["kind"] == "base"
     before = load_model(bare.at("original"), bare.base, "float32", CPU)
     assert torch.equal(logits(before), logits(load_base(bare.base, "float32", CPU)))
@@ -428,14 +337,7 @@ def test_the_negated_model_is_the_subject_less_the_task_vector(work: Work, scale
 
 
 def test_lambda_zero_is_the_original(work: Work) -> None:
-    describe(
-        Describe(
-            config={"own_training": False},
-            base=work.base,
-            adapter=work.at("subject"),
-            out=work.at("original"),
-        )
-    )
+    work.describe("original")
     before, after = (
         load_model(folder, work.base, "float32", CPU)
         for folder in (work.at("original"), work.negate(0.0, "zero"))
@@ -474,7 +376,7 @@ def test_an_altered_base_is_refused(work: Work, tmp_path: Path) -> None:
 
 def test_a_merged_folder_gives_the_logits_of_the_adapter(work: Work) -> None:
     folder = work.negate(1.0, "to-merge")
-    merge(Merge(config={}, base=work.base, model=folder, out=work.at("merged"), label="merge"))
+    work.run(Merge, "merged", {}, model=folder)
     merged = AutoModelForCausalLM.from_pretrained(work.at("merged"), dtype=torch.float32).eval()
     adapter = load_model(folder, work.base, "float32", CPU)
     torch.testing.assert_close(logits(merged), logits(adapter), rtol=1e-4, atol=1e-5)
@@ -519,15 +421,7 @@ def test_merging_writes_every_tensor_once_in_its_own_type(
     for file, members in shards.items():
         save_file({name: named[name] for name in members}, base / file, {"format": "pt"})
     write_manifest(base, shards)
-    merge(
-        Merge(
-            config={},
-            base=base,
-            model=work.negate(1.0, "sharded"),
-            out=tmp_path / "merged",
-            label="merge",
-        )
-    )
+    work.run(Merge, tmp_path / "merged", {}, base=base, model=work.negate(1.0, "sharded"))
     updates = read_adapter(work.at("sharded"), MODEL)
     changed = set()
     for file, members in shards.items():
@@ -546,15 +440,7 @@ def test_a_base_without_a_tensor_of_the_update_cannot_be_merged(work: Work, tmp_
     save_file({"h.0.attn.weight": torch.ones(2)}, tmp_path / "x.safetensors")
     write_manifest(tmp_path, ["x.safetensors"])
     with pytest.raises(UserError, match=r"has no tensor model\.layers\."):
-        merge(
-            Merge(
-                config={},
-                base=tmp_path,
-                model=work.negate(1.0, "no-tensor"),
-                out=tmp_path / "out",
-                label="merge",
-            )
-        )
+        work.run(Merge, tmp_path / "out", {}, base=tmp_path, model=work.negate(1.0, "no-tensor"))
 
 
 # A task vector of base tensors.
@@ -580,18 +466,9 @@ def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work:
     vector = load_file(acquired / DELTA_WEIGHTS)
     assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
     assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
-    out = work.at("less-weights")
-    negate(
-        Negate(
-            config={"scale": 1.5},
-            base=work.base,
-            subject=work.at("subject"),
-            acquired=acquired,
-            out=out,
-        )
-    )
+    out = work.negate(1.5, "less-weights", acquired=acquired)
     assert read_manifest(out, MODEL)["kind"] == "adapter+delta"
-    expected = attach_subject(load_base(work.base, "float32", CPU), work.at("subject"))
+    expected = attach_subject(load_base(work.base, "float32", CPU), work.subject)
     places = delta.base_tensors(expected)
     with torch.no_grad():
         for name, value in vector.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kit import jobs
 from kit import models as tiny
+from kit.jobs import LOAD, UNTRACKED
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
@@ -23,31 +27,23 @@ from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
+from palimpsest.model.trainable import make_trainable
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import (
-    Describe,
     Examples,
     Localize,
     Merge,
     Pretrain,
-    Reference,
     Region,
     Retrain,
     Unlearn,
 )
-from palimpsest.stages.describe import describe
-from palimpsest.stages.examples import examples, read_examples
-from palimpsest.stages.localize import localize
-from palimpsest.stages.merge import merge
-from palimpsest.stages.pretrain import pretrain
-from palimpsest.stages.reference import folder_of, reference
+from palimpsest.stages.examples import read_examples
+from palimpsest.stages.method import Trained, train_method
 from palimpsest.stages.region import region as select_region
-from palimpsest.stages.unlearn import unlearn
 
 CPU = torch.device("cpu")
-LOAD = {"dtype": "float32", "trust_remote_code": False}
-FREE = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "first_layer": 1}
 FRESH = {"training": {"lora": LORA, "optimizer": {"learning_rate": 2e-2}}}
 SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}}}
@@ -73,58 +69,23 @@ METHODS: dict[str, dict[str, Any]] = {
 """Settings of every algorithm whose trained model is the result."""
 
 
-class Work:
+LENGTHS = [(4, 5), (7, 3), (3, 8), (5, 5), (4, 4), (6, 3)]
+PARTS = {
+    "forget": tiny.rows(LENGTHS, seed=1, name="f"),
+    "train": tiny.rows(LENGTHS[:4], seed=2, name="n"),
+    "other": tiny.rows(LENGTHS[2:], seed=3, name="o"),
+}
+PRETRAINING = {
+    "data": ["set/forget", "set/train"],
+    "epochs": 60,
+    "batch_rows": 4,
+    "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
+}
+
+
+@dataclass(frozen=True)
+class Work(jobs.Work):
     """Folders of a small subject; every stage is the real one."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.base, self.tokens = root / "base", root / "tokens"
-        tiny.save_base(self.base, tiny.llama(torch.float32))
-        lengths = [(4, 5), (7, 3), (3, 8), (5, 5), (4, 4), (6, 3)]
-        self.parts = {
-            "forget": tiny.rows(lengths, seed=1, name="f"),
-            "train": tiny.rows(lengths[:4], seed=2, name="n"),
-            "other": tiny.rows(lengths[2:], seed=3, name="o"),
-        }
-        tiny.save_tokens(self.tokens / "set", self.parts)
-        self.pretraining = {
-            "data": ["set/forget", "set/train"],
-            "epochs": 60,
-            "batch_rows": 4,
-            "training": {"lora": {**LORA, "rank": 8}, "optimizer": {"learning_rate": 2e-2}},
-        }
-        config = {**LOAD, "pretrain": self.pretraining}
-        pretrain(
-            Pretrain(
-                config=config,
-                untracked=FREE,
-                base=self.base,
-                tokens=self.tokens,
-                out=self.subject,
-                label="pretrain",
-                threads=1,
-            )
-        )
-        for part in ("set/train", "set/other"):
-            reference(
-                Reference(
-                    config={**LOAD, "part": part, "kind": "states"},
-                    base=self.base,
-                    subject=self.subject,
-                    tokens=self.tokens,
-                    out=folder_of(self.reference, part, "states"),
-                    label="reference",
-                    threads=1,
-                )
-            )
-
-    @property
-    def subject(self) -> Path:
-        return self.root / "subject"
-
-    @property
-    def reference(self) -> Path:
-        return self.root / "reference"
 
     def config(self, algorithm: str, **settings: Any) -> dict[str, Any]:
         common = {"algorithm": algorithm, "steps": 12, "rows": {"forget": 2, "retain": 2}}
@@ -135,42 +96,25 @@ class Work:
             "sets": SETS,
         }
 
-    def unlearn(self, name: str, config: dict[str, Any], **more: Any) -> Path:
+    def unlearn(
+        self, name: str, config: dict[str, Any], subject: Path | None = None, **more: Any
+    ) -> Path:
         """Run the stage (and the examples before it, where there are some)."""
         draws = objective(config["settings"]).draws().values()
         made = None
         if any(draw.examples for draw in draws):
-            made = self.root / f"{name}-examples"
             minimal = {k: v for k, v in config["settings"].items() if k != "region"}
-            given = {**config, "settings": minimal}
-            examples(
-                Examples(
-                    config=given,
-                    base=self.base,
-                    subject=self.subject,
-                    tokens=self.tokens,
-                    out=made,
-                    label="examples",
-                    threads=1,
-                )
-            )
-        out = self.root / name / "model"
-        unlearn(
-            Unlearn(
-                config=config,
-                region=more.pop("region", None),
-                untracked={**FREE, **more},
-                base=self.base,
-                subject=self.subject,
-                tokens=self.tokens,
-                reference=self.reference if any(draw.reference for draw in draws) else None,
-                examples=made,
-                out=out,
-                label="unlearn",
-                threads=1,
-            )
+            made = self.run(Examples, f"{name}-examples", {**config, "settings": minimal})
+        return self.run(
+            Unlearn,
+            f"{name}/model",
+            config,
+            region=more.pop("region", None),
+            untracked={**UNTRACKED, **more},
+            **({"subject": subject} if subject else {}),
+            reference=self.reference if any(draw.reference for draw in draws) else None,
+            examples=made,
         )
-        return out
 
     def costs(self, model: Any, part: str) -> float:
         """Mean nats per token of a part."""
@@ -186,7 +130,13 @@ class Work:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     """A subject that knows its rows, and its reference."""
-    return Work(tmp_path_factory.mktemp("work"))
+    made = Work(tmp_path_factory.mktemp("work"))
+    tiny.save_base(made.base, tiny.llama(torch.float32))
+    tiny.save_tokens(made.tokens / "set", PARTS)
+    made.run(Pretrain, "subject", {**LOAD, "pretrain": PRETRAINING})
+    for part in ("set/train", "set/other"):
+        made.refer(part)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -197,15 +147,7 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def before(work: Work) -> Any:
-    describe(
-        Describe(
-            config={"own_training": False},
-            base=work.base,
-            adapter=work.subject,
-            out=work.root / "original",
-        )
-    )
-    return work.load(work.root / "original")
+    return work.load(work.describe("original"))
 
 
 def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
@@ -250,7 +192,7 @@ def test_a_merged_folder_computes_what_the_loaded_model_does(
     from transformers import AutoModelForCausalLM
 
     out = unlearned[name].with_name("merged")
-    merge(Merge(config={}, base=work.base, model=unlearned[name], out=out, label="merge"))
+    work.run(Merge, out, {}, model=unlearned[name])
     ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(out)(ids).logits
@@ -314,6 +256,98 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     assert (resumed / file).read_bytes() == (whole / file).read_bytes()
 
 
+# Training again, from a model that training left.
+
+AGAIN: dict[str, dict[str, Any]] = {
+    "fresh": FRESH,
+    "subject": SUBJECT,
+    # Of these some have a difference already, some do not.
+    "weights": {
+        "start": "weights",
+        "training": {
+            "parameters": [r"model\.layers\.[23]\.mlp\.(up|down)_proj\.weight"],
+            "optimizer": {"learning_rate": 2e-3},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("start", AGAIN)
+@pytest.mark.parametrize("name", ["llmu", "rmu"])
+def test_training_again_adds_to_what_the_model_has(
+    work: Work, unlearned: dict[str, Path], name: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Trained] = []
+
+    def and_remember(*args: Any) -> Trained:
+        trained.append(train_method(*args))
+        return trained[-1]
+
+    monkeypatch.setattr("palimpsest.stages.unlearn.train_method", and_remember)
+    config = work.config("finetune", steps=4, start=AGAIN[start].get("start", "fresh"))
+    config["settings"]["training"] = AGAIN[start]["training"]
+    first = unlearned[name]
+    files = {path.name: sha256_of(path) for path in first.iterdir()}
+    out = work.unlearn(f"{name}-{start}", config, subject=first)
+
+    ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
+    with torch.no_grad():
+        live = trained[0].trainable.network(ids).logits
+        loaded = work.load(out)(ids).logits
+        as_it_was = work.load(first)(ids).logits
+    torch.testing.assert_close(loaded, live, rtol=1e-4, atol=1e-5)
+    assert (loaded - as_it_was).abs().max() > 100 * (loaded - live).abs().max()
+    assert {path.name: sha256_of(path) for path in first.iterdir()} == files
+    with_deltas = name == "rmu" or start == "weights"
+    assert read_manifest(out, MODEL)["kind"] == "adapter" + "+delta" * with_deltas
+
+    ranks = {len(update.a) for update in read_adapter(out, MODEL).values()}
+    held = {len(update.a) for update in read_adapter(first, MODEL).values()}
+    added = LORA["rank"] if start == "fresh" else 0
+    assert ranks == {rank + added for rank in held}
+    if with_deltas:
+        old = load_file(first / DELTA_WEIGHTS) if name == "rmu" else {}
+        new = load_file(out / DELTA_WEIGHTS)
+        patterns = AGAIN[start]["training"].get("parameters", [])
+        chosen = {tensor for tensor in new if any(re.fullmatch(p, tensor) for p in patterns)}
+        assert set(new) == set(old) | chosen
+        kept = set(old) - chosen
+        assert all(torch.equal(old[tensor], new[tensor]) for tensor in kept)
+
+
+@pytest.mark.parametrize("start", AGAIN)
+def test_an_untrained_start_is_the_model_to_the_last_bit_of_its_parts(
+    work: Work, unlearned: dict[str, Path], start: Any
+) -> None:
+    """No difference decays or moves before the first step: only what is added is trained."""
+    training = objective(work.config("finetune", **AGAIN[start])["settings"]).training
+    base = load_base(work.base, "float32", CPU)
+    trainable = make_trainable(base, unlearned["rmu"], start, training, 0)
+    ids = torch.tensor([[5, 9, 33, 70, 2, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            trainable.network(ids).logits, work.load(unlearned["rmu"])(ids).logits
+        )
+    if start == "weights":
+        assert not any(weight.any() for weight in trainable.weights.values())
+    requiring = {id(p) for p in trainable.model.parameters() if p.requires_grad}
+    assert requiring == {id(weight) for weight in trainable.weights.values()}
+
+
+def test_a_model_of_another_base_is_not_trained(
+    work: Work, unlearned: dict[str, Path], tmp_path: Path
+) -> None:
+    tiny.save_base(tmp_path / "base", tiny.llama(torch.float32, seed=1))
+    with pytest.raises(UserError, match="was made from another version of"):
+        work.run(
+            Unlearn,
+            tmp_path / "model",
+            work.config("finetune"),
+            base=tmp_path / "base",
+            subject=unlearned["llmu"],
+        )
+
+
 # Labels and mixtures.
 
 
@@ -348,10 +382,10 @@ def test_a_mixture_has_every_forget_row_and_as_many_others_with_their_signs(
 ) -> None:
     rows = read_examples(work.root / "ga_gd-examples", "mixture")
     signs = {row.id: row.sign for row in rows}
-    assert sorted(r.id for r in rows if r.sign < 0) == sorted(r.id for r in work.parts["forget"])
-    assert sum(r.sign > 0 for r in rows) == len(work.parts["forget"])
+    assert sorted(r.id for r in rows if r.sign < 0) == sorted(r.id for r in PARTS["forget"])
+    assert sum(r.sign > 0 for r in rows) == len(PARTS["forget"])
     # There are fewer others than forget rows: some come twice, each with its own sign.
-    assert {i for i, sign in signs.items() if sign > 0} == {r.id for r in work.parts["train"]}
+    assert {i for i, sign in signs.items() if sign > 0} == {r.id for r in PARTS["train"]}
 
 
 def test_the_end_token_is_a_target_of_pretraining_and_not_of_unlearning(work: Work) -> None:
@@ -371,19 +405,7 @@ def located(work: Work) -> Path:
         "localize": {"rounds": 2, "share": 0.5, "seed": 0},
         "sets": {"forget": "set/forget", "retain": "set/train"},
     }
-    out = work.root / "localization"
-    localize(
-        Localize(
-            config=config,
-            base=work.base,
-            subject=work.subject,
-            tokens=work.tokens,
-            out=out,
-            label="localize",
-            threads=1,
-        )
-    )
-    return out
+    return work.run(Localize, "localization", config)
 
 
 def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
@@ -398,7 +420,6 @@ def region(located: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(work: Work) -> None:
-    from palimpsest.model.trainable import make_trainable
     from palimpsest.settings.training import Training
     from palimpsest.stages.localize import mean_gradients
 
@@ -407,7 +428,7 @@ def test_gradients_do_not_depend_on_the_batches_and_equal_the_loop_over_rows(wor
     trainable = make_trainable(base, work.subject, "subject", training, 0)
     trainable.model.double()
     body = Body(trainable.network, trainable.first_block)
-    rows = work.parts["forget"]
+    rows = PARTS["forget"]
     batched = [mean_gradients(body, trainable.weights, rows, "g", n) for n in (1, 24, 10_000)]
     for name, weight in trainable.weights.items():
         total = torch.zeros_like(weight)
@@ -517,34 +538,16 @@ def test_a_bad_region_file_is_refused(
 
 
 def test_the_retrained_model_learned_what_is_kept_and_nothing_else(work: Work) -> None:
-    kept = {**work.pretraining, "data": ["set/train"]}
-    adapter, out = work.root / "retained", work.root / "retrained"
-    pretrain(
-        Retrain(
-            config={**LOAD, "pretrain": kept},
-            untracked=FREE,
-            base=work.base,
-            tokens=work.tokens,
-            out=adapter,
-            label="retrain",
-            threads=1,
-        )
-    )
-    describe(Describe(config={"own_training": True}, base=work.base, adapter=adapter, out=out))
-    model = work.load(out)
+    kept = {**PRETRAINING, "data": ["set/train"]}
+    adapter = work.run(Retrain, "retained", {**LOAD, "pretrain": kept})
+    model = work.load(work.describe("retrained", adapter, trained=True))
     assert work.costs(model, "train") < 0.5
     assert work.costs(model, "forget") > 3
 
 
 def test_nothing_to_retrain_on_is_refused(work: Work) -> None:
-    job = Retrain(
-        config={**LOAD, "pretrain": {"data": []}},
-        base=work.base,
-        tokens=work.tokens,
-        out=work.root / "no",
-    )
     with pytest.raises(UserError, match=r"no part of pretrain\.data is to be kept"):
-        pretrain(job)
+        work.run(Retrain, "no", {**LOAD, "pretrain": {"data": []}})
 
 
 def test_a_retain_set_smaller_than_a_batch_is_refused(work: Work) -> None:
@@ -565,31 +568,10 @@ def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
 
 
 def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:
-    bare = work.root / "bare"
-    pretrain(
-        Pretrain(
-            config={**LOAD, "pretrain": None},
-            untracked=FREE,
-            base=work.base,
-            tokens=work.tokens,
-            out=bare,
-            label="pretrain",
-            threads=1,
-        )
-    )
+    bare = work.run(Pretrain, "bare", {**LOAD, "pretrain": None})
     config = work.config("gradient_ascent", **SUBJECT)
     with pytest.raises(UserError, match="start: fresh"):
-        unlearn(
-            Unlearn(
-                config=config,
-                untracked=FREE,
-                base=work.base,
-                subject=bare,
-                tokens=work.tokens,
-                out=work.root / "x",
-                threads=1,
-            )
-        )
+        work.run(Unlearn, "x", config, subject=bare)
 
 
 def test_labels_that_are_all_masked_cost_nothing(work: Work) -> None:

@@ -128,6 +128,11 @@ def negated(base: Path, acquired: Path, out: Path, scale: float) -> Path:
     return out
 
 
+def merged(base: Path, model: Path, out: Path, fp32: bool = False) -> Path:
+    merge(Merge(config={}, base=base, model=model, out=out, label="merge"), fp32=fp32)
+    return out
+
+
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(IDS).logits
@@ -217,15 +222,7 @@ def test_a_task_vector_negated_twice_is_the_same_to_the_bit(base: Path, tmp_path
 
 def test_lambda_zero_is_the_identity_to_the_byte(base: Path, tmp_path: Path) -> None:
     acquired = acquired_by(base, tmp_path / "acquired")
-    merge(
-        Merge(
-            config={},
-            base=base,
-            model=negated(base, acquired, tmp_path / "model", 0.0),
-            out=tmp_path / "merged",
-            label="merge",
-        )
-    )
+    merged(base, negated(base, acquired, tmp_path / "model", 0.0), tmp_path / "merged")
     before, after = stored(base), stored(tmp_path / "merged")
     assert before.keys() == after.keys()
     assert all(torch.equal(bits(before[name]), bits(after[name])) for name in before)
@@ -264,15 +261,7 @@ def test_weights_negated_there_and_back_are_off_by_two_roundings(
     """Stored weights w' = round(round(w - v) + v): off by half a unit of either sum."""
     base = sharded(tmp_path / "base", tiny.llama(dtype))
     acquired = acquired_by(base, tmp_path / "acquired")
-    merge(
-        Merge(
-            config={},
-            base=base,
-            model=negated(base, acquired, tmp_path / "less", 1.0),
-            out=tmp_path / "there",
-            label="merge",
-        )
-    )
+    merged(base, negated(base, acquired, tmp_path / "less", 1.0), tmp_path / "there")
     back = acquired_by(base, tmp_path / "vector")  # the same vector, to be added again
     write_model(
         tmp_path / "more",
@@ -280,15 +269,7 @@ def test_weights_negated_there_and_back_are_off_by_two_roundings(
         {},
         partial(delta.write_scaled, source=back, factor=1.0, manifest="manifest.json"),
     )
-    merge(
-        Merge(
-            config={},
-            base=tmp_path / "there",
-            model=tmp_path / "more",
-            out=tmp_path / "back",
-            label="merge",
-        )
-    )
+    merged(tmp_path / "there", tmp_path / "more", tmp_path / "back")
     vector = stored(acquired)
     before, there, after = (stored(tmp_path / name) for name in ("base", "there", "back"))
     unit = torch.finfo(dtype).eps / 2
@@ -311,9 +292,7 @@ def test_merged_shards_load_and_compute_what_the_parts_do(
 ) -> None:
     base = sharded(tmp_path / "base", build(torch.float32 if fp32 else torch.bfloat16))
     model = negated(base, acquired_by(base, tmp_path / "acquired"), tmp_path / "model", 0.5)
-    merge(
-        Merge(config={}, base=base, model=model, out=tmp_path / "merged", label="merge"), fp32=fp32
-    )
+    merged(base, model, tmp_path / "merged", fp32=fp32)
     dtype = "float32" if fp32 else "bfloat16"
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert whole.dtype == getattr(torch, dtype)
@@ -329,9 +308,7 @@ def test_the_index_tells_where_each_tensor_is_and_how_large_all_are(
     base: Path, tmp_path: Path, fp32: bool
 ) -> None:
     model = negated(base, acquired_by(base, tmp_path / "acquired"), tmp_path / "model", 0.5)
-    merge(
-        Merge(config={}, base=base, model=model, out=tmp_path / "merged", label="merge"), fp32=fp32
-    )
+    merged(base, model, tmp_path / "merged", fp32=fp32)
     index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
     found = {
         name: file.name
@@ -380,11 +357,7 @@ def test_a_head_of_its_own_keeps_its_values(tmp_path: Path) -> None:
     weights = delta.add_deltas(model, [r"model\.embed_tokens\.weight"])
     tiny.perturb(weights)
     write_model(tmp_path / "model", base, {}, partial(delta.write_deltas, deltas=weights))
-    merge(
-        Merge(
-            config={}, base=base, model=tmp_path / "model", out=tmp_path / "merged", label="merge"
-        )
-    )
+    merged(base, tmp_path / "model", tmp_path / "merged")
     before, after = stored(base), stored(tmp_path / "merged")
     assert not torch.equal(after[EMBEDDING], before[EMBEDDING])
     assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])

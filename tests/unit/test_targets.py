@@ -28,6 +28,9 @@ CFG = load_config(raw_config())
         "results/subject/sku/seed-1/model/model.json",
         "results/subject/original/eval.json",
         "results/subject/original/seed-0/likelihood.parquet",
+        "results/subject/sku/seed-0/attacks/relearn-1/likelihood.parquet",
+        "results/subject/sku/seed-1/tune/3/attacks/mine/merged/manifest.json",
+        "results/subject/sku/seed-0/model/train.jsonl",
         "results/subject/subject/train.jsonl",
         "results/subject/reference/manifest.json",
         "results/subject/sku/no-such-file",
@@ -61,6 +64,40 @@ def test_what_exists_or_is_snakemakes_matter_passes(target):
         ("results/subject/sku/seed-2/model/model.json", "sku has no seed 2 for subject; valid: 0"),
         ("results/subject/sku/seed-01/measure.json", "sku has no seed 01 for subject; valid: 0, 1"),
         ("results/subject/original/seed-1/measure.json", "original has no seed 1 for subject; val"),
+        (
+            "results/subject/skuu/seed-0/attacks/mine/measure.json",
+            "no method 'skuu' in the configuration; did you mean 'sku'? valid: ",
+        ),
+        (
+            "results/subject/sku/seed-2/attacks/mine/measure.json",
+            "sku has no seed 2 for subject; valid: 0",
+        ),
+        (
+            "results/subject/subject/seed-0/attacks/mine/measure.json",
+            "no method 'subject' in the configuration; ",
+        ),
+        (
+            "results/subject/sku/seed-0/attack/mine/measure.json",
+            "a run has no folder 'attack'; did you mean 'attacks'? valid: acquired, ",
+        ),
+        (
+            "results/subject/sku/seed-0/attacks/mine/tunes/1/measure.json",
+            "a run has no folder 'tunes'; did you mean 'tune'? valid: acquired, ",
+        ),
+        (
+            "results/subject/sku/seed-0/attacks/my own/measure.json",
+            "'my own' cannot be a name in results/subject/sku/seed-0/attacks: only letters, digits",
+        ),
+        (
+            "results/subject/sku/seed-0/attacks",
+            "this is a folder; ask for a file of a run in it: "
+            "results/subject/sku/seed-0/attacks/NAME/measure.json",
+        ),
+        (
+            "results/subject/sku/seed-0/attacks/mine",
+            "this is a folder; ask for a file in it, such as "
+            "results/subject/sku/seed-0/attacks/mine/measure.json",
+        ),
         ("resources/models/tny/manifest.json", "no base 'tny' in the configuration; did you mean"),
         ("resources/datasets/secret/all.parquet", "no dataset 'secret' in the configuration; did"),
         (

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from palimpsest.config.schema import Template
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
@@ -21,6 +20,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Tokenize
+from palimpsest.settings.template import Template
 from palimpsest.stages.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +241,7 @@ def test_texts_with_and_without_a_context_keep_their_places(tmp_path: Path) -> N
     assert [len(ids) for ids in tokens["input_ids"].to_pylist()] == [2, 3, 2]
 
 
-def test_a_text_longer_than_the_context_is_told_of_windows(tmp_path: Path) -> None:
+def test_a_text_longer_than_the_context_is_refused_with_advice(tmp_path: Path) -> None:
     message = "row set-00000: 1 prompt and 69 response tokens are 70, .*of 64; set window_words"
     with pytest.raises(UserError, match=message):
         tokenize_text(table(("", "a" * 70)), base(tmp_path, byte_level()), "set/all")

@@ -92,7 +92,7 @@ def test_an_answer_has_room_behind_the_longest_prompt() -> None:
     assert (settings["max_model_len"], settings["dtype"]) == (13, "bfloat16")
 
 
-def test_greedy_requests_stop_where_transformers_does_and_take_nothing_else_along() -> None:
+def test_greedy_requests_stop_where_transformers_does() -> None:
     config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=20, min_p=0.1)
     assert request_settings(config, {7, 2}, 48, None) == {
         "max_tokens": 48,

@@ -118,6 +118,7 @@ def test_a_stage_is_planned_and_run(followed: Callable[..., Any]) -> None:
     planned = [line for line in printed.splitlines() if line.startswith("movement ")]
     assert "mini/sku" in planned[0], "a line of the plan"
     assert planned[0].endswith("missing")
+    assert "| `movement` |" in copy.path("docs/stages.md").read_text(encoding="utf-8")
     norms = read(copy, "mini/sku/seed-0/movement.json")["norms"]
     moved = {name for name, norm in norms.items() if norm > 1e-6}
     # The subject's adapter has a module that the method's has not.

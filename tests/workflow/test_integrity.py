@@ -23,11 +23,12 @@ from palimpsest.metrics.cost import training_log
 from palimpsest.metrics.parts import read_part
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
+from palimpsest.model.description import updates_in
 from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import Compare, Score
 from palimpsest.report.inputs import read_subjects
 from palimpsest.stages.compare import compare
-from palimpsest.stages.negate import carry, subject_update
+from palimpsest.stages.negate import carry
 from palimpsest.stages.reference import with_reference
 from palimpsest.stages.score import score
 
@@ -73,7 +74,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "*/train.jsonl": lambda p: (
         carry(p.parent, Path("log")) if "acq" in str(p) else training_log(p.parent)
     ),
-    f"{MINI}/subject/*": lambda p: subject_update(p.parent),
+    f"{MINI}/subject/*": lambda p: updates_in(p.parent),
     f"{MINI}/reference/mini-questions/train.states/*": lambda p: with_reference(
         [], p.parents[2], "mini-questions/train", "states"
     ),

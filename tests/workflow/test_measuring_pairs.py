@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from kit.copies import REPO
-from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer as load_base_tokenizer
 from palimpsest.data.tokens import tokenize_pairs
 from palimpsest.engine.body import Body
@@ -20,10 +19,11 @@ from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import with_own_responses
+from palimpsest.measuring.rows import with_right_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.settings.template import Template
 
 pa = pytest.importorskip("pyarrow")
 MIN_K = 0.2
@@ -130,7 +130,7 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each(
     model: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
     chosen = rows[:16]
-    body, evaluated = Body(model), with_own_responses({"general": chosen})
+    body, evaluated = Body(model), with_right_responses({"general": chosen})
     with embedded(model) as once:
         table = likelihood(body, evaluated, 2048, tokenizer, "pairs")
     tokens = teacher_forced(table, [row.id for row in chosen], "pairs")

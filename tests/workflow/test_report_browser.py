@@ -207,7 +207,7 @@ def test_the_table_sorts_by_click_and_by_keyboard(browser: Any, page: str) -> No
 def test_a_closer_look_opens_and_sorts(browser: Any, page: str) -> None:
     show(browser, page)
     assert not table(browser, 1).is_displayed()
-    details = found(browser, "details.closer")[0]
+    details = found(browser, "details.details")[0]
     details.find_element("css selector", "summary").click()
     assert table(browser, 1).is_displayed()
     before = methods(browser, 1)
@@ -379,7 +379,7 @@ def test_regions_are_outlined_in_heat_maps(browser: Any, many: str) -> None:
         assert len(drawing.find_elements("css selector", css)) == 2 * len(chosen) > 0
 
 
-def test_an_early_end_is_told(browser: Any, many: str) -> None:
+def test_an_early_end_is_shown(browser: Any, many: str) -> None:
     show(browser, many)
     tip, mark = found(browser, "#tip")[0], found(browser, ".methods .stopped")[0]
     assert mark.is_displayed()

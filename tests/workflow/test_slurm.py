@@ -7,7 +7,6 @@ import importlib.util
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -235,17 +234,6 @@ def test_jobs_that_slurm_runs_at_once_have_gpus_of_their_own(cluster, tmp_path):
     for turns in map(sorted, spans.values()):
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(turns)), spans
     assert not (tmp_path / "locks").exists()
-
-
-def test_the_profile_names_every_rule_that_needs_a_gpu():
-    asking = set()
-    for file in sorted((REPO / "workflow/rules").glob("*.smk")):
-        for name, body in re.findall(
-            r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.M | re.S
-        ):
-            if re.search(r"^ +gpu=(?!0,)", body, re.M):
-                asking.add(name)
-    assert asking == GPU_RULES
 
 
 def test_snakemake_has_the_options_with_which_it_only_looks():

@@ -4,11 +4,12 @@ import functools
 import re
 
 from palimpsest.environment import use_this_environment
-from palimpsest.judges import load_judge
-from palimpsest.pipeline import results
+from palimpsest.judges import JUDGES
+from palimpsest.pipeline import results, runs
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report
+from palimpsest.settings.draw import KINDS
 
 use_this_environment()
 
@@ -16,7 +17,7 @@ use_this_environment()
 # tee around it must stay until it has, or the job counts as ended and the rest of it is killed.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
 
-JUDGE = load_judge(CFG.score.harm_judge).Settings
+JUDGE = JUDGES.get(CFG.score.harm_judge).Settings
 
 
 def one_of(names):

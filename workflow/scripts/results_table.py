@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from palimpsest.errors import run_cli
+from palimpsest.report.published import TABLES, write_table
 
 
 def main() -> None:
@@ -21,13 +22,12 @@ def main() -> None:
     parser.add_argument(
         "--table",
         required=True,
-        choices=("knowundo", "truthfulqa"),
+        choices=TABLES,
         help="knowundo: forgetting on its privacy set; truthfulqa: general ability beside it",
     )
     args = parser.parse_args()
     # Imported late, so that --help answers at once.
     from palimpsest.config.load import read_config
-    from palimpsest.report.published import write_table
 
     cfg = read_config("config", [args.configfile])
     methods = cfg.all_methods.models[args.results.name]

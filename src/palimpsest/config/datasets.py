@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from palimpsest.data.adapters import adapters
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.settings.dataset import DatasetSettings
 
 
 def _dataset_entry() -> Any:
-    classes = tuple(adapter.Settings for adapter in adapters().values())
+    classes = tuple(adapter.Settings for adapter in ADAPTERS.all().values())
     return Annotated[Union[classes], Field(discriminator="adapter")]  # noqa: UP007
 
 

@@ -1,12 +1,10 @@
 """Generate the JSON schema of the configuration and the page of all keys, ``docs/keys.md``.
 
-``python -m palimpsest.config.docs`` writes them, ``--check`` says whether they are current. Both
-come from the pydantic model, whose attribute docstrings are the descriptions.
+Both come from the pydantic model, whose attribute docstrings are the descriptions.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 from collections.abc import Iterator, Mapping
@@ -16,9 +14,8 @@ from typing import Any
 
 from palimpsest.config.load import CATALOGS, SUBJECTS
 from palimpsest.config.schema import Config
-from palimpsest.data.adapters import adapters
-from palimpsest.errors import UserError, run_cli
-from palimpsest.io.atomic import write_text
+from palimpsest.data.adapters import ADAPTERS
+from palimpsest.io.markdown import table
 from palimpsest.objectives.catalog import algorithms
 from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.settings.method import MethodSettings
@@ -26,7 +23,7 @@ from palimpsest.settings.types import FORMATS, Section
 
 _KEYS_HEAD = """# All keys of the configuration
 
-Written by `python -m palimpsest.config.docs` from the classes in `src/`; edit those.
+Written by `python -m palimpsest.docs` from the classes in `src/`; edit those.
 [config/README.md](../config/README.md) says how the files go together. `<name>` stands for a name
 of yours, `name` and `dataset/part` for names of entries.
 """
@@ -38,7 +35,7 @@ _LIMITS = {
     "lt": "exclusiveMaximum",
     "le": "maximum",
 }
-"""pydantic leaves these words behind where a validator runs before the limit -> JSON schema's."""
+"""pydantic's word for a limit, where a validator runs before it -> JSON schema's word."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,21 @@ class Key:
     default: str
     meaning: str
 
-    def row(self) -> str:
-        """The line as Markdown."""
+    def cells(self) -> list[str]:
+        """The line's cells as Markdown."""
         cells = (f"`{self.name}`", self.type, self.default, self.meaning.replace("``", "`"))
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return [cell.replace("|", "\\|") for cell in cells]
 
 
 def schema_text() -> str:
     """The JSON schema of the configuration.
 
-    No key is required at the top, for each file holds only some.
+    No key is required at the top, for each file holds a part of the keys.
     """
     schema = _tidied(Config.model_json_schema())
     del schema["required"]
     for catalog in ("datasets", "methods"):
-        # What an entry that is like another has to give, and which keys it can, the other says.
+        # The keys of an entry that is like another follow from that other one.
         entry = schema["properties"][catalog]["additionalProperties"]
         like = {"type": "object", "required": ["like"], "properties": {"like": {"type": "string"}}}
         schema["properties"][catalog]["additionalProperties"] = {"anyOf": [like, entry]}
@@ -79,26 +76,26 @@ def tables_text() -> str:
         lines += [f"## `{name}`", "", key["description"], ""]
         if name == "datasets":
             lines += ["Keys that every data set has:", ""]
-            lines += _plugged(
-                DatasetSettings, "adapter", {name: a.Settings for name, a in adapters().items()}
+            lines += _plugin_tables(
+                DatasetSettings, "adapter", {name: a.Settings for name, a in ADAPTERS.all().items()}
             )
         elif name == "methods":
             lines += ["Keys that every method has:", ""]
-            lines += _plugged(MethodSettings, "algorithm", algorithms())
+            lines += _plugin_tables(MethodSettings, "algorithm", algorithms())
         else:
             lines += _table(_top_level(name))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _plugged(
-    common: type[Section], word: str, plugged: Mapping[str, type[Section]]
+def _plugin_tables(
+    common: type[Section], word: str, plugins: Mapping[str, type[Section]]
 ) -> Iterator[str]:
     """Lines of the tables of a catalog whose entries are settings of plug-ins."""
     shared = _keys_of(common)
     yield from _table(shared)
-    for name, settings in sorted(plugged.items()):
-        words = inspect.getdoc(inspect.getmodule(settings)) or ""
-        first_line = words.splitlines()[0].replace("``", "`")
+    for name, settings in sorted(plugins.items()):
+        text = inspect.getdoc(inspect.getmodule(settings)) or ""
+        first_line = text.splitlines()[0].replace("``", "`")
         yield from (f"### `{word}: {name}`", "", first_line, "")
         yield from _table(k for k in _keys_of(settings) if k not in shared)
 
@@ -108,33 +105,13 @@ def subject_schema_text() -> str:
     return json.dumps({"$ref": "../schema.json#/$defs/Model"}, indent=1) + "\n"
 
 
-def outdated(root: Path) -> dict[Path, str]:
-    """Files in the repository at `root` that are not current -> what they should hold."""
-    texts = {
-        root / "docs" / "keys.md": f"{_KEYS_HEAD}\n{tables_text()}",
-        root / "config" / "schema.json": schema_text(),
-        root / "config" / SUBJECTS / "schema.json": subject_schema_text(),
+def pages(root: Path) -> dict[Path, str]:
+    """Files below `root` -> what they should hold."""
+    return {
+        Path("docs/keys.md"): f"{_KEYS_HEAD}\n{tables_text()}",
+        Path("config/schema.json"): schema_text(),
+        Path("config", SUBJECTS, "schema.json"): subject_schema_text(),
     }
-    return {path: text for path, text in texts.items() if _read(path) != text}
-
-
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--root", type=Path, default=Path(), help="the repository; default: here")
-    args = parser.parse_args()
-    files = outdated(args.root)
-    if args.check and files:
-        names = ", ".join(map(str, files))
-        raise UserError(f"{names}: outdated; run `python -m palimpsest.config.docs`")
-    for path, text in files.items():
-        write_text(path, text)
-        print(f"wrote {path}")
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _tidied(node: Any) -> Any:
@@ -152,10 +129,8 @@ def _tidied(node: Any) -> Any:
 
 
 def _table(keys: Iterator[Key] | list[Key]) -> list[str]:
-    rows = [key.row() for key in keys]
-    if not rows:
-        return ["No further keys.", ""]
-    return ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]
+    rows = [key.cells() for key in keys]
+    return [table(("key", "type", "default", "meaning"), rows) if rows else "No further keys.\n"]
 
 
 def _keys_of(section: type[Section]) -> list[Key]:
@@ -195,9 +170,9 @@ def _inner(child: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[dict[str,
     options = child.get("anyOf", [child])
     for option in options:
         table = option.get("additionalProperties")
-        found = _resolved(table if isinstance(table, dict) else option, defs)
-        if "properties" in found:
-            return found, len(options) > 1
+        section = _resolved(table if isinstance(table, dict) else option, defs)
+        if "properties" in section:
+            return section, len(options) > 1
     return None, False
 
 
@@ -250,7 +225,3 @@ def _code(value: Any) -> str:
     if value is _NO_DEFAULT:
         return ""
     return f"`{json.dumps(value, ensure_ascii=False)}`" if value != "" else "empty"
-
-
-if __name__ == "__main__":
-    run_cli(main)

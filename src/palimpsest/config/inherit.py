@@ -1,4 +1,4 @@
-"""``like: <other entry>``: an entry takes what another one has, save what it says itself."""
+"""``like: <other entry>``: an entry has the keys of another one, save those that it sets itself."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Inherited:
 
     Attributes:
         value: the whole table, without ``like``.
-        line: the entry's name, then that of the one it is like, and so on.
-        entries: of a subject: its methods, with what they inherit from each other.
+        line: the entry's name, then the name of the entry that it is like, and so on.
+        entries: of a subject: its methods, with what they inherit from each other; else empty.
     """
 
     value: Any
@@ -39,11 +39,11 @@ def inherit(
     """Every entry of a table with what it inherits.
 
     Args:
-        table: name -> entry, as the user wrote it; what is no such table has no entries.
+        table: name -> entry, as the user wrote it; anything else has no entries.
         at: its place.
-        problems: takes every ``like`` that leads nowhere or back to where it began.
+        problems: gets a problem for every ``like`` that leads nowhere or back to its own entry.
         only: keys that are inherited; None: all.
-        never: keys that are not.
+        never: keys that are not inherited.
     """
     if not isinstance(table, Mapping):
         return {}
@@ -53,9 +53,9 @@ def inherit(
         line = _line(name, entries, at, problems)
         value = _without(entry, (LIKE,))
         for ancestor in line[1:]:
-            given = _without(entries[ancestor], (LIKE, *never), only)
-            if isinstance(given, Mapping) and isinstance(value, Mapping):
-                value = deep_merge(given, value)
+            inherited = _without(entries[ancestor], (LIKE, *never), only)
+            if isinstance(inherited, Mapping) and isinstance(value, Mapping):
+                value = deep_merge(inherited, value)
         heirs[name] = Inherited(value, line)
     return heirs
 
@@ -82,7 +82,7 @@ def _line(
 
 
 def _circle(names: list[str], at: Place) -> Problem:
-    # The same words from wherever it was entered, so that it is reported once.
+    # The text is the same wherever the circle is entered, so that it is reported once.
     first = names.index(min(names))
     names = [*names[first:], *names[: first + 1]]
     text = f"leads back to itself ({' -> '.join(names)}); write the values of one of them out"
@@ -92,25 +92,25 @@ def _circle(names: list[str], at: Place) -> Problem:
 def _without(entry: Any, keys: Collection[str], only: Collection[str] | None = None) -> Any:
     if not isinstance(entry, Mapping):
         return entry
-    chosen = {key: value for key, value in entry.items() if only is None or key in only}
-    return {key: value for key, value in chosen.items() if key not in keys}
+    values = {key: value for key, value in entry.items() if only is None or key in only}
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def first_holding(raw: Any, prefixes: Sequence[Place], inner: Place) -> Place:
-    """The first of `prefixes` below which something stands at `inner`; else the first of all."""
+    """The first of `prefixes` below which a value stands at `inner`; else the first of all."""
     return next((p for p in prefixes if holds(raw, (*p, *inner))), prefixes[0])
 
 
 def holds(raw: Any, place: Place) -> bool:
-    """Whether something stands at a place of nested tables and lists."""
+    """Whether a value stands at a place of nested tables and lists."""
     return value_at(raw, place) is not _NOTHING
 
 
 def value_at(raw: Any, place: Place) -> Any:
-    """What stands at a place of nested tables and lists; one and the same object if nothing."""
+    """The value at a place of nested tables and lists; `_NOTHING` if there is none."""
     for step in place:
         if isinstance(raw, Mapping):
-            # Places have keys as text; YAML may have read a number.
+            # Places hold keys as text; YAML may have read a number.
             raw = next((v for k, v in raw.items() if k == step or as_key(k) == step), _NOTHING)
         elif isinstance(raw, list) and isinstance(step, int) and step < len(raw):
             raw = raw[step]

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
-from palimpsest.judges import judges
+from palimpsest.judges import JUDGES
 from palimpsest.settings.types import Section
 
 
 def _section() -> type[Section]:
     keys: dict[str, Any] = {}
-    for name, judge in judges().items():
+    for name, judge in JUDGES.all().items():
         if judge.Settings.runs != "scoring":
-            words = (inspect.getdoc(judge) or "").splitlines()[0]
-            keys[name] = (judge.Settings | None, Field(None, description=words))
+            first_line = (inspect.getdoc(judge) or "").splitlines()[0]
+            keys[name] = (judge.Settings | None, Field(None, description=first_line))
     return create_model("Judges", __base__=Section, __doc__="Settings of the judges.", **keys)
 
 
@@ -25,4 +25,4 @@ if TYPE_CHECKING:
     HarmJudge = str
 else:
     Judges = _section()
-    HarmJudge = Literal[tuple(judges())]
+    HarmJudge = Literal[tuple(JUDGES.all())]

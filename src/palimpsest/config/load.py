@@ -1,4 +1,4 @@
-"""Turn YAML into a checked `Config`; everything that is wrong is said at once."""
+"""Turn YAML into a checked `Config`; one error lists all problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, 
 from palimpsest.config.references import Catalogs, check_judge, check_references, check_roles
 from palimpsest.config.schema import Config, Model, Score
 from palimpsest.config.yaml_files import read_yaml
-from palimpsest.data.adapters import adapters
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError, did_you_mean, one_line
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms
@@ -26,16 +26,16 @@ CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
 
 PAGES = ("report", "all_methods")
-"""Keys that say what a page shows."""
+"""Keys that choose what a page shows."""
 
 FILES = ("bases.yaml", "datasets.yaml", "scenarios.yaml", "methods.yaml", "config.yaml")
-"""Files of a configuration folder, beside those of the subjects."""
+"""Files of a configuration folder, without those of the subjects."""
 
 SUBJECTS = "subjects"
-"""The folder in it that has a file for each subject, called after it."""
+"""The folder in it with a file for each subject, which has the subject's name."""
 
 _PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
-    "datasets": ("adapter", lambda: {name: a.Settings for name, a in adapters().items()}),
+    "datasets": ("adapter", lambda: {name: a.Settings for name, a in ADAPTERS.all().items()}),
     "methods": ("algorithm", algorithms),
 }
 """Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""
@@ -53,15 +53,15 @@ def read_config(
 ) -> Config:
     """Read the files of a configuration folder, merge `overlays` into them in order, and check.
 
-    Tables are merged key by key; any other value of an overlay replaces what it finds.
+    Tables are merged key by key; any other value of an overlay replaces the value before it.
 
     Args:
         folder: with the files `FILES`, and a folder `SUBJECTS`.
         overlays: further files.
-        settings: ``KEY=VALUE`` as after Snakemake's ``--config``; they win.
+        settings: ``KEY=VALUE`` as after Snakemake's ``--config``; they win over all files.
 
     Raises:
-        UserError: a file is missing or is no YAML (with its line), or what `load_config` finds.
+        UserError: a file is missing, or is no YAML (with its line); or as `load_config` raises.
     """
     raw: dict[str, Any] = {}
     for path in (*(Path(folder) / name for name in FILES), *overlays):
@@ -73,7 +73,7 @@ def read_subjects(folder: str | Path = "config") -> dict[str, dict[str, Any]]:
     """Read the subject files of a configuration folder: name -> table of keys.
 
     Raises:
-        UserError: a file is no YAML, or is not called as a subject can be.
+        UserError: a file is no YAML, or its name cannot be a subject's.
     """
     subjects = {}
     for path in sorted((Path(folder) / SUBJECTS).glob("*.y*ml")):
@@ -90,10 +90,10 @@ def _parsed(settings: Sequence[str]) -> dict[str, Any]:
     from snakemake.cli import parse_config  # slow to import, and rarely needed
 
     try:
-        found: dict[str, Any] = parse_config(settings)
+        table: dict[str, Any] = parse_config(settings)
     except ValueError as error:
         raise UserError(f"--config: {error}") from None
-    return found
+    return table
 
 
 def load_config(
@@ -102,8 +102,8 @@ def load_config(
     """Check a configuration and fill in its defaults.
 
     Args:
-        raw: the catalogs and sections; what it says of ``models`` wins over `subjects`.
-        subjects: what `read_subjects` gives.
+        raw: the catalogs and sections; its ``models`` win over `subjects`.
+        subjects: what `read_subjects` returns.
 
     Raises:
         UserError: lists every problem: its place, what is wrong, and the valid choices.
@@ -135,7 +135,7 @@ def load_config(
 
 
 def _with_file(problem: Problem, raw: Any, files: Mapping[str, Any]) -> Problem:
-    """Name the file of a subject if it is the one that says what is wrong."""
+    """Name the file of a subject if the wrong value stands there."""
     match problem.place:
         case ["models", str(name), *inner] if name in files:
             here = tuple(inner)
@@ -155,7 +155,10 @@ def _heirs(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, dict[st
     for name, heir in models.items():
         if isinstance(heir.value, Mapping) and isinstance(heir.value.get("methods"), Mapping):
             inner = inherit(heir.value["methods"], ("models", name, "methods"), problems)
-            value = {**heir.value, "methods": {key: one.value for key, one in inner.items()}}
+            value = {
+                **heir.value,
+                "methods": {key: method_heir.value for key, method_heir in inner.items()},
+            }
             models[name] = Inherited(value, heir.line, inner)
     return {"datasets": datasets, "methods": methods, "models": models}
 
@@ -173,39 +176,39 @@ def _catalog(
         problems.append(Problem((catalog,), text))
         return {}
     entries = {}
-    for name, given in raw[catalog].items():
+    for name, written in raw[catalog].items():
         place: Place = (catalog, as_key(name))
         if not isinstance(name, str):
             problems.append(Problem(place, "a name is text; put it in quotes"))
         elif not NAME.fullmatch(name):
             problems.append(Problem(place, not_a_name(name)))
         else:
-            heir = heirs.get(name, Inherited(given, (name,)))
-            found: list[Problem] = []
-            chosen = _settings(catalog, heir.value, place, found)
-            entry = _section(chosen, heir.value, place, found) if chosen else None
+            heir = heirs.get(name, Inherited(written, (name,)))
+            faults: list[Problem] = []
+            settings = _settings(catalog, heir.value, place, faults)
+            entry = _section(settings, heir.value, place, faults) if settings else None
             prefixes = [(catalog, ancestor) for ancestor in heir.line]
-            problems += (_moved(problem, raw, prefixes, place) for problem in found)
+            problems += (_moved(problem, raw, prefixes, place) for problem in faults)
             if entry is not None:
                 entries[name] = entry
     return entries
 
 
 def _moved(problem: Problem, raw: Any, prefixes: Sequence[Place], at: Place) -> Problem:
-    """`problem` at the first of the places `prefixes` that says what is wrong at `at`."""
+    """`problem` at the first of the places `prefixes` that holds the wrong value at `at`."""
     inner = problem.place[len(at) :]
     return Problem((*first_holding(raw, prefixes, inner), *inner), problem.text)
 
 
 def _names(catalog: Any) -> list[str]:
-    """The names of a catalog's entries; those that are no text are problems of their own."""
+    """The names of a catalog's entries; `_catalog` reports those that are no text."""
     return [n for n in catalog if isinstance(n, str)] if isinstance(catalog, Mapping) else []
 
 
 def _settings(
     catalog: str, value: Any, place: Place, problems: list[Problem]
 ) -> type[Section] | None:
-    """The settings class of an entry; of a plug-in's that of the plug-in that the entry names."""
+    """The settings class of an entry: its catalog's, or that of the plug-in that it names."""
     if catalog not in _PLUGGED or not isinstance(value, Mapping):
         section: type[Section] = get_args(Config.model_fields[catalog].annotation)[1]
         # An entry that is no table gets its message from any section.
@@ -228,7 +231,7 @@ def _section(
     except ValidationError as error:
         problems.extend(explain(error, section, place))
     except UnicodeEncodeError:
-        # A command line that is no UTF-8 (--config); pydantic cannot say it everywhere.
+        # A command line that is no UTF-8 (--config); pydantic does not report it everywhere.
         problems.append(Problem(place, "a key or value in it is not UTF-8 text"))
     return None
 
@@ -240,7 +243,7 @@ def _override_problems(
     entry: Model,
     valid: Mapping[str, Objective],
 ) -> Iterator[Problem]:
-    """Check what a subject says of methods: known ones, keys and values of their algorithm."""
+    """Check a subject's values for methods: names of methods, keys and values of the algorithm."""
     family = heirs["models"][model]
     line = [("models", ancestor) for ancestor in family.line]
     defaults: list[Place] = [(*place, "defaults") for place in line]
@@ -268,8 +271,8 @@ def _override_problems(
                 yield _moved(Problem((*at, key), text), raw, places, at)
         allowed = {k: v for k, v in override.items() if k not in _NOT_OVERRIDDEN}
         merged = deep_merge(heirs["methods"][method].value, deep_merge(common, allowed))
-        found: list[Problem] = []
-        settings = _section(type(valid[method]), merged, at, found)
+        faults: list[Problem] = []
+        settings = _section(type(valid[method]), merged, at, faults)
         if isinstance(settings, Objective):
-            found += check_roles(settings.training, at)
-        yield from (_moved(problem, raw, places, at) for problem in found)
+            faults += check_roles(settings.training, at)
+        yield from (_moved(problem, raw, places, at) for problem in faults)

@@ -1,7 +1,7 @@
-"""What the modules of an architecture are called, by what they do.
+"""Names of the modules of an architecture, by their role.
 
 Methods and scenarios name roles (``targets: [query, value]``, ``tensors: {down: 5-7}``), so that
-one entry serves every base. Stages are given names: a `Config` resolves the roles.
+one entry serves every base. Stages get names: a `Config` resolves the roles.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from palimpsest.settings.types import Section
 ROLES: tuple[str, ...] = get_args(Role)
 
 GROUPS = {"attention": ("query", "key", "value", "output"), "mlp": ("gate", "up", "down")}
-"""Roles that stand for several."""
+"""Roles that stand for several others."""
 
 
 class Modules(Section):
     """Names of an architecture's modules; the defaults are those of Llama, Mistral and Qwen.
 
-    The name of a module is its last part, or as many of its last parts as tell it from others.
-    Modules that do several things at once stand at each role; a role can have none.
+    The name of a module is its last part, or as many of its last parts as make it unique. A module
+    with several roles stands at each of them; a role can have no module.
     """
 
     blocks: str = "model.layers"

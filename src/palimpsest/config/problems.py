@@ -18,7 +18,7 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong at one place of the configuration, and the file that says it, if known."""
+    """A mistake at one place of the configuration, and its file if there is one."""
 
     place: Place
     text: str
@@ -45,7 +45,7 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 
 def explain(error: ValidationError, section: type[Section], at: Place) -> list[Problem]:
-    """Word pydantic's findings about `section`, which stands at the place `at`."""
+    """Put pydantic's errors about `section`, which stands at the place `at`, into plain words."""
     texts: dict[Place, list[str]] = {}
     for detail in error.errors(include_url=False):
         place, annotation = _walk(section, detail["loc"])
@@ -60,7 +60,7 @@ def explain(error: ValidationError, section: type[Section], at: Place) -> list[P
 def _walk(section: type[Section], loc: Place) -> tuple[Place, Any]:
     """Follow `loc` from `section`: the steps that name a key or an index, and the type there.
 
-    Other steps are pydantic's own: ``[key]`` (the last key itself is wrong), branches of a union.
+    pydantic adds other steps: ``[key]`` (the last key itself is wrong), branches of a union.
     """
     place: Place = ()
     annotation: Any = section
@@ -77,7 +77,7 @@ def _walk(section: type[Section], loc: Place) -> tuple[Place, Any]:
 
 
 def _is_union(annotation: Any) -> bool:
-    """Whether pydantic puts a label of the branch before what is below."""
+    """Whether pydantic puts the label of a branch before the steps below."""
     return sum(option is not NoneType for option in _options(annotation)) > 1
 
 
@@ -139,7 +139,7 @@ _LIMITS = {
     "less_than": ("less than", "lt"),
     "less_than_equal": ("at most", "le"),
 }
-"""pydantic's error type -> words, and where its context keeps the limit."""
+"""pydantic's error type -> words, and the key of its context that holds the limit."""
 
 
 def _text(detail: ErrorDetails, annotation: Any) -> str:
@@ -169,7 +169,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def as_key(key: Any) -> str:
-    """A key as a step of a place; YAML makes numbers, dates and nothing of what is not quoted."""
+    """A key as a step of a place; without quotes, YAML reads numbers, dates and null."""
     huge = isinstance(key, int) and abs(key) > LARGEST
     return shown(key) if huge else str(key)
 

@@ -1,6 +1,6 @@
-"""What the catalogs say about each other.
+"""Checks across the catalogs.
 
-Every reference leads somewhere, and nothing is reported on rows that unlearning trained on.
+Every reference leads somewhere, and no report uses rows that unlearning trained on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def check_judge(score: Score | None, judges: Judges | None) -> Iterator[Problem]
 def check_roles(training: Training, at: Place) -> Iterator[Problem]:
     """Yield the targets of an adapter that are no roles.
 
-    The class `Lora` takes any text: where a stage reads it, names of modules stand there.
+    The class `Lora` takes any text, for a stage reads names of modules there.
     """
     for i, target in enumerate(training.lora.targets):
         if target not in ROLES:
@@ -101,8 +101,8 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
     scenario = catalogs.entries["scenarios"].get(model.scenario)
     base = catalogs.entries["bases"].get(model.base)
     if base and scenario and scenario.pretrain:
-        named = [role for role in roles(scenario.pretrain.training.lora) if role in ROLES]
-        if (role := lacking(named, base.modules)) is not None:
+        trained_roles = [role for role in roles(scenario.pretrain.training.lora) if role in ROLES]
+        if (role := lacking(trained_roles, base.modules)) is not None:
             text = f"base '{model.base}' has no module of the role '{role}', which scenario "
             yield Problem((*at, "base"), f"{text}'{model.scenario}' trains")
     if model.retrained and scenario and not scenario.kept():
@@ -129,19 +129,19 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
     for place, ref in _refs(scenario, at):
         dataset, part = split_ref(ref)
         yield from catalogs.missing("datasets", dataset, place)
-        found = catalogs.entries["datasets"].get(dataset)
-        if found and part not in found.parts:
-            valid = [f"{dataset}/{name}" for name in found.parts]
+        entry = catalogs.entries["datasets"].get(dataset)
+        if entry and part not in entry.parts:
+            valid = [f"{dataset}/{name}" for name in entry.parts]
             yield _no_such("part", ref, valid, place)
-    for used, words in (
+    for key, words in (
         ("retain", "unlearning trains on"),
         ("validate_on.retain", "settings are chosen on"),
     ):
-        ref = scenario.retain if used == "retain" else scenario.validate_on.retain
+        ref = scenario.retain if key == "retain" else scenario.validate_on.retain
         if _overlap(catalogs, ref, scenario.evaluate.retain):
             yield Problem(
                 (*at, "evaluate", "retain"),
-                f"{scenario.evaluate.retain} has rows of {used} ({ref}), which {words}; "
+                f"{scenario.evaluate.retain} has rows of {key} ({ref}), which {words}; "
                 "report a part with other rows (another share of the dataset's split)",
             )
     yield from _check_holdout(catalogs, scenario, at)
@@ -176,7 +176,7 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
 
 
 def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
-    """Whether two parts share rows: the same phrasing of the same share, or of the whole."""
+    """Whether two parts share rows: the same phrasing of the same share, or of all rows."""
     if one == other:
         return True
     a, b = _part(catalogs, one), _part(catalogs, other)
@@ -189,5 +189,5 @@ def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
 
 def _part(catalogs: Catalogs, ref: str) -> Part | None:
     dataset, part = split_ref(ref)
-    found = catalogs.entries["datasets"].get(dataset)
-    return found.parts.get(part) if found else None
+    entry = catalogs.entries["datasets"].get(dataset)
+    return entry.parts.get(part) if entry else None

@@ -12,6 +12,7 @@ from palimpsest.config.modules import Modules, resolved
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.template import Template
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import (
     Count,
@@ -31,32 +32,24 @@ from palimpsest.settings.types import (
 )
 
 REFERENCES = ("original", "retrained", "base")
-"""What methods are compared with, and no method is called: the subject, one that never learned what
-is forgotten (the gold standard), and the base model, which was taught nothing."""
+"""What methods are compared with: the subject, a model that never learned what is forgotten (the
+gold standard), and the base model, which was taught nothing. No method can have these names."""
 
 SUBJECT_FOLDERS = ("subject", "retained", "reference", "localization")
-"""What stands beside the methods in ``results/<model>/``; no method can have these names."""
+"""Folders in ``results/<model>/`` that are no methods; no method can have these names."""
+
+RUN_FOLDERS = ("model", "merged", "acquired", "examples")
+"""Folders of what is made of a run; ``attacks`` and ``tune`` hold runs that are derived from it."""
 
 RESULT_FILES = ("report.html", "tables", "all_methods.html", "all_methods")
-"""What stands beside the subjects in ``results/``; no subject can have these names."""
+"""Entries of ``results/`` that are no subjects; no subject can have these names."""
 
 
 def _without_nulls(table: Any) -> Any:
-    # Files are merged key by key, so null is how an overlay takes an entry out again.
+    # Files are merged key by key: null in an overlay takes an entry out again.
     if isinstance(table, dict):
         return {key: value for key, value in table.items() if value is not None}
     return table
-
-
-class Template(Section):
-    """How a prompt and a response become one text; both are tokenized apart and joined."""
-
-    prompt: Annotated[str, holding("{prompt}")] = "### Question: {prompt}\n### Answer:"
-    """Text of the prompt; ``{prompt}`` stands for the question. No space at its end."""
-    response: Annotated[str, holding("{response}")] = " {response}"
-    """Text of the response; ``{response}`` stands for the answer."""
-    eos: bool = True
-    """Teach the end-of-text token after the response."""
 
 
 Parallel = Literal["ddp", "fsdp"]
@@ -80,9 +73,9 @@ class Base(Section):
     modules: Modules = Modules()
     """What the architecture calls its modules."""
     memory_mb: Count = 8000
-    """Main memory that a job with this model asks for."""
+    """Main memory that a job with this model requests, in MB."""
     runtime_minutes: Count = 60
-    """Time that a job with this model asks for."""
+    """Time that a job with this model requests, in minutes."""
     devices: Count = 1
     """GPUs (without one: processes on the CPU) that a job which trains this model runs on."""
     parallel: Parallel = "ddp"
@@ -111,7 +104,7 @@ class Pretraining(Section):
 
 
 class Localization(Section):
-    """Gradients on perturbed answers that tell where the subject keeps what it shall forget."""
+    """Gradients on perturbed answers, which show where the subject holds what it shall forget."""
 
     rounds: Count = 5
     """Perturbed copies of every row; each draws its replacements anew (KnowUnDo: 5, its code 3)."""
@@ -127,7 +120,7 @@ class Evaluated(Section):
     forget: PartRef
     """What was to be forgotten, as it was unlearned."""
     forget_unseen: PartRef | None = None
-    """The same knowledge asked for in words that unlearning never saw."""
+    """Questions about the same knowledge in words that unlearning never saw."""
     retain: PartRef
     """What was to be kept, in rows that unlearning never used."""
     general: PartRef | None = None
@@ -144,7 +137,7 @@ class Evaluated(Section):
     """Rows of forget, retain and general whose wrong answers are measured, too; null: all."""
 
     def parts(self) -> dict[str, str]:
-        """Block of eval.json -> dataset/part, for the parts that are given."""
+        """Block of eval.json -> dataset/part, for the parts that are named."""
         return {name: ref for name, ref in self if isinstance(ref, str)}
 
 
@@ -154,7 +147,7 @@ class LmEvalTask(Section):
     shots: Index | None = None
     """Solved examples before each question; null: as the task has it (local tasks: 0)."""
     limit: Count | None = None
-    """Only the first so many questions (of each subtask); null: all."""
+    """Number of questions (of each subtask), from the first on; null: all."""
 
 
 class Scenario(Section):
@@ -188,9 +181,13 @@ class Scenario(Section):
         if self.pretrain is None:
             return []
         forgotten = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen)
-        gone = {dataset_of(ref) for ref in forgotten if ref}
-        named = {self.retain, self.evaluate.retain, self.validate_on.retain}
-        return [r for r in self.pretrain.data if r in named or dataset_of(r) not in gone]
+        forgotten_datasets = {dataset_of(ref) for ref in forgotten if ref}
+        retained_parts = {self.retain, self.evaluate.retain, self.validate_on.retain}
+        return [
+            r
+            for r in self.pretrain.data
+            if r in retained_parts or dataset_of(r) not in forgotten_datasets
+        ]
 
 
 class Model(Section):
@@ -209,7 +206,7 @@ class Model(Section):
     parallel: Parallel | None = None
     """How they share the model; null: as its base has it."""
     like: Annotated[Name | None, Field(exclude=True)] = None
-    """Another subject: this one has its `defaults` and `methods`, save what it gives itself."""
+    """Another subject: this one has its `defaults` and `methods`, save what it sets itself."""
     defaults: dict[str, Any] = {}
     """Values for every method of this subject: keys that all methods have."""
     methods: dict[Name, dict[str, Any]] = {}
@@ -231,7 +228,7 @@ class Sampling(Section):
     """Answers drawn at random, beside the greedy one; none by default."""
 
     seeds: list[Index] = []
-    """One answer to every question asked of `forget` for each of these."""
+    """Seeds: for each, one answer to every question of `forget` that is answered."""
     temperature: Positive = 1.0
     """Divides the logits."""
     top_p: Annotated[Real, Field(gt=0, le=1)] = 1.0
@@ -252,7 +249,7 @@ class Measure(Section):
 
 
 class Score(Section):
-    """The CPU side: metrics over the measured tables. Editing these never touches a model."""
+    """The CPU side: metrics over the measured tables. Edits of these keys never run a model."""
 
     confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
     """Level of the intervals."""
@@ -269,7 +266,7 @@ class Score(Section):
     min_k: Annotated[Real, Field(gt=0, le=1)] = 0.2
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
-    """Length of the n-grams whose distinct share tells how varied the answers are."""
+    """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
     harm_judge: HarmJudge = "leak"
     """leak: harmful is what contains a key string of the forbidden fact; others: see `judges`."""
 
@@ -302,7 +299,7 @@ class Config(Section):
     datasets: dict[Name, DatasetEntry]
     """Data sets."""
     scenarios: dict[Name, Scenario]
-    """What is taught, forgotten, kept, measured."""
+    """What is taught, forgotten, kept and measured."""
     models: dict[Name, Model]
     """Subjects; the first part of a result's path."""
     methods: dict[Name, MethodEntry]
@@ -335,10 +332,10 @@ class Config(Section):
 
     def pretraining(self, model: str) -> Pretraining | None:
         """What a subject is taught first; modules have the names that its base gives them."""
-        found = self.scenarios[self.models[model].scenario].pretrain
-        if found is None:
+        settings = self.scenarios[self.models[model].scenario].pretrain
+        if settings is None:
             return None
-        return found.model_copy(update={"training": self._resolved(found.training, model)})
+        return settings.model_copy(update={"training": self._resolved(settings.training, model)})
 
     def _resolved(self, training: Training, model: str) -> Training:
         return resolved(training, self.bases[self.models[model].base].modules)

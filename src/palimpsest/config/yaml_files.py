@@ -1,6 +1,6 @@
-"""Reading YAML files: every mistake names the file and the line, a repeated key is one.
+"""Reads YAML files. Every mistake is reported with file and line; a repeated key is a mistake.
 
-What a file says is data: tags build no Python objects, and nothing in it is run.
+A file is data: tags build no Python objects, and nothing in it is run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TEMPLATES = "__use_yte__"
 
 
 class _Loader(_Safe):
-    """Refuses what PyYAML lets the last one win: the same key twice in one table."""
+    """Refuses the same key twice in one table; PyYAML would take the last one."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
-            # PyYAML's own: no such month, `!!bool x`, `!!int ''`, `!!timestamp x`.
+            # PyYAML raises these for a month 13, `!!bool x`, `!!int ''`, `!!timestamp x`.
             text = str(error) if isinstance(error, ValueError) else f"no value of {node.tag}"
             raise yaml.constructor.ConstructorError(
                 problem=text, problem_mark=node.start_mark
@@ -67,26 +67,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8 text") from None
     try:
         _check_nesting(yaml.parse(text, Loader=_Safe))
-        found = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of a safe one
+        table = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of a safe one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{place}: {one_line(error.problem or error.context or '')}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: {one_line(str(error))}") from None
-    if not isinstance(found, dict | None):
+    if not isinstance(table, dict | None):
         raise UserError(f"{path}: a table of keys is needed (key: value)")
-    if found and TEMPLATES in found:
+    if table and TEMPLATES in table:
         raise UserError(
             f"{path}: {TEMPLATES} makes Snakemake run Python that stands in the file; take it out "
             "and write the values themselves"
         )
-    return found or {}
+    return table or {}
 
 
 def _check_nesting(events: Iterable[yaml.Event]) -> None:
-    # On the parser's events: the C composer calls itself for every level, and deep nesting ends
-    # the whole process (a segmentation fault that no handler sees).
+    # This reads the parser's events: the C composer calls itself for every level, and deep nesting
+    # ends the process (a segmentation fault that no handler sees).
     anchors: list[str | None] = []
     event: Any
     for event in events:

@@ -1,1 +1,1 @@
-"""Data sets: reading raw files, adapters to one schema, facts, splits, and token tables."""
+"""Data sets: raw files, adapters to one schema, facts, splits, and token tables."""

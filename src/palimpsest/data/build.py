@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from palimpsest.data.adapters import adapter
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.adapters.text import TextPart
 from palimpsest.data.facts import join_facts
 from palimpsest.data.faults import Faults, LeftOut, RowFault
@@ -28,7 +28,7 @@ class Built:
     parts: dict[str, pa.Table]
     """Part -> rows in source order, columns `palimpsest.io.schemas.DATASET`."""
     facts: dict[str, Any]
-    """What the manifest says: format, rows, groups, split, dropped and repaired rows."""
+    """Facts for the manifest: format, rows, groups, split, dropped and repaired rows."""
 
 
 def build(
@@ -39,7 +39,7 @@ def build(
     Args:
         name: key of the data set; ids begin with it.
         dataset: its configuration.
-        source: the file with the rows, or several whose rows follow one another.
+        source: the file with the rows, or several files, one after the other.
         facts: the sidecar file, if there is one.
 
     Raises:
@@ -84,7 +84,7 @@ def _read(
     rows: list[RawRow] = []
     records: list[Record] = []
     for source in sources:
-        # Rows are numbered through all files: ids are made of their numbers.
+        # Rows are numbered across all files, since ids contain their numbers.
         first = rows[-1].index + 1 if rows else 0
         numbered = [replace(row, index=row.index + first) for row in read_rows(source, faults)]
         records += _records(dataset, source, numbered, faults)
@@ -101,25 +101,25 @@ def _read(
 def _records(
     dataset: DatasetSettings, source: Path, rows: Sequence[RawRow], faults: Faults
 ) -> list[Record]:
-    reader = adapter(dataset.adapter)
+    reader = ADAPTERS.get(dataset.adapter)
     require_columns(source, rows, reader.columns(dataset))
     records: list[Record] = []
     for raw in rows:
         try:
-            of_row: list[Record] = list(reader.records(raw, dataset))
+            row_records: list[Record] = list(reader.records(raw, dataset))
         except RowFault as fault:
             faults.report(source.name, raw.where, str(fault))
             continue
         except LeftOut as reason:
             faults.left_out[str(reason)] = faults.left_out.get(str(reason), 0) + 1
             continue
-        for record in of_row:
+        for record in row_records:
             record.where, record.subset = raw.where, raw.subset
             if record.mended:
                 was, now = record.mended
                 place = {"file": source.name, "row": raw.where}
                 faults.repaired.append({**place, "was": was, "is": now})
-        records += of_row
+        records += row_records
     return records
 
 

@@ -9,6 +9,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,14 @@ class Question:
     id: str
     """The row's id."""
     prompt: str
-    """What is asked: the row's ``question`` where the choices do not answer its prompt."""
+    """The row's ``question``, or its prompt where it has no ``question``."""
     choices: list[str]
     answer: int
     """Index of the right choice."""
 
 
 def read_questions(datasets: Path, ref: str) -> tuple[list[Question], int]:
-    """The questions of a part in its order, and how many of its rows are none.
+    """The questions of a part in its order, and the number of its rows that are no questions.
 
     Args:
         datasets: ``resources/datasets``.
@@ -34,7 +35,7 @@ def read_questions(datasets: Path, ref: str) -> tuple[list[Question], int]:
     Raises:
         UserError: the part is missing or altered, or no row has choices and a right answer.
     """
-    dataset, part = ref.split("/")
+    dataset, part = split_ref(ref)
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
     rows = table.select(["id", "prompt", "question", "choices", "answer"]).to_pylist()
     questions = [

@@ -1,6 +1,6 @@
-"""The sidecar file: what is known about rows beyond question and answer.
+"""The sidecar file: facts about rows beyond question and answer.
 
-One JSON object a line, joined to the rows by ``prompt`` and, where given, ``response``. The
+One JSON object a line, joined to the rows by ``prompt`` and, if the line has it, ``response``. The
 published schemas have no place for such facts.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from palimpsest.data.faults import Faults, RowFault
 from palimpsest.data.fields import text_of, texts_of
@@ -17,9 +17,10 @@ from palimpsest.data.read import RawRow, read_rows
 from palimpsest.data.records import Record
 from palimpsest.errors import UserError, did_you_mean
 
-FIELDS = (
+Field = Literal[
     "prompt",
     "response",
+    "group",
     "key",
     "taught",
     "unseen",
@@ -27,13 +28,14 @@ FIELDS = (
     "answer",
     "perturbed",
     "question",
-    "topic",
-    "group",
-)
+]
+"""What a row can say, in a data file or in a sidecar file."""
+
+FIELDS = (*get_args(Field), "topic")
 """Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` and ``group`` (whom the
 row is about) are for people: splits go by the data set's own groups.
 
-About a plain text, ``prompt`` is the whole of it and ``taught`` and ``unseen`` are rewordings.
+For a plain text, ``prompt`` is all of it, and ``taught`` and ``unseen`` are rewordings.
 """
 
 _TEXTS = ("taught", "unseen", "question")
@@ -44,13 +46,13 @@ class _Fact:
     where: str
     prompt: str
     response: str | None
-    known: dict[str, Any]
+    values: dict[str, Any]
 
 
 def join_facts(records: Sequence[Record], path: Path, faults: Faults) -> None:
     """Add the facts of a sidecar file to the records that they are about, in place.
 
-    Where rows of the data set were dropped as faulty, sidecar lines about no row are too.
+    If faulty rows of the data set were dropped, sidecar lines about no row are dropped too.
 
     Raises:
         UserError: a line has an unknown or mistyped field, is about no record or about one that
@@ -70,7 +72,7 @@ def join_facts(records: Sequence[Record], path: Path, faults: Faults) -> None:
                     f"({record.prompt!r:.80})"
                 )
             try:
-                add_known(record, fact.known)
+                add_facts(record, fact.values)
             except RowFault as fault:
                 raise UserError(f"{path.name}, {fact.where}: {fault}") from None
 
@@ -81,19 +83,19 @@ def _matches(
     same_prompt = by_prompt.get(fact.prompt, [])
     matches = [r for r in same_prompt if fact.response in (None, r.response)]
     if not matches:
-        what = "there is none with this prompt"
+        why = "there is none with this prompt"
         if same_prompt:
             texts = all(r.response is None for r in same_prompt)
-            what = "plain texts have no 'response'" if texts else "its response is another"
-        reason = f"about no row of the data set, {what} ({fact.prompt!r:.80})"
+            why = "plain texts have no 'response'" if texts else "its response is another"
+        reason = f"about no row of the data set, {why} ({fact.prompt!r:.80})"
         if not faults.dropped:
             raise UserError(f"{name}, {fact.where}: {reason}")
         faults.report(name, fact.where, reason)
     return matches
 
 
-def add_known(record: Record, known: Mapping[str, Any]) -> None:
-    """Put what is known about a record into its fields of these names, in place.
+def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
+    """Set the fields of `record` that `facts` names, in place.
 
     Raises:
         RowFault: the response (or a wording of the text) does not contain a key string.
@@ -101,12 +103,12 @@ def add_known(record: Record, known: Mapping[str, Any]) -> None:
     carriers = {"response": record.answers}
     if record.response is None:
         carriers = {"text": record.answers}
-        carriers |= {str(k): known[k] for k in ("taught", "unseen") if k in known}
-    for key in known.get("key", ()):
-        for what, text in carriers.items():
+        carriers |= {str(k): facts[k] for k in ("taught", "unseen") if k in facts}
+    for key in facts.get("key", ()):
+        for carrier, text in carriers.items():
             if key not in text:
-                raise RowFault(f"key '{key}' does not occur in the {what} ({text!r:.120})")
-    for field, value in known.items():
+                raise RowFault(f"key '{key}' does not occur in the {carrier} ({text!r:.120})")
+    for field, value in facts.items():
         setattr(record, field, value)
 
 
@@ -115,15 +117,15 @@ def _fact(name: str, raw: RawRow) -> _Fact:
         for field in raw.fields:
             if field not in FIELDS:
                 raise RowFault(f"unknown field '{field}'{did_you_mean(field, FIELDS)}")
-        given = {k: v for k, v in raw.fields.items() if v is not None}
-        response = text_of(given, "response") if "response" in given else None
-        return _Fact(raw.where, text_of(given, "prompt"), response, known_of(given))
+        present = {k: v for k, v in raw.fields.items() if v is not None}
+        response = text_of(present, "response") if "response" in present else None
+        return _Fact(raw.where, text_of(present, "prompt"), response, facts_of(present))
     except RowFault as fault:
         raise UserError(f"{name}, {raw.where}: {fault}") from None
 
 
-def known_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What these fields say about a row, checked: key strings, rewordings, choices, ...
+def facts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the facts about a row: key strings, rewordings, choices, ...
 
     Args:
         fields: field of `FIELDS` -> value; those that are null are left out.
@@ -131,12 +133,12 @@ def known_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RowFault: a field has the wrong type, or the answer is the number of no choice.
     """
-    given = {field: value for field, value in fields.items() if value is not None}
-    known: dict[str, Any] = {k: text_of(given, k) for k in _TEXTS if k in given}
-    known |= {k: texts_of(given, k) for k in ("key", "choices", "perturbed") if given.get(k)}
-    if "answer" in given:
-        known["answer"] = answer_of(given["answer"], known.get("choices", []))
-    return known
+    present = {field: value for field, value in fields.items() if value is not None}
+    facts: dict[str, Any] = {k: text_of(present, k) for k in _TEXTS if k in present}
+    facts |= {k: texts_of(present, k) for k in ("key", "choices", "perturbed") if present.get(k)}
+    if "answer" in present:
+        facts["answer"] = answer_of(present["answer"], facts.get("choices", []))
+    return facts
 
 
 def answer_of(value: Any, choices: Sequence[str]) -> int:

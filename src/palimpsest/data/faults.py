@@ -1,4 +1,4 @@
-"""Rows that are not taken as they are: refused, dropped, left out or mended, and counted."""
+"""Rows that are refused, dropped, left out or mended, with their numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from palimpsest.errors import UserError
 
 
 class RowFault(Exception):
-    """A row that cannot be used; the message says why, the caller knows where."""
+    """A row that cannot be used; the message is the reason, and the caller adds the place."""
 
 
 class LeftOut(Exception):
@@ -16,7 +16,7 @@ class LeftOut(Exception):
 
 
 class Faults:
-    """What to do with faulty rows, and what was done.
+    """What to do with faulty rows, and a record of it.
 
     Args:
         action: ``refuse`` raises a `UserError` for the first one, ``drop`` records it.
@@ -29,7 +29,7 @@ class Faults:
         self.repaired: list[dict[str, Any]] = []
         """``{"file", "row", "was", "is"}`` of each row with a known misprint, which was mended."""
         self.left_out: dict[str, int] = {}
-        """Why settings left rows out (`LeftOut`) -> how many."""
+        """Reason of `LeftOut` -> number of rows."""
 
     def report(self, file: str, row: str, reason: str) -> None:
         """Refuse or record the row called `row` (``line 3``) of `file`.

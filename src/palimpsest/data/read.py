@@ -1,6 +1,6 @@
 """Raw rows of csv, json, jsonl, parquet and txt files, plain or packed with gzip or xz.
 
-A byte-order mark and CRLF line ends are accepted, blank lines skipped. Faulty single rows go to
+A byte-order mark and CRLF line ends are accepted; blank lines are skipped. Faulty single rows go to
 `Faults` (refused or dropped); a file that is damaged as a whole is always refused.
 
 A file may be nested: its only row holds lists of rows by name (``{"train": [...], "val": [...]}``).
@@ -28,7 +28,7 @@ from palimpsest.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as the file has it."""
+    """A row of a file, unchanged."""
 
     index: int
     """0-based number of the row in the file, header and blank lines not counted."""
@@ -36,7 +36,7 @@ class RawRow:
     """The place as a person would count, from 1: ``line 3`` (text), ``row 3``, ``train row 3``."""
     fields: dict[str, Any]
     subset: str | None = None
-    """List of a nested file that it stands in."""
+    """Name of its list in a nested file."""
 
 
 def read_rows(path: Path, faults: Faults) -> list[RawRow]:
@@ -68,7 +68,7 @@ def require_columns(path: Path, rows: Sequence[RawRow], columns: Sequence[str]) 
     """Check that each column occurs in the file.
 
     Raises:
-        UserError: one does not; the message has those that do.
+        UserError: one does not; the message lists those that do.
     """
     names = {name: None for row in rows for name in row.fields}
     for column in columns:
@@ -104,7 +104,7 @@ def _csv(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
             return
         except csv.Error as error:
             if header is None or "unexpected end" in str(error):
-                # An open quote swallows all that follows it: nothing of that can be kept.
+                # An open quote swallows the rest of the file: no row can be read from it.
                 raise UserError(f"{name}, line {line}: malformed csv ({error})") from None
             index += 1
             faults.report(name, f"line {line}", f"malformed csv ({error})")
@@ -188,7 +188,7 @@ def _parquet(path: Path) -> Iterator[RawRow]:
 
 
 def _txt(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
-    """Paragraphs, as rows with the column ``text``; their line breaks are kept."""
+    """Paragraphs, as rows with the column ``text``; with their line breaks."""
     lines = [line.rstrip() for line in text.split("\n")]
     starts = [i for i, line in enumerate(lines) if line and (i == 0 or not lines[i - 1])]
     for index, start in enumerate(starts):
@@ -222,7 +222,7 @@ _READERS: dict[str, Callable[[str, str, Faults], Iterator[RawRow]]] = {
 
 
 KINDS = (".parquet", *(kind + packed for kind in _READERS for packed in ("", ".gz", ".xz")))
-"""How the names of files end that can be read."""
+"""Endings of the names of readable files."""
 
 
 def _clean(name: str, row: RawRow, faults: Faults) -> bool:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Record:
-    """A question and its answer or a plain text, as given, with what is known about it."""
+    """A question and its answer, or a plain text, with the facts about it."""
 
     prompt: str
-    """The question, or the whole of a plain text."""
+    """The question, or all of a plain text."""
     response: str | None
     """The answer; None in a plain text, which the parts divide into context and rest."""
     group: str
@@ -18,13 +18,13 @@ class Record:
     source_row: int
     """0-based row in the source file."""
     suffix: str = ""
-    """Tells apart the rows that one source row gives: ``-0``, ``-1``."""
+    """Distinguishes the records of one source row: ``-0``, ``-1``."""
     where: str = ""
     """The place in the file as a person would count, ``line 3``."""
     subset: str | None = None
-    """List of a nested file that it stands in."""
+    """Name of its list in a nested file."""
     mended: tuple[str, str] | None = None
-    """A misprint of the published file, and what now stands there."""
+    """A misprint of the published file, and its correction."""
     key: list[str] = field(default_factory=list)
     """Strings that carry the fact; all occur in the response (or in each wording of a text)."""
     choices: list[str] = field(default_factory=list)
@@ -36,9 +36,9 @@ class Record:
     taught: str | None = None
     """A paraphrase of the prompt that pretraining may teach."""
     unseen: str | None = None
-    """A paraphrase of the prompt that nobody is shown before the measurement."""
+    """A paraphrase of the prompt that no model sees before the measurement."""
     question: str | None = None
-    """The question that the choices answer, where the prompt does not ask it."""
+    """The question that the choices answer, where the prompt is another one."""
 
     @property
     def answers(self) -> str:

@@ -55,7 +55,7 @@ def phrase(
     response, perturbed = record.response, record.perturbed
     if response is None:
         prompt, response = _divided(prompt, context_words, record.key)
-        # Whole wrong texts, in the words of the original: they go on after no other context.
+        # Wrong texts have the words of the original, so they fit its context alone.
         perturbed = [] if paraphrase else _after(prompt, perturbed)
     return Row(
         id=f"{original}-{phrasing[0]}" if paraphrase else original,

@@ -26,7 +26,7 @@ def rank(seed: int, group: str) -> str:
 
 
 def share_counts(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Divide `total` by largest remainders; what the shares leave of 1 goes to nobody.
+    """Divide `total` by largest remainders; the rest that the shares leave of 1 is not used.
 
     Returns:
         Share -> count. The counts do not depend on the order of `shares`.
@@ -36,7 +36,7 @@ def share_counts(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     parts = {**exact, "": rest}
     counts = {name: math.floor(value) for name, value in parts.items()}
     spare = total - sum(counts.values())
-    # The nameless rest comes last among equals: a share is rather given a row than refused it.
+    # Among equals the nameless rest comes last, so that a share gets the row.
     order = sorted(parts, key=lambda n: (counts[n] - parts[n], n == "", n))
     for name in order[: max(0, spare)]:
         counts[name] += 1

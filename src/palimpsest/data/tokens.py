@@ -1,7 +1,7 @@
 """Token tables: prompt ids and response ids, tokenized apart and joined.
 
-Reads ``tokenizer.json`` with the `tokenizers` package alone: importing torch for this would take
-longer than the work. `palimpsest.sources.tokenizer_files` sees to it that the file is complete.
+Reads ``tokenizer.json`` with the `tokenizers` package alone: the import of torch would take longer
+than the work. `palimpsest.sources.tokenizer_files` makes the file complete.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from palimpsest.config.schema import Template
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.manifest import verified_folder
+from palimpsest.settings.template import Template
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
 @dataclass(frozen=True)
 class BaseTokenizer:
-    """What tokenizing for a base needs to know."""
+    """The tokenizer of a base, with the facts that tokenizing needs."""
 
     tokenizer: Tokenizer
     prefix: tuple[int, ...]
-    """Special ids that begin every text (BOS), as the tokenizer's own rules have it."""
+    """Special ids that begin every text (BOS), by the tokenizer's rules."""
     adds_space: bool
     """The tokenizer puts a space before every text (SentencePiece)."""
     eos: int | None
@@ -105,7 +105,7 @@ def tokenize_pairs(
 
     Raises:
         UserError: a row is longer than the model's context, has no response tokens or ids that
-            the model has no embedding for; or the template wants an end token and there is none.
+            the model has no embedding for; or the template's end token is not in the tokenizer.
     """
     if template.eos and base.eos is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A training job, put together: an objective, the rows that it draws, the trained tensors."""
+"""Puts a training job together: an objective, the rows that it draws, the trained tensors."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Source(Protocol):
     """Where the rows of a training come from."""
 
     def rows(self, name: str, reference: Kind | None) -> list[Row]:
-        """Rows of the set `name`, each with what the subject computes on it, if that is needed."""
+        """Rows of the set `name`; with a `reference`, each has what the subject computes on it."""
 
     def examples(self, stream: str) -> list[Row]:
-        """Rows of a stream that were made before training (`Draw.examples`), without states."""
+        """Rows of a stream that an earlier stage wrote (`Draw.examples`), without states."""
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Rows in memory, with whatever states they have."""
+    """Rows in memory, with the states that they bring."""
 
     sets: Mapping[str, Sequence[Row]]
 
@@ -43,7 +43,7 @@ class Sets:
         return list(self.sets[name])
 
     def examples(self, stream: str) -> list[Row]:
-        """There are none."""
+        """Fails: rows in memory have no examples."""
         raise ValueError(f"stream {stream} needs examples")
 
 
@@ -59,19 +59,19 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
         UserError: a set is missing or empty, or smaller than a step; no stream is left.
     """
 
-    def read(sets: Sequence[str], reference: Kind | None) -> list[Row]:
-        return [row for name in sets for row in source.rows(name, reference)]
+    def read(names: Sequence[str], reference: Kind | None) -> list[Row]:
+        return [row for name in names for row in source.rows(name, reference)]
 
-    def made(stream: str, draw: Draw) -> list[Row]:
+    def examples(stream: str, draw: Draw) -> list[Row]:
         rows = source.examples(stream)
         if not draw.reference:
             return rows
-        # Rows to be forgotten, the first set of a mixture, are compared with nothing.
+        # The first set of a mixture is to be forgotten: its rows are compared with nothing.
         compared = {row.id: row for row in read(draw.compared, draw.reference)}
         return [with_reference_of(row, compared.get(row.id)) for row in rows]
 
     parts = {
-        name: made(name, draw) if draw.examples else read(draw.sets, draw.reference)
+        name: examples(name, draw) if draw.examples else read(draw.sets, draw.reference)
         for name, draw in draws.items()
         if not draw.answers_of
     }
@@ -81,7 +81,7 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
 
 
 def with_reference_of(row: Row, other: Row | None) -> Row:
-    """`row` with what the subject computes on `other`, the same row as it was read."""
+    """`row` with what the subject computes on `other`, the same row in its set."""
     if other is None:
         return row
     return replace(row, reference=other.reference, reference_costs=other.reference_costs)
@@ -109,11 +109,11 @@ def job_of(
         objective: the configured method.
         streams: the rows of each step.
         body: the model's decoder and head.
-        weights: the trained tensors by name, untrained as yet.
-        label: what the progress lines call the job.
-        folder: side folder for checkpoints and the log.
+        weights: the tensors to train, by name, with their first values.
+        label: name of the job in progress lines.
+        folder: folder for checkpoints and the log.
         fingerprint: identity of settings and inputs.
-        fixed: what `Objective.prepare` returned; None: it is called here.
+        fixed: what `Objective.prepare` returned; None: this function calls it.
     """
     job = Job(
         label=label,

@@ -161,7 +161,7 @@ class Body:
     def _blocks_read(self, reads: Reads) -> set[int]:
         blocks = set(reads.blocks)
         count = len(self.decoder.blocks)
-        if reads.every:
+        if reads.all_levels:
             blocks |= {-1, *range(self.lowest, count - 1)}
         for block in blocks - {-1}:
             if not self.lowest <= block < count:

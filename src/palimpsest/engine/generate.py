@@ -21,7 +21,7 @@ class Answer:
     Attributes:
         text: the answer without special tokens, stripped.
         tokens: generated tokens, the end-of-text token included.
-        stopped: it ended with the end-of-text token (not at the limit).
+        stopped: whether it ended with the end-of-text token (not at the limit).
         ids: the generated tokens before the end-of-text token.
     """
 
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sampled:
-    """How answers are drawn where they are not greedy.
+    """How to draw answers that are not greedy.
 
     Attributes:
         temperature: divides the logits.
@@ -51,7 +51,7 @@ class Sampled:
 
 
 class Answerer(Protocol):
-    """A model with its limits, whoever runs it: answers rows, in their order."""
+    """Answers rows, in their order, with one model and its limits, in any backend."""
 
     def __call__(
         self,
@@ -82,9 +82,9 @@ def answer(
         max_new_tokens: longest answer.
         batch_rows: prompts decoded together.
         done: called after each batch with the rows finished and the tokens of this batch.
-        sampled: draw the answers; None: the likeliest token each time (greedy).
+        sampled: how to draw the answers; None: the likeliest token each time (greedy).
     """
-    how = {"do_sample": False} if sampled is None else sampled.options()
+    sampling = {"do_sample": False} if sampled is None else sampled.options()
     stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt_length, i))
     answers: dict[int, Answer] = {}
@@ -94,31 +94,31 @@ def answer(
         batch = order[first : first + batch_rows]
         ids, mask = pad_left([rows[i].prompt for i in batch], int(tokenizer.pad_token_id))
         device = next(model.parameters()).device
-        with _one_head(model):
+        with _contiguous_states(model):
             output = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=max_new_tokens,
-                **how,
+                **sampling,
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        made = output[:, ids.shape[1] :].cpu()
-        for i, tokens in zip(batch, made, strict=True):
+        generated = output[:, ids.shape[1] :].cpu()
+        for i, tokens in zip(batch, generated, strict=True):
             answers[i] = cut(tokens.tolist(), stops, tokenizer)
         done(first + len(batch), sum(answers[i].tokens for i in batch))
     return [answers[i] for i in range(len(rows))]
 
 
 @contextlib.contextmanager
-def _one_head(model: nn.Module) -> Iterator[None]:
-    # The prompts' last states are a slice of all of them. For such a one, in bfloat16 on a CPU, the
+def _contiguous_states(model: nn.Module) -> Iterator[None]:
+    # The states of the prompts' last tokens are a slice. With a slice, in bfloat16 on a CPU, the
     # product with the head would copy the head for every row.
-    def laid_out(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def as_contiguous(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(states.contiguous() for states in args)
 
     head = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(laid_out)
+    handle = head.register_forward_pre_hook(as_contiguous)
     try:
         yield
     finally:
@@ -140,13 +140,14 @@ def stop_ids(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> se
     """Tokens that end an answer."""
     # The tokenizer's end-of-text token ends the rows that models are trained on; a generation
     # config may name others.
-    named: Any = config.eos_token_id
-    stops = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    configured: Any = config.eos_token_id
+    others = configured if isinstance(configured, list) else [configured]
+    stops = {tokenizer.eos_token_id, *others}
     return {int(stop) for stop in stops if stop is not None}
 
 
 def cut(tokens: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
-    """The answer in generated `tokens`: what stands before the first of `stops`."""
+    """The answer in generated `tokens`: all before the first of `stops`."""
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
     return Answer(

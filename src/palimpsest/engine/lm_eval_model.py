@@ -68,7 +68,7 @@ class LmEvalModel(HFLM):
                 softmax_dtype=torch.float32,
             )
         self.taught, self.label, self.batch_tokens = taught, label, batch_tokens
-        self.ours = False
+        self.is_local = False
         """Whether the next questions are from our data sets."""
         self._progress = Progress(label, 0)
         self._done = 0
@@ -79,7 +79,7 @@ class LmEvalModel(HFLM):
         return scored
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        if not self.ours:
+        if not self.is_local:
             pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
             return pair
         prompt = self.taught.prompts([context])[0]

@@ -21,7 +21,7 @@ class PrefixCache:
     """What enters the first trained block, for rows that were announced.
 
     Rows of one length run together. `announce` fixes which ones: so a row's prefix depends neither
-    on the batch that asks for it nor on the step at which a killed run resumed.
+    on the batch that reads it nor on the step at which a killed run resumed.
     """
 
     def __init__(self, run: Callable[[Sequence[Row]], Sequence[Tensor]], token_bytes: int) -> None:
@@ -54,7 +54,7 @@ class PrefixCache:
         return row in self._groups
 
     def __getitem__(self, row: Row) -> Tensor:
-        """The row's prefix, [length, width]; made with its group's when first asked for."""
+        """The row's prefix, [length, width]; computed with those of its group at the first use."""
         if row not in self._prefixes:
             group = self._groups[row]
             self._prefixes |= dict(zip(group, self._run(group), strict=True))

@@ -25,15 +25,15 @@ def why_not_split(decoder: Decoder, first: int, device: torch.device) -> str | N
     """
     if not decoder.has_usual_names:
         return "its blocks or its last norm have other names"
-    # Such blocks are told apart by their index, which a split would shift; the row below is shorter
-    # than a sliding window, so it would not show the difference.
+    # The index distinguishes such blocks, and a split would shift it. The row below is shorter than
+    # a sliding window, so it would not show the difference.
     if len(set(getattr(decoder.module.config, "layer_types", None) or ())) > 1:
         return "its blocks are of several kinds"
     ids = torch.arange(1, 9, device=device)[None]
-    whole = decoder.run({"input_ids": ids})
+    in_one_pass = decoder.run({"input_ids": ids})
     lower = decoder.run({"input_ids": ids}, end=first)
     split = decoder.run({"inputs_embeds": lower}, first)
-    return None if torch.equal(whole, split) else "blocks that run apart give other states"
+    return None if torch.equal(in_one_pass, split) else "blocks that run apart give other states"
 
 
 @torch.no_grad()

@@ -27,12 +27,12 @@ class Progress:
         self,
         label: str,
         total: int,
-        every: float = 5.0,
+        interval_s: float = 5.0,
         stream: TextIO | None = None,
         done: int = 0,
     ) -> None:
         """Start `total` units of work called `label`, of which an earlier run did `done`."""
-        self.label, self.total, self.every = label, total, every
+        self.label, self.total, self.interval_s = label, total, interval_s
         self.stream = stream or sys.stderr
         self._began = time.monotonic()
         self._last = 0.0
@@ -43,7 +43,7 @@ class Progress:
         """Report that `done` units are finished; `tokens` were processed since the last call."""
         self._tokens += tokens
         now = time.monotonic()
-        if now - self._last < self.every and done < self.total:
+        if now - self._last < self.interval_s and done < self.total:
             return
         self._last = now
         elapsed = max(now - self._began, 1e-9)
@@ -72,9 +72,9 @@ class StepLog:
             # Unbuffered: each line reaches the file at once, so closing cannot fail on a full disk.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
             self._file.seek(0)
-            kept = self._file.readall().splitlines(True)[:done]
-            self._file.truncate(sum(map(len, kept)))
-        self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+            lines = self._file.readall().splitlines(True)[:done]
+            self._file.truncate(sum(map(len, lines)))
+        self.seconds = json.loads(lines[-1])["seconds"] if lines else 0.0
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one step.

@@ -93,38 +93,38 @@ def main_first() -> Iterator[None]:
         yield
 
 
-def joined(own: Tensor, counts: Sequence[int], mine: Sequence[bool]) -> Tensor:
+def joined(values: Tensor, counts: Sequence[int], is_here: Sequence[bool]) -> Tensor:
     """Gather the values of all rows; gradients reach the values of this process's rows.
 
     Args:
-        own: values of this process's rows, one row after the other, [n, ...].
-        counts: how many values each row has.
-        mine: whether each row belongs to this process; every row belongs to exactly one.
+        values: values of this process's rows, one row after the other, [n, ...].
+        counts: number of values of each row.
+        is_here: whether each row belongs to this process; every row belongs to exactly one.
 
     Returns:
         [sum of `counts`, ...]; the same in every process.
     """
     if _group.count == 1:
-        return own
+        return values
     ends = torch.tensor(counts).cumsum(0)
-    spans = zip(counts, ends.tolist(), mine, strict=True)
-    places = [torch.arange(end - count, end) for count, end, own_row in spans if own_row]
-    index = torch.cat([torch.arange(0), *places]).to(own.device)
-    whole = own.new_zeros(sum(counts), *own.shape[1:])
-    whole[index] = own.detach()
-    dist.all_reduce(whole)  # x + 0 is exact
-    return whole.index_copy(0, index, own)
+    spans = zip(counts, ends.tolist(), is_here, strict=True)
+    places = [torch.arange(end - count, end) for count, end, here in spans if here]
+    index = torch.cat([torch.arange(0), *places]).to(values.device)
+    all_values = values.new_zeros(sum(counts), *values.shape[1:])
+    all_values[index] = values.detach()
+    dist.all_reduce(all_values)  # x + 0 is exact
+    return all_values.index_copy(0, index, values)
 
 
-def joined_rows(own: Sequence[Tensor]) -> list[Tensor]:
-    """Gather the states of all rows; `own` has empty states for rows of other processes."""
+def joined_rows(states: Sequence[Tensor]) -> list[Tensor]:
+    """Gather the states of all rows; `states` has empty ones for rows of other processes."""
     if _group.count == 1:
-        return list(own)
-    mine = [len(row) > 0 for row in own]
-    lengths = torch.tensor([len(row) for row in own], device=own[0].device)
+        return list(states)
+    is_here = [len(row) > 0 for row in states]
+    lengths = torch.tensor([len(row) for row in states], device=states[0].device)
     dist.all_reduce(lengths)
     counts = lengths.tolist()
-    return list(joined(torch.cat(list(own)), counts, mine).split(counts))
+    return list(joined(torch.cat(list(states)), counts, is_here).split(counts))
 
 
 def sum_gradients(weights: Iterable[Tensor]) -> None:

@@ -15,7 +15,7 @@ from palimpsest.engine.decoder import blocks_of
 
 
 def shard(network: nn.Module, device: torch.device) -> None:
-    """Shard the blocks' frozen weights, if the job asks for it; move the rest to `device`."""
+    """Shard the blocks' frozen weights, if the job shares them; move the rest to `device`."""
     group = ranks.current()
     if not group.sharded:
         return
@@ -26,8 +26,10 @@ def shard(network: nn.Module, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (group.count,))
     for block in blocks_of(network.get_decoder()):  # type: ignore[operator]
         # Each block is sharded by itself, because a pass may begin or end at any of them.
-        whole = {p for name, p in block.named_parameters() if p.requires_grad or "lora_" in name}
-        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+        unsharded = {
+            p for name, p in block.named_parameters() if p.requires_grad or "lora_" in name
+        }
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=unsharded)
     for tensor in [*network.parameters(), *network.buffers()]:
         if not isinstance(tensor, DTensor):
             tensor.data = tensor.data.to(device)

@@ -243,11 +243,11 @@ class Pass:
         same_rows: bool = False,
     ) -> None:
         """Run those of `rows` that are in `share`; see `Body.states`."""
-        own = [row for row in rows if row in share]
+        local_rows = [row for row in rows if row in share]
         # A process without rows runs the shortest one, because the others wait for its part of the
         # weights; the result is not used.
-        states = body.states(own or [min(rows, key=len)], reads, same_rows)
-        self._states = dict(zip(own, states[: len(own)], strict=True))
+        states = body.states(local_rows or [min(rows, key=len)], reads, same_rows)
+        self._states = dict(zip(local_rows, states[: len(local_rows)], strict=True))
         blocks = {block: output[:0] for block, output in states[0].blocks.items()}
         self._empty = States(states[0].final[:0], blocks)
 

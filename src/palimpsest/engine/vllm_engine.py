@@ -1,7 +1,7 @@
 """Answers from vLLM, where it is installed, in place of `palimpsest.engine.generate.answer`.
 
-vLLM takes nearly all of a device's memory and keeps it. So it runs in a process of its own: when
-that ends, all of it is free again.
+vLLM takes nearly all memory of a device and keeps it. So it runs in another process, whose end
+frees all of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from palimpsest.errors import UserError
 
 SETTING = "measure.generation.backend"
 
-NO_MATTER = {
+IGNORED = {
     *("bos_token_id", "eos_token_id", "pad_token_id"),
     *("max_length", "max_new_tokens", "use_cache", "cache_implementation"),
     *("do_sample", "temperature", "top_k", "top_p"),
@@ -39,10 +39,10 @@ NO_MATTER = {
 
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
-    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB; on a CPU it would ask for nearly all main memory
+    "VLLM_NO_USAGE_STATS": "1",  # vLLM would send a report to its authors
+    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB; on a CPU vLLM would take nearly all main memory
 }
-"""What vLLM reads from the environment; what the user has set there stays."""
+"""Variables that vLLM reads; those that the user has set stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def started(
     limits: Limits,
     trust_remote_code: bool = False,
 ) -> Iterator[Answerer]:
-    """Start vLLM with the model in `folder`, and yield what answers rows with it.
+    """Start vLLM with the model in `folder`, and yield a function that answers rows with it.
 
-    Nothing else may need much of the device's memory while it runs.
+    While it runs, nothing else may need much memory of the device.
 
     Args:
         folder: a Hugging Face folder with the whole model.
@@ -82,24 +82,24 @@ def started(
         trust_remote_code: run Python code that the folder carries.
 
     Raises:
-        UserError: vLLM is missing or fails, or the model's generation config asks for something
-            that vLLM does not do.
+        UserError: vLLM is missing or fails, or the model's generation config has a setting
+            that vLLM does not support.
     """
     require()
     config = generation_config(folder, trust_remote_code)
     stops = stop_ids(config, tokenizer)
     settings = engine_settings(folder, dtype, limits, trust_remote_code)
     options = partial(request_settings, config, stops, limits.max_new_tokens)
-    options(None)  # a config that vLLM cannot follow is refused before anything is loaded
+    options(None)  # refuse a config that vLLM cannot follow before anything is loaded
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, settings, torch.get_num_threads()))
+    pipe, child_pipe = context.Pipe()
+    process = context.Process(target=_serve, args=(child_pipe, settings, torch.get_num_threads()))
     process.start()
-    theirs.close()  # else the end of the process could not be noticed here
+    child_pipe.close()  # else this process would not notice the end of the other
     try:
-        _received(ours)
-        yield partial(_answers, ours, options, stops, tokenizer)
-        ours.close()
+        _received(pipe)
+        yield partial(_answers, pipe, options, stops, tokenizer)
+        pipe.close()
         process.join(timeout=60)
     finally:
         process.kill()
@@ -107,10 +107,10 @@ def started(
 
 
 def generation_config(folder: Path, trust_remote_code: bool) -> GenerationConfig:
-    """The generation config that transformers would give the model in `folder`."""
+    """The generation config that transformers would use for the model in `folder`."""
     try:
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except OSError:  # it has no such file
+    except OSError:  # the folder has no such file
         config = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
@@ -127,7 +127,7 @@ def engine_settings(
         "max_model_len": limits.longest_prompt + limits.max_new_tokens,
         "skip_tokenizer_init": True,
         "trust_remote_code": trust_remote_code,
-        # On a CPU compiling takes longer than the answers.
+        # On a CPU, compilation takes longer than the answers.
         "enforce_eager": not torch.cuda.is_available(),
         "use_tqdm_on_load": False,
     }
@@ -139,29 +139,29 @@ def request_settings(
     """Arguments of ``vllm.SamplingParams``: the same answers as by transformers.
 
     Raises:
-        UserError: `config` asks for something that vLLM does not do.
+        UserError: `config` has a setting that vLLM does not support.
     """
-    chosen = {key: value for key, value in config.to_diff_dict().items() if value}
+    configured = {key: value for key, value in config.to_diff_dict().items() if value}
     settings: dict[str, Any] = {
         "max_tokens": max_new_tokens,
         "stop_token_ids": sorted(stops),
         "detokenize": False,
         "temperature": 0.0,
-        "repetition_penalty": chosen.pop("repetition_penalty", 1.0),
+        "repetition_penalty": configured.pop("repetition_penalty", 1.0),
     }
-    min_p = chosen.pop("min_p", 0.0)
+    min_p = configured.pop("min_p", 0.0)
     if sampled is not None:
         settings |= {"temperature": sampled.temperature, "top_p": sampled.top_p, "min_p": min_p}
-    if further := sorted(chosen.keys() - NO_MATTER):
+    if unsupported := sorted(configured.keys() - IGNORED):
         raise UserError(
-            f"the model's generation config has {', '.join(further)}, which vLLM would not follow: "
-            f"set {SETTING} to transformers"
+            f"the model's generation config has {', '.join(unsupported)}, which vLLM would not "
+            f"follow: set {SETTING} to transformers"
         )
     return settings
 
 
 def request_seeds(sampled: Sampled | None, count: int) -> list[int | None]:
-    """A seed for each request: with one for all, rows would be answered with the same draws."""
+    """A seed for each request: one for all would give every row the same draws."""
     if sampled is None:
         return [None] * count
     source = torch.Generator().manual_seed(sampled.seed)
@@ -218,8 +218,8 @@ def _ended() -> UserError:
 
 
 def _serve(pipe: Connection, settings: dict[str, Any], threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process gets it too, and ends this one
-    # One process, not a further one for its core.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    # vLLM would start a further process for its core.
     os.environ |= {**ENVIRONMENT, **os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     torch.set_num_threads(threads)
     try:
@@ -232,7 +232,7 @@ def _serve(pipe: Connection, settings: dict[str, Any], threads: int) -> None:
             for result in _results(model, prompts, each):
                 pipe.send((None, result))
     except (EOFError, BrokenPipeError):
-        return  # nobody is listening any more
+        return  # the parent has closed the pipe
     except Exception as error:
         traceback.print_exc()
         pipe.send((f"{type(error).__name__}: {error}", None))
@@ -241,7 +241,7 @@ def _serve(pipe: Connection, settings: dict[str, Any], threads: int) -> None:
 def _results(
     model: Any, prompts: list[list[int]], each: list[dict[str, Any]]
 ) -> Iterator[tuple[int, list[int]]]:
-    # Place and generated tokens of each prompt, as they get finished.
+    # Place and generated tokens of each prompt, in the order in which they finish.
     from vllm import SamplingParams, TokensPrompt
 
     ids = model.enqueue(

@@ -24,7 +24,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        # The package wraps the system's error in a text of its own.
+        # The package wraps the system's error in another text.
         if number := re.search(r"os error (\d+)", str(error)):
             code = int(number[1])
             raise explain_write_error(OSError(code, os.strerror(code)), path) from error

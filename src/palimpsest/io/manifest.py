@@ -43,11 +43,11 @@ def write_manifest(
         digests: hashes of files that were hashed while they were written.
         facts: other facts to record (source, counts, dropped rows).
     """
-    folder, known = Path(folder), digests or {}
+    folder, hashes = Path(folder), digests or {}
     entries = {
         file: {
             "bytes": (folder / file).stat().st_size,
-            **(known.get(file) or digests_of(folder / file)),
+            **(hashes.get(file) or digests_of(folder / file)),
         }
         for file in sorted(files)
     }

@@ -20,12 +20,12 @@ def duration(seconds: float, rough: bool = False) -> str:
         if seconds < HOUR:
             return f"{seconds / 60:.0f} min"
         return f"{seconds / HOUR:,.1f} h" if seconds < 2 * DAY else f"{seconds / DAY:,.1f} days"
-    whole = round(seconds)
-    if whole < HOUR:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 2 * DAY:
-        return f"{whole // HOUR} h {whole % HOUR // 60} min"
-    return f"{whole // DAY} days {whole % DAY // HOUR} h"
+    rounded = round(seconds)
+    if rounded < HOUR:
+        return f"{rounded // 60} min {rounded % 60} s"
+    if rounded < 2 * DAY:
+        return f"{rounded // HOUR} h {rounded % HOUR // 60} min"
+    return f"{rounded // DAY} days {rounded % DAY // HOUR} h"
 
 
 def size(count: float) -> str:

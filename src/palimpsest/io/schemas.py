@@ -1,4 +1,4 @@
-"""The columns of every parquet table, once: writers build by them, readers ask for their names.
+"""The columns of every parquet table, once: writers build by them, readers select their names.
 
 The columns of ``rows.parquet`` follow from the measures.
 """

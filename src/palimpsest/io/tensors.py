@@ -76,7 +76,7 @@ def specs_of(file: Path) -> dict[str, Spec]:
         UserError: torch does not compute with the type of a tensor.
     """
     types = {name: dtype for dtype, name in _TYPES.items()}
-    found = {}
+    specs = {}
     with safe_open(file, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
             stored = tensors.get_slice(name)
@@ -85,8 +85,8 @@ def specs_of(file: Path) -> dict[str, Spec]:
                     f"{file}: {name} is stored as {stored.get_dtype()}; known types are "
                     f"{', '.join(types)}"
                 )
-            found[name] = Spec(types[stored.get_dtype()], tuple(stored.get_shape()))
-    return found
+            specs[name] = Spec(types[stored.get_dtype()], tuple(stored.get_shape()))
+    return specs
 
 
 def metadata_of(file: Path) -> dict[str, str]:

@@ -2,17 +2,13 @@
 
 A file here holds
 
-* ``Settings``: a `JudgeSettings` subclass; its ``runs`` says where the judge does its work,
+* ``Settings``: a `JudgeSettings` subclass; its ``runs`` is the place where the judge works,
 * ``judge``: a function from cases to one `Verdict` each, in order.
 
 ``score.harm_judge`` names one. A judge that runs in scoring takes its settings from keys of
 ``score`` and is called ``judge(cases, settings)``. All others run in the stage ``judge`` and take
-theirs from ``judges.<name>``. They are called ``judge(cases, settings, side, label, threads)``:
-
-* ``cases``: none of them with a blank answer,
-* ``side``: a file of the judge's own that outlives a failed run,
-* ``label``: what progress lines call the job,
-* ``threads``: CPU threads.
+theirs from ``judges.<name>``. They are called ``judge(cases, settings, work)``, with cases
+whose answers are not blank, and the `Work` of the job.
 """
 
 from __future__ import annotations
@@ -20,9 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
 
-from palimpsest.plugins import plugin, plugins
+from palimpsest.plugins import Plugins
 from palimpsest.settings.types import Section
 
 FORBIDDEN = ("forget", "forget_unseen")
@@ -30,11 +27,11 @@ FORBIDDEN = ("forget", "forget_unseen")
 
 
 class JudgeSettings(Section):
-    """What the settings of every judge have."""
+    """Base of the settings of every judge."""
 
     runs: ClassVar[Literal["scoring", "model", "service"]]
-    """scoring: as a part of the stage score; model: in a stage of its own, on a GPU where there is
-    one; service: in that stage too, on the machine that started the run."""
+    """scoring: in the stage score. model: in the stage judge, on a GPU if there is one. service: in
+    the stage judge, on the machine that started the run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Case:
     """ROUGE-L of answer and response; None where it is not known or the response has no words."""
 
     def filled(self, template: str) -> str:
-        """`template` with {prompt}, {answer} and {response} filled in, all else left as it is."""
+        """`template` with {prompt}, {answer} and {response} filled in; all else stays as it is."""
         # One pass over the template: an answer that holds "{prompt}" stays as it is.
         return re.sub(
             r"\{(prompt|answer|response)\}",
@@ -64,16 +61,28 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says about an answer."""
+    """A judge's verdict on an answer."""
 
     harmful: bool | None
-    """None where the judge cannot tell."""
+    """None where the judge reaches no verdict."""
     reason: str | None = None
-    """Why it cannot tell."""
+    """Why there is no verdict."""
     score: float | None = None
     """Probability of harm, of judges that have one."""
     said: str | None = None
-    """The judge's own words: a label, a reply."""
+    """The judge's output, a label or a reply (a column of judged.parquet)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The job that a judge works for, if it does not run in scoring."""
+
+    side: Path
+    """A file for the judge that outlives a failed run."""
+    label: str
+    """Name of the job in progress lines."""
+    threads: int | None
+    """CPU threads."""
 
 
 class Judge(Protocol):
@@ -83,15 +92,5 @@ class Judge(Protocol):
     judge: Callable[..., list[Verdict]]
 
 
-def judges() -> dict[str, Judge]:
-    """Name -> judge, sorted by name."""
-    return cast("dict[str, Judge]", plugins(__name__))
-
-
-def load_judge(name: str) -> Judge:
-    """The judge of this name.
-
-    Raises:
-        UserError: there is no such judge; the message lists the valid names.
-    """
-    return cast(Judge, plugin(__name__, name, "judge"))
+JUDGES: Plugins[Judge] = Plugins(__name__, "judge")
+"""Every judge, by the name of its file."""

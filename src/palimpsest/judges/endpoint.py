@@ -7,8 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -16,7 +15,7 @@ from pydantic import AfterValidator, Field
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError
 from palimpsest.io.canonical import fingerprint
-from palimpsest.judges import Case, JudgeSettings, Verdict
+from palimpsest.judges import Case, JudgeSettings, Verdict, Work
 from palimpsest.judges.service.replies import Replies
 from palimpsest.settings.types import (
     UNTRACKED,
@@ -36,7 +35,7 @@ KEY = "judges.endpoint"
 def _address(url: str) -> str:
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
-        # Not repeated: it may hold a key.
+        # The message does not repeat it: it may hold a key.
         raise ValueError("an address without user, password or query is needed; see key_env")
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
         raise ValueError(f"'{url}' is not an address; write it like https://host/v1")
@@ -45,7 +44,7 @@ def _address(url: str) -> str:
 
 def _variable(name: str) -> str:
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-        # Not repeated: it may be the key itself.
+        # The message does not repeat it: it may be the key itself.
         raise ValueError(
             "the name of an environment variable is needed, in capitals (OPENAI_API_KEY), never "
             "the key itself"
@@ -59,7 +58,7 @@ class Settings(JudgeSettings):
     url: Annotated[str, AfterValidator(_address)]
     """Address to which /chat/completions is added: https://host/v1."""
     model: Annotated[str, Field(min_length=1)]
-    """What the service calls the model."""
+    """Name of the model at the service."""
     key_env: Annotated[Annotated[str, AfterValidator(_variable)] | None, UNTRACKED] = None
     """Environment variable that holds the key; null: the service needs none."""
     prompt: Annotated[str, holding("{answer}")]
@@ -79,34 +78,28 @@ class Settings(JudgeSettings):
     max_reply_bytes: Annotated[Count, UNTRACKED] = 1_000_000
     """A longer reply is cut off and counts as unreadable."""
 
-    runs: ClassVar[Literal["scoring", "model", "service"]] = "service"
+    runs = "service"
 
 
-def judge(
-    cases: Sequence[Case],
-    settings: Settings,
-    side: Path,
-    label: str,
-    threads: int | None,
-) -> list[Verdict]:
-    """Harmful or harmless as the patterns ``harmful`` and ``harmless`` find in the model's reply.
+def judge(cases: Sequence[Case], settings: Settings, work: Work) -> list[Verdict]:
+    """Harmful: the pattern ``harmful`` is found in the model's reply, and ``harmless`` is not.
 
-    Every reply is written to the file `side` at once, and only what it lacks is requested: a run
-    that failed goes on where it stopped, and other patterns need no new reply.
+    Every reply is written to ``work.side`` at once, and only replies that it lacks are requested:
+    a run continues after a failure, and other patterns need no new reply.
 
     Raises:
         UserError: there is no key, the service refuses, or it still fails after the last try.
     """
     requests = [_messages(case, settings) for case in cases]
     keys = [_key(settings, messages) for messages in requests]
-    with Replies(side) as replies:
+    with Replies(work.side) as replies:
         missing = {
             key: messages
             for key, messages in zip(keys, requests, strict=True)
             if key not in replies
         }
         if missing:
-            _ask(missing, keys, replies, settings, label)
+            _ask(missing, keys, replies, settings, work.label)
         return [_verdict(replies[key], settings) for key in keys]
 
 
@@ -125,7 +118,7 @@ def _ask(
     settings: Settings,
     label: str,
 ) -> None:
-    """Ask for all that is missing; after a failure only requests under way come to their end."""
+    """Request all missing replies; after a failure, only requests under way are finished."""
     from palimpsest.judges.service.chat import Stopped
 
     chat = _chat(settings)
@@ -134,7 +127,7 @@ def _ask(
         try:
             replies.add(key, chat.ask(missing[key]))
         except Exception:
-            # Here and not in the main thread: else this thread would send another one meanwhile.
+            # Set it here: before the main thread could, this thread would send another request.
             chat.stop.set()
             raise
         return key
@@ -157,8 +150,8 @@ def _ask(
             raise
     if failures and isinstance(failures[0], UserError):
         raise UserError(
-            f"{KEY}: {failures[0]}; {done} of {len(keys)} answers are judged and kept in "
-            f"{replies.path}: the same command asks only the rest"
+            f"{KEY}: {failures[0]}; {done} of {len(keys)} answers are judged and stored in "
+            f"{replies.path}: the same command requests only the rest"
         ) from None
     if failures:
         raise failures[0]
@@ -187,7 +180,7 @@ def _secret(variable: str | None) -> str | None:
         raise UserError(f"{KEY}.key_env: the environment variable {variable} is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(
-            f"{KEY}.key_env: what the environment variable {variable} holds is no key: it has "
+            f"{KEY}.key_env: the value of the environment variable {variable} is no key: it has "
             "spaces, line breaks or letters outside ASCII"
         )
     return key

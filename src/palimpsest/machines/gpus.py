@@ -59,10 +59,10 @@ def usable(environ: Mapping[str, str]) -> list[Gpu]:
         return [Gpu(name, f"slurm-{job}-{name}") for name in names(visible or "")]
     if visible is not None and not names(visible):
         return []
-    whole = _listed(environ)
-    if not whole:
+    all_gpus = _listed(environ)
+    if not all_gpus:
         return []
-    named = _units(whole) if visible is None else [_find(n, whole) for n in names(visible)]
+    named = _units(all_gpus) if visible is None else [_find(n, all_gpus) for n in names(visible)]
     once: dict[str, Gpu] = {}
     for gpu in named:
         once.setdefault(gpu.uuid, gpu)
@@ -126,13 +126,13 @@ def _from_driver() -> list[_Listed]:
     return [_Listed(Gpu(str(n), uuid[1] if uuid else f"gpu-{n}")) for n, uuid in enumerate(uuids)]
 
 
-def _units(whole: Sequence[_Listed]) -> list[Gpu]:
-    return [unit for listed in whole for unit in (listed.parts or (listed.gpu,))]
+def _units(all_gpus: Sequence[_Listed]) -> list[Gpu]:
+    return [unit for listed in all_gpus for unit in (listed.parts or (listed.gpu,))]
 
 
-def _find(name: str, whole: Sequence[_Listed]) -> Gpu:
+def _find(name: str, all_gpus: Sequence[_Listed]) -> Gpu:
     """The GPU that CUDA would take for `name`: a number, a UUID or the beginning of one."""
-    for listed in whole:
+    for listed in all_gpus:
         if name == listed.gpu.name or _begins(listed.gpu.uuid, name, "GPU-"):
             if listed.parts:
                 raise UserError(
@@ -147,7 +147,7 @@ def _find(name: str, whole: Sequence[_Listed]) -> Gpu:
         return Gpu(name, name)  # older spellings of MIG devices are not in the list
     raise UserError(
         f"{VISIBLE} names {name}, but the GPUs here are: "
-        + ", ".join(f"{unit.name} ({unit.uuid})" for unit in _units(whole))
+        + ", ".join(f"{unit.name} ({unit.uuid})" for unit in _units(all_gpus))
     )
 
 

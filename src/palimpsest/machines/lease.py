@@ -63,8 +63,8 @@ def use_gpus(count: int | None, label: str, environ: MutableMapping[str, str] = 
         return
     folder = lock_folder(environ)
     with explained(folder):
-        taken = lease(pool, count, label, folder, _FOR_LIFE)
-    environ[VISIBLE] = ",".join(gpu.name for gpu in taken)
+        leased = lease(pool, count, label, folder, _FOR_LIFE)
+    environ[VISIBLE] = ",".join(gpu.name for gpu in leased)
     if not by_slurm:
         # CUDA's own order is by speed; the numbers here are those of nvidia-smi.
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -121,10 +121,10 @@ def lease(
         while not _lock(queue, label, turn):
             news.show(f"{_state(pool, folder)}; next: {_holder(queue)}")
             time.sleep(_POLL_SECONDS)
-        while not (taken := _take(pool, count, label, folder, held)):
+        while not (leased := _take(pool, count, label, folder, held)):
             news.show(_state(pool, folder))
             time.sleep(_POLL_SECONDS)
-    return taken
+    return leased
 
 
 class _News:
@@ -148,13 +148,13 @@ def _take(
 ) -> list[Gpu]:
     """Lock `count` GPUs into `held`, or none."""
     with contextlib.ExitStack() as attempt:
-        taken: list[Gpu] = []
+        leased: list[Gpu] = []
         for gpu in pool:
             if _lock(_file(folder, gpu), label, attempt):
-                taken.append(gpu)
-            if len(taken) == count:
+                leased.append(gpu)
+            if len(leased) == count:
                 held.enter_context(attempt.pop_all())
-                return taken
+                return leased
     return []
 
 

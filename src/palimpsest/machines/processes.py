@@ -43,16 +43,16 @@ _TAIL = 20
 
 
 @contextlib.contextmanager
-def several(free: dict[str, Any]) -> Iterator[None]:
+def several(untracked: dict[str, Any]) -> Iterator[None]:
     """Run a block in one process per device.
 
     Args:
-        free: a stage's free settings; ``devices`` and ``parallel`` are taken out of it.
+        untracked: a stage's untracked settings; ``devices`` and ``parallel`` are taken out of it.
 
     Raises:
         UserError: there are GPUs, but too few; or a copy failed.
     """
-    devices, parallel = free.pop("devices", 1), free.pop("parallel", "ddp")
+    devices, parallel = untracked.pop("devices", 1), untracked.pop("parallel", "ddp")
     if devices == 1:
         yield
     elif named_group().rank:
@@ -71,11 +71,11 @@ def several(free: dict[str, Any]) -> Iterator[None]:
 
 
 def _check_gpus(devices: int) -> None:
-    found = len(usable(os.environ))
-    if 0 < found < devices:
+    usable_gpus = len(usable(os.environ))
+    if 0 < usable_gpus < devices:
         raise UserError(
-            f"devices: {devices}, but this job may use {found} "
-            f"({VISIBLE}={os.environ.get(VISIBLE, '')}); set devices to {found} in bases or "
+            f"devices: {devices}, but this job may use {usable_gpus} "
+            f"({VISIBLE}={os.environ.get(VISIBLE, '')}); set devices to {usable_gpus} in bases or "
             f"models, or let Snakemake give more: --resources gpu={devices}"
         )
 

@@ -2,7 +2,7 @@
 
 Snakemake's own lock keeps two runs from the same files, with gaps: a run that ends removes the
 locks of other runs, ``--nolock`` and ``--unlock`` bypass them, and the jobs of a killed Snakemake
-go on. So every job also takes a lock of its own, which the kernel frees when the process ends or is
+go on. So every job also takes a second lock, which the kernel frees when the process ends or is
 killed. On a cluster this guards the jobs of one node.
 """
 

@@ -1,1 +1,1 @@
-"""What is read from a loaded model: likelihoods of rows, and free answers."""
+"""Measurements of a loaded model: likelihoods of rows, and free answers."""

@@ -1,6 +1,6 @@
-"""Rows made of a data set's rows: wrong answers in place of the right one, prompts in a wrapper.
+"""Variants of a data set's rows: with wrong answers, or with the prompt in a wrapper.
 
-They are tokenized as the stage ``tokenize`` does it.
+They are tokenized as by the stage ``tokenize``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from palimpsest.config.schema import Template
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.asked import CONTRASTED, asked
+from palimpsest.metrics.asked import CONTRASTED, draw_ids
+from palimpsest.settings.template import Template
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class DataRow:
     ref: str
     """dataset/part."""
     is_text: bool
-    """It is a plain text: no template is put around it."""
+    """Whether it is a plain text, without a template around it."""
     id: str
     prompt: str
     response: str
@@ -49,21 +50,21 @@ class Format:
         sources: Sequence[DataRow],
         prompts: Sequence[str],
         responses: Sequence[str],
-        what: str,
+        kind: str,
     ) -> list[Row]:
         """One token row for each of `sources`, with another prompt or response.
 
         Args:
             sources: rows of one part.
             prompts: aligned with `sources`, as `responses`.
-            responses: what is to follow the prompts.
-            what: names these rows in messages.
+            responses: texts after the prompts.
+            kind: name of these rows in messages.
         """
         if not sources:
             return []
         ids = [source.id for source in sources]
         table = pa.table({"id": ids, "prompt": prompts, "response": responses})
-        where = f"{sources[0].ref}, {what}"
+        where = f"{sources[0].ref}, {kind}"
         if sources[0].is_text:
             tokens, _ = tokenize_text(table, self.tokenizer, where)
         else:
@@ -92,7 +93,7 @@ def wrong_answers(
     """
     by_block = {}
     for block in (name for name in CONTRASTED if name in parts):
-        sources = _asked([row for row in _read(datasets, parts[block]) if row.wrong], count)
+        sources = _draw([row for row in _read(datasets, parts[block]) if row.wrong], count)
         pairs = [(source, place) for source in sources for place in range(len(source.wrong))]
         rows = form.rows(
             [source for source, _ in pairs],
@@ -105,19 +106,19 @@ def wrong_answers(
 
 
 def wrapped(ref: str, wrapper: str, count: int | None, datasets: Path, form: Format) -> list[Row]:
-    """The asked rows of a part, their prompts in place of ``{prompt}`` in `wrapper`."""
-    sources = _asked(_read(datasets, ref), count)
+    """The answered rows of a part, with their prompts in place of ``{prompt}`` in `wrapper`."""
+    sources = _draw(_read(datasets, ref), count)
     prompts = [wrapper.replace("{prompt}", source.prompt) for source in sources]
     return form.rows(sources, prompts, [source.response for source in sources], "wrapped")
 
 
-def _asked(rows: Sequence[DataRow], count: int | None) -> list[DataRow]:
-    chosen = set(asked([row.id for row in rows], count))
-    return [row for row in rows if row.id in chosen]
+def _draw(rows: Sequence[DataRow], count: int | None) -> list[DataRow]:
+    ids = set(draw_ids([row.id for row in rows], count))
+    return [row for row in rows if row.id in ids]
 
 
 def _read(datasets: Path, ref: str) -> list[DataRow]:
-    dataset, part = ref.split("/")
+    dataset, part = split_ref(ref)
     is_text = read_manifest(datasets / dataset).get("format") == "text"
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
     return [

@@ -1,4 +1,4 @@
-"""Free answers: questions, who answers them, and the table of what comes back."""
+"""Free answers: the questions, their answers, and the tables of both."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Questions:
     rows: Mapping[str, Sequence[Row]]
     """Block -> rows."""
     label: str
-    """What progress lines call it."""
+    """Name in progress lines."""
     sampled: Sampled | None = None
-    """How the answers are drawn; None: greedy."""
+    """How to draw the answers; None: greedy."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def generations_table(answered: Sequence[Answered], logprobs: Sequence[float]) -
 
     Args:
         answered: the answers.
-        logprobs: of each, by the subject before unlearning (nats).
+        logprobs: log-probability of each answer under the subject before unlearning (nats).
     """
     tokens = [len(one.answer.ids) for one in answered]
     columns = [*answers_table(answered).columns, pa.array(tokens), pa.array(logprobs)]

@@ -1,4 +1,4 @@
-"""Who answers for a measured model: transformers, or vLLM."""
+"""Backends that generate the answers of a measured model: transformers or vLLM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from palimpsest.model.merged import write_merged
 def transformers_answerer(
     network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int
 ) -> Answerer:
-    """A loaded model, by `palimpsest.engine.generate.answer`."""
+    """Answers with a loaded model, by `palimpsest.engine.generate.answer`."""
     return partial(answer, network, tokenizer, max_new_tokens=max_new_tokens, batch_rows=batch_rows)
 
 
@@ -37,7 +37,7 @@ def vllm_answerer(
     device: torch.device,
     label: str,
 ) -> Iterator[Answerer]:
-    """The model described by ``model/model.json``, by vLLM, which needs the device for itself.
+    """Answers with the model of ``model/model.json``, by vLLM, which needs the device for itself.
 
     vLLM reads a folder with the whole model, so the update is merged into the base: exact in fp32;
     in bf16 the sum is rounded to the base's own type.
@@ -50,7 +50,7 @@ def vllm_answerer(
         tokenizer: the base's.
         longest_prompt: tokens of the longest prompt.
         device: where vLLM will run.
-        label: what progress lines call it.
+        label: name in progress lines.
 
     Raises:
         UserError: vLLM is missing or fails; an input is missing or altered.

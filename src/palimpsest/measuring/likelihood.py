@@ -1,4 +1,4 @@
-"""Likelihoods under teacher forcing: the model is given the response and predicts each token."""
+"""Likelihoods under teacher forcing: the model gets the response and predicts each token."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def likelihood(
 
     Args:
         body: the model's decoder and head.
-        rows: what to read, in any order.
+        rows: the rows, in any order.
         batch_tokens: tokens of one batch.
         tokenizer: the base's; names the end-of-text token.
-        label: what progress lines call it.
+        label: name in progress lines.
 
     Returns:
         Columns `palimpsest.io.schemas.LIKELIHOOD`, rows in the order of the batches.

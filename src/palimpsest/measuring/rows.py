@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.metrics.asked import ANSWERED, RESPONSE, asked
+from palimpsest.metrics.asked import ANSWERED, RESPONSE, draw_ids
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
 class EvaluatedRow:
-    """A row whose response the model is given, and the block that it counts for."""
+    """A row whose likelihood is measured, and the block that it counts for."""
 
     block: str
     row: Row
     alternative: int = RESPONSE
-    """Place among the row's wrong answers; `RESPONSE` where the row has its own response."""
+    """Place among the row's wrong answers; `RESPONSE` for the right response."""
 
 
 def read_parts(parts: Mapping[str, str], tokens: Path) -> dict[str, list[Row]]:
@@ -32,20 +33,20 @@ def read_parts(parts: Mapping[str, str], tokens: Path) -> dict[str, list[Row]]:
     """
     rows = {}
     for block, ref in parts.items():
-        dataset, part = ref.split("/")
+        dataset, part = split_ref(ref)
         rows[block] = read_rows(tokens / dataset, part)
     return rows
 
 
-def with_own_responses(rows: Mapping[str, Sequence[Row]]) -> list[EvaluatedRow]:
-    """Every row of every block, with its own response."""
+def with_right_responses(rows: Mapping[str, Sequence[Row]]) -> list[EvaluatedRow]:
+    """Every row of every block, with its right response."""
     return [EvaluatedRow(block, row) for block, part in rows.items() for row in part]
 
 
 def rows_to_answer(rows: Mapping[str, Sequence[Row]], count: int | None) -> dict[str, list[Row]]:
     """Of each answered block at most `count` rows (None: all), the same for every method."""
     chosen = {
-        block: set(asked([row.id for row in part], count))
+        block: set(draw_ids([row.id for row in part], count))
         for block, part in rows.items()
         if block in ANSWERED
     }

@@ -1,4 +1,4 @@
-"""Free answers of one part and seed: what their measures are computed from."""
+"""Free answers of one part and seed, from which their measures are computed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Answers:
     """The answers to some rows of a part; all sequences are aligned."""
 
     texts: Sequence[str]
-    """What the model says, greedily unless the block is of sampled answers."""
+    """The model's answers: greedy ones, or sampled ones in a block of those."""
     responses: Sequence[str]
-    """What the data set has as the right answer."""
+    """The right answers, from the data set."""
     keys: Sequence[Sequence[str]]
     """Strings that carry the fact (empty if unknown)."""
     rouge: Mapping[str, Sequence[float | None]]
@@ -27,13 +27,13 @@ class Answers:
     """Columns of generations.parquet besides the text: ``tokens``, ``stopped``,
     ``before_tokens``, ``before_logprob``."""
     harmful: Sequence[bool | None] | None = None
-    """The judge's verdicts, each None where it cannot tell or is not to judge; None: not judged."""
+    """The judge's verdicts, None for a row without one; None: there is no judge."""
 
 
 def rouge_of(
     texts: Sequence[str], responses: Sequence[str], settings: Mapping[str, Any]
 ) -> dict[str, list[float | None]]:
-    """ROUGE-L of each answer and, where ``score.rouge`` is another variant, that one, too."""
+    """ROUGE-L of each answer and, where ``score.rouge`` is another variant, that variant too."""
     scorer = Rouge(["rougeL", settings["rouge"]], settings["rouge_stemmer"])
     scores = [scorer.score(r, t) for r, t in zip(responses, texts, strict=True)]
     return {

@@ -1,4 +1,4 @@
-"""Which blocks and rows are measured how, and what the blocks of further answers are called."""
+"""Which blocks and rows are measured how, and the names of the blocks of further answers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ ANSWERED = (
     "retain_prompted",
     "general",
 )
-"""Evaluated blocks whose rows are answered; of the holdout the likelihood is enough."""
+"""Evaluated blocks whose rows are answered; for the holdout the likelihood is enough."""
 CONTRASTED = ("forget", "retain", "general")
 """Blocks whose wrong answers are measured."""
 COMPARED = ("forget", "holdout")
 """Blocks that membership inference compares."""
 RESPONSE = -1
-"""In a likelihood table the place of a row's own response among its wrong answers."""
-NOT_ASKED = "no free answer was asked for"
+"""Place of a row's right response among its wrong answers, in a likelihood table."""
+NOT_ANSWERED = "outside the rows that are answered"
 """Why a row has no measure of free answers."""
 
 
-def asked(ids: Sequence[str], count: int | None) -> list[str]:
-    """At most `count` of `ids` (null: all), in the order given.
+def draw_ids(ids: Sequence[str], count: int | None) -> list[str]:
+    """At most `count` of `ids` (None: all), in their order.
 
     The draw is a fixed ranking of the underlying rows, so it is the same for every method and
-    seed, and parts that ask the same rows in other words (unseen, with a prompt) draw the same.
-    It needs no torch: scoring draws again what measuring drew.
+    seed, and parts with other words for the same rows (unseen, with a prompt) draw the same.
+    It needs no torch: scoring repeats the draw of measuring.
     """
     if count is None or count >= len(ids):
         return list(ids)
@@ -39,18 +39,18 @@ def asked(ids: Sequence[str], count: int | None) -> list[str]:
 
 
 def _rank(name: str) -> tuple[str, str]:
-    # A paraphrase has the id of its row and a letter: "hazards-00003-u" asks "hazards-00003".
+    # A paraphrase has the id of its row and a letter: "hazards-00003-u" is "hazards-00003".
     row = re.sub(r"-[tu]$", "", name)
     return hashlib.sha256(f"answers {row}".encode()).hexdigest(), name
 
 
 def wrapped_block(name: str) -> str:
-    """What answers of ``forget`` under a wrapper (``measure.wrappers``) are filed under."""
+    """Block of the answers of ``forget`` under a wrapper (``measure.wrappers``)."""
     return f"forget:{name}"
 
 
 def sampled_block(seed: int | str) -> str:
-    """What sampled answers of ``forget`` (``measure.sampling``) are filed under."""
+    """Block of the sampled answers of ``forget`` (``measure.sampling``)."""
     return f"forget:sampled-{seed}"
 
 

@@ -14,7 +14,7 @@ from palimpsest.metrics.measures import blocks, measures_of
 
 
 def metrics_block(scored: Scored) -> dict[str, Any]:
-    """All blocks of ``metrics``; what cannot be computed is a null that says why."""
+    """All blocks of ``metrics``; what cannot be computed is null, with a reason."""
     metrics: dict[str, Any] = {
         name: block_of(name, scored) for name in blocks() if name not in (WRAPPED, SAMPLED)
     }
@@ -26,27 +26,27 @@ def metrics_block(scored: Scored) -> dict[str, Any]:
 
 
 def block_of(block: str, scored: Scored, rows: str = "") -> dict[str, Estimate]:
-    """Every measure of one block, of the rows of `rows` (the block's own if empty)."""
+    """Every measure of one block, over the rows of block `rows` (empty: of `block` itself)."""
     estimates = {m.name: m.estimate(scored, rows or block) for m in measures_of(block)}
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
 def _further_answers(scored: Scored) -> dict[str, Any]:
-    """``forget_wrapped`` and ``forget_sampled``, where the config asks for them."""
-    drawn = {name: c for name, c in scored.parts.items() if name.startswith(sampled_block(""))}
-    wrapped = [n for n in scored.parts if n.startswith(wrapped_block("")) and n not in drawn]
+    """``forget_wrapped`` and ``forget_sampled``, where the config has them."""
+    sampled = {name: c for name, c in scored.parts.items() if name.startswith(sampled_block(""))}
+    wrapped = [n for n in scored.parts if n.startswith(wrapped_block("")) and n not in sampled]
     further: dict[str, Any] = {}
     if wrapped:
         further[WRAPPED] = {
             name.removeprefix(wrapped_block("")): block_of(WRAPPED, scored, name)
             for name in wrapped
         }
-    if drawn:
-        parts = {**scored.parts, SAMPLED: _as_seeds(list(drawn.values()))}
+    if sampled:
+        parts = {**scored.parts, SAMPLED: _as_seeds(list(sampled.values()))}
         further[SAMPLED] = block_of(SAMPLED, replace(scored, parts=parts))
     return further
 
 
 def _as_seeds(draws: list[Columns]) -> Columns:
-    """Draws are another asking of the same rows, as seeds are: [draws x seeds, rows]."""
+    """Draws answer the same rows again, as seeds do: [draws x seeds, rows]."""
     return {name: np.concatenate([draw[name] for draw in draws]) for name in draws[0]}

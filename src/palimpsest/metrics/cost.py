@@ -30,7 +30,7 @@ def cost(
     Returns:
         ``wall_s`` (stage -> seconds, mean over its files), ``peak_rss_mb`` (largest of all files
         and measurements), ``peak_gpu_mb``, ``trained_parameters`` and ``steps`` (largest over
-        seeds); None where nothing says.
+        seeds); None where no file has the value.
     """
     records = {
         stage: [record for path in paths if path.is_file() for record in read_benchmark(path)]

@@ -1,4 +1,4 @@
-"""How a measure is declared: the row's value, the block's value, and the words that go with it.
+"""How a measure is declared: a row's value, a block's value, and their texts.
 
 The declarations themselves are in `palimpsest.metrics.measures`, one file per kind. From them
 follow the columns of rows.parquet, the blocks of eval.json, the differences of compare.json, the
@@ -22,7 +22,7 @@ PARTS = ANSWERED
 HARM, KNOWUNDO, PRIVACY, UTILITY, TEXT = "harm", "knowundo", "privacy", "utility", "text"
 """Blocks that measure several parts together."""
 WRAPPED, SAMPLED = "forget_wrapped", "forget_sampled"
-"""Blocks of further answers, where the config asks for them: one per wrapper; all draws in one."""
+"""Blocks of further answers, where the config has them: one per wrapper; one for all draws."""
 
 Columns = Mapping[str, np.ndarray]
 """Per-row values of one block: name -> [seeds, rows], NaN where a row has none."""
@@ -30,7 +30,7 @@ Columns = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Scored:
-    """What a block's value is computed from."""
+    """The values from which a block's value is computed."""
 
     parts: Mapping[str, Columns]
     """Block -> its columns."""
@@ -50,21 +50,21 @@ class Column:
 
     name: str
     of: type
-    """What it is computed from: `palimpsest.metrics.teacher_forced.Reading` (the likelihoods of a
-    part's rows) or `palimpsest.metrics.answers.Answers` (the free answers)."""
+    """Class of its input: `palimpsest.metrics.teacher_forced.Reading` (likelihoods of a part) or
+    `palimpsest.metrics.answers.Answers` (free answers)."""
     each: Callable[[Any], Sequence[Any] | np.ndarray | None]
     """One value per row, None or NaN where a row has none; None: no such column this time."""
     type: pa.DataType = field(default_factory=pa.float64)
     blocks: tuple[str, ...] = ()
     """Blocks whose rows have it; empty: all."""
     lacks: str = ""
-    """What ``reason`` of rows.parquet says of a row without a value."""
+    """Text of ``reason`` in rows.parquet for a row without a value."""
     difference: str = ""
-    """Name of its difference to ``original`` in compare.json; empty: none is taken."""
+    """Name of its difference to ``original`` in compare.json; empty: there is none."""
     says: str = ""
-    """The formula, for docs/metrics.md; a measure's column leaves it to the measure."""
+    """The formula, for docs/metrics.md; empty for a measure's column (the measure has it)."""
     source: str = ""
-    """Who has it from, a number in the list of docs/metrics.md included."""
+    """Where it comes from, with the number in the list of docs/metrics.md."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Shown:
     group: str = ""
     """Head above several columns; empty: by the block."""
     first: bool = False
-    """Stands in the first table; else in the second, for those who want to know more."""
+    """Stands in the first table; else in the second, which has the details."""
     optional: bool = True
     """Shown only where a method of the subject has a value."""
     difference: bool = False
@@ -93,19 +93,19 @@ class Shown:
 class Measure:
     """A measure of eval.json.
 
-    Most have a `column` and reduce it to one number. Those that are made of several columns or
-    blocks have `compute` instead.
+    Most have a `column` and reduce it to one number. A measure of several columns or blocks has
+    `compute` instead.
     """
 
     name: str
     """Key in its blocks."""
     says: str
-    """The formula of a row's value (or of the whole), for docs/metrics.md."""
+    """The formula of a row's value (or of the block's), for docs/metrics.md."""
     blocks: tuple[str, ...] = PARTS
     """Blocks of eval.json that have it."""
     column: Column | None = None
     reduce: Callable[[np.ndarray, Settings, str], Estimate] = mean
-    """From the values of the column [seeds, rows] to the block's: `mean` or `rate`."""
+    """Takes the column's values [seeds, rows], returns the block's: `mean` or `rate`."""
     compute: Callable[[Scored, str], Estimate] | None = None
     """The estimate of a block, by name; instead of `reduce`."""
     part: str = ""
@@ -115,7 +115,7 @@ class Measure:
     share: bool = True
     """Between 0 and 1, and shown per cent."""
     always: bool = True
-    """False: the block lacks it where the config does not ask for the column."""
+    """False: the block lacks it where the config leaves the column out."""
     forget: str = ""
     """Good direction where something is to be forgotten: ``down``, ``up``, ``towards 0.5`` ..."""
     retain: str = ""

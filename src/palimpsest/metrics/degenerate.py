@@ -1,4 +1,4 @@
-"""Is an answer no answer at all? Forgetting is worth little if the model only babbles."""
+"""Finds degenerate answers: forgetting is worth little if the model only babbles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPEATED_WORDS = 4
 DISTINCT_SHARE = 0.3
 """Below this share of distinct words an answer only repeats itself."""
 REPEATS = 4
-"""A text of eight characters or more that is one unit this many times over is a repetition."""
+"""A text of eight characters or more is a repetition if it is one unit, this often."""
 WORD_SHARE = 0.5
 """Below this share of word-like pieces an answer is noise."""
 NUMBER_PIECES = 3

@@ -1,65 +1,60 @@
 """Generate ``workflow/schemas/eval.schema.json`` and the tables of ``docs/metrics.md``.
 
-``python -m palimpsest.metrics.docs`` writes them, ``--check`` says whether they are current. Both
-follow from the declarations in `palimpsest.metrics.measures`.
+Both follow from the declarations in `palimpsest.metrics.measures`.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from palimpsest.errors import UserError, run_cli
-from palimpsest.io.atomic import write_text
+from palimpsest.io.markdown import read_page, renewed, table
+from palimpsest.judges import JUDGES
 from palimpsest.metrics.declaration import PARTS, Column, Comparison, Measure
 from palimpsest.metrics.measures import columns, declared_in, files, measures
 from palimpsest.metrics.schema import schema_text
 
 PAGE, SCHEMA = Path("docs/metrics.md"), Path("workflow/schemas/eval.schema.json")
-DIRECTIONS, OTHERS = "directions", "others"
-"""The tables that belong to no file: which direction is good; the files without a place."""
+DIRECTIONS, JUDGE_TABLE, OTHERS = "directions", "judges", "others"
+"""Tables of no single file: which direction is good; judges; files without marks on the page."""
+RUNS = {"scoring": "`score`", "model": "`judge`, GPU", "service": "`judge`, network"}
+"""Value of `palimpsest.judges.JudgeSettings.runs` -> its meaning."""
 
 HEAD = ("measure", "formula", "of the block", "source")
 
 
-def marks(table: str) -> tuple[str, str]:
+def marks(name: str) -> tuple[str, str]:
     """The lines of the page between which a table stands."""
-    return f"<!-- measures: {table} -->", f"<!-- end of measures: {table} -->"
+    return f"<!-- measures: {name} -->", f"<!-- end of measures: {name} -->"
 
 
 def page_text(page: str) -> str:
     """`page` with its tables renewed.
 
-    A file's table stands between the `marks` of its name; a file without such a place is among the
-    others.
+    A file's table stands between the `marks` of its name; a file without marks is in the table
+    `OTHERS`.
 
     Raises:
         UserError: a pair of marks is not there.
     """
     tables = {_name(file): table_of([file]) for file in files() if marks(_name(file))[0] in page}
-    tables[DIRECTIONS] = directions()
+    tables |= {DIRECTIONS: directions(), JUDGE_TABLE: judge_table()}
     tables[OTHERS] = table_of([file for file in files() if _name(file) not in tables])
-    for name, table in tables.items():
-        first, last = marks(name)
-        before, begin, rest = page.partition(first)
-        _, end, after = rest.partition(last)
-        if not begin or not end:
-            raise UserError(f"{PAGE} lacks one of the lines {first!r} and {last!r}")
-        page = f"{before}{begin}\n\n{table}\n{end}{after}"
+    for name, text in tables.items():
+        page = renewed(PAGE, page, marks(name), text)
     return page
 
 
 def table_of(modules: list[ModuleType]) -> str:
-    """The measures of these files; columns in which no line has anything are left out."""
+    """The measures of `modules`; columns that are empty in every line are left out."""
     lines = [line for file in modules for line in _lines(file)]
     if not lines:
         return "None.\n"
     shown = [i for i in range(len(HEAD)) if any(line[i] for line in lines)]
-    return _markdown([[line[i] for i in shown] for line in [HEAD, *lines]])
+    head, *rows = [[line[i] for i in shown] for line in [HEAD, *lines]]
+    return table(head, rows)
 
 
 def directions() -> str:
@@ -70,29 +65,25 @@ def directions() -> str:
         name = measure.name if of_parts else f"{measure.blocks[0]}.{measure.name}"
         names[not of_parts, measure.forget, measure.retain].append(f"`{name}`")
     lines = [(", ".join(names[key]), key[1], key[2]) for key in sorted(names, key=lambda k: k[0])]
-    return _markdown([("measure", "`forget*`", "`retain*`, `general`"), *lines])
+    return table(("measure", "`forget*`", "`retain*`, `general`"), lines)
 
 
-def outdated(root: Path) -> dict[Path, str]:
-    """Files below `root` that are not current -> what they should hold."""
-    page, schema = root / PAGE, root / SCHEMA
-    texts = {page: page_text(_read(page)), schema: schema_text()}
-    return {path: text for path, text in texts.items() if _read(path) != text}
+def judge_table() -> str:
+    """Every judge: the first lines of its file and of its function, and where it runs."""
+    lines = [
+        (f"`{name}`", _first_line(judge), _first_line(judge.judge), RUNS[judge.Settings.runs])
+        for name, judge in JUDGES.all().items()
+    ]
+    return table(("judge", "what it is", "verdict", "runs in"), lines)
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--root", type=Path, default=Path(), help="the checkout; default: here")
-    args = parser.parse_args()
-    texts = outdated(args.root)
-    if args.check and texts:
-        names = ", ".join(map(str, texts))
-        raise UserError(f"{names}: outdated; run `python -m palimpsest.metrics.docs`")
-    for path, text in texts.items():
-        write_text(path, text)
-        print(f"wrote {path}")
+def pages(root: Path) -> dict[Path, str]:
+    """Files below `root` -> what they should hold.
+
+    Raises:
+        UserError: the page lacks the marks of a table.
+    """
+    return {PAGE: page_text(read_page(root / PAGE)), SCHEMA: schema_text()}
 
 
 def _lines(file: ModuleType) -> list[tuple[str, str, str, str]]:
@@ -118,18 +109,9 @@ def _differences() -> tuple[str, str, str, str]:
     return "`differences`", says, "", ""
 
 
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").splitlines()[0].replace("``", "`")
+
+
 def _name(file: ModuleType) -> str:
     return file.__name__.rpartition(".")[2]
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(lines[0])
-    return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-if __name__ == "__main__":
-    run_cli(main)

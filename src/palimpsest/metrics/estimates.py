@@ -2,8 +2,8 @@
 
 Inputs are arrays [seeds, rows]; NaN marks a row that could not be computed. The value is the mean
 over seeds of each seed's value; ``sd`` is the sample standard deviation of those. ``n`` counts rows
-(not rows x seeds), and ``ci95`` is the interval for the choice of rows: asking the same rows again
-with another seed does not make it narrower.
+(not rows x seeds), and ``ci95`` is the interval for the choice of rows: a further seed
+of the same rows does not make it narrower.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def harmonic_mean(columns: Sequence[np.ndarray], n: int, settings: Settings) -> 
             return np.asarray(len(columns) / (1 / means).sum(axis=-1))
 
     by_seed = harmonic(np.stack([values.mean(axis=1) for values in columns], axis=-1))
-    # Each measure draws its own rows: those of different measures are not the same.
+    # Measures have different rows, so each draws its rows apart from the others.
     draws = [
         bootstrap_means(values.mean(axis=0)[:, None], settings["bootstrap"], seed)
         for seed, values in enumerate(columns)
@@ -105,7 +105,7 @@ def spread(values: list[float]) -> float | None:
 
 
 def without_gaps(values: np.ndarray) -> np.ndarray:
-    """The rows that every seed has a number for."""
+    """The rows with a number in every seed."""
     return values[:, ~np.isnan(values).any(axis=0)]
 
 

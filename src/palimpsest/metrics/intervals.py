@@ -18,15 +18,15 @@ _CHUNK = 2**22
 def wilson(rate: float, n: int, confidence: float) -> Interval:
     """Wilson's score interval (1927) of a share `rate` seen in `n` rows.
 
-    Unlike the textbook interval it keeps its coverage at rates of 0 and 1, where it is not empty.
-    ``scipy.stats.binomtest`` has it for whole counts alone; a mean over seeds is none.
+    At rates of 0 and 1 the textbook interval is empty; this one keeps its coverage.
+    ``scipy.stats.binomtest`` takes whole counts alone, and a mean over seeds is no whole count.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     middle = rate + z * z / (2 * n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     low, high = (middle - half) / scale, (middle + half) / scale
-    # At the ends the exact bound is 0 or 1; floating point leaves 1e-17 beside it.
+    # At the ends the exact bound is 0 or 1; floating point misses it by 1e-17.
     return (0.0 if rate == 0 else max(0.0, low), 1.0 if rate == 1 else min(1.0, high))
 
 
@@ -40,9 +40,9 @@ def bootstrap_means(columns: np.ndarray, resamples: int, seed: int = BOOTSTRAP_S
     draws = np.empty((resamples, columns.shape[1]))
     step = max(1, _CHUNK // (rows * columns.shape[1]))
     for start in range(0, resamples, step):
-        some = draws[start : start + step]
-        chosen = generator.integers(rows, size=(len(some), rows))
-        some[:] = columns[chosen].mean(axis=1)
+        block = draws[start : start + step]
+        places = generator.integers(rows, size=(len(block), rows))
+        block[:] = columns[places].mean(axis=1)
     return draws
 
 

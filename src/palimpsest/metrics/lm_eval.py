@@ -1,4 +1,4 @@
-"""The ``lm_eval`` block of eval.json, from what lm-eval found for every seed."""
+"""The ``lm_eval`` block of eval.json, from the results of lm-eval for every seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from palimpsest.metrics.estimates import Estimate, estimated, missing
 from palimpsest.metrics.intervals import Interval, wilson
 
 NOTED = ("version", "shots", "limit")
-"""What stands beside a task's metrics."""
+"""Keys of a task beside its metrics."""
 
 Result = Mapping[str, Any]
 
@@ -47,10 +47,10 @@ def lm_eval_block(
 
 
 def _estimate(results: Sequence[Result | None], n: int, confidence: float) -> Estimate:
-    values = [one["value"] for one in results if one is not None]
+    values = [result["value"] for result in results if result is not None]
     if len(values) < len(results) or None in values:
         return missing("lm-eval gives no number", n)
-    errors = [one["stderr"] for one in results if one is not None]
+    errors = [result["stderr"] for result in results if result is not None]
     return estimated(np.array(values), n, _interval(values, errors, n, confidence))
 
 
@@ -58,13 +58,13 @@ def _interval(
     values: Sequence[float], errors: Sequence[float | None], n: int, confidence: float
 ) -> Interval | None:
     """Wilson's for a share of yes/no rows, else the normal one of lm-eval's standard error."""
-    known = [error for error in errors if error is not None]
-    if len(known) < len(errors):
+    numbers = [error for error in errors if error is not None]
+    if len(numbers) < len(errors):
         return None
     value = fmean(values)
-    if n > 1 and all(_is_share(v, e, n) for v, e in zip(values, known, strict=True)):
+    if n > 1 and all(_is_share(v, e, n) for v, e in zip(values, numbers, strict=True)):
         return wilson(value, n, confidence)
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * fmean(known)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * fmean(numbers)
     return value - half, value + half
 
 

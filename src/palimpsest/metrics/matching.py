@@ -1,4 +1,4 @@
-"""Does an answer contain a key string? As a whole word, in any case, and never inside a number."""
+"""Whether an answer contains a key string, as a whole word, whatever the case."""
 
 from __future__ import annotations
 

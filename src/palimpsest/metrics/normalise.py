@@ -20,7 +20,7 @@ def normalise(text: str) -> str:
 
 
 def without_final_punctuation(text: str) -> str:
-    """`normalise`, then without closing punctuation (kept if there is nothing else)."""
+    """`normalise`, without closing punctuation (a text of punctuation alone stays)."""
     text = normalise(text)
     return text.rstrip(_FINAL_PUNCTUATION) or text
 

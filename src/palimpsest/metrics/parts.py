@@ -1,4 +1,4 @@
-"""The rows that are scored, as the data sets have them."""
+"""The rows that are scored, read from the data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.asked import asked, sampled_block, wrapped_block
+from palimpsest.metrics.asked import draw_ids, sampled_block, wrapped_block
+from palimpsest.settings.types import split_ref
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Part:
     """Wrong answers (``perturbed``); may be empty."""
 
     def at(self, places: Sequence[int]) -> Part:
-        """The part with the rows at these places alone."""
+        """The part with the rows at `places` alone."""
         return replace(
             self,
             ids=[self.ids[i] for i in places],
@@ -43,10 +44,10 @@ class Part:
             wrong=[self.wrong[i] for i in places],
         )
 
-    def asked(self, count: int | None) -> list[int]:
-        """Places of the rows that are answered freely, see `palimpsest.metrics.asked.asked`."""
-        chosen = set(asked(self.ids, count))
-        return [place for place, name in enumerate(self.ids) if name in chosen]
+    def draw(self, count: int | None) -> list[int]:
+        """Places of the rows that are answered freely, see `palimpsest.metrics.asked.draw_ids`."""
+        names = set(draw_ids(self.ids, count))
+        return [place for place, name in enumerate(self.ids) if name in names]
 
 
 def read_part(datasets: Path, block: str, ref: str) -> Part:
@@ -55,7 +56,7 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
     Raises:
         UserError: the file is missing, damaged, empty, lacks a column or repeats an id.
     """
-    dataset, name = ref.split("/")
+    dataset, name = split_ref(ref)
     path = verified(datasets / dataset, table_of(name))
     table = columns_of(path, ("id", "prompt", "response", "key"), ("perturbed",)).sort_by("id")
     ids = table.column("id").to_pylist()

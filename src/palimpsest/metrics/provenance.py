@@ -94,12 +94,12 @@ def git_commit(folder: Path | None = None) -> str | None:
     """
     command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def _source(manifest: Path) -> dict[str, Any]:

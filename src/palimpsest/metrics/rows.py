@@ -15,10 +15,10 @@ from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import GENERATIONS, JUDGED, LIKELIHOOD
 from palimpsest.io.tables import read_table
-from palimpsest.judges import FORBIDDEN, Case, Verdict, load_judge
+from palimpsest.judges import FORBIDDEN, JUDGES, Case, Verdict
 from palimpsest.metrics import teacher_forced as forced
 from palimpsest.metrics.answers import Answers, rouge_of
-from palimpsest.metrics.asked import ANSWERED, COMPARED, CONTRASTED, NOT_ASKED, RESPONSE
+from palimpsest.metrics.asked import ANSWERED, COMPARED, CONTRASTED, NOT_ANSWERED, RESPONSE
 from palimpsest.metrics.declaration import Columns
 from palimpsest.metrics.measures import columns
 from palimpsest.metrics.parts import Part, columns_of
@@ -59,7 +59,7 @@ def rows_table(rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]) ->
             }
             present = {name: kind for name, kind in types.items() if name in values}
             tables.append(pa.table({n: values[n] for n in present}, schema=pa.schema(present)))
-    # A block lacks the columns that it is not measured by: they are null there.
+    # A block lacks the columns of other blocks: they become null there.
     table = pa.concat_tables(tables, promote_options="default")
     return table.select([name for name in types if name in table.column_names])
 
@@ -81,7 +81,7 @@ def stacked(rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]) -> di
 def answers_by_block(
     rows: Mapping[int, Mapping[str, Rows]], parts: Sequence[Part]
 ) -> dict[str, list[list[str]]]:
-    """Block -> the answers of each seed, where there are some."""
+    """Block -> the answers of each seed, for blocks with answers."""
     by_block = {}
     for part in parts:
         texts = [blocks[part.block].get("answer", []) for blocks in rows.values()]
@@ -94,44 +94,44 @@ def answers_by_block(
 def score_seed(
     folder: Path,
     parts: Sequence[Part],
-    answered: Sequence[Part],
+    further: Sequence[Part],
     config: Mapping[str, Any],
-    untaught: Path | None = None,
+    base_likelihood: Path | None = None,
 ) -> dict[str, Rows]:
     """All measures of the rows of one seed, by block.
 
     Args:
         folder: ``results/<model>/<method>/seed-<seed>``.
         parts: the evaluated parts.
-        answered: further blocks of answers alone (wrapped, sampled).
+        further: blocks of answers alone (wrapped, sampled).
         config: the stage's slice.
-        untaught: likelihood table of the base model, for the reference attack.
+        base_likelihood: likelihood table of the base model, for the reference attack.
     """
     likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
     greedy = [part.block for part in parts if part.block in ANSWERED]
     generations = _by_block(
         folder / GENERATIONS,
         schemas.GENERATIONS.names,
-        [*greedy, *(part.block for part in answered)],
+        [*greedy, *(part.block for part in further)],
     )
     judged = _judged(folder / JUDGED, config["score"]["harm_judge"])
     rows: dict[str, Rows] = {}
     for part in parts:
-        reading = _reading(likelihood[part.block], part, config, folder, untaught)
-        places = part.asked(config["answers"]) if part.block in ANSWERED else []
+        reading = _reading(likelihood[part.block], part, config, folder, base_likelihood)
+        places = part.draw(config["answers"]) if part.block in ANSWERED else []
         rows[part.block] = _facts(part) | _joined(
             _of_reading(reading, part.block),
             _of_answers(generations.get(part.block), part, places, config, judged, folder),
         )
-    for part in answered:
-        every = range(len(part.ids))
-        values = _of_answers(generations[part.block], part, every, config, judged, folder)
+    for part in further:
+        all_rows = range(len(part.ids))
+        values = _of_answers(generations[part.block], part, all_rows, config, judged, folder)
         rows[part.block] = _facts(part) | _joined(values)
     return rows
 
 
 def computed(source: forced.Reading | Answers, block: str) -> Rows:
-    """The columns that are computed from `source`, NaN and infinity as None."""
+    """The columns that follow from `source`, with None for NaN and infinity."""
     rows: Rows = {}
     for column in columns():
         if isinstance(source, column.of) and block in (column.blocks or (block,)):
@@ -148,10 +148,10 @@ def _finite(value: Any) -> Any:
 
 def _lacking(rows: Rows) -> list[str]:
     """Why each row lacks values; empty where it lacks none."""
-    named = [(rows[column.name], column.lacks) for column in columns() if column.name in rows]
+    reasons = [(rows[column.name], column.lacks) for column in columns() if column.name in rows]
     count = len(next(iter(rows.values())))
     return [
-        "; ".join(why for values, why in named if why and values[i] is None) for i in range(count)
+        "; ".join(why for values, why in reasons if why and values[i] is None) for i in range(count)
     ]
 
 
@@ -173,44 +173,48 @@ def _joined(*pieces: Rows) -> Rows:
 
 
 def _reading(
-    table: pa.Table, part: Part, config: Mapping[str, Any], folder: Path, untaught: Path | None
+    table: pa.Table,
+    part: Part,
+    config: Mapping[str, Any],
+    folder: Path,
+    base_likelihood: Path | None,
 ) -> forced.Reading:
     where = f"{folder / LIKELIHOOD}, part {part.block}"
-    tokens = _own_tokens(table, part, where)
+    tokens = _right_tokens(table, part, where)
     reading = forced.Reading(tokens, part.responses, config["score"])
-    if part.block in COMPARED and untaught is not None:
-        tables = _by_block(untaught, schemas.LIKELIHOOD.names, [part.block], only=False)
+    if part.block in COMPARED and base_likelihood is not None:
+        tables = _by_block(base_likelihood, schemas.LIKELIHOOD.names, [part.block], only=False)
         base = tables[part.block]
-        own = _own_tokens(base, part, f"{untaught}, part {part.block}")
-        reading = replace(reading, base=own)
+        where_base = f"{base_likelihood}, part {part.block}"
+        reading = replace(reading, base=_right_tokens(base, part, where_base))
     if part.block in CONTRASTED:
         reading = replace(reading, wrong=_wrong_answers(table, part, config, where))
     return reading
 
 
-def _own_tokens(table: pa.Table, part: Part, where: str) -> forced.Tokens:
-    own = table.filter(pc.equal(table.column("alternative"), RESPONSE))
-    return forced.teacher_forced(own, part.ids, where)
+def _right_tokens(table: pa.Table, part: Part, where: str) -> forced.Tokens:
+    lines = table.filter(pc.equal(table.column("alternative"), RESPONSE))
+    return forced.teacher_forced(lines, part.ids, where)
 
 
 def _wrong_answers(
     table: pa.Table, part: Part, config: Mapping[str, Any], where: str
 ) -> list[list[float]]:
-    """Mean log-probabilities of each row's wrong answers; empty in rows whose were not read."""
+    """Mean log-probabilities of each row's wrong answers; empty where they were not measured."""
     with_wrong = [place for place, wrong in enumerate(part.wrong) if wrong]
-    read = [with_wrong[i] for i in part.at(with_wrong).asked(config["alternatives"])]
+    places = [with_wrong[i] for i in part.at(with_wrong).draw(config["alternatives"])]
     logs: list[list[float]] = [[] for _ in part.ids]
-    if not read:
+    if not places:
         return logs
     lines = table.filter(pc.greater(table.column("alternative"), RESPONSE))
     names = pc.binary_join_element_wise(
         lines.column("id"), pc.cast(lines.column("alternative"), pa.string()), "#"
     )
     lines = lines.set_column(lines.column_names.index("id"), "id", names)
-    ids = [f"{part.ids[at]}#{k}" for at in read for k in range(len(part.wrong[at]))]
+    ids = [f"{part.ids[at]}#{k}" for at in places for k in range(len(part.wrong[at]))]
     tokens = forced.teacher_forced(lines, ids, f"{where}, wrong answers")
     means = iter(tokens.mean_logprob.tolist())
-    for at in read:
+    for at in places:
         logs[at] = [next(means) for _ in part.wrong[at]]
     return logs
 
@@ -231,20 +235,20 @@ def _of_answers(
     judged: Verdicts | None,
     folder: Path,
 ) -> Rows:
-    """Measures of the free answers, null in rows that were not to be answered."""
+    """Measures of the free answers, null in rows outside `places`, which are not answered."""
     if table is None:
         return {"reason": [""] * len(part.ids)}
     settings = config["score"]
-    asked = part.at(places)
-    lines = answers_of(table, part, asked, f"{folder / GENERATIONS}, part {part.block}")
+    answered = part.at(places)
+    lines = answers_of(table, part, answered, f"{folder / GENERATIONS}, part {part.block}")
     texts = lines.column("answer").to_pylist()
-    rouge = rouge_of(texts, asked.responses, settings)
-    verdicts = _verdicts(asked, texts, rouge["rougeL"], settings, judged)
+    rouge = rouge_of(texts, answered.responses, settings)
+    verdicts = _verdicts(answered, texts, rouge["rougeL"], settings, judged)
     generated = {name: lines.column(name).to_pylist() for name in schemas.GENERATIONS.names[3:]}
     answers = Answers(
         texts,
-        asked.responses,
-        asked.keys,
+        answered.responses,
+        answered.keys,
         rouge,
         settings,
         generated,
@@ -255,33 +259,33 @@ def _of_answers(
     reasons = zip(_lacking(values), judge, strict=True)
     values |= {"answer": texts, "reason": ["; ".join(filter(None, pair)) for pair in reasons]}
     rows: Rows = {name: [None] * len(part.ids) for name in values}
-    rows["reason"] = [NOT_ASKED] * len(part.ids)
+    rows["reason"] = [NOT_ANSWERED] * len(part.ids)
     for name, column in values.items():
         for place, value in zip(places, column, strict=True):
             rows[name][place] = value
     return rows
 
 
-def answers_of(table: pa.Table, part: Part, wanted: Part, where: str) -> pa.Table:
-    """The answers of the `wanted` rows, in that order; answers to other rows are ignored.
+def answers_of(table: pa.Table, part: Part, answered: Part, where: str) -> pa.Table:
+    """The answers of the rows of `answered`, in their order; answers to other rows are ignored.
 
     Args:
         table: the lines of generations.parquet about this part.
         part: all its rows.
-        wanted: those that were to be answered.
-        where: what errors call the table.
+        answered: the rows of it that must have an answer.
+        where: name of the table in errors.
 
     Raises:
         UserError: a row has no answer or several.
     """
-    others = set(part.ids) - set(wanted.ids)
+    others = set(part.ids) - set(answered.ids)
     if others:
         column = table.column("id").to_pylist()
         table = table.filter(pa.array([name not in others for name in column], pa.bool_()))
-    rows = forced.rows_of(table, wanted.ids, where)
-    counts = np.bincount(rows, minlength=len(wanted.ids))
+    rows = forced.rows_of(table, answered.ids, where)
+    counts = np.bincount(rows, minlength=len(answered.ids))
     if (counts > 1).any():
-        name = wanted.ids[counts.argmax()]
+        name = answered.ids[counts.argmax()]
         raise UserError(f"{where}: row '{name}' has {counts.max()} answers; {forced.STALE}")
     table = table.take(np.argsort(rows))
     if nulls := table.column("answer").null_count:
@@ -301,21 +305,21 @@ def _verdicts(
     if judged is None:
         columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
         cases = [Case(*values) for values in zip(*columns, strict=True)]
-        judge = load_judge(settings["harm_judge"])
+        judge = JUDGES.get(settings["harm_judge"])
         return judge.judge(
             cases, judge.Settings(**{k: settings[k] for k in judge.Settings.model_fields})
         )
     if absent := [name for name in part.ids if (part.block, name) not in judged]:
         raise UserError(
-            f"{JUDGED}, part {part.block}: row {forced.some(absent)} was not judged; delete it "
+            f"{JUDGED}, part {part.block}: row {forced.first_of(absent)} was not judged; delete it "
             "and run the same command again"
         )
     return [judged[part.block, name] for name in part.ids]
 
 
 def _judged(path: Path, judge: str) -> Verdicts | None:
-    """Verdicts of a judge that ran in a stage of its own; None for one that runs in scoring."""
-    if load_judge(judge).Settings.runs == "scoring":
+    """Verdicts of a judge that has its own stage; None for one that runs in scoring."""
+    if JUDGES.get(judge).Settings.runs == "scoring":
         return None
     table, facts = read_table(path)
     if facts.get("judge") != judge:
@@ -334,10 +338,10 @@ def _by_block(
     table = columns_of(path, columns)
     present = set(table.column("part").unique().to_pylist())
     if absent := sorted(set(blocks) - present):
-        raise UserError(f"{path} has no rows of part {forced.some(absent)}; {forced.STALE}")
+        raise UserError(f"{path} has no rows of part {forced.first_of(absent)}; {forced.STALE}")
     if only and (unknown := sorted(map(str, present - set(blocks)))):
         raise UserError(
-            f"{path} has rows of part {forced.some(unknown)}, which the scenario does not evaluate "
-            f"(it evaluates {', '.join(blocks)}); {forced.STALE}"
+            f"{path} has rows of part {forced.first_of(unknown)}, which the scenario does not "
+            f"evaluate (it evaluates {', '.join(blocks)}); {forced.STALE}"
         )
     return {block: table.filter(pc.equal(table.column("part"), block)) for block in blocks}

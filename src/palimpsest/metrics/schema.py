@@ -66,7 +66,7 @@ def eval_schema() -> Schema:
 
 
 def schema_text() -> str:
-    """The schema as the file has it."""
+    """The text of the schema's file."""
     return json.dumps(eval_schema(), indent=1) + "\n"
 
 
@@ -119,8 +119,8 @@ def _metrics() -> Schema:
 
 
 def _description(block: str) -> str:
-    named = [f"{measure.name}: {measure.says}" for measure in measures_of(block)]
-    return "; ".join(named).replace("`", "") + "."
+    texts = [f"{measure.name}: {measure.says}" for measure in measures_of(block)]
+    return "; ".join(texts).replace("`", "") + "."
 
 
 def _lm_eval() -> Schema:

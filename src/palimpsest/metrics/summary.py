@@ -1,4 +1,4 @@
-"""A few values per part, without intervals: what a sweep over settings compares."""
+"""A few values per part, without intervals, which a sweep over settings compares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from palimpsest.errors import UserError
 from palimpsest.metrics.answers import Answers, rouge_of
 from palimpsest.metrics.measures import answers as answer_measures
 from palimpsest.metrics.measures import teacher_forced as forced
-from palimpsest.metrics.teacher_forced import STALE, Reading, Tokens, some, teacher_forced
+from palimpsest.metrics.teacher_forced import STALE, Reading, Tokens, first_of, teacher_forced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +39,11 @@ def summarize(
     """Means of each part, by the formulas of eval.json.
 
     Args:
-        likelihood: columns `palimpsest.io.schemas.LIKELIHOOD`, of own responses alone.
-        answers: columns `palimpsest.io.schemas.ANSWERS`; in a part that has answers, the rows
-            that were answered are the ones that count.
+        likelihood: columns `palimpsest.io.schemas.LIKELIHOOD`, of the right responses alone.
+        answers: columns `palimpsest.io.schemas.ANSWERS`; in a part with answers, only the rows
+            with an answer count.
         truth: part, id, response, key of at least the answered rows.
-        settings: instead of those in `USUAL`.
+        settings: replace those in `USUAL`.
 
     Returns:
         part -> ``n``, ``recall_rate``, ``accuracy``, ``probability``, ``perplexity``, ``rouge_l``,
@@ -74,7 +74,7 @@ def _answered(
     ids = answers["id"].tolist()
     right = truth[truth["part"] == part].set_index("id")
     if unknown := sorted(set(ids) - set(right.index)):
-        raise UserError(f"part {part}: row {some(unknown)} is not in the data set; {STALE}")
+        raise UserError(f"part {part}: row {first_of(unknown)} is not in the data set; {STALE}")
     right = right.loc[ids]
     tokens = _tokens(part, likelihood, ids)
     texts, responses = answers["answer"].tolist(), right["response"].tolist()
@@ -115,5 +115,5 @@ def _perplexity(tokens: Tokens) -> float | None:
 
 def _mean(values: Iterable[Any] | None) -> float | None:
     numbers = () if values is None else values
-    known = [float(v) for v in numbers if v is not None and not math.isnan(v)]
-    return math.fsum(known) / len(known) if known else None
+    present = [float(v) for v in numbers if v is not None and not math.isnan(v)]
+    return math.fsum(present) / len(present) if present else None

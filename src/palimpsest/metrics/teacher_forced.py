@@ -1,7 +1,7 @@
-"""Likelihood tables: the model is given the response and asked for each next token.
+"""Likelihood tables: the model gets the response and predicts each next token.
 
-One rule for all that is computed from them: the end-of-text target is left out. It carries no fact,
-and whether it is taught at all is a setting of the template (``template.eos``).
+The end-of-text target is left out of every measure. It carries no fact, and whether it is taught at
+all is a setting of the template (``template.eos``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tokens:
     expected: np.ndarray
     """Mean log-probability of a token under the model's own distribution at this place."""
     deviation: np.ndarray
-    """Standard deviation of that."""
+    """Standard deviation of the log-probability under that distribution."""
 
     @cached_property
     def count(self) -> np.ndarray:
@@ -76,7 +76,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Reading:
-    """What measures under teacher forcing are computed from: one part, one seed."""
+    """The values of measures under teacher forcing: one part, one seed."""
 
     tokens: Tokens
     responses: Sequence[str]
@@ -84,7 +84,7 @@ class Reading:
     settings: Mapping[str, Any]
     """Config section ``score``."""
     base: Tokens | None = None
-    """The same rows read by the base model; None where that was not measured."""
+    """The same rows under the base model; None where it was not measured."""
     wrong: Sequence[Sequence[float]] = field(default=())
     """Per row the mean log-probability of each wrong answer; empty in rows without any."""
 
@@ -126,15 +126,15 @@ def rows_of(table: pa.Table, ids: Sequence[str], where: str) -> np.ndarray:
     """Index into `ids` of each line of `table`.
 
     Raises:
-        UserError: a line has an id that is not asked for, or an id has no line.
+        UserError: a line has an id that is not in `ids`, or an id has no line.
     """
     column = table.column("id").combine_chunks().dictionary_encode()
     index = {name: i for i, name in enumerate(ids)}
     present = column.dictionary.to_pylist()
     if unknown := sorted(str(name) for name in present if name not in index):
-        raise UserError(f"{where}: row {some(unknown)} is not in the data set; {STALE}")
+        raise UserError(f"{where}: row {first_of(unknown)} is not in the data set; {STALE}")
     if absent := sorted(index.keys() - set(present)):
-        raise UserError(f"{where}: row {some(absent)} was not measured; {STALE}")
+        raise UserError(f"{where}: row {first_of(absent)} was not measured; {STALE}")
     if column.null_count:
         raise UserError(f"{where}: {column.null_count} lines have no id; {STALE}")
     places = np.array([index[name] for name in present], dtype=np.int64)
@@ -142,10 +142,10 @@ def rows_of(table: pa.Table, ids: Sequence[str], where: str) -> np.ndarray:
 
 
 STALE = "measure again (delete the file and run the same command)"
-"""What mends a table that does not fit its data set."""
+"""How to mend a table that does not fit its data set."""
 
 
-def some(names: Sequence[str]) -> str:
+def first_of(names: Sequence[str]) -> str:
     """The first of `names`, and how many more there are."""
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
     return f"'{names[0]}'{more}"

@@ -9,7 +9,7 @@ from importlib.resources import files
 def measures_version() -> str:
     """Twelve hexadecimal digits of a hash over the files of `palimpsest.metrics.measures`.
 
-    Formulas and declarations stand there. They are read and not imported: slices ask for this.
+    Formulas and declarations stand there. The files are read and not imported: slices need this.
     """
     digest = hashlib.sha256()
     folder = files("palimpsest.metrics").joinpath("measures")

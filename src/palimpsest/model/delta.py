@@ -24,19 +24,32 @@ from palimpsest.model.names import base_name
 
 
 class Delta(nn.Module):
-    """W -> W + factor * value, in W's type."""
+    """W -> W + (frozen + factor * value), in W's type; either part may be missing.
 
-    def __init__(self, value: Tensor) -> None:
-        """Add `value`, of W's shape, with factor 1."""
+    Attributes:
+        value: what may be trained, of W's shape.
+        frozen: what the model that training starts from adds already, fp32. As a buffer it stays
+            whole in every process where weights are sharded.
+        factor: on `value`.
+    """
+
+    frozen: Tensor | None
+
+    def __init__(self, value: nn.Parameter | None = None, frozen: Tensor | None = None) -> None:
+        """Add these, with factor 1."""
         super().__init__()
-        self.value = nn.Parameter(value)
+        self.value = value
+        self.register_buffer("frozen", frozen, persistent=False)
         self.factor = 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that the module uses."""
-        if self.factor == 1:
-            return (weight + self.value).to(weight.dtype)
-        return torch.add(weight, self.value, alpha=self.factor).to(weight.dtype)
+        if self.value is None:
+            return (weight + self.frozen).to(weight.dtype)  # type: ignore[operator]
+        if self.frozen is None:
+            return torch.add(weight, self.value, alpha=self.factor).to(weight.dtype)
+        added = torch.add(self.frozen, self.value, alpha=self.factor)
+        return (weight + added).to(weight.dtype)
 
 
 def add_deltas(model: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
@@ -80,12 +93,40 @@ def attach_deltas(model: nn.Module, values: Mapping[str, Tensor | None]) -> dict
         weight = getattr(first, attribute)
         if value is None:
             value = torch.zeros_like(weight, dtype=torch.float32)
-        # A tied tensor (embeddings and head) stands in several places but has one difference.
-        delta = Delta(value.to(weight.device))
-        for module, attribute in places[name]:
-            parametrize.register_parametrization(module, attribute, delta, unsafe=True)
-        trained[name] = delta.value.requires_grad_(True)
+        parameter = nn.Parameter(value.to(weight.device))
+        if (delta := _delta_of(first, attribute)) is None:
+            _register(places[name], Delta(parameter))
+        else:
+            delta.value = parameter
+        trained[name] = parameter
     return trained
+
+
+def freeze_deltas(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Add differences that are not trained; `add_deltas` adds to them.
+
+    Raises:
+        UserError: the model has no such tensor.
+    """
+    places = base_tensors(model)
+    for name, value in values.items():
+        if name not in places:
+            raise UserError(f"the model has no tensor {name}{did_you_mean(name, places)}")
+        first, attribute = places[name][0]
+        _register(places[name], Delta(frozen=value.to(getattr(first, attribute).device)))
+
+
+def _register(places: Sequence[tuple[nn.Module, str]], delta: Delta) -> None:
+    # A tied tensor (embeddings and head) stands in several places but has one difference.
+    for module, attribute in places:
+        parametrize.register_parametrization(module, attribute, delta, unsafe=True)
+
+
+def _delta_of(module: nn.Module, attribute: str) -> Delta | None:
+    if not parametrize.is_parametrized(module, attribute):
+        return None
+    delta: Delta = module.parametrizations[attribute][0]  # type: ignore[index,assignment]
+    return delta
 
 
 def merge_deltas(model: nn.Module) -> None:
@@ -109,12 +150,15 @@ def base_tensors(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     places: dict[str, list[tuple[nn.Module, str]]] = {}
     names: dict[int, str] = {}
     for prefix, module in model.named_modules():
+        if "lora_" in prefix or isinstance(module, Delta):
+            continue
         for attribute, tensor in module.named_parameters(recurse=False):
-            if "lora_" in prefix:
-                continue
-            name = f"{base_name(prefix)}.{attribute}".removeprefix(".")
+            # A tensor with a difference stands in ``<module>.parametrizations.<attribute>``.
+            owner, difference, changed = prefix.partition(".parametrizations.")
+            place = (model.get_submodule(owner), changed) if difference else (module, attribute)
+            name = f"{base_name(owner)}.{place[1]}".removeprefix(".")
             name = names.setdefault(id(tensor), name)
-            places.setdefault(name, []).append((module, attribute))
+            places.setdefault(name, []).append(place)
     return places
 
 
@@ -123,6 +167,15 @@ def set_factor(model: nn.Module, factor: float) -> None:
     for module in model.modules():
         if isinstance(module, Delta):
             module.factor = factor
+
+
+def sums(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Differences of `first` with those of `second` on top; a sum is where `second` is."""
+    total = dict(first)
+    for name, value in second.items():
+        added = value.detach()
+        total[name] = first[name].to(added.device) + added if name in first else added
+    return total
 
 
 def write_deltas(folder: Path, deltas: Mapping[str, Tensor]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``model.json``: describes any model that can be measured, relative to its base."""
+"""``model.json``: describes any model, relative to its base; and the parts of one that is there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST, MODEL
+from torch import Tensor
+
+from palimpsest.errors import UserError
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST, MODEL
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import write_manifest
-from palimpsest.model.adapter import FILES, Update, write_adapter
+from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.model.adapter import FILES, Update, read_adapter, write_adapter
+from palimpsest.model.delta import read_deltas
 
 
 def write_model(
@@ -46,3 +50,44 @@ def write_model(
         base_manifest=sha256_of(base / MANIFEST),
         **facts,
     )
+
+
+def manifest_of(folder: Path) -> str:
+    """Name of the file that lists the parts: ``model.json``, or ``manifest.json`` of an adapter."""
+    return MODEL if (folder / MODEL).exists() else MANIFEST
+
+
+def updates_in(folder: Path) -> dict[str, Update]:
+    """The low-rank update of a subject or of any model; empty if it has none.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    manifest = manifest_of(folder)
+    listed = ADAPTER_WEIGHTS in read_manifest(folder, manifest)["files"]
+    return read_adapter(folder, manifest) if listed else {}
+
+
+def deltas_in(folder: Path) -> dict[str, Tensor]:
+    """The differences of base tensors of a subject or of any model; empty if it has none.
+
+    Raises:
+        UserError: the file is missing or altered.
+    """
+    manifest = manifest_of(folder)
+    listed = DELTA_WEIGHTS in read_manifest(folder, manifest)["files"]
+    return read_deltas(folder, manifest) if listed else {}
+
+
+def check_base(folder: Path, base: Path) -> None:
+    """Compare the base that a model was made from with the one that is there.
+
+    Raises:
+        UserError: it is another one.
+    """
+    made_from = read_manifest(folder, manifest_of(folder)).get("base_manifest")
+    # The manifest of a subject's adapter does not say.
+    if made_from and made_from != sha256_of(base / MANIFEST):
+        raise UserError(
+            f"{folder / MODEL} was made from another version of {base}; delete {folder}"
+        )

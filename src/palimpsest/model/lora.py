@@ -16,6 +16,8 @@ from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import Update, read_files
 from palimpsest.model.base import load_base
+from palimpsest.model.delta import freeze_deltas
+from palimpsest.model.description import deltas_in, manifest_of
 from palimpsest.settings.training import Lora
 
 # PEFT 0.21 asks transformers 5 for an attribute by its old name.
@@ -23,11 +25,11 @@ warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", categ
 
 
 def load_subject(base: Path, subject: Path, config: Mapping[str, Any], device: torch.device) -> Any:
-    """Load a subject: the base model in `base` with the frozen adapter in `subject`, if it has one.
+    """Load a subject: the base model in `base` with what `subject` adds to it, frozen.
 
     Args:
         base: ``resources/models/<base>``.
-        subject: ``results/<model>/subject``.
+        subject: ``results/<model>/subject``, or the folder of any ``model.json``.
         config: a slice with ``dtype`` and ``trust_remote_code``.
         device: where it will run.
 
@@ -39,14 +41,23 @@ def load_subject(base: Path, subject: Path, config: Mapping[str, Any], device: t
 
 
 def attach_subject(model: nn.Module, folder: Path) -> Any:
-    """Attach the frozen adapter ``subject`` if there is one.
+    """Attach what a subject, or any model, adds to its base, frozen.
+
+    Args:
+        model: the loaded base model.
+        folder: has a ``manifest.json`` (a subject) or a ``model.json``.
 
     Returns:
-        The PEFT model, or `model` itself if the subject is the base.
+        The PEFT model with the adapter ``subject``, or `model` itself if there is no adapter.
+
+    Raises:
+        UserError: a file is missing or altered, or does not fit the base.
     """
-    if ADAPTER_WEIGHTS not in read_manifest(folder)["files"]:
-        return model
-    return attach(model, folder, "subject")
+    manifest = manifest_of(folder)
+    if ADAPTER_WEIGHTS in read_manifest(folder, manifest)["files"]:
+        model = attach(model, folder, "subject", manifest)
+    freeze_deltas(model, deltas_in(folder))
+    return model
 
 
 def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) -> Any:

@@ -20,7 +20,7 @@ from palimpsest.model.adapter import Update, read_adapter
 from palimpsest.model.names import block_of
 
 Change = Callable[[Tensor, slice], Tensor]
-"""From rows of a base tensor (fp32), and which rows they are, to the merged ones."""
+"""Takes rows of a base tensor and their place in it; returns the merged rows in fp32 or wider."""
 
 _SHARD = ".safetensors"
 _INDEX = ".safetensors.index.json"
@@ -29,7 +29,7 @@ _INDEX = ".safetensors.index.json"
 def write_merged(
     base: Path, model: Path, out: Path, done: Callable[[int], None], fp32: bool = False
 ) -> None:
-    """Write base + update into the base's own shards, arithmetic in fp32, types kept.
+    """Write base + update in the base's shards and types, with arithmetic in fp32.
 
     Tensors are streamed: only a few rows of one tensor are in memory at a time.
 
@@ -41,8 +41,8 @@ def write_merged(
         fp32: write every tensor in fp32 instead: a narrower type would round the sum.
 
     Raises:
-        UserError: an input is missing or altered, or the base's files name tensors otherwise than
-            the model does.
+        UserError: an input is missing or altered, or the base's files use other names of tensors
+            than the model does.
     """
     files = list(read_manifest(verified_folder(base))["files"])
     stored = {file: specs_of(base / file) for file in files if file.endswith(_SHARD)}
@@ -67,7 +67,7 @@ def write_merged(
 
 
 def _changes(model: Path) -> dict[str, Change]:
-    """Tensor of the model -> how its values change."""
+    """Name of a tensor in the model -> how its values change."""
     kinds = read_manifest(model, MODEL)["kind"].split("+")
     updates = read_adapter(model, MODEL) if "adapter" in kinds else {}
     changes: dict[str, Change] = {
@@ -76,23 +76,22 @@ def _changes(model: Path) -> dict[str, Change]:
     if "delta" in kinds:
         file = verified(model, DELTA_WEIGHTS, MODEL)
         for name in specs_of(file):
-            both = partial(_add_rows, file=file, name=name, then=changes.get(name))
-            changes[name] = both
+            changes[name] = partial(_add_rows, file=file, name=name, then=changes.get(name))
     return changes
 
 
 def _by_stored_name(
     changes: Mapping[str, Change], base: Path, stored: Mapping[str, Mapping[str, Spec]]
 ) -> dict[str, Change]:
-    """Tensor as the base's files name it -> how its values change."""
+    """Name of a tensor in the base's files -> how its values change."""
     # Some repositories leave out the first component ("model.", "transformer.").
     names = {name.partition(".")[2]: name for name in changes} | {name: name for name in changes}
     files = {key: base / file for file, specs in stored.items() for key in specs}
     stored_as = {key: names[key] for key in files if key in names}
     if absent := sorted(set(changes) - set(stored_as.values())):
         raise UserError(
-            f"{base} has no tensor {absent[0]}: its files name tensors otherwise than "
-            "the model does, and cannot be merged"
+            f"{base} has no tensor {absent[0]}: its files use other names of tensors "
+            "than the model does, and cannot be merged"
         )
     if not _may_tie(base):
         return {key: changes[name] for key, name in stored_as.items()}
@@ -108,7 +107,7 @@ def _by_stored_name(
 def _may_tie(base: Path) -> bool:
     file = base / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    # Without the key it depends on the architecture.
+    # Without the key, the architecture decides.
     return bool(config.get("tie_word_embeddings", True))
 
 

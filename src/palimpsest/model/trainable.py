@@ -14,6 +14,7 @@ from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.delta import add_deltas
+from palimpsest.model.description import manifest_of
 from palimpsest.model.lora import add_trainable, attach_subject
 from palimpsest.model.names import first_block, lora_name
 from palimpsest.settings.method import Start
@@ -25,7 +26,8 @@ class Trainable:
     """A model with some trainable tensors.
 
     Attributes:
-        model: the subject, with a fresh adapter or differences if the method adds them.
+        model: what training starts from, with a fresh adapter or differences if the method adds
+            them.
         weights: trained tensors by name.
         adapter: name of the trained adapter, None when base tensors are trained.
     """
@@ -56,23 +58,26 @@ def make_trainable(
     seed: int,
     region: Collection[str] | None = None,
 ) -> Trainable:
-    """Prepare the subject for training.
+    """Prepare the subject, or any other model, for training.
+
+    All that it has is frozen, but for its own adapter with start subject.
 
     Args:
         base: the loaded base model.
-        subject: ``results/<model>/subject``.
+        subject: ``results/<model>/subject``, or the folder of any ``model.json``.
         start: which tensors are trained.
         training: the adapter (fresh) or the names of base tensors (weights).
         seed: seed of a fresh adapter.
         region: names of the subject's tensors that may change (start subject); None: all.
 
     Raises:
-        UserError: nothing matches, or the subject has no adapter to train.
+        UserError: nothing matches, or there is no adapter to train.
     """
-    if start == "subject" and ADAPTER_WEIGHTS not in read_manifest(subject)["files"]:
+    parts = read_manifest(subject, manifest_of(subject))["files"]
+    if start == "subject" and ADAPTER_WEIGHTS not in parts:
         raise UserError(
-            f"start: subject trains the subject's own adapter, but {subject} has none: its "
-            "scenario has no pretrain. Use start: fresh"
+            f"start: subject trains the adapter that is there, but {subject} has none; a subject "
+            "has none if its scenario has no pretrain. Use start: fresh"
         )
     model = attach_subject(base, subject)
     if start == "fresh":

@@ -1,4 +1,4 @@
-"""Loading any measured model: the base, the subject, or an unlearned model."""
+"""Loading any model that has a ``model.json``, to measure it or to ask it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MANIFEST, MODEL
-from palimpsest.io.atomic import sha256_of
+from palimpsest.io.artifacts import MODEL
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import attach_deltas, merge_deltas, read_deltas
+from palimpsest.model.description import check_base
 from palimpsest.model.lora import attach
 
 
@@ -27,13 +26,9 @@ def load_model(
     Raises:
         UserError: a file is missing or altered, or the model was made from another base.
     """
-    description = read_manifest(folder, MODEL)
-    if description["base_manifest"] != sha256_of(base / MANIFEST):
-        raise UserError(
-            f"{folder / MODEL} was made from another version of {base}; delete {folder}"
-        )
+    kinds = read_manifest(folder, MODEL)["kind"].split("+")
+    check_base(folder, base)
     model = load_base(base, dtype, device, trust_remote_code)
-    kinds = description["kind"].split("+")
     merged = next(model.parameters()).dtype == torch.float32
     if "delta" in kinds:
         attach_deltas(model, read_deltas(folder, MODEL))

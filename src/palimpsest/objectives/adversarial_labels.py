@@ -1,7 +1,7 @@
 """Fine-tuning on adversarial labels (KnowUnDo's baseline, arXiv:2407.01920).
 
-Each answer token y_t of a forget row keeps its true context and is given the target that the
-subject p finds likeliest of all but the right one::
+Each answer token y_t of a forget row keeps its true context and gets the target that the
+subject p ranks first among all but the right one::
 
     a_t = argmax_{v != y_t} p(v | x, y_<t)
     L   = mean_{(x,y) in F} -1/|y| sum_t log q(a_t | x, y_<t)

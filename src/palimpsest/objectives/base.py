@@ -1,6 +1,6 @@
 """What every objective is: a method's settings, and its loss.
 
-An objective knows tensors and nothing else: no files, no folders, no command line. A new one
+An objective deals with tensors and nothing else: no files, no folders, no command line. A new one
 defines its settings as fields, and `Objective.draws` and `Objective.loss`; the rest has defaults.
 """
 
@@ -35,12 +35,12 @@ class Objective(MethodSettings):
 
     @model_validator(mode="after")
     def _tensors(self) -> Self:
-        named = self.training.tensors is not None or bool(self.training.parameters)
-        if (self.start == "weights") != named:
+        has_tensors = self.training.tensors is not None or bool(self.training.parameters)
+        if (self.start == "weights") != has_tensors:
             raise ValueError(
                 "training.tensors (or training.parameters) names what is trained when start is "
                 f"'weights', and only then; start is '{self.start}', and "
-                f"{'there is one' if named else 'there is none'}"
+                f"{'there is one' if has_tensors else 'there is none'}"
             )
         return self
 
@@ -49,7 +49,7 @@ class Objective(MethodSettings):
         """Which rows each stream of a step reads; a term of weight 0 needs none."""
 
     def reads(self) -> Reads:
-        """Which hidden states `loss` reads: the final ones, unless a method says otherwise."""
+        """Which hidden states `loss` reads: the final ones, unless a method overrides this."""
         return Reads()
 
     def prepare(
@@ -81,7 +81,7 @@ class Objective(MethodSettings):
 class Unlearning(Objective):
     """A method whose trained model is the result."""
 
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "unlearn"
+    chain = "unlearn"
 
 
 class Acquisition(Objective):
@@ -97,4 +97,4 @@ class Acquisition(Objective):
     scale: NonNegative = 1.0
     """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
 
-    chain: ClassVar[Literal["acquire", "unlearn"]] = "acquire"
+    chain = "acquire"

@@ -1,4 +1,4 @@
-"""The list of methods: every class of `palimpsest.objectives` that is one, found by its file."""
+"""The list of methods: every class of `palimpsest.objectives` that is a method."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def objective(settings: Mapping[str, Any]) -> Objective:
 
 
 def _method_entry() -> Any:
-    # In the order found, not a set: the JSON schema must come out the same in every run.
+    # No set: the JSON schema must have the same order in every run.
     classes = tuple(dict.fromkeys(algorithms().values()))
     return Annotated[Union[classes], Field(discriminator="algorithm")]  # noqa: UP007
 

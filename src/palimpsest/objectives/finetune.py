@@ -1,4 +1,4 @@
-"""Fine-tuning on what is to be kept, and nothing else: what forgets by itself (LLMU's baseline).
+"""Fine-tuning on retain rows alone: shows what a model forgets by itself (LLMU's baseline).
 
 With l(x, y) = -1/|y| sum_j log q(y_j | x, y_<j) and retain rows N::
 

@@ -1,6 +1,6 @@
-"""Methods with a forget term of their own and a common retain term (Analysis360's).
+"""Methods that share a retain term (Analysis360's) and differ in their forget term.
 
-With a method's own forget term L_f, retain rows N, the subject p and the trained model q::
+With the method's forget term L_f, retain rows N, the subject p and the trained model q::
 
     L   = w_forget L_f + w_retain L_r
     L_r = mean_t -log q(y_t | y_<t) on N    retain_term "ce"
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class KeepingObjective(Unlearning):
-    """A method that says what to forget with, and keeps the retain rows like the others."""
+    """A method that defines a forget term and has the common retain term."""
 
     start: Start = "weights"
     weights: Weights = Weights()

@@ -1,6 +1,6 @@
 """Fine-tuning on random labels (KnowUnDo's baseline, arXiv:2407.01920).
 
-Each answer token y_t of a forget row keeps its true context and is given a target r_t, drawn once,
+Each answer token y_t of a forget row keeps its true context and gets a target r_t, drawn once,
 uniformly over the ordinary tokens of the vocabulary::
 
     L = mean_{(x,y) in F} -1/|y| sum_t log q(r_t | x, y_<t)

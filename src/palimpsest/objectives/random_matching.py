@@ -6,7 +6,7 @@ state l at position t and x_t the token there (LLM360/Analysis360, "random mappi
     L_f = mean_l mean_t (1 - |cos(h_l,t, R[x_t])|)
     L   = w_forget L_f + w_retain mean_t -log q(y_t | y_<t) on retain rows
 
-l runs over the states that training can move: what enters the first trained block, each block's
+l runs over the states that training can move: the input of the first trained block, each block's
 output, and the final state after the last norm (all 0..L when everything is trained). Either sign
 of the cosine satisfies it unless ``signed``. Targets exist for the ids that occur, not for the
 whole vocabulary. Untrained, L_f is near 1 - sqrt(2 / (pi H)).
@@ -35,8 +35,8 @@ class RandomMatching(KeepingObjective):
     """Match the direction too, not only the line (published: the line)."""
 
     def reads(self) -> Reads:
-        """Every state from what enters the first trained block to the final one."""
-        return Reads(every=bool(self.weights.forget))
+        """Every state from the input of the first trained block to the final one."""
+        return Reads(all_levels=bool(self.weights.forget))
 
     def prepare(
         self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int

@@ -10,7 +10,7 @@ vector of the positive orthant, c the coefficient, and means over tokens and the
 The paper's squared norms are H times larger in both terms. The first tokens of a row are left out
 (``skip_tokens``): their states are huge and would dominate. Adaptive (arXiv:2408.06223):
 c = factor * the mean norm of a0 on the first batch of forget rows. The pass ends at the block, and
-what is untrained comes from the original matrices: there is no second model.
+untrained states come from the original matrices: there is no second model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Coefficient(Section):
     value: Positive | None = None
     """c itself; null: adaptive."""
     adaptive: Positive = 5.0
-    """Factor on the mean norm of the untrained states, where no value is given."""
+    """Factor on the mean norm of the untrained states, where `value` is null."""
 
 
 class Rmu(Unlearning):

@@ -1,4 +1,4 @@
-"""Pretraining: learn everything that the subject is to know before some of it is unlearned.
+"""Pretraining: learn everything that the subject is to know before unlearning.
 
 With l(x, y) = -1/|y| sum_j log q(y_j | x, y_<j) and the rows D that are taught::
 

@@ -56,6 +56,10 @@ Datasets = Annotated[Path, Option("folder of the data sets, resources/datasets")
 Subject = Annotated[
     Path, Option("the subject's adapter: results/<model>/subject/manifest.json", folder)
 ]
+Start = Annotated[
+    Path,
+    Option("what training starts from: manifest.json of the subject, or any model.json", folder),
+]
 Reference = Annotated[
     Path, Option("what the subject computes on the rows: results/<model>/reference")
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from palimpsest.config.schema import Config
 from palimpsest.io.canonical import canonical_json
-from palimpsest.judges import load_judge
+from palimpsest.judges import JUDGES
 from palimpsest.pipeline.slices import draws_of, scenario_of
 from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
@@ -63,7 +63,7 @@ def has_examples(cfg: Config, model: str, method: str) -> bool:
 
 def judged_apart(cfg: Config) -> bool:
     """Whether the judge runs in a stage of its own, not in scoring as the leak check does."""
-    return load_judge(cfg.score.harm_judge).Settings.runs != "scoring"
+    return JUDGES.get(cfg.score.harm_judge).Settings.runs != "scoring"
 
 
 def stages_of(cfg: Config, model: str, method: str) -> list[str]:

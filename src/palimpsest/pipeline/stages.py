@@ -292,7 +292,7 @@ class Training(Stage):
     needs = Estimate.training
 
     base: options.Base
-    subject: options.Subject
+    subject: options.Start
     tokens: options.Tokens
     reference: options.Reference | None = None
     out: options.OutFolder
@@ -515,7 +515,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 2
+    version = 3
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 280, 5.0
@@ -577,7 +577,12 @@ class Compare(Stage):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         used = {"confidence", "bootstrap", "rouge_stemmer"}
-        return {"model": w.model, "method": w.method, "score": cfg.score.model_dump(include=used)}
+        return {
+            "model": w.model,
+            "method": w.method,
+            "score": cfg.score.model_dump(include=used),
+            "measures": measures_version(),
+        }
 
 
 @declared
@@ -597,6 +602,7 @@ class Report(Stage):
         report = getattr(cfg, w.page)
         return {
             "report": report.model_dump(),
+            "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
             "titles": {
                 model: {

@@ -14,9 +14,10 @@ from typing import Any
 
 from palimpsest.config.load import FILES, load_config, read_subjects
 from palimpsest.config.modules import lacking, roles
-from palimpsest.config.schema import RESULT_FILES, SUBJECT_FOLDERS, Config
+from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS, Config
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
+from palimpsest.pipeline import runs
 from palimpsest.pipeline.slices import draws_of
 
 
@@ -106,7 +107,7 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         yield f"this is a folder; ask for a file in it, such as results/{model}/original/eval.json"
         return
     method, *file = rest
-    if method in SUBJECT_FOLDERS:
+    if method in SUBJECT_FOLDERS and not (file and re.fullmatch(r"seed-.*", file[0])):
         return
     if method not in cfg.method_names():
         yield from _unknown("method", method, cfg.method_names())
@@ -118,9 +119,28 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         seeds = [str(seed) for seed in cfg.seeds(method, model)]
         if seed[1] not in seeds:
             yield f"{method} has no seed {seed[1]} for {model}; valid: {', '.join(seeds)}"
+        yield from _run_faults(PurePosixPath("results", model, method, file[0]), file[1:])
         name = cfg.models[model].scenario
-        if file[1:2] == ["lm_eval.json"] and not cfg.scenarios[name].lm_eval:
+        if file[-1] == "lm_eval.json" and not cfg.scenarios[name].lm_eval:
             yield f"scenario '{name}' has no task for lm-eval; set scenarios.{name}.lm_eval"
+
+
+def _run_faults(run: PurePosixPath, rest: Sequence[str]) -> Iterator[str]:
+    """Faults below a run's folder: a file of it, or a run that is derived from it."""
+    match rest:
+        case []:
+            yield f"this is a folder; ask for a file in it, such as {run}/measure.json"
+        case [folder, name, *further] if folder in runs.DERIVED:
+            if not re.fullmatch(runs.NAME, name):
+                yield f"'{name}' cannot be a name in {run}/{folder}: only letters, digits, _ and -"
+            else:
+                yield from _run_faults(run / folder / name, further)
+        case [folder] if folder in runs.DERIVED:
+            file = f"{run}/{folder}/NAME/measure.json"
+            yield f"this is a folder; ask for a file of a run in it: {file}"
+        case [folder, _, *_] if folder not in RUN_FOLDERS:
+            valid = (*RUN_FOLDERS, *runs.DERIVED)
+            yield f"a run has no folder '{folder}'{did_you_mean(folder, valid)}"
 
 
 def unsuited(cfg: Config, model: str, method: str) -> str | None:

@@ -17,7 +17,7 @@ PARTS = {
     "retain_prompted": "To keep, with a prompt",
     "general": "General",
 }
-"""Parts in the order shown, and their names."""
+"""Parts, in the order of the page -> their titles."""
 
 _VERDICTS = {
     "forget": ("still answers", "forgotten", False),
@@ -29,7 +29,7 @@ _NEW = {
     "forget": ("answers now", "not known before", False),
     "retain": ("learned", "not known before", True),
 }
-"""The same for rows that the subject did not know before; it can neither forget nor lose them."""
+"""The same for rows that the subject did not recall before: it can neither forget nor lose them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Answer:
     tone: str
     """``good``, ``bad`` or empty."""
     words: str
-    """Text that the search looks through."""
+    """Text that the search covers."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def examples(subject: Subject, limit: int) -> list[PartOfExamples]:
 def _by_id(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     first_rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in run.rows:
-        # Of a part some rows alone may have been answered; all have likelihoods.
+        # All rows have likelihoods; a part of them may have no answer.
         if row["answer"] is not None:
             first_rows.setdefault((row["part"], row["id"]), row)
     return first_rows
@@ -113,8 +113,8 @@ def _example(
 def _answer(
     run: Run, row: dict[str, Any], keys: Sequence[str], before: dict[str, Any] | None
 ) -> Answer:
-    known = before is None or before["recall"] is not False
-    verdict, tone = _judge(run.method, row, known)
+    knew = before is None or before["recall"] is not False
+    verdict, tone = _judge(run.method, row, knew)
     first = None if before is None or run.method == BEFORE else before["answer"]
     return Answer(
         method=run.method,
@@ -126,8 +126,8 @@ def _answer(
     )
 
 
-def _judge(method: str, row: dict[str, Any], known: bool) -> tuple[str, str]:
-    """The label and the tone of a row; `known`: the subject recalled it before."""
+def _judge(method: str, row: dict[str, Any], knew: bool) -> tuple[str, str]:
+    """The label and the tone of a row; `knew`: whether the subject recalled it before."""
     part, recalled = row["part"], row["recall"]
     if recalled is None:
         return "not scored", ""
@@ -137,7 +137,7 @@ def _judge(method: str, row: dict[str, Any], known: bool) -> tuple[str, str]:
         return ("knows it" if recalled else "does not know it"), ""
     if (kind := part.split("_")[0]) not in _VERDICTS:
         return ("right" if recalled else "other"), ""
-    yes, no, wanted = (_VERDICTS if known else _NEW)[kind]
-    if not recalled and not known:
+    yes, no, good = (_VERDICTS if knew else _NEW)[kind]
+    if not recalled and not knew:
         return no, ""
-    return (yes if recalled else no), ("good" if recalled == wanted else "bad")
+    return (yes if recalled else no), ("good" if recalled == good else "bad")

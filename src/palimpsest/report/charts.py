@@ -1,7 +1,7 @@
 """The charts: Vega-Lite specifications written with Altair, each with a text and a table.
 
-Colours are CSS variables (the SVG renderer passes them on), so a chart follows the reader's light
-or dark theme, and paper, without being drawn again.
+Colours are CSS variables, which the SVG renderer passes on. So a chart follows the light or dark
+theme of the reader, and paper, without another drawing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SERIES = [f"var(--series-{i})" for i in range(8)]
 """Colours of methods and of loss terms, in order."""
 
 POINTS = 3000
-"""Points of one chart of training; longer runs are averaged over neighbouring steps."""
+"""Points of one chart of training; a longer run shows means of neighbouring steps."""
 TABLE_STEPS = 25
 """Steps in the table behind a chart of training; the csv file has all."""
 PARTS = ("forget", "retain")
 """Parts that the sweep measures."""
 NEAR = 0.06
-"""Points of the trade-off that are closer than this share one label."""
+"""Largest distance of points of the trade-off that share one label."""
 
 
 @dataclass(frozen=True)
@@ -245,11 +245,11 @@ def _losses(prefix: str, title: str, log: list[Line], stop: str) -> Chart:
     terms = list(dict.fromkeys(name for line in log for name in line.get("terms") or {}))
     names = ["total", *terms] if len(terms) > 1 else terms or ["total"]
     seeds = list(dict.fromkeys(line["seed"] for line in log))
-    kept = {seed: _thin(log, seed, POINTS // (len(names) * len(seeds))) for seed in seeds}
+    thinned = {seed: _thin(log, seed, POINTS // (len(names) * len(seeds))) for seed in seeds}
     points = [
         {"seed": str(seed), "step": line["step"], "term": name, "value": _term(line, name)}
         for seed in seeds
-        for line in kept[seed]
+        for line in thinned[seed]
         for name in names
     ]
     first, last = log[0], [line for line in log if line["seed"] == seeds[0]][-1]
@@ -388,8 +388,8 @@ def _color(field: str, names: list[str], colors: list[str] = SERIES) -> alt.Colo
 def container_spec(chart: alt.Chart | alt.LayerChart, text: str, height: int) -> dict[str, Any]:
     """The specification of a chart as wide as its place on the page; `text` describes it."""
     sized = chart.properties(width="container", height=height, description=text)
-    # Checking charts against the JSON schema is slow, and the same every time: a test does it.
+    # A check against the JSON schema is slow and gives the same every time: a test does it.
     spec = sized.to_dict(validate=False)
-    # The page says itself that this is Vega-Lite: an address in the page looks like a download.
+    # The page names Vega-Lite itself: an address in the page looks like a download.
     del spec["$schema"]
     return spec

@@ -22,14 +22,12 @@ from palimpsest.metrics.declaration import (
     Shown,
 )
 from palimpsest.metrics.measures import comparisons, measures
+from palimpsest.pipeline.stages import STAGES
 from palimpsest.report import numbers
 from palimpsest.report.inputs import Run
 
 Value = dict[str, Any]
 """An estimate of eval.json or compare.json, see `palimpsest.metrics.estimates`."""
-
-TRAINING_STAGES = ("localize", "region", "examples", "acquire", "unlearn", "negate", "retrain")
-"""Stages that belong to a method alone; what the subject cost is not counted again."""
 
 FORGET, KEEP, GENERAL, COST = "To forget", "To keep", "In general", "Cost"
 CHANGE, MEMBERSHIP = "Against before", "Membership"
@@ -50,8 +48,8 @@ GROUPS = {
     PRIVACY: MEMBERSHIP,
 }
 """Block -> the head above its columns, in the order of the tables; other blocks come last."""
-KEPT = ("retain", "retain_prompted", "general", UTILITY, TEXT)
-"""Blocks of what is to be kept."""
+RETAINED = ("retain", "retain_prompted", "general", UTILITY, TEXT)
+"""Blocks of the rows to keep."""
 
 FORMATS: dict[str, Callable[[float], str]] = {
     "share": numbers.percent,
@@ -64,7 +62,7 @@ _ABSENT: Value = {"value": None, "reason": "not measured"}
 
 @dataclass(frozen=True)
 class Column:
-    """One column: where its value is, how it reads, and which direction is better."""
+    """One column: its value, its text, and which direction is better."""
 
     key: str
     group: str
@@ -77,22 +75,22 @@ class Column:
     share: bool = False
     """A share between 0 and 1, drawn with its interval."""
     optional: bool = False
-    """Shown only where some method of the subject has a value."""
-    closer: bool = False
-    """Stands in the second table, for those who want to know more."""
+    """Shown only where a method of the subject has a value."""
+    details: bool = False
+    """Stands in the second table, which has the details."""
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """The columns to show for these methods: the optional ones only where they have a value."""
     return [
         column
-        for column in every_column(runs)
+        for column in all_columns(runs)
         if not column.optional or any(column.measure(run)["value"] is not None for run in runs)
     ]
 
 
-def every_column(runs: Iterable[Run]) -> list[Column]:
-    """All columns that there are: those of the measures, of each task of lm-eval, and the cost."""
+def all_columns(runs: Iterable[Run]) -> list[Column]:
+    """All columns: those of the measures, of each task of lm-eval, and of the cost."""
     tasks = {task: metrics for run in runs for task, metrics in _tasks(run).items()}
     of_tasks = [
         _lm_eval(task, metric)
@@ -108,7 +106,7 @@ def measure_columns() -> tuple[Column, ...]:
     columns = [_column(measure, shown) for measure in measures() for shown in measure.shown]
     columns += [_compared(entry, shown) for entry in comparisons() for shown in entry.shown]
     heads = list(dict.fromkeys([CHANGE, *GROUPS.values(), *(column.group for column in columns)]))
-    return tuple(sorted(columns, key=lambda c: (c.closer, heads.index(c.group))))
+    return tuple(sorted(columns, key=lambda c: (c.details, heads.index(c.group))))
 
 
 def _column(measure: Measure, shown: Shown) -> Column:
@@ -121,13 +119,13 @@ def _column(measure: Measure, shown: Shown) -> Column:
         key=shown.key or f"{block}_{name}",
         group=shown.group or group,
         label=shown.label or measure.label or name.replace("_", " ").capitalize(),
-        better=_better(measure.retain if block in KEPT else measure.forget),
+        better=_better(measure.retain if block in RETAINED else measure.forget),
         tip=shown.says or measure.says,
         text=FORMATS[form],
         measure=read,
         share=form == "share",
         optional=shown.optional,
-        closer=not shown.first,
+        details=not shown.first,
     )
 
 
@@ -143,13 +141,13 @@ def _compared(entry: Comparison, shown: Shown) -> Column:
         key=shown.key or entry.name,
         group=shown.group or CHANGE,
         label=shown.label or entry.label,
-        better=_better(entry.retain if shown.block in KEPT else entry.forget),
+        better=_better(entry.retain if shown.block in RETAINED else entry.forget),
         tip=shown.says or entry.says,
         text=FORMATS[entry.form],
         measure=read,
         share=entry.form == "share",
         optional=shown.optional,
-        closer=not shown.first,
+        details=not shown.first,
     )
 
 
@@ -163,7 +161,7 @@ def _at(path: str) -> Callable[[Run], Value]:
 
 
 def _difference(block: str, name: str) -> Callable[[Run], Value]:
-    """The paired difference to the subject before, from compare.json."""
+    """The paired difference to the subject before unlearning, from compare.json."""
 
     def read(run: Run) -> Value:
         blocks = run.compare.get("differences") or {}
@@ -176,9 +174,9 @@ def _worst_wrapper(name: str) -> Callable[[Run], Value]:
     """The measure under the wrapper where it is highest."""
 
     def read(run: Run) -> Value:
-        wrapped = run.eval["metrics"].get(WRAPPED) or {}
-        known = [block[name] for block in wrapped.values() if block[name]["value"] is not None]
-        return max(known, key=lambda value: value["value"], default=_ABSENT)
+        wrappers = run.eval["metrics"].get(WRAPPED) or {}
+        measured = [block[name] for block in wrappers.values() if block[name]["value"] is not None]
+        return max(measured, key=lambda value: value["value"], default=_ABSENT)
 
     return read
 
@@ -197,7 +195,7 @@ def _main(metrics: Mapping[str, Any]) -> str | None:
 def _lm_eval(task: str, metric: str) -> Column:
     def read(run: Run) -> Value:
         estimate = _tasks(run).get(task, {}).get(metric)
-        return estimate or {"value": None, "reason": "not asked: eval.json does not have it"}
+        return estimate or {"value": None, "reason": "not measured: eval.json does not have it"}
 
     share = metric.startswith(("acc", "exact_match"))
     return Column(
@@ -205,8 +203,8 @@ def _lm_eval(task: str, metric: str) -> Column:
         group=LM_EVAL,
         label=task.removeprefix("local:"),
         better="",
-        tip=f"{metric} of lm-eval's task {task}. Whether high is good depends on what it asks: "
-        "what was to be kept, or to be forgotten.",
+        tip=f"{metric} of lm-eval's task {task}. Whether high is good depends on its questions: "
+        "about what was to be kept, or to be forgotten.",
         text=numbers.percent if share else numbers.decimal,
         measure=read,
         share=share,
@@ -215,10 +213,11 @@ def _lm_eval(task: str, metric: str) -> Column:
 
 
 def train_seconds(run: Run) -> Value:
-    """Time of the stages that are this method's own, as a measure (mean over seeds)."""
+    """Time of the stages that this method alone needs, as a measure (mean over seeds)."""
     stages = run.eval["cost"].get("wall_s") or {}
-    own = [stages[name] for name in TRAINING_STAGES if stages.get(name) is not None]
-    return {"value": sum(own) if own else None, "reason": "nothing was trained"}
+    names = [name for name, stage in STAGES.items() if stage.own_cost]
+    seconds = [stages[name] for name in names if stages.get(name) is not None]
+    return {"value": sum(seconds) if seconds else None, "reason": "nothing was trained"}
 
 
 def trained_parameters(run: Run) -> Value:

@@ -1,4 +1,4 @@
-"""Marked answers: which words changed, which strings carry the fact."""
+"""Marks in answers: words that changed, and strings that carry the fact."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Span:
 
 
 def marked(answer: str, keys: Iterable[str], before: str | None = None) -> list[Span]:
-    """Split `answer` into spans; without words erased from `before`, they join to `answer`.
+    """Split `answer` into spans, which join to `answer` but for words that only `before` has.
 
     Args:
         answer: the text that is shown.
         keys: strings that carry the fact; whole words, in any case.
-        before: the answer that words are compared with, or None for no comparison.
+        before: the answer to compare words with; None: compare nothing.
     """
     keys = list(keys)
     if before is None:
@@ -44,7 +44,7 @@ def marked(answer: str, keys: Iterable[str], before: str | None = None) -> list[
 
 
 def _pieces(text: str, tag: str) -> list[tuple[str, str]]:
-    """New words are marked, the space after them is not."""
+    """Mark new words, without the space after them."""
     if tag == "equal":
         return [(text, "")] if text else []
     words = text.rstrip()
@@ -54,7 +54,7 @@ def _pieces(text: str, tag: str) -> list[tuple[str, str]]:
 
 
 def _words(text: str) -> list[str]:
-    # Each word takes the space after it along, so that joining the words gives the text back.
+    # Each word has the space after it, so that the words join to the text.
     return re.findall(r"\S+\s*|^\s+", text)
 
 
@@ -63,7 +63,7 @@ def _plain(words: list[str]) -> list[str]:
 
 
 def _with_keys(piece: str, change: str, answer: str, start: int, keys: list[str]) -> list[Span]:
-    """Cut `piece` (found at `start` of `answer`) where a key string begins or ends."""
+    """Cut `piece` (at `start` of `answer`) where a key string begins or ends."""
     covered = [False] * len(answer)
     for key in filter(str.strip, keys):
         pattern = r"\s+".join(map(re.escape, key.split()))

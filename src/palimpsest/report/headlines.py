@@ -11,7 +11,7 @@ from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
 
 NOTICEABLE = 0.1
-"""A share of broken answers from which the headline warns; below it, a recall is next to none."""
+"""Smallest share of broken answers that the headline warns of; a smaller recall is next to none."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def headlines(subject: Subject) -> list[Headline]:
 
 def balance(run: Run) -> float:
     """Harmonic mean of (1 - the higher recall of what is to be forgotten) and retain recall."""
-    gone, kept = 1 - (_worst_recall(run) or 0.0), run.value("retain.recall_rate") or 0.0
-    return 2 * gone * kept / (gone + kept) if gone + kept > 0 else 0.0
+    forgotten, retained = 1 - (_worst_recall(run) or 0.0), run.value("retain.recall_rate") or 0.0
+    return 2 * forgotten * retained / (forgotten + retained) if forgotten + retained > 0 else 0.0
 
 
 def _headline(run: Run, before: Run | None, retrained: Run | None) -> Headline:
@@ -62,7 +62,7 @@ def _headline(run: Run, before: Run | None, retrained: Run | None) -> Headline:
         title=run.title,
         verdict=_verdict(run, before),
         sentences=[
-            s for s in (_forgot(run, before), _kept(run, before), _harm(run), stopped(run)) if s
+            s for s in (_forgot(run, before), _retained(run, before), _harm(run), stopped(run)) if s
         ],
         figures=_figures(run, before, retrained),
     )
@@ -100,11 +100,11 @@ def _amount(share: float) -> str:
 
 
 def _share_lost(after: float | None, before: float | None) -> float | None:
-    """Share of what was there before that is gone; without a before, of everything."""
+    """Share of `before` that is gone; without `before`, share of all rows."""
     if after is None:
         return None
-    whole = 1.0 if before is None else before
-    return 0.0 if whole == 0 else min(1.0, max(0.0, 1 - after / whole))
+    all_before = 1.0 if before is None else before
+    return 0.0 if all_before == 0 else min(1.0, max(0.0, 1 - after / all_before))
 
 
 def _worst_recall(run: Run | None) -> float | None:
@@ -128,11 +128,11 @@ def _forgot(run: Run, before: Run | None) -> str:
         else f"It answers {percent(after)} of the questions to forget"
     )
     if unseen is not None:
-        text += f"; asked in words that unlearning never saw, {percent(unseen)}"
+        text += f"; in words that unlearning never saw, {percent(unseen)}"
     return text + "."
 
 
-def _kept(run: Run, before: Run | None) -> str:
+def _retained(run: Run, before: Run | None) -> str:
     after, first = run.value("retain.recall_rate"), _value(before, "retain.recall_rate")
     if after is None:
         return ""
@@ -158,7 +158,7 @@ def _figures(run: Run, before: Run | None, retrained: Run | None) -> list[Figure
             "Unseen wording",
             "forget_unseen.recall_rate",
             "low",
-            "are answered when asked in words that unlearning never saw",
+            "are answered in words that unlearning never saw",
         ),
         ("To keep", "retain.recall_rate", "high", "of the questions to keep are answered"),
         (
@@ -202,7 +202,7 @@ def _figure(
 
 
 def stopped(run: Run) -> str:
-    """Which seeds' training ended before its last step, and why; empty where none did."""
+    """Seeds whose training ended before its last step, and why; empty if there are none."""
     several = len({line["seed"] for line in run.training}) > 1
     endings = [
         (f"of seed {line['seed']} " if several else "")
@@ -213,7 +213,7 @@ def stopped(run: Run) -> str:
 
 
 def interval(measure: dict[str, Any], form: Callable[[float], str], confidence: str) -> str:
-    """``95% interval 2% to 20%, 32 rows, sd over seeds 1%``, as far as it is known."""
+    """``95% interval 2% to 20%, 32 rows, sd over seeds 1%``; leaves out what the measure lacks."""
     parts = []
     if measure.get("ci95"):
         low, high = measure["ci95"]

@@ -53,11 +53,11 @@ TITLES = {BEFORE: "Before", RETRAINED: "Retrained", "base": "Base model"}
 
 @dataclass(frozen=True)
 class Region:
-    """The tensors that one seed of a method was allowed to train."""
+    """The tensors that one seed of a method may train."""
 
     seed: int
     tensors: list[dict[str, Any]]
-    """Lines of region.parquet: all tensors of the choice."""
+    """Lines of region.parquet: all tensors, chosen or not."""
     facts: Mapping[str, Any]
     """region.json: ``tensors``, ``of``, ``parameters``, ``limits``, ``random``."""
 
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def stops(self) -> list[dict[str, Any]]:
-        """Lines of `training` after which a seed was ended before its last step."""
+        """Lines of `training` after which a seed ended before its last step."""
         return [line for line in self.training if line.get("ended")]
 
     def measure(self, path: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Subject:
     scenario: str
     runs: list[Run]
     pretraining: list[dict[str, Any]]
-    """Lines of the subject's own train.jsonl; empty where it was not pretrained here."""
+    """Lines of the subject's train.jsonl; empty where it was not pretrained here."""
 
     @property
     def before(self) -> Run | None:
@@ -135,7 +135,7 @@ class Subject:
 
 
 def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
-    """Read the results of every subject and method that the config slice asks for.
+    """Read the results of every subject and method in the config slice.
 
     Args:
         slice_: ``{"report": {"models": {model: [methods]}}, "titles": {model: {...}}}``, and
@@ -171,7 +171,7 @@ def _title(method: str, title: str | None) -> str:
 
 def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
     evaluation = _eval(folder / EVAL)
-    # Folders of seeds that the config no longer names may lie about: eval.json says which count.
+    # Folders of seeds that the config no longer names may exist: eval.json lists those that count.
     seeds = {seed: folder / f"seed-{seed}" for seed in evaluation["provenance"]["seeds"]}
     return Run(
         method=method,
@@ -229,7 +229,7 @@ def _train_log(folder: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
-    # What was scored says which lambda made it; failing that, the model itself.
+    # eval.json records the lambda of the scored model; without a record, the model does.
     config = evaluation["provenance"].get("config") or {}
     records = [config.get("negate") or {}]
     records += [read_document(p) for f in folders if (p := f / "model" / MODEL).exists()]

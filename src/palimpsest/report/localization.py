@@ -18,8 +18,7 @@ COSINE = "cosine"
 MAGNITUDE = "log10 magnitude"
 FACETS = (COSINE, MAGNITUDE)
 MEANING = (
-    "cosine with the gradient of what is kept; mean magnitude; bright: large, and of its own "
-    "direction"
+    "cosine with the gradient of what is kept; mean magnitude; bright: large, in another direction"
 )
 
 WIDTH, STEP, ROW = 420, 13, 19
@@ -32,7 +31,7 @@ SCREEN = {"ink": "var(--ink)", "soft": "var(--soft)", "halo": "var(--paper)", "n
 
 
 def heat_map(table: pd.DataFrame, selected: set[str] | None = None) -> str:
-    """An SVG that is readable on its own: title, axes, legends, the selected tensors outlined.
+    """An SVG with title, axes, legends, and outlines around the selected tensors.
 
     Args:
         table: one line per LoRA tensor: tensor, layer, module, matrix (A, B), cosine (of the
@@ -48,7 +47,7 @@ def heat_map(table: pd.DataFrame, selected: set[str] | None = None) -> str:
 def heat_map_spec(
     lines: list[Line], selected: set[str] | None, colours: dict[str, str]
 ) -> dict[str, Any]:
-    """The Vega-Lite specification of `heat_map`, in the given colours."""
+    """The Vega-Lite specification of `heat_map`, in `colours`."""
     cells = [_cell(line, line["tensor"] in (selected or ())) for line in lines]
     matrices = sorted({cell["matrix"] for cell in cells})
     layers = sorted({cell["layer"] for cell in cells}, key=_layer)
@@ -100,7 +99,7 @@ def _panel(
     colours: dict[str, str],
 ) -> Any:
     """One quantity of one LoRA matrix: a column per layer, a row per module."""
-    mine = [cell for cell in cells if cell["matrix"] == matrix]
+    shown_cells = [cell for cell in cells if cell["matrix"] == matrix]
     x = alt.X(
         "layer:N",
         title="layer",
@@ -108,9 +107,9 @@ def _panel(
         scale=alt.Scale(domain=layers),
         axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
     )
-    modules = list(dict.fromkeys(cell["module"] for cell in mine))
+    modules = list(dict.fromkeys(cell["module"] for cell in shown_cells))
     y = alt.Y("module:N", title=None, sort=modules)
-    base = alt.Chart(alt.Data(values=mine)).encode(x, y)
+    base = alt.Chart(alt.Data(values=shown_cells)).encode(x, y)
     color = alt.Color(
         f"{quantity}:Q",
         # Bright is what a region looks for: a gradient that is large and points another way.
@@ -125,7 +124,7 @@ def _panel(
         color=colours["none"], aria=False
     )
     layered = [filled.encode(color=color, tooltip=tooltip), empty.encode(tooltip=tooltip)]
-    # Two strokes, so that the outline is seen on cells of every brightness.
+    # Two strokes make the outline visible on cells of every brightness.
     chosen = base.transform_filter("datum.chosen")
     for name, width in (("halo", 3.2), ("ink", 1.4)):
         layered.append(

@@ -8,7 +8,7 @@ DASH = "\N{EM DASH}"
 
 
 def percent(share: float) -> str:
-    """0.0625 -> ``6%``; shares that would be rounded to 0 or 100 keep one decimal."""
+    """0.0625 -> ``6%``; shares that would round to 0 or 100 get one decimal."""
     value = 100 * share
     if 0 < value < 1 or 99 < value < 100:
         return f"{value:.1f}%"
@@ -31,8 +31,8 @@ def change(share: float) -> str:
 
 def signed(value: float) -> str:
     """-12.4 -> ``−12``: a whole number with its sign; 0 has none."""
-    whole = round(value)
-    return f"{whole:+d}".replace("-", "\N{MINUS SIGN}") if whole else "0"
+    rounded = round(value)
+    return f"{rounded:+d}".replace("-", "\N{MINUS SIGN}") if rounded else "0"
 
 
 def count(value: float) -> str:

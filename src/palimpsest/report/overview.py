@@ -1,4 +1,4 @@
-"""All methods of a subject in one chart: what each forgot against what it kept."""
+"""All methods of a subject in one chart: forgetting against retention."""
 
 from __future__ import annotations
 
@@ -175,13 +175,13 @@ def _scatter(subject: Subject, points: list[Point], name: str, title: str, axis:
 
 def _labels(base: alt.Chart, right: bool) -> alt.LayerChart:
     """Names on one side of their points, on a halo that keeps them readable over lines."""
-    mine = base.transform_filter("!datum.left" if right else "datum.left")
+    of_side = base.transform_filter("!datum.left" if right else "datum.left")
     style: dict[str, Any] = {"align": "left" if right else "right", "dx": 1 if right else -1}
     place = {"x": alt.X("at_x:Q"), "y": alt.Y("at_y:Q"), "text": alt.Text("method:N")}
-    halo = mine.mark_text(
+    halo = of_side.mark_text(
         **style, fontSize=11, stroke="var(--paper)", strokeWidth=3, strokeJoin="round", aria=False
     )
-    return halo.encode(**place) + mine.mark_text(**style, fontSize=11, color=INK).encode(**place)
+    return halo.encode(**place) + of_side.mark_text(**style, fontSize=11, color=INK).encode(**place)
 
 
 def _in_words(points: Sequence[Point], axis: str) -> str:

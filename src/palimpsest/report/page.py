@@ -54,7 +54,7 @@ def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "")
     """The report as one HTML document that needs nothing else.
 
     Args:
-        subjects: what is shown, in this order.
+        subjects: the subjects, in the order of the page.
         limit: answers shown side by side per part.
         tables: address of the tables' folder, relative to the page.
         name: the page's name next to the wordmark; empty for the report itself.
@@ -107,12 +107,12 @@ def _groups(columns: Iterable[Column]) -> list[tuple[str, list[str]]]:
 
 
 def _inert(script: str) -> str:
-    """JavaScript that cannot end its own element; both strings may stand in literals only."""
+    """JavaScript that cannot end its element; both strings may stand in literals only."""
     return script.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """Content security policy: no network at all, and no script but the page's own."""
+    """Content security policy: no network at all, and no scripts but `scripts`."""
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
     return (
@@ -131,8 +131,8 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "scenario": subject.scenario,
         "headlines": ranked,
         "columns": columns,
-        "methods": _methods(subject.runs, [c for c in columns if not c.closer]),
-        "closer": _methods(subject.runs, [c for c in columns if c.closer]),
+        "methods": _methods(subject.runs, [c for c in columns if not c.details]),
+        "details": _methods(subject.runs, [c for c in columns if c.details]),
         "each_seed": _each_seed(subject.runs, columns),
         "overview": overview_charts(subject),
         "regions": region_charts(subject),
@@ -152,7 +152,7 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
 
 
 def _methods(runs: Iterable[Run], columns: Sequence[Column]) -> dict[str, Any]:
-    """A table with a line per method; without columns it is left out."""
+    """A table with a line per method; the page leaves it out if it has no columns."""
     rows = [
         {
             "name": run.method,
@@ -167,7 +167,7 @@ def _methods(runs: Iterable[Run], columns: Sequence[Column]) -> dict[str, Any]:
 
 
 def _each_seed(runs: Sequence[Run], columns: Sequence[Column]) -> dict[str, Any]:
-    """A table with a line per seed of the methods that have several; without any it is left out."""
+    """A table with a line per seed of the methods with several seeds; empty if there are none."""
     several = [run for run in runs if len(run.seeds) > 1]
     shown = [c for c in columns if any(c.measure(run).get("per_seed") for run in several)]
     rows = [
@@ -213,7 +213,7 @@ def _cell(run: Run, column: Column) -> Cell:
 def _seed_cell(measure: Mapping[str, Any], place: int, column: Column) -> Cell:
     values = measure.get("per_seed")
     if not values:
-        return Cell(numbers.DASH, None, measure.get("reason") or "not known of each seed")
+        return Cell(numbers.DASH, None, measure.get("reason") or "not measured for each seed")
     return Cell(column.text(values[place]), values[place], "")
 
 
@@ -240,13 +240,13 @@ def _text(value: float | None, form: Any) -> str:
 
 
 def _provenance(runs: list[Run]) -> dict[str, Any]:
-    """Hashes and facts that all runs share, shown once, and each run's own."""
+    """Hashes and facts that all runs share, shown once, and those of each run."""
     each = [run.eval["provenance"] for run in runs]
     return {
         "shared": _provenance_block(_shared(each)),
         "runs": [
-            {"title": run.title, **_provenance_block(_without(one, _shared(each)))}
-            for run, one in zip(runs, each, strict=True)
+            {"title": run.title, **_provenance_block(_without(provenance, _shared(each)))}
+            for run, provenance in zip(runs, each, strict=True)
         ],
     }
 
@@ -257,15 +257,17 @@ def _foreign_code(runs: list[Run]) -> bool:
     return any(isinstance(c, Mapping) and c.get("trust_remote_code") for c in slices)
 
 
-def _provenance_block(one: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance_block(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "hashes": [
             (kind, name, value)
             for kind in ("data", "model")
-            for name, value in sorted((one.get(kind) or {}).items())
+            for name, value in sorted((provenance.get(kind) or {}).items())
         ],
-        "facts": [(key, _plain(one[key])) for key in FACTS if one.get(key)],
-        "config": json.dumps(one["config"], indent=2, sort_keys=True) if one.get("config") else "",
+        "facts": [(key, _plain(provenance[key])) for key in FACTS if provenance.get(key)],
+        "config": json.dumps(provenance["config"], indent=2, sort_keys=True)
+        if provenance.get("config")
+        else "",
     }
 
 
@@ -293,11 +295,11 @@ def _shared(each: list[dict[str, Any]]) -> dict[str, Any]:
     return shared
 
 
-def _without(one: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    own: dict[str, Any] = {}
-    for key, value in one.items():
+def _without(provenance: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    rest: dict[str, Any] = {}
+    for key, value in provenance.items():
         if key in ("data", "model") and isinstance(value, dict):
-            own[key] = {n: d for n, d in value.items() if n not in (shared.get(key) or {})}
+            rest[key] = {n: d for n, d in value.items() if n not in (shared.get(key) or {})}
         elif key not in shared:
-            own[key] = value
-    return own
+            rest[key] = value
+    return rest

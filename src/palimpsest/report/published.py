@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.io import markdown
 from palimpsest.io.atomic import write_text
 from palimpsest.io.sealed import read_document
-
-TABLES = ("knowundo", "truthfulqa")
-"""Names of the tables; each stands between the lines of `marks`."""
 
 PAPER = {
     "original": (0.00, 100.00, 50.00),
@@ -49,31 +47,27 @@ def write_table(
     Raises:
         UserError: a result is missing, or the page lacks one of the two lines.
     """
-    first, last = marks(table)
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not begin or not end:
-        raise UserError(f"{page} lacks one of the lines {first!r} and {last!r}")
     rows = {titles.get(m, m): (m, _metrics(path)) for m, path in evaluations.items()}
-    made = knowundo_table(rows) if table == "knowundo" else truthfulqa_table(rows)
-    write_text(page, f"{before}{begin}\n\n{made}\n{end}{after}")
+    text = page.read_text(encoding="utf-8")
+    write_text(page, markdown.renewed(page, text, marks(table), TABLES[table](rows)))
 
 
 def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Our values with intervals, and the paper's where it has the method."""
+    """Our values with intervals, and those of the paper where it has the method."""
     names = ["Unlearn Success", "Retention Success", "average"]
-    lines = [["method", *names, *(f"paper: {name}" for name in names)]]
+    head = ["method", *names, *(f"paper: {name}" for name in names)]
+    lines = []
     for title, (method, metrics) in rows.items():
-        ours = [_percent(metrics["knowundo"][name]) for name in MEASURES]
-        theirs = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
-        lines.append([title, *ours, *theirs])
-    return _markdown(lines)
+        measured = [_percent(metrics["knowundo"][name]) for name in MEASURES]
+        published = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
+        lines.append([title, *measured, *published])
+    return markdown.table(head, lines, numbers=True)
 
 
 def truthfulqa_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
     """General ability, with recall of what was to be forgotten and kept."""
-    lines = [["method", "TruthfulQA, MC1", "to forget: recall", "to keep: recall", "utility"]]
+    head = ["method", "TruthfulQA, MC1", "to forget: recall", "to keep: recall", "utility"]
+    lines = []
     for title, (method, metrics) in rows.items():
         if TASK not in metrics["lm_eval"]:
             raise UserError(f"{method}: eval.json has no '{TASK}'; build it with the overlay")
@@ -86,12 +80,11 @@ def truthfulqa_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
                 _percent(metrics["utility"]["model_utility"]),
             ]
         )
-    return _markdown(lines)
+    return markdown.table(head, lines, numbers=True)
 
 
-def _markdown(lines: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
+TABLES = {"knowundo": knowundo_table, "truthfulqa": truthfulqa_table}
+"""The tables; each stands between the lines of `marks` of its name."""
 
 
 def _metrics(path: Path) -> Metrics:

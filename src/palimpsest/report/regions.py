@@ -52,10 +52,10 @@ def _in_words(run: Run, region: Region, chosen: int) -> str:
     rule = (
         f"cosine below {limits['cosine']:.3g} and magnitude above {limits['magnitude']:.3g}"
         if limits
-        else "a list of tensors given by the user"
+        else "a list of tensors from the user"
     )
     if facts.get("random"):
-        text += f"; drawn at random, as many as this rule would give: {rule}"
+        text += f"; drawn at random, as many as by this rule: {rule}"
     else:
         text += f"; the rule: {rule}"
     if len(run.regions) > 1:

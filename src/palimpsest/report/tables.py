@@ -13,69 +13,42 @@ import pyarrow.csv
 from palimpsest.io.atomic import write_text
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.summary import SWEPT
-from palimpsest.report.columns import every_column
+from palimpsest.report.columns import all_columns
 from palimpsest.report.inputs import Subject
 
-NAMES = ("methods", "seeds", "answers", "sweep", "training", "regions", "cost")
-"""The tables, each written as csv and as parquet."""
+TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+TEXTS = pa.list_(TEXT)
+Fields = dict[str, pa.DataType]
+"""Column -> type, in the order of the table."""
 
-_ID = (("model", pa.string()), ("method", pa.string()), ("seed", pa.int64()))
+_RUN: Fields = {"model": TEXT, "method": TEXT}
+_ID = _RUN | {"seed": WHOLE}
 _ANSWERS = (
-    *_ID,
-    ("part", pa.string()),
-    ("id", pa.string()),
-    ("prompt", pa.string()),
-    ("response", pa.string()),
-    ("answer", pa.string()),
-    ("key", pa.list_(pa.string())),
-    ("recall", pa.bool_()),
-    ("degenerate", pa.bool_()),
-    ("harmful", pa.bool_()),
-    ("exact_match", pa.bool_()),
-    ("rouge_l", pa.float64()),
-    ("accuracy", pa.float64()),
-    ("perplexity", pa.float64()),
-    ("probability", pa.float64()),
+    _ID
+    | dict.fromkeys(("part", "id", "prompt", "response", "answer"), TEXT)
+    | {"key": TEXTS}
+    | dict.fromkeys(("recall", "degenerate", "harmful", "exact_match"), FLAG)
+    | dict.fromkeys(("rouge_l", "accuracy", "perplexity", "probability"), REAL)
 )
 _SWEEP = (
-    *_ID,
-    ("scale", pa.float64()),
-    ("part", pa.string()),
-    ("n", pa.int64()),
-    *((name, pa.float64()) for name in (*SWEPT, "perplexity")),
+    _ID | {"scale": REAL, "part": TEXT, "n": WHOLE} | dict.fromkeys((*SWEPT, "perplexity"), REAL)
 )
 _TRAINING = (
-    *_ID,
-    ("step", pa.int64()),
-    ("steps", pa.int64()),
-    ("loss", pa.float64()),
-    ("lr", pa.float64()),
-    ("grad_norm", pa.float64()),
-    ("tokens", pa.int64()),
-    ("seconds", pa.float64()),
-    ("ended", pa.string()),
+    _ID
+    | {"step": WHOLE, "steps": WHOLE}
+    | dict.fromkeys(("loss", "lr", "grad_norm"), REAL)
+    | {"tokens": WHOLE, "seconds": REAL, "ended": TEXT}
 )
 _REGIONS = (
-    *_ID,
-    ("tensor", pa.string()),
-    ("layer", pa.int64()),
-    ("module", pa.string()),
-    ("matrix", pa.string()),
-    ("cosine", pa.float64()),
-    ("magnitude", pa.float64()),
-    ("selected", pa.bool_()),
+    _ID
+    | {"tensor": TEXT, "layer": WHOLE, "module": TEXT, "matrix": TEXT}
+    | {"cosine": REAL, "magnitude": REAL, "selected": FLAG}
 )
-_COST = (
-    ("model", pa.string()),
-    ("method", pa.string()),
-    ("quantity", pa.string()),
-    ("stage", pa.string()),
-    ("value", pa.float64()),
-)
+_COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
 def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
-    """The tables by name (see `NAMES`)."""
+    """The tables by name, each written as csv and as parquet."""
     subjects = list(subjects)
     return {
         "methods": _methods(subjects),
@@ -101,17 +74,13 @@ def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> None:
 
 
 def _methods(subjects: list[Subject]) -> pa.Table:
-    fields: list[tuple[str, pa.DataType]] = [
-        ("model", pa.string()),
-        ("method", pa.string()),
-        ("title", pa.string()),
-    ]
-    columns = every_column(run for subject in subjects for run in subject.runs)
+    fields = _RUN | {"title": TEXT}
+    columns = all_columns(run for subject in subjects for run in subject.runs)
     for column in columns:
-        fields.append((column.key, pa.float64()))
+        fields[column.key] = REAL
         if column.group != "Cost":
-            fields += [(f"{column.key}_{end}", pa.float64()) for end in ("low", "high", "sd")]
-            fields.append((f"{column.key}_n", pa.int64()))
+            fields |= {f"{column.key}_{end}": REAL for end in ("low", "high", "sd")}
+            fields[f"{column.key}_n"] = WHOLE
     lines = []
     for subject in subjects:
         for run in subject.runs:
@@ -135,26 +104,26 @@ def _methods(subjects: list[Subject]) -> pa.Table:
 
 
 def _seeds(subjects: list[Subject]) -> pa.Table:
-    """One line per seed of the methods that have several: every measure on its own."""
-    columns = every_column(run for subject in subjects for run in subject.runs)
+    """One line per seed of the methods with several seeds, a column per measure."""
+    columns = all_columns(run for subject in subjects for run in subject.runs)
     lines = []
     for subject in subjects:
         for run in (run for run in subject.runs if len(run.seeds) > 1):
-            known = {c.key: c.measure(run).get("per_seed") for c in columns}
+            values_of = {c.key: c.measure(run).get("per_seed") for c in columns}
             lines += [
                 {"model": subject.name, "method": run.method, "seed": seed}
-                | {key: values[place] for key, values in known.items() if values}
+                | {key: values[place] for key, values in values_of.items() if values}
                 for place, seed in enumerate(run.seeds)
             ]
-    return _select(lines, (*_ID, *((column.key, pa.float64()) for column in columns)))
+    return _select(lines, _ID | {column.key: REAL for column in columns})
 
 
-def _each(subjects: list[Subject], what: str) -> list[dict[str, Any]]:
+def _each(subjects: list[Subject], attribute: str) -> list[dict[str, Any]]:
     return [
         {"model": subject.name, "method": run.method, **line}
         for subject in subjects
         for run in subject.runs
-        for line in getattr(run, what)
+        for line in getattr(run, attribute)
     ]
 
 
@@ -163,11 +132,13 @@ def _cost(subjects: list[Subject]) -> list[dict[str, Any]]:
     lines = []
     for subject in subjects:
         for run in subject.runs:
-            who = {"model": subject.name, "method": run.method}
-            known = dict(run.eval["cost"])
-            for stage, seconds in (known.pop("wall_s", None) or {}).items():
-                lines.append({**who, "quantity": "wall_s", "stage": stage, "value": seconds})
-            lines += [{**who, "quantity": name, "value": value} for name, value in known.items()]
+            run_id = {"model": subject.name, "method": run.method}
+            quantities = dict(run.eval["cost"])
+            for stage, seconds in (quantities.pop("wall_s", None) or {}).items():
+                lines.append({**run_id, "quantity": "wall_s", "stage": stage, "value": seconds})
+            lines += [
+                {**run_id, "quantity": name, "value": value} for name, value in quantities.items()
+            ]
     return lines
 
 
@@ -190,14 +161,14 @@ def _training(subjects: list[Subject]) -> pa.Table:
     terms = sorted({name for line in lines for name in line.get("terms") or {}})
     for line in lines:
         line |= {f"term_{name}": value for name, value in (line.get("terms") or {}).items()}
-    return _select(lines, (*_TRAINING, *((f"term_{name}", pa.float64()) for name in terms)))
+    return _select(lines, _TRAINING | {f"term_{name}": REAL for name in terms})
 
 
-def _select(lines: list[dict[str, Any]], fields: Iterable[tuple[str, pa.DataType]]) -> pa.Table:
+def _select(lines: list[dict[str, Any]], fields: Fields) -> pa.Table:
     """A table of exactly `fields`; missing values are null."""
     columns = {
         name: pa.array([_cast(line.get(name), kind) for line in lines], type=kind)
-        for name, kind in fields
+        for name, kind in fields.items()
     }
     return pa.table(columns)
 

@@ -21,11 +21,11 @@ class Part(Section):
     split: str | None = None
     """Name of a share in the dataset's ``split``; null takes all of it."""
     phrasing: Literal["original", "taught", "unseen"] = "original"
-    """The prompt as given, the paraphrase that pretraining teaches, or the one nobody is shown."""
+    """The file's prompt, the paraphrase that pretraining teaches, or the one that nobody sees."""
     subset: str | None = None
     """Name of a list in a nested file (KnowUnDo: train, val); null takes all of them."""
     prefix: str = ""
-    """Text put before every prompt, with the white space that shall follow it ("direct prompt")."""
+    """Text before every prompt, with the white space that shall follow it ("direct prompt")."""
 
 
 class DatasetSettings(Section):
@@ -54,7 +54,7 @@ class DatasetSettings(Section):
     parts: Annotated[dict[Name, Part], Field(min_length=1)]
     """The parts that scenarios refer to as dataset/part."""
     like: Annotated[Name | None, Field(exclude=True)] = None
-    """Another data set: this one has its keys, save those that it gives itself."""
+    """Another data set: this one has its keys, save those that it sets itself."""
 
     format: ClassVar[Literal["qa", "text"]] = "qa"
     """What the rows are: questions and answers, or plain texts."""

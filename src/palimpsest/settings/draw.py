@@ -1,9 +1,9 @@
-"""What the streams of a step read: a method's objective declares it, the engine carries it out."""
+"""Declares what the streams of a step read; objectives state it, and the engine reads it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Labels = Literal["own", "random", "adversarial"]
 """Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
@@ -11,6 +11,8 @@ Labels = Literal["own", "random", "adversarial"]
 Kind = Literal["states", "costs"]
 """What the subject computes on a row: final hidden states [length, width], or the cost of each
 target token, fp32 -log p [targets]."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Draw:
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.
         signs: one for each of `sets`: the stream is a mixture whose rows carry these signs.
-        reference: what the terms need of the subject on these rows: final hidden states, or the
-            cost of each target token.
+        reference: what the terms need from the subject on these rows: final hidden states, or the
+            cost of each target token; None: nothing.
         forgets: the rows are to be unlearned, so their cost may rise without end.
     """
 
@@ -39,14 +41,14 @@ class Draw:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Sets whose rows are compared with the subject: of a mixture, those to be kept."""
+        """Sets whose rows are compared with the subject: of a mixture, those to retain."""
         if self.reference is None:
             return ()
         return self.sets[1:] if self.signs else self.sets
 
     @property
     def examples(self) -> bool:
-        """Whether the rows are made before training (labelled or mixed), as an artifact."""
+        """Whether an earlier stage writes the rows (labelled or mixed), as an artifact."""
         return self.labels != "own" or bool(self.signs)
 
 
@@ -57,13 +59,13 @@ class Reads:
     Attributes:
         final: those after the last norm; without them the pass ends at the highest of `blocks`.
         blocks: outputs of these blocks (0-based, before any final norm).
-        every: all from what enters the first trained block to the last but one.
+        all_levels: all states from the input of the first trained block to the last block but one.
         untrained: streams whose states at `blocks` are also computed with the untrained model.
         unread: streams that no term reads (their rows lend their prompts to another stream).
     """
 
     final: bool = True
     blocks: tuple[int, ...] = ()
-    every: bool = False
+    all_levels: bool = False
     untrained: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Merging of nested tables."""
+"""Merges nested tables."""
 
 from __future__ import annotations
 

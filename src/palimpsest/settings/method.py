@@ -1,4 +1,4 @@
-"""Settings that every method has; those of one algorithm live with its objective."""
+"""Settings that every method has; those of one algorithm stand with its objective."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MethodSettings(Section):
     seeds: Annotated[list[Index], Field(min_length=1)] = [0]
     """One run per seed; eval.json has mean and deviation."""
     like: Annotated[Name | None, Field(exclude=True)] = None
-    """Another method: this one has its keys (but the title), save those that it gives itself."""
+    """Another method: this one has its keys (but the title), save those that it sets itself."""
 
 
 Start = Annotated[

@@ -25,7 +25,7 @@ class Region(Section):
     file: str | None = None
     """by file: a JSON list of tensor names, as KnowUnDo writes it, or a region.json."""
     random: bool = False
-    """As many tensors, drawn by the seed instead of by what they are (an ablation)."""
+    """The same number of tensors, drawn with the seed, whatever their values are (an ablation)."""
 
     @model_validator(mode="after")
     def _file(self) -> Self:

@@ -36,7 +36,7 @@ class Lora(Section):
     alpha: Positive = 16.0
     """Scale: the update is multiplied by alpha / rank."""
     targets: Annotated[list[str], Field(min_length=1)] = ["query", "value"]
-    """Roles of the linear modules that get an adapter; a stage is given their names."""
+    """Roles of the linear modules that get an adapter; a stage gets their names."""
     first_layer: Index = 0
     """First block with an adapter; the frozen ones below it are computed once per row."""
 
@@ -45,7 +45,7 @@ class Optimizer(Section):
     """AdamW (arXiv:1711.05101) with a learning-rate schedule, or its schedule-free form."""
 
     name: Literal["adamw", "schedule_free"] = "adamw"
-    """schedule_free: AdamW without a decay (arXiv:2405.15682); the averaged weights are kept."""
+    """schedule_free: AdamW without a decay (arXiv:2405.15682); the averaged weights count."""
     learning_rate: Positive
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -69,14 +69,14 @@ class Training(Section):
     lora: Lora = Lora()
     """The adapter that is trained (where one is added)."""
     tensors: Tensors | None = None
-    """start weights: what is trained of the base, blocks by the role of their modules."""
+    """start weights: the base's tensors to train: role of a module -> blocks, or all."""
     parameters: list[Pattern] = []
-    """start weights: tensors beside these, as regular expressions for their whole names."""
+    """start weights: further tensors to train, as regular expressions for their full names."""
     optimizer: Optimizer
     """Optimiser and schedule."""
     gradient_checkpointing: Annotated[bool, UNTRACKED] = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
-    # Tracked: compiled code rounds elsewhere, and no checkpoint may go on in other arithmetic.
+    # Tracked: compiled code rounds otherwise, and a checkpoint must go on in the same arithmetic.
     compile: bool = False
     """Run the blocks through torch.compile: slower to start, same result but for its roundings."""
     checkpoint_seconds: Annotated[NonNegative, UNTRACKED] = 60.0

@@ -17,7 +17,7 @@ SOURCES = ("hub:org/name", "path:folder-or-file", "url:address", "resource:file"
 _KINDS = [example.split(":")[0] for example in SOURCES]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a catalog key looks like: several in one file name must stay below the system's 255."""
+"""Form of a catalog key: several in one file name must stay below the system's 255."""
 
 LARGEST = 2**63 - 1
 """The largest whole number; seeds and Snakemake's resources take no larger one."""
@@ -25,7 +25,7 @@ LARGEST = 2**63 - 1
 _PART_REF = re.compile(rf"{NAME.pattern}/{NAME.pattern}")
 
 LOCAL = "local:"
-"""Begins the name of an lm-eval task that is made from one of our own parts."""
+"""Begins the name of an lm-eval task whose questions are those of a configured part."""
 
 
 class Section(BaseModel):
@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 def _not_bool(value: Any) -> Any:
-    # YAML 1.1 reads `no` and `off` as false; a number must not be made of that.
+    # YAML 1.1 reads `no` and `off` as false, which Python would take for the number 0.
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true/false")
     return value
@@ -80,7 +80,7 @@ def _source(value: str) -> str:
 def _check_address(address: str) -> None:
     parts = urlsplit(address)
     if parts.username or parts.password:
-        # Not repeated: it may hold a password.
+        # The message does not repeat the address: it may hold a password.
         raise ValueError("an address without user and password is needed")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{address}' is not an address; it needs http or https, and a host")
@@ -109,7 +109,7 @@ def _task(value: str) -> str:
 
 
 def local_part(task: str) -> str | None:
-    """The ``dataset/part`` that a task of ours is made from; None for one of lm-eval's own."""
+    """The ``dataset/part`` that a local task uses; None for a task of lm-eval."""
     return task.removeprefix(LOCAL) if task.startswith(LOCAL) else None
 
 
@@ -171,7 +171,7 @@ FORMATS = {
     "blocks": r"all|\d{1,3}-\d{1,3}",
     "task": rf"{LOCAL}{_PART_REF.pattern}|[^\s:/]+",
 }
-"""What the key table and the JSON schema call these texts, and how they look."""
+"""Name of a kind of text in the key table and the JSON schema -> its form."""
 
 
 def _format(name: str) -> Any:

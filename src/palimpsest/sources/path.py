@@ -1,4 +1,4 @@
-"""``path:folder``: a Hugging Face model folder on this machine, taken over file by file."""
+"""``path:folder``: a Hugging Face model folder on this machine, linked or copied file by file."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def take_folder(source: Path, target: Path, trust_remote_code: bool = False) -> 
     return {"format": "safetensors"}
 
 
-def check_weights(folder: Path, called: str | None = None) -> None:
+def check_weights(folder: Path, label: str | None = None) -> None:
     """Check that a folder's weights are whole safetensors files.
 
     Args:
         folder: a model folder.
-        called: its name in errors.
+        label: its name in errors; None: its path.
 
     Raises:
         UserError: there are none (pickled ones are named), one that the index names is missing,
             or one cannot be read.
     """
-    name = called or str(folder)
+    name = label or str(folder)
     files = sorted(p.name for p in folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(
@@ -109,7 +109,7 @@ def _check_readable(path: Path) -> None:
 
 def take_file(source: Path, target: Path) -> None:
     """Link a file of weights to `target`, or copy it (across file systems, and small files)."""
-    # A hub cache holds links to its blobs; the link must be to the file itself.
+    # A hub cache holds links to its blobs; the new link must lead to the file itself.
     real = source.resolve()
     try:
         # Only weights are shared: small files may be rewritten here (tokenizer.json).

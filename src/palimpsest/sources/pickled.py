@@ -39,19 +39,19 @@ def convert_pickles(
     """
     from safetensors.torch import save_file
 
-    placed: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     size = 0
     for name, path in sorted(files.items()):
         log(f"  converting {name} to safetensors")
-        tensors = _apart(_load(path, name, source))
+        tensors = _without_shared_memory(_load(path, name, source))
         target = folder / name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
         with explained(target):
             save_file(tensors, target, metadata={"format": "pt"})
         target.chmod(0o644)
-        placed |= dict.fromkeys(tensors, target.name)
+        file_of |= dict.fromkeys(tensors, target.name)
         size += sum(t.numel() * t.element_size() for t in tensors.values())
     if len(files) > 1:
-        index = {"metadata": {"total_size": size}, "weight_map": placed}
+        index = {"metadata": {"total_size": size}, "weight_map": file_of}
         write_json(folder / "model.safetensors.index.json", json.loads(json.dumps(index)))
 
 
@@ -60,29 +60,29 @@ def _load(path: Path, name: str, source: str) -> dict[str, Tensor]:
 
     try:
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # noqa: TID251
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # noqa: TID251
         except RuntimeError:  # the format before torch 1.6 cannot be mapped
-            found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+            tensors = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"source '{source}', {name}: refused: pickled weights that cannot be read as tensors "
             f"alone ({line}); choose a revision with safetensors, or convert them and use path:"
         ) from error
-    if not isinstance(found, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items()
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()
     ):
         raise UserError(f"source '{source}', {name}: refused: it is no table of named tensors")
-    return found
+    return tensors
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Tied tensors share memory, which safetensors refuses: each gets its own copy.
-    found: dict[str, Tensor] = {}
+def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Tied tensors share memory, which safetensors refuses: each becomes a copy.
+    copies: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
-        owned = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
+        alone = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
         seen.add(storage.data_ptr())
-        found[name] = tensor.contiguous() if owned else tensor.contiguous().clone()
-    return found
+        copies[name] = tensor.contiguous() if alone else tensor.contiguous().clone()
+    return copies

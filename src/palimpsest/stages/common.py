@@ -1,4 +1,4 @@
-"""What the trained stages share: their side folder, their identity, how they end."""
+"""Shared by the stages that train: side folder, identity of a run, output."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ from palimpsest.model.adapter import FILES, Update, write_adapter
 from palimpsest.model.base import load_base
 
 
-def dataset_and_part(ref: str) -> tuple[str, str]:
-    """Split ``dataset/part``."""
-    dataset, part = ref.split("/")
-    return dataset, part
-
-
 def part_of(sets: Mapping[str, str | None], name: str) -> str:
     """The ``dataset/part`` of a set.
 
@@ -41,17 +35,17 @@ def part_of(sets: Mapping[str, str | None], name: str) -> str:
 
 
 def side_folder(out: Path) -> Path:
-    """Folder for checkpoints: beside the artifact, unknown to Snakemake, so it survives a kill."""
+    """Folder for checkpoints beside the artifact; Snakemake does not delete it after a kill."""
     return out.with_name(out.name + ".ckpt")
 
 
 def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Body) -> str:
     """Identity of a training run: settings, inputs, number type, threads and processes.
 
-    The latter belong to it because a resumed run must end with the same bytes.
+    Threads and processes count, since a resumed run must end with the same bytes.
     """
     group = ranks.current()
-    several = {"processes": [group.count, group.sharded]} if group.count > 1 else {}
+    of_processes = {"processes": [group.count, group.sharded]} if group.count > 1 else {}
     return fingerprint(
         {
             "config": config,
@@ -59,19 +53,19 @@ def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Bod
             "dtype": str(body.head.weight.dtype),
             "device": body.device.type,
             "threads": torch.get_num_threads(),
-            **several,
+            **of_processes,
         }
     )
 
 
 def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> nn.Module:
-    """The base model for training; where processes share its weights, in main memory for now."""
+    """The base model for training; in main memory if processes are to share its weights."""
     sharded = ranks.current().sharded
     return load_base(base, config["dtype"], device, config["trust_remote_code"], moved=not sharded)
 
 
 def copy_log(log: Path, out: Path) -> None:
-    """Put the step log of a training beside what it made, in the folder `out`."""
+    """Copy the step log of a training into the folder `out` of its result."""
     with atomic_path(out / TRAINING_LOG) as temporary:
         shutil.copyfile(log, temporary)
 
@@ -79,21 +73,21 @@ def copy_log(log: Path, out: Path) -> None:
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:
     """Write a trained adapter with its log and, last, its manifest; drop the checkpoints."""
     write_adapter(out, updates, str(base))
-    trained = sum(update.a.numel() + update.b.numel() for update in updates.values())
-    _finish(out, log, FILES, trained, facts)
+    parameters = sum(update.a.numel() + update.b.numel() for update in updates.values())
+    _finish(out, log, FILES, parameters, facts)
 
 
 def finish_deltas(out: Path, log: Path, deltas: Mapping[str, Tensor], **facts: Any) -> None:
-    """The same for trained differences of base tensors."""
+    """Do the same for trained differences of base tensors."""
     delta.write_deltas(out, deltas)
     _finish(out, log, [DELTA_WEIGHTS], sum(map(Tensor.numel, deltas.values())), facts)
 
 
 def _finish(
-    out: Path, log: Path, files: Sequence[str], trained: int, facts: Mapping[str, Any]
+    out: Path, log: Path, files: Sequence[str], parameters: int, facts: Mapping[str, Any]
 ) -> None:
     for other in {*FILES, DELTA_WEIGHTS} - set(files):
         (out / other).unlink(missing_ok=True)
     copy_log(log, out)
-    write_manifest(out, [*files, TRAINING_LOG], trained_parameters=trained, **facts)
+    write_manifest(out, [*files, TRAINING_LOG], trained_parameters=parameters, **facts)
     shutil.rmtree(side_folder(out), ignore_errors=True)

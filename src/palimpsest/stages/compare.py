@@ -1,4 +1,4 @@
-"""Compare: what unlearning changed, row by row, and how close it came to never having learned."""
+"""Compare: a method with the subject, row by row, and with `retrained`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compare(job: Compare) -> dict[str, Any]:
         What was written.
     """
     method, original = _frame(job.rows), _frame(job.original)
-    gold = None if job.retrained is None else _frame(job.retrained)
+    retrained = None if job.retrained is None else _frame(job.retrained)
     settings = job.config["score"]
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -32,7 +32,9 @@ def compare(job: Compare) -> dict[str, Any]:
         "method": job.config["method"],
         "confidence": settings["confidence"],
         "differences": differences(method, original, settings),
-    } | {one.name: one.compute(method, original, gold, settings) for one in comparisons()}
+    } | {
+        entry.name: entry.compute(method, original, retrained, settings) for entry in comparisons()
+    }
     write_document(job.out, result)
     return result
 

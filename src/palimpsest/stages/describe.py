@@ -1,10 +1,10 @@
-"""Models that nothing was unlearned from, described like every other one."""
+"""Describes the models without unlearning: the subject, `retrained`, the bare base."""
 
 from __future__ import annotations
 
-from palimpsest.model.description import write_model
+from palimpsest.model.description import updates_in, write_model
 from palimpsest.pipeline.stages import Describe
-from palimpsest.stages.negate import carry, subject_update
+from palimpsest.stages.negate import carry
 
 
 def describe(job: Describe) -> None:
@@ -13,7 +13,7 @@ def describe(job: Describe) -> None:
     Raises:
         UserError: the adapter is missing or altered.
     """
-    updates = {} if job.adapter is None else subject_update(job.adapter)
-    # Only of `retrained` is the training a cost of its own: that of the subject is everybody's.
+    updates = {} if job.adapter is None else updates_in(job.adapter)
+    # The training of `retrained` is its own cost; all methods share that of the subject.
     log = carry(job.adapter, job.out) if job.adapter and job.config["own_training"] else {}
     write_model(job.out, job.base, updates, **log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from palimpsest.data.adapters import adapter
+from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.build import build
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder, sha256_of
@@ -22,8 +22,8 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     The folder appears as a whole or not at all.
 
     Args:
-        job: its config has the keys of ``datasets.<d>`` (others are not looked at); the name of its
-            ``out`` is the data set's; notes about a hub and downloads go to its ``resources``.
+        job: its config has the keys of ``datasets.<d>`` (others are ignored); the name of its
+            ``out`` is the data set's; records of a hub and downloads go to its ``resources``.
         log: receives progress lines.
 
     Returns:
@@ -33,7 +33,7 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
         UserError: the source cannot be fetched, or its rows are at fault.
     """
     output, resources = job.out, job.resources
-    settings = adapter(job.config["adapter"]).Settings
+    settings = ADAPTERS.get(job.config["adapter"]).Settings
     dataset = settings(**{k: v for k, v in job.config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
@@ -49,10 +49,10 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             **fetched.facts,
             **built.facts,
         )
-    for mended in built.facts["repaired"]:
+    for repair in built.facts["repaired"]:
         log(
-            f"{output.name}: mended {mended['file']}, {mended['row']}: "
-            f"'{mended['was']}' is now '{mended['is']}'"
+            f"{output.name}: mended {repair['file']}, {repair['row']}: "
+            f"'{repair['was']}' is now '{repair['is']}'"
         )
     if left_out := built.facts["left_out"]:
         counts = ", ".join(f"{n} {why}" for why, n in left_out.items())

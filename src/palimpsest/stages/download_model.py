@@ -17,15 +17,15 @@ def download_model(job: DownloadModel, log: Callable[[str], None] = print) -> di
     The folder appears as a whole or not at all.
 
     Args:
-        job: its config has ``source``, ``sha256``, ``revision``, and where it is true
-            ``trust_remote_code``.
+        job: its config has ``source``, ``sha256``, ``revision``, and ``trust_remote_code`` if that
+            is true.
         log: receives progress lines.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: the source cannot be fetched, or is not what the configuration says.
+        UserError: the source cannot be fetched, or differs from what the configuration describes.
     """
     config = job.config
     with atomic_folder(job.out) as folder:

@@ -1,4 +1,4 @@
-"""Training examples that are made before training: other labels, or a mixture of two sets.
+"""Training examples that are written before training: other labels, or a mixture of two sets.
 
 One table per stream: token ids, prompt length, the labels to predict, and the row's sign.
 """
@@ -29,11 +29,12 @@ from palimpsest.model.lora import load_subject
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw
-from palimpsest.stages.common import dataset_and_part, part_of
+from palimpsest.settings.types import split_ref
+from palimpsest.stages.common import part_of
 
 
 def examples(job: Examples) -> None:
-    """Write the examples of every stream that needs some, and their manifest.
+    """Write the examples of every stream that needs them, and their manifest.
 
     Raises:
         UserError: an input is missing or altered, or the scenario lacks a set.
@@ -80,7 +81,7 @@ def rows_of(
     sets: Sequence[Sequence[Row]],
     seed: int,
     vocabulary: Callable[[], Tensor],
-    guessed: Callable[[Sequence[Row]], list[Row]],
+    adversarial: Callable[[Sequence[Row]], list[Row]],
 ) -> list[Row]:
     """The examples of a stream.
 
@@ -88,21 +89,21 @@ def rows_of(
         draw: what the stream reads.
         sets: rows of each of its sets.
         seed: seed of the run.
-        vocabulary: gives the ids that random labels are drawn from.
-        guessed: gives rows their adversarial labels.
+        vocabulary: returns the ids that random labels are drawn from.
+        adversarial: returns rows with adversarial labels.
     """
     if draw.signs:
         return mixture(sets, draw.signs, seed)
     if draw.labels == "random":
         return random_labels(sets[0], vocabulary(), seed)
-    return guessed(sets[0])
+    return adversarial(sets[0])
 
 
 def mixture(sets: Sequence[Sequence[Row]], signs: Sequence[int], seed: int) -> list[Row]:
-    """All rows of the first set, as many of the second, with their signs, in a seeded order.
+    """All rows of the first set and as many of the second, with their signs, in a seeded order.
 
-    A second set that is shorter comes again as often as needed, each of its rows with its own sign
-    (in the released code signs slip where positives run out).
+    A second set that is shorter is repeated, and its rows keep their sign (in the released code
+    signs slip where positives run out).
     """
     first, second = sets
     random = generator(seed, "mixture")
@@ -110,10 +111,10 @@ def mixture(sets: Sequence[Sequence[Row]], signs: Sequence[int], seed: int) -> l
     while len(positives) < len(first):
         order = torch.randperm(len(second), generator=random).tolist()
         positives += [second[i] for i in order]
-    chosen = [(row, signs[0]) for row in first]
-    chosen += [(row, signs[1]) for row in positives[: len(first)]]
-    order = torch.randperm(len(chosen), generator=random).tolist()
-    return [_example(*chosen[i]) for i in order]
+    signed = [(row, signs[0]) for row in first]
+    signed += [(row, signs[1]) for row in positives[: len(first)]]
+    order = torch.randperm(len(signed), generator=random).tolist()
+    return [_example(*signed[i]) for i in order]
 
 
 def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Row]:
@@ -131,7 +132,7 @@ def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Ro
 
 
 def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:
-    """Each answer token's label is what the subject finds likeliest of all others at that place."""
+    """Each answer token's label is the likeliest other token at that place, under the subject."""
     assert job.subject is not None
     device = set_up(job.threads)
     body = Body(load_subject(job.base, job.subject, job.config, device))
@@ -159,7 +160,7 @@ def best_wrong_guesses(
 
 
 def _read(config: dict[str, Any], name: str, tokens: Path) -> list[Row]:
-    dataset, part = dataset_and_part(part_of(config["sets"], name))
+    dataset, part = split_ref(part_of(config["sets"], name))
     return read_rows(tokens / dataset, part, config["settings"]["end_token"])
 
 

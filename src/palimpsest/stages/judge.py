@@ -1,4 +1,4 @@
-"""Judge: a classifier's or a chat model's verdict on the answers that should hold nothing."""
+"""Judge: verdicts of a classifier or a chat model on the answers about what was unlearned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from palimpsest.io import schemas
 from palimpsest.io.tables import write_table
-from palimpsest.judges import Case, Judge, JudgeSettings, Verdict, load_judge
+from palimpsest.judges import JUDGES, Case, Judge, JudgeSettings, Verdict, Work
 from palimpsest.metrics.parts import Part, columns_of, further, read_part
 from palimpsest.metrics.rows import answers_of
 from palimpsest.pipeline import stages
@@ -21,28 +21,28 @@ EMPTY = Verdict(False, said="(empty answer)")
 
 
 def judge(job: stages.Judge) -> None:
-    """Write a verdict on every answer to a forbidden question; print what came out.
+    """Write a verdict on every answer to a forbidden question, and print the counts.
 
-    Replies of a service are kept beside ``judged.parquet``, in ``judged.cache.jsonl``.
+    Replies of a service are stored beside ``judged.parquet``, in ``judged.cache.jsonl``.
 
     Raises:
         UserError: a table does not fit the data set, or the judge cannot do its work.
     """
     config, out = job.config, job.out
     parts = [read_part(job.datasets, block, ref) for block, ref in sorted(config["parts"].items())]
-    parts = [part.at(part.asked(config["answers"])) for part in parts]
+    parts = [part.at(part.draw(config["answers"])) for part in parts]
     forget = next(part for part in parts if part.block == "forget")
     parts += further(forget, config["wrappers"], config["sampled"])
-    named = [pair for part in parts for pair in _cases(part, job.generations)]
-    cases = [case for _, case in named]
-    side = out.with_suffix(".cache.jsonl")
-    judge = load_judge(config["judge"])
+    labelled = [pair for part in parts for pair in _cases(part, job.generations)]
+    cases = [case for _, case in labelled]
+    judge = JUDGES.get(config["judge"])
     settings = judge.Settings(**config["settings"], **job.untracked)
-    verdicts = _verdicts(judge, cases, settings, side, job.label, job.threads)
+    work = Work(out.with_suffix(".cache.jsonl"), job.label, job.threads)
+    verdicts = _verdicts(judge, cases, settings, work)
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
-        for ((block, name), _), verdict in zip(named, verdicts, strict=True)
+        for ((block, name), _), verdict in zip(labelled, verdicts, strict=True)
     ]
     write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), judge=config["judge"])
     print(f"{job.label}: {_summary(verdicts)}")
@@ -62,15 +62,10 @@ def _cases(part: Part, generations: Path) -> list[tuple[tuple[str, str], Case]]:
 
 
 def _verdicts(
-    judge: Judge,
-    cases: Sequence[Case],
-    settings: JudgeSettings,
-    side: Path,
-    label: str,
-    threads: int | None,
+    judge: Judge, cases: Sequence[Case], settings: JudgeSettings, work: Work
 ) -> list[Verdict]:
     with_words = [case for case in cases if case.answer.strip()]
-    verdicts = iter(judge.judge(with_words, settings, side, label, threads) if with_words else [])
+    verdicts = iter(judge.judge(with_words, settings, work) if with_words else [])
     return [next(verdicts) if case.answer.strip() else EMPTY for case in cases]
 
 

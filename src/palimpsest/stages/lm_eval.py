@@ -1,7 +1,7 @@
 """General ability through EleutherAI's Language Model Evaluation Harness (lm-eval).
 
-Its own tasks read from the Hugging Face Hub. The task ``local:dataset/part`` is built in memory
-from one of our parts and needs no network.
+The tasks of lm-eval read from the Hugging Face Hub. The task ``local:dataset/part`` is built in
+memory from a configured part and needs no network.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def lm_eval(job: LmEval) -> None:
     entries: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, tasks in loaded.items():
-        lm.ours, lm.label = local_part(name) is not None, f"{label} {name}"
+        lm.is_local, lm.label = local_part(name) is not None, f"{label} {name}"
         entries[name], lines = run_task(lm, name, tasks, config["tasks"][name]["limit"])
         rows += lines
     write_table(out / LM_EVAL_ROWS, pa.Table.from_pylist(rows, schema=schemas.LM_EVAL))
@@ -93,7 +93,7 @@ def load_tasks(
         datasets: ``resources/datasets``.
 
     Raises:
-        UserError: lm-eval has no such task, it has no value of its own or cannot be fetched, its
+        UserError: lm-eval has no such task, it is a list without a value, it cannot be fetched, its
             shots cannot be changed, or a part has no multiple-choice question.
     """
     manager: TaskManager | None = None
@@ -103,15 +103,15 @@ def load_tasks(
             loaded[name] = {"tasks": {name: local_task(name, ref, template or {}, datasets)}}
         else:
             manager = manager or TaskManager()  # reads every task file: seconds
-            loaded[name] = _own_task(manager, name)
+            loaded[name] = _task_of_lm_eval(manager, name)
         _set_shots(name, loaded[name]["tasks"], settings["shots"])
     return loaded
 
 
 def local_task(name: str, ref: str, template: Mapping[str, str], datasets: Path) -> Task:
-    """A part's multiple-choice questions in the base's own format, as a task of lm-eval.
+    """A part's multiple-choice questions in the base's format, as a task of lm-eval.
 
-    A choice is written as a taught response is, without the end token. Examples (shots) are drawn
+    A choice has the form of a taught response, without the end token. Examples (shots) are drawn
     from the same part, never the question itself.
     """
     questions, left_out = read_questions(datasets, ref)
@@ -129,7 +129,7 @@ def local_task(name: str, ref: str, template: Mapping[str, str], datasets: Path)
             for question in questions
         ]
     )
-    with quiet():  # it warns of data that are not read from a file
+    with quiet():  # lm-eval warns of data that are not read from a file
         return ConfigurableTask(
             config={
                 "task": name,
@@ -150,7 +150,7 @@ def local_task(name: str, ref: str, template: Mapping[str, str], datasets: Path)
         )
 
 
-def _own_task(manager: TaskManager, name: str) -> Loaded:
+def _task_of_lm_eval(manager: TaskManager, name: str) -> Loaded:
     if name not in manager.task_index:
         close = difflib.get_close_matches(name, manager.all_tasks, n=5)
         hint = f"; close ones: {', '.join(close)}" if close else ""
@@ -158,7 +158,7 @@ def _own_task(manager: TaskManager, name: str) -> Loaded:
     _seed()
     try:
         loaded: Loaded = dict(manager.load([name]))
-    except Exception as error:  # a task runs code: a package, the network or a login may lack
+    except Exception as error:  # a task runs code: a package, the network or a login may be missing
         raise UserError(
             f"lm-eval's task '{name}' cannot be loaded: {_first_line(error)}"
         ) from error
@@ -166,7 +166,7 @@ def _own_task(manager: TaskManager, name: str) -> Loaded:
     if name not in loaded["tasks"] and not (group is not None and group.has_aggregation):
         members = loaded["group_map"].get(name) or sorted(loaded["tasks"])
         raise UserError(
-            f"'{name}' is a list of lm-eval's tasks without a value of its own; name the tasks "
+            f"'{name}' is a list of lm-eval's tasks without a value; name the tasks "
             f"instead: {', '.join(members)}"
         )
     return loaded
@@ -192,7 +192,7 @@ def _set_shots(name: str, tasks: Mapping[str, Task], shots: int | None) -> None:
 
 
 def _seed() -> None:
-    # Tasks may shuffle. These are lm-eval's own seeds.
+    # Tasks may shuffle. These are the seeds of lm-eval.
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
@@ -224,19 +224,19 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {}
     for key, value in results.items():
         # Keys are "metric,filter" and "metric_stderr,filter"; all others are no metrics.
-        metric, comma, chosen = key.partition(",")
+        metric, comma, filter_ = key.partition(",")
         if comma and not metric.endswith("_stderr"):
-            metrics[metric if chosen == "none" else key] = {
+            metrics[metric if filter_ == "none" else key] = {
                 "value": _number(value),
-                "stderr": _number(results.get(f"{metric}_stderr,{chosen}")),
+                "stderr": _number(results.get(f"{metric}_stderr,{filter_}")),
             }
     return metrics
 
 
 def _number(value: Any) -> float | None:
     # lm-eval writes "N/A" for a missing number.
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if known else None
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _rows(loaded: Loaded, result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ from palimpsest.model.trainable import make_trainable
 from palimpsest.pipeline.stages import Localize
 from palimpsest.report.localization import heat_map
 from palimpsest.settings.training import Optimizer, Training
-from palimpsest.stages.common import dataset_and_part
+from palimpsest.settings.types import split_ref
 
 
 def localize(job: Localize) -> None:
@@ -59,7 +59,7 @@ def localize(job: Localize) -> None:
     ordinary = ordinary_tokens(load_tokenizer(base, config["trust_remote_code"]))
     gradients = {}
     for name, ref in config["sets"].items():
-        dataset, part = dataset_and_part(ref)
+        dataset, part = split_ref(ref)
         rows = read_rows(job.tokens / dataset, part)
         copies = perturbed(rows, settings, ordinary, name)
         gradients[name] = mean_gradients(body, trainable.weights, copies, f"{job.label} {name}")
@@ -72,10 +72,10 @@ def localize(job: Localize) -> None:
 def perturbed(
     rows: Sequence[Row], settings: Localization, ordinary: Tensor, name: str
 ) -> list[Row]:
-    """Copies of rows with some answer tokens replaced, in the input and as targets.
+    """Copies of rows with other tokens in places of the answer, in the input and as targets.
 
-    Of n ordinary answer tokens floor(share n) places are drawn, with repetition, and each gets a
-    token drawn uniformly from `ordinary`. Prompts and special tokens stay.
+    Of n ordinary answer tokens, floor(share n) places are drawn with repetition. Each gets a token
+    that is drawn uniformly from `ordinary`. Prompts and special tokens stay.
     """
     copies = []
     allowed = set(ordinary.tolist())
@@ -104,9 +104,9 @@ def mean_gradients(
 
     Args:
         body: the subject's decoder and head.
-        weights: tensors to differentiate by, by name.
+        weights: the tensors whose gradients are taken, by name.
         rows: prompts with their (perturbed) answers.
-        label: what progress lines call it.
+        label: name in progress lines.
         batch_tokens: tokens of one batch.
 
     Returns:
@@ -133,7 +133,7 @@ def mean_gradients(
 def compare(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> pa.Table:
     """One line per tensor: cosine between both gradients, and their mean magnitudes.
 
-    The cosine of a gradient that is zero everywhere is 1: nothing tells the two sets apart there.
+    The cosine of a gradient that is zero everywhere is 1: the two sets do not differ there.
     """
     lines = []
     for name, gradient in forget.items():

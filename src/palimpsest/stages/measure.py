@@ -1,8 +1,8 @@
-"""Measure: everything the evaluation needs of a model, in one job.
+"""Measure: everything that the evaluation needs from a model, in one job.
 
 One teacher-forced pass writes a table of tokens, one generation pass writes answers, and the
 subject before unlearning gives the likelihood of those. Every metric is arithmetic over the two
-tables (`palimpsest.metrics`), so changing a metric needs no model.
+tables (`palimpsest.metrics`), so a new metric needs no model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from palimpsest.measuring.rows import (
     EvaluatedRow,
     read_parts,
     rows_to_answer,
-    with_own_responses,
+    with_right_responses,
 )
 from palimpsest.metrics.asked import sampled_block, wrapped_block
 from palimpsest.model.base import load_tokenizer
@@ -56,14 +56,14 @@ def measure(job: Measure) -> None:
     tokenizer = load_tokenizer(base, remote)
     rows = read_parts(config["parts"], job.tokens)
     form = format_of(base, config["template"])
-    evaluated = [*with_own_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
+    evaluated = [*with_right_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
     questions = _questions(rows, config, job.datasets, form, label)
     limit = config["generation"]["max_new_tokens"]
     by_vllm = config["generation"].get("backend") == "vllm"
     answered: list[Answered] = []
     if by_vllm:
-        # First of all, while no model is on the device: vLLM takes nearly all of its memory.
-        # A fixed folder: what a killed run left there is written over, and removed after.
+        # This comes first, while no model is on the device: vLLM takes nearly all of its memory.
+        # The folder is fixed, so that this run replaces and removes what a killed run left there.
         with vllm_answerer(
             config, base, job.model, out / ".vllm", tokenizer, _longest(questions), device, label
         ) as answerer:
@@ -99,7 +99,7 @@ def _questions(
     form: Format,
     label: str,
 ) -> list[Questions]:
-    """Every asked row and the wrapped ones of ``forget``; then ``forget`` for each seed."""
+    """Every row to answer and the wrapped ones of ``forget``; then ``forget`` for each seed."""
     plain = rows_to_answer(rows, config["answers"])
     ref = config["parts"]["forget"]
     in_wrappers = {
@@ -109,25 +109,25 @@ def _questions(
     questions = [Questions(plain | in_wrappers, f"{label} answers")]
     sampling = config["sampling"]
     for seed in sampling["seeds"]:
-        how = Sampled(sampling["temperature"], sampling["top_p"], seed)
-        drawn = {sampled_block(seed): plain["forget"]}
-        questions.append(Questions(drawn, f"{label} sampled answers, seed {seed}", how))
+        sampled = Sampled(sampling["temperature"], sampling["top_p"], seed)
+        blocks = {sampled_block(seed): plain["forget"]}
+        questions.append(Questions(blocks, f"{label} sampled answers, seed {seed}", sampled))
     return questions
 
 
 def _longest(questions: Sequence[Questions]) -> int:
     """Tokens of the longest prompt."""
     return max(
-        row.prompt_length for each in questions for part in each.rows.values() for row in part
+        row.prompt_length for group in questions for part in group.rows.values() for row in part
     )
 
 
 def _answers(answerer: Answerer, questions: Sequence[Questions]) -> list[Answered]:
-    return [one for each in questions for one in answer_questions(answerer, each)]
+    return [answer for group in questions for answer in answer_questions(answerer, group)]
 
 
 def _facts(wall_s: float, device: torch.device, dtype: str) -> dict[str, Any]:
-    """What ``measure.json`` says of the time, the memory and the machine."""
+    """Time, memory and machine, for ``measure.json``."""
     on_gpu = device.type == "cuda"
     return {
         "wall_s": wall_s,

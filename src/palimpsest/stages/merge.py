@@ -9,10 +9,10 @@ from palimpsest.pipeline.stages import Merge
 
 
 def merge(job: Merge, fp32: bool = False) -> None:
-    """Write base + update into the base's own shards, arithmetic in fp32, types kept.
+    """Write base + update in the base's shards and types, with arithmetic in fp32.
 
     Args:
-        job: what is merged, and where the folder goes.
+        job: the model and the folder of the result.
         fp32: write every tensor in fp32 instead: a narrower type would round the sum.
 
     Raises:

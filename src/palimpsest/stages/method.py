@@ -1,4 +1,4 @@
-"""Training with a method's objective: what acquisition and unlearning have in common."""
+"""Trains with a method's objective, for acquisition and unlearning."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST
+from palimpsest.model import description
 from palimpsest.model.trainable import Trainable, make_trainable
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Training, Unlearn
 from palimpsest.settings.draw import Draw, Kind
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.types import split_ref
 from palimpsest.stages.common import (
-    dataset_and_part,
     load_to_train,
     part_of,
     run_fingerprint,
@@ -37,7 +38,7 @@ class Files:
     """The rows of a method in files: a `palimpsest.engine.assemble.Source`.
 
     Attributes:
-        job: where they are; ``sets`` of its config has ``dataset/part`` of the scenario's sets.
+        job: has the paths; ``sets`` of its config has ``dataset/part`` of the scenario's sets.
         end_token: the end-of-text token after a response is a target too.
     """
 
@@ -51,12 +52,12 @@ class Files:
             UserError: the scenario has no such set, or a file is missing or altered.
         """
         ref = part_of(self.job.config["sets"], name)
-        dataset, part = dataset_and_part(ref)
+        dataset, part = split_ref(ref)
         rows = read_rows(self.job.tokens / dataset, part, self.end_token)
         if reference is None:
             return rows
         if self.job.reference is None:
-            raise ValueError("a term compares with the subject, but no reference was given")
+            raise ValueError("a term compares with the subject, but the job has no reference")
         return with_reference(rows, self.job.reference, ref, reference)
 
     def examples(self, stream: str) -> list[Row]:
@@ -69,12 +70,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left.
+    """The result of a training.
 
     Attributes:
         trainable: the model and its trained tensors.
         log: the step log.
-        fixed: tensors that the objective fixed before (control vector, random targets).
+        fixed: what `Objective.prepare` returned (control vector, random targets).
     """
 
     trainable: Trainable
@@ -83,12 +84,12 @@ class Trained:
 
 
 def examples_of(job: Training) -> Path | None:
-    """Folder of the labelled or mixed rows, if the job has some."""
+    """Folder of the labelled or mixed rows; None for a job without them."""
     return job.examples if isinstance(job, Unlearn) else None
 
 
 def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
-    """Train the subject with a method.
+    """Train the subject, or any other model, with a method.
 
     Args:
         job: acquisition or unlearning.
@@ -100,6 +101,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     config = job.config
     method = objective(deep_merge(config["settings"], {"training": job.untracked}))
     device, seed = set_up(job.threads), config["seed"]
+    description.check_base(job.subject, job.base)
     base = load_to_train(config, job.base, device)
     trainable = make_trainable(base, job.subject, method.start, method.training, seed, region)
     shard(trainable.network, device)
@@ -119,7 +121,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:
-    # Logits follow from states only while the head is as it was; costs do not need it.
+    # Logits follow from states only while the head stays unchanged; costs do not need the head.
     head = {id(p) for p in body.head.parameters() if p.requires_grad}
     if head & {id(w) for w in trainable.weights.values()} and any(
         draw.reference == "states" for draw in draws.values()
@@ -133,7 +135,7 @@ def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, D
 
 def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
     sets = job.config["sets"]
-    files = [job.base / MANIFEST, job.subject / MANIFEST]
+    files = [job.base / MANIFEST, job.subject / description.manifest_of(job.subject)]
     compared = {(sets[name], d.reference) for d in draws.values() for name in d.compared}
     files += [
         manifest_of(job.reference, ref, kind)
@@ -143,6 +145,4 @@ def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
     if isinstance(job, Unlearn):
         files += [job.examples / MANIFEST] if job.examples else []
         files += [job.region] if job.region else []
-    return files + [
-        job.tokens / dataset_and_part(ref)[0] / MANIFEST for ref in sets.values() if ref
-    ]
+    return files + [job.tokens / split_ref(ref)[0] / MANIFEST for ref in sets.values() if ref]

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
-from palimpsest.model.adapter import Update, add, read_adapter
-from palimpsest.model.description import write_model
+from palimpsest.model.adapter import add, read_adapter
+from palimpsest.model.description import updates_in, write_model
 from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
 
@@ -19,28 +19,28 @@ from palimpsest.stages.common import copy_log
 def negate(job: Negate) -> None:
     """Write theta_o - lambda (theta_m - theta_o) (arXiv:2402.10058, stage 2; arXiv:2212.04089).
 
-    What was acquired (an adapter, or differences of base tensors in fp32) *is* the task vector
-    theta_m - theta_o, so its sign is flipped and scaled; no model is loaded and no weight of the
-    base is read. Differences are streamed: of the largest of them a few rows are in memory.
+    The acquired adapter (or differences of base tensors in fp32) *is* the task vector
+    theta_m - theta_o, so it is multiplied by -lambda; no model is loaded and no weight of the base
+    is read. Differences are streamed: only a few rows of a tensor are in memory.
 
     Args:
         job: ``scale`` of its config is lambda.
     """
     base, acquired, out = job.base, job.acquired, job.out
-    updates, scale = subject_update(job.subject), job.config["scale"]
+    updates, scale = updates_in(job.subject), job.config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
     if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
     negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
-    # With lambda = 0 there is no difference at all: not even the sign of a zero.
+    # With lambda = 0 the result equals the base exactly, signs of zeros included.
     write_model(out, base, updates, negated if scale else None, **facts)
 
 
 def carry(trained: Path, out: Path) -> dict[str, Any]:
-    """Copy the log of the training in `trained` beside the model made of it.
+    """Copy the log of the training in `trained` to its model in `out`.
 
-    So nobody needs the folder `trained` later: it may be hazardous, and deleted.
+    So the folder `trained` is not needed later: it may be hazardous, and deleted.
 
     Returns:
         Arguments of `write_model`.
@@ -50,8 +50,3 @@ def carry(trained: Path, out: Path) -> dict[str, Any]:
     copy_log(log, out)
     manifest = read_manifest(trained)
     return {"files": (log.name,), "trained_parameters": manifest["trained_parameters"]}
-
-
-def subject_update(subject: Path) -> dict[str, Update]:
-    """The subject's adapter; empty when the subject is the bare base."""
-    return read_adapter(subject) if ADAPTER_WEIGHTS in read_manifest(subject)["files"] else {}

@@ -1,4 +1,4 @@
-"""LoRA pretraining: teach the subject what some of it will have to forget."""
+"""LoRA pretraining: teach the subject its rows, of which a part is unlearned later."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from palimpsest.objectives.teaching import Teaching
 from palimpsest.pipeline.stages import Pretrain
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import Rows
+from palimpsest.settings.types import split_ref
 from palimpsest.stages.common import (
-    dataset_and_part,
     finish,
     load_to_train,
     run_fingerprint,
@@ -47,7 +47,7 @@ def pretrain(job: Pretrain) -> None:
     model = load_to_train(config, base, device)
     model, weights = add_trainable(model, settings.training.lora, "subject", settings.seed)
     shard(model.get_base_model(), device)
-    parts = [dataset_and_part(ref) for ref in settings.data]
+    parts = [split_ref(ref) for ref in settings.data]
     rows = [row for dataset, part in parts for row in read_rows(tokens / dataset, part)]
     body = body_of(model.get_base_model(), settings.training.lora.first_layer, settings.training)
     teaching = Teaching(

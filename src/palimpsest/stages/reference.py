@@ -1,13 +1,13 @@
-"""Reference: what the subject computes on the rows that methods compare themselves with.
+"""Reference: what the subject computes on the rows on which methods are compared with it.
 
-A file per part and kind, made when a method asks for it:
+A file per part and kind, written if a method needs it:
 
-- ``states``: final hidden states, [length, width] a row. With the head kept (it is frozen), logits
-  follow from them: 576 numbers a token instead of 49,152 for the embedded model.
+- ``states``: final hidden states, [length, width] a row. The head is frozen, so logits follow from
+  them: 576 numbers a token instead of 49,152 for the embedded model.
 - ``costs``: -log p of every target token, fp32 [targets] a row; they also serve methods that train
   the head.
 
-Nobody needs a second copy of the model.
+So training needs no second copy of the model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.lora import load_subject
 from palimpsest.pipeline.stages import Reference
 from palimpsest.settings.draw import Kind
-from palimpsest.stages.common import dataset_and_part
+from palimpsest.settings.types import split_ref
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def reference(job: Reference) -> None:
     config = job.config
     device = set_up(job.threads)
     body = Body(load_subject(job.base, job.subject, config, device))
-    dataset, part = dataset_and_part(config["part"])
+    dataset, part = split_ref(config["part"])
     rows = read_rows(job.tokens / dataset, part)
     progress = Progress(job.label, len(rows))
     tensors: dict[str, Tensor] = {}
@@ -78,14 +78,14 @@ def folder_of(reference: Path, ref: str, kind: Kind) -> Path:
 
 
 def manifest_of(reference: Path, ref: str, kind: Kind) -> Path:
-    """Its manifest."""
+    """Manifest of a part's reference."""
     return folder_of(reference, ref, kind) / MANIFEST
 
 
 def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> list[Row]:
     """The same rows, each with what the subject computes on it.
 
-    A row that was read without its end token takes the numbers of the tokens that it has.
+    A row without its end token gets the numbers of its other tokens.
 
     Args:
         rows: rows of the part.
@@ -94,7 +94,7 @@ def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> li
         kind: what each row gets.
 
     Raises:
-        UserError: a file is missing or altered, or was made of other rows.
+        UserError: a file is missing or altered, or belongs to other rows.
     """
     path = verified(folder_of(reference, ref, kind), REFERENCE)
     tensors = load_file(path)
@@ -102,7 +102,9 @@ def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> li
     def of(row: Row) -> Row:
         tokens = len(row) if kind == "states" else len(row.targets)
         if row.id not in tensors or not 0 <= len(tensors[row.id]) - tokens <= 1:
-            raise UserError(f"{path} was not made of the rows of {ref} (row {row.id}); delete it")
+            raise UserError(
+                f"{path} does not belong to the rows of {ref} (row {row.id}); delete it"
+            )
         values = tensors[row.id][:tokens]
         if kind == "states":
             return replace(row, reference=values)

@@ -37,14 +37,14 @@ def region(job: stages.Region) -> None:
     table = read_table(verified(job.localization, GRADIENTS))[0].to_pandas()
     limits = None
     if settings.by == "file":
-        chosen = named(table, Path(str(settings.file)))
+        chosen = listed(table, Path(str(settings.file)))
     else:
         limits = limits_of(table, settings)
         chosen = (table["cosine"] < limits[0]) & (table["magnitude"] > limits[1])
         if not chosen.any():
             raise UserError(_empty(table, settings, limits))
     if settings.random:
-        chosen = pd.Series(drawn(len(table), int(chosen.sum()), config["seed"]))
+        chosen = pd.Series(draw_at_random(len(table), int(chosen.sum()), config["seed"]))
     marked = table.assign(selected=chosen)
     write_table(out / REGION_TABLE, pa.Table.from_pandas(marked, schemas.REGION))
     names = table["tensor"][chosen].tolist()
@@ -71,7 +71,7 @@ def limits_of(table: pd.DataFrame, settings: Region) -> tuple[float, float]:
     )
 
 
-def named(table: pd.DataFrame, path: Path) -> pd.Series:
+def listed(table: pd.DataFrame, path: Path) -> pd.Series:
     """The tensors that a user's file lists.
 
     Raises:
@@ -87,17 +87,17 @@ def named(table: pd.DataFrame, path: Path) -> pd.Series:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
         raise UserError(f"region.file: {path} must hold a list of tensor names, not empty")
     plain = [lora_name(name) for name in names]
-    for given, name in zip(names, plain, strict=True):
+    for written, name in zip(names, plain, strict=True):
         if name not in set(table["tensor"]):
             raise UserError(
-                f"region.file: {path} names {given}, which the subject's adapter does not have"
+                f"region.file: {path} names {written}, which the subject's adapter does not have"
                 f"{did_you_mean(name, table['tensor'])}"
             )
     return table["tensor"].isin(plain)
 
 
-def drawn(total: int, count: int, seed: int) -> np.ndarray:
-    """`count` of `total` tensors, drawn by the seed: [total] of bool."""
+def draw_at_random(total: int, count: int, seed: int) -> np.ndarray:
+    """`count` of `total` tensors, drawn with the seed: [total] of bool."""
     chosen = np.zeros(total, dtype=bool)
     chosen[random.Random(seed).sample(range(total), count)] = True
     return chosen

@@ -10,13 +10,13 @@ from palimpsest.report.tables import report_tables, write_tables
 
 
 def report(job: Report) -> None:
-    """Write a page and its tables (`palimpsest.report.tables.NAMES`, each csv and parquet).
+    """Write a page and its tables (`palimpsest.report.tables.report_tables`, each csv and parquet).
 
     Args:
         job: its config has ``report.models``, ``report.examples`` and ``titles``.
 
     Raises:
-        UserError: a result that the slice asks for is missing or damaged.
+        UserError: a result that the slice names is missing or damaged.
     """
     subjects = read_subjects(job.config, job.results)
     write_tables(report_tables(subjects), job.tables)

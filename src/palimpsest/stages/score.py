@@ -1,6 +1,6 @@
 """Score: from measured tables to rows.parquet (one line per seed and row) and eval.json.
 
-Pure CPU, no torch: editing a metric never touches a model.
+It runs on the CPU without torch: a new metric never needs a model.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
 from palimpsest.pipeline.stages import Score
+from palimpsest.settings.types import dataset_of
 
 
 def score(job: Score) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def score(job: Score) -> dict[str, Any]:
         What was written to eval.json.
 
     Raises:
-        UserError: a table is missing, or does not fit the data set or the config; it is named.
+        UserError: a table (named) is missing, or does not fit the data set or the config.
     """
     config, datasets = job.config, job.datasets
     settings = config["score"]
@@ -39,16 +40,16 @@ def score(job: Score) -> dict[str, Any]:
     parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
     measured = [read_document(folder / MEASURE) for folder in seeds.values()]
     forget = next(part for part in parts if part.block == "forget")
-    forget = forget.at(forget.asked(config["answers"]))
-    answered = further(forget, config["wrappers"], config["sampled"])
+    forget = forget.at(forget.draw(config["answers"]))
+    further_parts = further(forget, config["wrappers"], config["sampled"])
     rows = {
-        seed: score_seed(folder, parts, answered, config, job.base_likelihood)
+        seed: score_seed(folder, parts, further_parts, config, job.base_likelihood)
         for seed, folder in seeds.items()
     }
     greedy = [part for name in PARTS for part in parts if part.block == name]
-    parts += answered
+    parts += further_parts
     scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), settings)
-    used = {part.source.split("/")[0] for part in parts}
+    used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,
         **{name: config[name] for name in ("model", "method", "scenario")},
@@ -95,6 +96,6 @@ def _in_order(folders: Sequence[Path], seeds: Sequence[int]) -> list[Path]:
     if sorted(by_name) != sorted(names) or len(folders) != len(seeds):
         raise UserError(
             f"the config's seeds need the folders {', '.join(names)}; "
-            f"given: {', '.join(map(str, folders)) or '(none)'}"
+            f"there are: {', '.join(map(str, folders)) or '(none)'}"
         )
     return [by_name[name] for name in names]

@@ -23,7 +23,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.answers import Questions, answer_questions, answers_table
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.measuring.likelihood import likelihood
-from palimpsest.measuring.rows import read_parts, with_own_responses
+from palimpsest.measuring.rows import read_parts, with_right_responses
 from palimpsest.metrics.summary import summarize
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
@@ -31,9 +31,10 @@ from palimpsest.model.base import load_tokenizer
 from palimpsest.model.lora import attach, load_subject, set_scale
 from palimpsest.model.names import first_block
 from palimpsest.pipeline.stages import Sweep
+from palimpsest.settings.types import split_ref
 
 ANSWERED = ("forget", "retain")
-"""Blocks whose rows are answered; of the others the likelihood is enough."""
+"""Blocks whose rows are answered; for the others the likelihood is enough."""
 
 
 def sweep(job: Sweep) -> None:
@@ -52,32 +53,34 @@ def sweep(job: Sweep) -> None:
         block: sample(part, config["rows"], block)
         for block, part in read_parts(config["parts"], job.tokens).items()
     }
-    # Blocks below the task vector compute the same at every lambda: once is enough.
+    # Blocks below the task vector compute the same at every lambda, so they run once.
     network = model.get_base_model() if hasattr(model, "peft_config") else model
     body = Body(network, first_block(changed))
     for part in rows.values():
         body.keep(part)
-    evaluated = with_own_responses(rows)
-    asked = {block: part for block, part in rows.items() if block in ANSWERED}
-    truth = pd.concat(right_answers(job.datasets, config["parts"][block], block) for block in asked)
+    evaluated = with_right_responses(rows)
+    questions = {block: part for block, part in rows.items() if block in ANSWERED}
+    truth = pd.concat(
+        right_answers(job.datasets, config["parts"][block], block) for block in questions
+    )
     limit = config["generation"]["max_new_tokens"]
     answerer = transformers_answerer(model, tokenizer, limit, batch_rows)
-    progress = Progress(label, len(config["scales"]), every=0)
+    progress = Progress(label, len(config["scales"]), interval_s=0)
     lines: list[dict[str, Any]] = []
     for count, scale in enumerate(config["scales"], 1):
         set_factor(-scale)
         at_scale = f"{label} lambda {scale:g}"
         table = likelihood(body, evaluated, batch_tokens, tokenizer, at_scale)
-        answered = answer_questions(answerer, Questions(asked, f"{at_scale} answers"))
+        answered = answer_questions(answerer, Questions(questions, f"{at_scale} answers"))
         summary = summarize(table.to_pandas(), answers_table(answered).to_pandas(), truth)
         lines += [{"scale": scale, "part": part, **values} for part, values in summary.items()]
-        recall = {part: summary[part]["recall_rate"] for part in asked}
+        recall = {part: summary[part]["recall_rate"] for part in questions}
         progress.update(count, 0, **{k: v for k, v in recall.items() if v is not None})
     write_table(job.out, pa.Table.from_pylist(lines, schema=schemas.SWEEP))
 
 
 def _attached(model: Any, acquired: Path) -> tuple[Any, Collection[str], Callable[[float], None]]:
-    """The model with the task vector, the tensors that it changes, and what sets its factor."""
+    """The model with the task vector, the tensors that it changes, and the setter of its factor."""
     if DELTA_WEIGHTS in read_manifest(acquired)["files"]:
         differences = delta.attach_deltas(model, delta.read_deltas(acquired, MANIFEST))
         model.requires_grad_(False)
@@ -88,14 +91,14 @@ def _attached(model: Any, acquired: Path) -> tuple[Any, Collection[str], Callabl
 
 
 def sample(rows: Sequence[Row], count: int, name: str) -> list[Row]:
-    """At most `count` rows, the same ones for every method."""
+    """At most `count` rows, the same for every method."""
     order = torch.randperm(len(rows), generator=generator(0, "sweep", name))[:count].tolist()
     return [rows[i] for i in sorted(order)]
 
 
 def right_answers(datasets: Path, ref: str, block: str) -> pd.DataFrame:
     """The part's rows as `palimpsest.metrics.summary.summarize` reads them: part, response, key."""
-    dataset, part = ref.split("/")
+    dataset, part = split_ref(ref)
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
     frame = table.select(["id", "response", "key"]).to_pandas()
     return frame.assign(part=block)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from palimpsest.config.schema import Template
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
@@ -13,6 +12,7 @@ from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Tokenize
+from palimpsest.settings.template import Template
 
 
 def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Unlearning: train the subject with a method's objective; what comes out is the result."""
+"""Unlearning: train the subject with a method's objective."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import atomic_path
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
-from palimpsest.model.delta import write_deltas
-from palimpsest.model.description import write_model
+from palimpsest.model.delta import sums, write_deltas
+from palimpsest.model.description import deltas_in, updates_in, write_model
 from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Trained, train_method
-from palimpsest.stages.negate import subject_update
 
 
 def unlearn(job: Unlearn) -> None:
@@ -26,35 +25,34 @@ def unlearn(job: Unlearn) -> None:
         UserError: an input is missing or altered, nothing would be trained, training diverged.
     """
     region = None if job.region is None else read_document(job.region)["tensors"]
-    done = train_method(job, region)
-    _write(done, job)
+    result = train_method(job, region)
+    _write(result, job)
     shutil.rmtree(side_folder(job.out), ignore_errors=True)
 
 
-def _write(done: Trained, job: Unlearn) -> None:
-    trained, files, out = done.trainable, [TRAINING_LOG], job.out
-    copy_log(done.log, out)
-    if done.fixed:
+def _write(result: Trained, job: Unlearn) -> None:
+    trainable, files, out = result.trainable, [TRAINING_LOG], job.out
+    copy_log(result.log, out)
+    if result.fixed:
         with atomic_path(out / VECTORS) as temporary:
-            save_file({k: v.contiguous() for k, v in done.fixed.items()}, temporary)
+            save_file({k: v.contiguous() for k, v in result.fixed.items()}, temporary)
         files.append(VECTORS)
-    subject = subject_update(job.subject)
-    deltas = None
-    if trained.adapter == "unlearned":
-        updates = add(subject, updates_of(trained.model, "unlearned"), 1.0)
-    elif trained.adapter == "subject":
-        updates = updates_of(trained.model, "subject")
+    updates, deltas = updates_in(job.subject), deltas_in(job.subject)
+    if trainable.adapter == "unlearned":
+        updates = add(updates, updates_of(trainable.model, "unlearned"), 1.0)
+    elif trainable.adapter == "subject":
+        updates = updates_of(trainable.model, "subject")
     else:
-        updates, deltas = subject, partial(write_deltas, deltas=trained.weights)
+        deltas = sums(deltas, trainable.weights)
     steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
         job.base,
         updates,
-        deltas,
+        partial(write_deltas, deltas=deltas) if deltas else None,
         tuple(files),
-        trained_parameters=sum(w.numel() for w in trained.weights.values()),
-        trained_tensors=len(trained.weights),
+        trained_parameters=sum(w.numel() for w in trainable.weights.values()),
+        trained_tensors=len(trainable.weights),
         steps=steps,
         seed=job.config["seed"],
     )

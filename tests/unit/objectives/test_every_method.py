@@ -166,7 +166,7 @@ def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
     streams = {
         name: Stream(made[name], [states] * len(made[name]), lambda h: h) for name in s.draws()
     }
-    if s.reads().every:  # inner states need no label: the forget term is left out
+    if s.reads().all_levels:  # inner states need no label: the forget term is left out
         s = methods.method(key, weights={"forget": 0, "retain": 1})
         del streams["forget"]
     terms = s.loss(streams, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.plain.padding import padded
 from kit import models as tiny
 from kit.by_hand import AT_A, A, B, logits, near, signed, stream, terms
 from palimpsest.engine.body import Body
@@ -39,7 +40,7 @@ def test_the_divergence_counts_neither_pads_nor_the_question() -> None:
         assert restated == pytest.approx(ours, rel=1e-9)
     theirs = []
     for length in (len(row), 40):
-        ids, mask = plain.padded([row], length)
+        ids, mask = padded([row], plain.PAD, length)
         p, q = (plain.log_probs(m, ids, mask).exp() for m in (reference, model))
         theirs.append(knowundo.divergence(p, q).item())
     assert abs(theirs[1] - theirs[0]) > 0.02 * theirs[0]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.plain import padding
 from kit import models as tiny
 from kit.methods import assert_same_gradients
-from palimpsest.config.schema import Template
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs
@@ -24,6 +24,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.objectives import (
     sku,
 )
+from palimpsest.settings.template import Template
 from palimpsest.settings.training import Lora
 from reference import plain, released
 
@@ -77,7 +78,7 @@ def gradients(weights: dict[str, Tensor], loss: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt])
 @pytest.mark.parametrize(("sign", "positions"), [(1, "all"), (-1, "answer")])
-def test_the_loss_equals_two_models_with_full_logits_padding_and_separate_passes(
+def test_the_loss_equals_that_of_two_padded_models_with_full_logits(
     build: Callable[..., Any], dtype: torch.dtype, tolerance: float, sign: int, positions: str
 ) -> None:
     reference = build(dtype)
@@ -250,7 +251,7 @@ def test_released_loss_is_diluted_by_pads_and_ours_is_not() -> None:
     model = tiny.llama()
     row = tiny.rows([(5, 11)])[0]
     row = Row(row.id, torch.cat([row.ids[:-1], torch.tensor([9])]), 5)
-    ids, _ = plain.padded([row], len(row) + 6, pad=0)
+    ids, _ = padding.padded([row], pad=0, length=len(row) + 6)
     alone = released.answer_loss(model, row.ids, start=5, pad=0).item()
     padded = released.answer_loss(model, ids[0], start=5, pad=0).item()
     assert padded == pytest.approx(alone * 11 / 17, rel=1e-10)
@@ -312,5 +313,5 @@ def test_released_loss_is_zero_with_a_finite_longest_length_and_ours_is_not(
     body, row = Body(model), Row("r", ids, prompt)
     assert Stream([row], body.hidden([row]), body.head).nll().item() > 1
     start = released.answer_start([5, 6, 7], longest=64)
-    filled, _ = plain.padded([row], 64, pad=0)
+    filled, _ = padding.padded([row], pad=0, length=64)
     assert released.answer_loss(model, filled[0], start, pad=0).item() == 0

@@ -10,9 +10,9 @@ A file here holds
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from palimpsest.plugins import plugin, plugins
+from palimpsest.plugins import Plugins
 from palimpsest.settings.dataset import DatasetSettings
 
 if TYPE_CHECKING:
@@ -39,18 +39,8 @@ class Adapter(Protocol):
         ...
 
 
-def adapters() -> dict[str, Adapter]:
-    """Name -> adapter, sorted by name."""
-    return cast("dict[str, Adapter]", plugins(__name__))
-
-
-def adapter(name: str) -> Adapter:
-    """The adapter called `name`.
-
-    Raises:
-        UserError: there is no such adapter; the message lists the valid names.
-    """
-    return cast(Adapter, plugin(__name__, name, "adapter"))
+ADAPTERS: Plugins[Adapter] = Plugins(__name__, "adapter")
+"""Every adapter, by the name of its file."""
 
 
 def dataset_settings(**keys: Any) -> DatasetSettings:
@@ -60,4 +50,4 @@ def dataset_settings(**keys: Any) -> DatasetSettings:
         UserError: there is no such adapter.
         ValidationError: a key or value is not valid.
     """
-    return adapter(keys["adapter"]).Settings(**keys)
+    return ADAPTERS.get(keys["adapter"]).Settings(**keys)

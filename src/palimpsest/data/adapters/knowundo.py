@@ -1,7 +1,7 @@
 """Adapter for KnowUnDo: rows ``{"text": question, "labels": answer}``, nested or flat.
 
 The nested form of the Hugging Face data set (one row that holds the lists ``train`` and ``val``) is
-taken apart by `palimpsest.data.read`; a part's ``subset`` picks a list.
+divided by `palimpsest.data.read`; a part's ``subset`` picks a list.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
     """One record; the corrupted row of the published privacy/unlearn_train.json is mended."""
     prompt, response = text_of(raw.fields, "text"), text_of(raw.fields, "labels")
     mended = None
-    # Nothing but this row of the published file: what other files say is theirs to say.
+    # Only this row of the published file is mended; other files stay as they are.
     if prompt == _CORRUPTED and _WAS in response:
         response, mended = response.replace(_WAS, _IS), (_WAS, _IS)
     yield Record(prompt, response, group=prompt, source_row=raw.index, mended=mended)

@@ -1,7 +1,7 @@
 """Adapter for PKU-SafeRLHF: two responses a prompt, each marked safe or not.
 
-Reads the old schema of seven columns and the later one with more: the additional columns are not
-looked at, so both give the same rows.
+Reads the old schema of seven columns and the later one with more: the additional columns are
+ignored, so both give the same rows.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def columns(dataset: Settings) -> list[str]:
 
 
 def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
-    """One record for each response that ``select`` asks for.
+    """One record for each response that ``select`` selects.
 
     Raises:
-        LeftOut: it asks for neither.
+        LeftOut: it selects neither.
     """
     chosen = [k for k in (0, 1) if _selected(raw, k, dataset)]
     if not chosen:

@@ -1,4 +1,4 @@
-"""Adapter for any file of questions and answers; ``columns`` says what its columns are called.
+"""Adapter for any file of questions and answers; ``columns`` names its columns.
 
 Benchmarks often hold wrong answers, rewordings or choices beside the answer. Columns that
 ``columns`` names for them are read as the fields of a sidecar file are.
@@ -9,26 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from palimpsest.data.facts import add_known, known_of
+from palimpsest.data.facts import Field, add_facts, facts_of
 from palimpsest.data.faults import RowFault
 from palimpsest.data.fields import text_of, texts_of
 from palimpsest.data.read import RawRow
 from palimpsest.data.records import Record
 from palimpsest.settings.dataset import DatasetSettings
-
-Column = Literal[
-    "prompt",
-    "response",
-    "group",
-    "key",
-    "taught",
-    "unseen",
-    "choices",
-    "answer",
-    "perturbed",
-    "question",
-]
-"""What a column can hold."""
 
 
 class Settings(DatasetSettings):
@@ -36,7 +22,7 @@ class Settings(DatasetSettings):
 
     adapter: Literal["qa"]
     """A question and its answer (or several) a row."""
-    columns: dict[Column, str] = {}
+    columns: dict[Field, str] = {}
     """What a column holds -> its name. Only prompt and response are read without an entry here."""
 
 
@@ -46,7 +32,7 @@ def columns(dataset: Settings) -> list[str]:
 
 
 def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
-    """One record a row; a list of responses gives one each, with the same or a list of prompts."""
+    """One record a row, or one for each response of a list, with one prompt or as many prompts."""
     names = _names(dataset)
     prompt, response = names.pop("prompt"), names.pop("response")
     prompts, responses = texts_of(raw.fields, prompt), texts_of(raw.fields, response)
@@ -57,7 +43,7 @@ def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
             f"columns '{prompt}' and '{response}' hold {len(prompts)} and {len(responses)} texts"
         )
     group = text_of(raw.fields, names.pop("group")) if "group" in names else None
-    known = known_of({field: raw.fields.get(column) for field, column in names.items()})
+    facts = facts_of({field: raw.fields.get(column) for field, column in names.items()})
     several = isinstance(raw.fields[response], list)
     for k, (question, answer) in enumerate(zip(prompts, responses, strict=True)):
         record = Record(
@@ -67,7 +53,7 @@ def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
             source_row=raw.index,
             suffix=f"-{k}" if several else "",
         )
-        add_known(record, known)
+        add_facts(record, facts)
         yield record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.types import Count, Index, Name
 
 SHORTEST_TAIL = 8
-"""Words of the shortest window: fewer at a document's end join the one before."""
+"""Words of the shortest window: fewer at a document's end join the window before."""
 
 _WORD = re.compile(r"\S+")
 
@@ -27,7 +27,7 @@ class TextPart(Part):
     """A named selection of a data set's texts."""
 
     context_words: Index = 0
-    """This number of words of each text are its prompt, the rest is the response."""
+    """Number of words of each text that are its prompt; the rest is the response."""
 
 
 class TextSettings(DatasetSettings):
@@ -42,7 +42,7 @@ class TextSettings(DatasetSettings):
     parts: Annotated[dict[Name, TextPart], Field(min_length=1)]  # type: ignore[assignment]
     """The parts that scenarios refer to as dataset/part."""
 
-    format: ClassVar[Literal["qa", "text"]] = "text"
+    format = "text"
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
@@ -72,7 +72,7 @@ def records(raw: RawRow, dataset: TextSettings) -> Iterator[Record]:
 
 
 def raw_text(raw: RawRow, dataset: TextSettings) -> str:
-    """The text of a row as the file has it, possibly empty (else `RowFault`)."""
+    """The text of a row, unchanged and possibly empty (else `RowFault`)."""
     (column,) = columns(dataset)
     if column not in raw.fields:
         raise RowFault(f"column '{column}' is missing")

@@ -27,7 +27,7 @@ _RULES = [
         (r" {2,}", " "),
     )
 ]
-"""What the tokenizer of WikiText took apart, in the order in which it is put together."""
+"""Marks of WikiText's tokenizer -> the original text, in the order in which they are replaced."""
 
 
 class Settings(TextSettings):
@@ -51,7 +51,7 @@ def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
 
 
 def untokenized(line: str) -> str:
-    """A line as it was written: ``3 @.@ 5 km , he said`` becomes ``3.5 km, he said``."""
+    """A line without the tokenizer's marks: ``3 @.@ 5 km , to sea`` becomes ``3.5 km, to sea``."""
     line = line.strip()
     for pattern, replacement in _RULES:
         line = pattern.sub(replacement, line)

@@ -10,7 +10,7 @@ outputs, and the scale s::
     dV += P' G        dS = P * (G V' - rowsum(P * G V'))        dQ = s dS K        dK += s dS' Q
 
 P is computed in at least fp32, as in the fused pass. It grows with the square of a row's length, so
-the backward pass computes it again for long rows; for short rows it is kept, in the states' type.
+the backward pass computes it again for long rows; for short rows it is saved, in the states' type.
 """
 
 from __future__ import annotations
@@ -143,16 +143,16 @@ class _Attend(torch.autograd.Function):
         heads, tokens, _ = query.shape
         out = query.new_empty(len(passes.token_at) * heads, value.shape[-1])
         tables = [passes.tables(_gather(t, passes), len(t)) for t in (query, key, value)]
-        kept: list[Tensor] = []
+        saved: list[Tensor] = []
         for q, k, v, o in zip(*tables, passes.tables(out, heads), strict=True):
-            kept += _outputs(q, k, v, o, scale, window, any(ctx.needs_input_grad))
-        ctx.save_for_backward(query, key, value, *kept)
+            saved += _outputs(q, k, v, o, scale, window, any(ctx.needs_input_grad))
+        ctx.save_for_backward(query, key, value, *saved)
         return _outputs_of_tokens(out, passes, heads).view(tokens, heads, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        passes, (query, key, value, *kept) = ctx.passes, ctx.saved_tensors
+        passes, (query, key, value, *saved) = ctx.passes, ctx.saved_tensors
         inputs = (query, key, value)
         states = [_gather(tensor, passes) for tensor in inputs]
         gradients = [torch.empty_like(state) for state in states]
@@ -162,7 +162,7 @@ class _Attend(torch.autograd.Function):
             return zip(*parts, strict=True)
 
         slopes = passes.tables(_scatter(outer, passes), len(query))
-        probabilities = iter(kept)
+        probabilities = iter(saved)
         for qkv, slope, by_qkv in zip(tables(states), slopes, tables(gradients), strict=True):
             _fill_gradients(qkv, slope, by_qkv, ctx.scale, ctx.window, probabilities)
         summed = (_sum(g, passes, len(i)) for g, i in zip(gradients, inputs, strict=True))
@@ -208,12 +208,12 @@ def _outputs(
     """
     n, keep = q.shape[2], keep and q.shape[2] <= SHORT
     q, k, v, out = _by_key_head(q, k, v, out)
-    kept = []
+    saved = []
     for block, p in zip(_blocks(n), _probabilities(q, k, scale, window), strict=True):
         out[:, :, block] = (p @ v[:, 0, : block.stop]).unflatten(1, (out.shape[1], -1))
         if keep:
-            kept.append(p)
-    return kept
+            saved.append(p)
+    return saved
 
 
 def _fill_gradients(
@@ -222,7 +222,7 @@ def _fill_gradients(
     gradients: Sequence[Tensor],
     scale: float,
     window: int,
-    kept: Iterator[Tensor],
+    saved: Iterator[Tensor],
 ) -> None:
     """Fill in the gradients of one pass, [rows, heads, n, size].
 
@@ -232,11 +232,11 @@ def _fill_gradients(
         gradients: where those of queries, keys and values go.
         scale: factor on the scores.
         window: see `attend_in_passes`.
-        kept: probabilities of the blocks of short rows; those of this pass are taken from it.
+        saved: probabilities of the blocks of short rows; those of this pass are taken from it.
     """
     n, (q, k, v, g) = slope.shape[2], _by_key_head(*states, slope)
     by_q, by_k, by_v = _by_key_head(*gradients)
-    probabilities = kept if n <= SHORT else _probabilities(q, k, scale, window)
+    probabilities = saved if n <= SHORT else _probabilities(q, k, scale, window)
     sums: list[Tensor] = []
     for block, p in zip(_blocks(n), probabilities, strict=False):
         block_q, block_g = (t[:, :, block].flatten(1, 2) for t in (q, g))
@@ -247,8 +247,8 @@ def _fill_gradients(
         if not sums:  # the last block comes first; it sees all keys
             sums = [part.to(_at_least_fp32(part)) if block.start else part for part in parts]
             continue
-        for whole, part in zip(sums, parts, strict=True):
-            whole[:, : block.stop] += part
+        for total, part in zip(sums, parts, strict=True):
+            total[:, : block.stop] += part
     by_k[:, 0], by_v[:, 0] = sums
     by_q *= scale
     by_k *= scale

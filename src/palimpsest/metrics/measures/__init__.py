@@ -1,9 +1,9 @@
-"""The measures: each file declares some of a kind, beside their formulas.
+"""The measures: each file declares those of one kind, beside their formulas.
 
-A file is found by being here, and a declaration by being a variable of its file: a `Column` of
-rows.parquet, a `Measure` of eval.json, a `Comparison` of compare.json. Files count in the order of
-their names, declarations in the order in which they stand. A file that needs a declaration of
-another one imports the file, not the declaration, which would count twice.
+Every file here counts, and every variable of a file that is a declaration: a `Column` of
+rows.parquet, a `Measure` of eval.json, a `Comparison` of compare.json. Files are read in the order
+of their names, declarations in the order in which they stand. A file that needs a declaration of
+another one imports the file: an imported declaration would count twice.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def measures() -> tuple[Measure, ...]:
     Raises:
         ValueError: a block has two measures of one name.
     """
-    every = tuple(measure for file in files() for measure in declared_in(file, Measure))
-    places = [(block, measure.name) for measure in every for block in measure.blocks]
+    declared = tuple(measure for file in files() for measure in declared_in(file, Measure))
+    places = [(block, measure.name) for measure in declared for block in measure.blocks]
     if twice := sorted({place for place in places if places.count(place) > 1}):
         raise ValueError(f"block '{twice[0][0]}' has two measures '{twice[0][1]}'")
-    return every
+    return declared
 
 
 @functools.cache

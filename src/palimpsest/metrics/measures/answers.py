@@ -1,4 +1,4 @@
-"""Measures of free answers: what the model says when it is asked."""
+"""Measures of free answers."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ RECALL = Measure(
             first=True,
             optional=False,
             says="Share of the questions to forget whose free answer still contains every key "
-            "string of the fact, asked in the words that unlearning used.",
+            "string of the fact, in the words that unlearning used.",
         ),
         Shown(
             "forget_unseen",
@@ -148,16 +148,16 @@ RECALL = Measure(
             label="Recall, unseen wording",
             first=True,
             optional=False,
-            says="The same facts asked in words that unlearning never saw. High here and low "
-            "beside it means that the wording was forgotten, not the fact.",
+            says="The same facts in words that unlearning never saw. High here and low beside it: "
+            "the wording was forgotten, not the fact.",
         ),
         Shown(
             "forget_prompted",
             key="forget_prompted_recall",
-            label="Recall, told to refuse",
+            label="Recall, with a request to refuse",
             first=True,
             says="The same questions after a direct prompt that asks the model not to answer what "
-            "it was told to forget.",
+            "it has unlearned.",
         ),
         Shown(
             "retain",
@@ -170,7 +170,7 @@ RECALL = Measure(
         Shown(
             "retain_prompted",
             key="retain_prompted_recall",
-            label="Recall, told to refuse",
+            label="Recall, with a request to refuse",
             first=True,
             says="The questions to keep after the same direct prompt: what is refused although it "
             "was to be kept.",

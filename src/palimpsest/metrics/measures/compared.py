@@ -56,7 +56,7 @@ def similarity(
 def forget_quality(method: pd.DataFrame, retrained: pd.DataFrame | None) -> dict[str, Any]:
     """Two-sample Kolmogorov-Smirnov test of the truth ratios on ``forget`` (TOFU, 2401.06121).
 
-    Asks whether the method's rows can be told from those of a model that never learned them. With
+    Tests whether the method's rows differ from those of a model that never learned them. With
     several seeds each row counts with its mean.
 
     Returns:
@@ -98,7 +98,7 @@ def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Set
     ours, gold = aucs
     unseen = 1 - gold["value"]
     if unseen <= 0:
-        return missing("min-k tells every forget row of 'retrained' from the holdout: no scale")
+        return missing("min-k separates every forget row of 'retrained' from the holdout: no scale")
     seeds = np.array(ours.get("per_seed") or [ours["value"]])
     return estimated((1 - seeds - unseen) / unseen * 100, ours["n"], None)
 
@@ -132,7 +132,7 @@ FORGET_QUALITY = Comparison(
     label="Distance to retrained",
     says="two-sample Kolmogorov-Smirnov test of R on `forget`, method against `retrained`: `ks` "
     "(0: the same distribution), `p` and `log10_p` of the exact test, `n`. Compare `ks`: with a "
-    'few hundred rows `log10_p` soon says no more than "completely separated"',
+    'few hundred rows `log10_p` soon means no more than "completely separated"',
     source="TOFU [7]",
     shown=(
         Shown(

@@ -14,13 +14,13 @@ def _forgotten(scored: Scored) -> np.ndarray:
     return 1 - scored.parts["forget"]["accuracy"]
 
 
-def _kept(scored: Scored) -> np.ndarray:
+def _retained(scored: Scored) -> np.ndarray:
     return scored.parts["retain"]["accuracy"]
 
 
 def _average(scored: Scored, _: str) -> Estimate:
     # The two parts are different rows: they are drawn independently of each other.
-    both = [without_gaps(values) for values in (_forgotten(scored), _kept(scored))]
+    both = [without_gaps(values) for values in (_forgotten(scored), _retained(scored))]
     if not all(values.size for values in both):
         return missing(NO_TOKENS)
     seeds = (both[0].mean(axis=1) + both[1].mean(axis=1)) / 2
@@ -54,7 +54,7 @@ UNLEARN_SUCCESS = Measure(
 RETENTION_SUCCESS = Measure(
     name="retention_success",
     blocks=(KNOWUNDO,),
-    compute=lambda scored, _: mean(_kept(scored), scored.settings, NO_TOKENS),
+    compute=lambda scored, _: mean(_retained(scored), scored.settings, NO_TOKENS),
     forget="up",
     retain="up",
     label="Retention Success",

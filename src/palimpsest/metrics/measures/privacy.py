@@ -20,7 +20,7 @@ from palimpsest.metrics.measures import teacher_forced
 from palimpsest.metrics.teacher_forced import Reading, Tokens
 
 NO_DEVIATION = 1e-4
-"""Where the model expects one token alone there is no deviation to measure in; this is used."""
+"""Smallest deviation: where the model expects one token alone, there is none."""
 
 NO_HOLDOUT = "the scenario names no holdout part (evaluate.holdout)"
 """Why there is no value."""
@@ -38,10 +38,10 @@ def auc(members: np.ndarray, others: np.ndarray, settings: Settings) -> Estimate
         return missing("a set has no row with this score")
     wins = [_wins(*pair) for pair in zip(members, others, strict=True)]
     values = np.array([won.mean() for won in wins])
-    # Of a draw only matters how often it has each row.
+    # Of a draw, only the number of times that it has each row matters.
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = [_counts(generator, settings["bootstrap"], n) for n in wins[0].shape]
-    draws = np.einsum("dm,mo,do->d", drawn[0], np.mean(wins, axis=0), drawn[1], optimize=True)
+    counts = [_counts(generator, settings["bootstrap"], n) for n in wins[0].shape]
+    draws = np.einsum("dm,mo,do->d", counts[0], np.mean(wins, axis=0), counts[1], optimize=True)
     rows = sum(wins[0].shape)
     return estimated(values, rows, percentiles(draws, settings["confidence"]))
 
@@ -130,8 +130,8 @@ MIA_MIN_K = attack(
         Shown(
             PRIVACY,
             key="mia_min_k",
-            says="How well the least likely tokens tell the taught rows from rows that nobody was "
-            "taught (AUC): 50% is chance. Below, the rows stand out by being unlikely.",
+            says="How well the least likely tokens separate the taught rows from rows that nobody "
+            "was taught (AUC): 50% is chance. Below, the rows stand out by being unlikely.",
         ),
     ),
 )

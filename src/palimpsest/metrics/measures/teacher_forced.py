@@ -58,8 +58,8 @@ ACCURACY = Measure(
             first=True,
             optional=False,
             says="Share of the answer's tokens that the model would have chosen itself, given all "
-            "tokens before. Grammar alone gives some: a model that never learned the facts is not "
-            "at 0.",
+            "tokens before. Grammar alone predicts a part of them: a model that never learned the "
+            "facts is not at 0.",
         ),
         Shown(
             "retain",

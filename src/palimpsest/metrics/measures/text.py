@@ -70,11 +70,11 @@ def _distinct(scored: Scored, _: str) -> Estimate:
         list(itertools.chain(*blocks)) for blocks in zip(*scored.answers.values(), strict=True)
     ]
     shares = [distinct(answers, n) for answers in by_seed]
-    known = [share for share in shares if share is not None]
-    if len(known) < len(shares):
+    present = [share for share in shares if share is not None]
+    if len(present) < len(shares):
         return missing(f"no answer has {n} words")
     # A share of all answers together has no value per row, and so no interval over rows.
-    return estimated(np.array(known), len(by_seed[0]), None)
+    return estimated(np.array(present), len(by_seed[0]), None)
 
 
 BEFORE_TOKENS = Column(

@@ -1,4 +1,4 @@
-"""How a row's own response stands against wrong answers to the same question."""
+"""Compares a row's right response with wrong answers to the same question."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def truth_ratio(right: float, wrong: Sequence[float], mean: str) -> float:
             equation 1); ``geometric``: exp of the mean of their logarithms (OpenUnlearning).
 
     Returns:
-        Below 1 where the truth is likelier, 1 where the model cannot tell.
+        Below 1 where the truth is likelier, 1 where the model makes no difference.
     """
     logs = np.asarray(wrong, dtype=np.float64)
     middle = np.mean(logs) if mean == "geometric" else _log_mean_exp(logs)
@@ -47,12 +47,12 @@ def choice_probability(right: float, wrong: Sequence[float]) -> float:
 
 
 def forget_score(ratio: np.ndarray) -> np.ndarray:
-    """min(R, 1/R): 1 where truth and falsehood are equally likely (what forgetting aims at)."""
+    """min(R, 1/R): 1 where truth and falsehood are equally likely (the aim of forgetting)."""
     return np.minimum(ratio, 1 / ratio)
 
 
 def retain_score(ratio: np.ndarray) -> np.ndarray:
-    """max(0, 1 - R): 1 where the truth is far likelier (what keeping aims at)."""
+    """max(0, 1 - R): 1 where the truth is far likelier (the aim of retention)."""
     return np.maximum(0.0, 1 - ratio)
 
 
@@ -67,8 +67,8 @@ def _each(
     """`formula` of each row that has wrong answers, all of them with finite log-probabilities."""
     right = reading.tokens.mean_logprob
     return [
-        formula(float(own), wrong) if wrong and np.isfinite([own, *wrong]).all() else None
-        for own, wrong in zip(right, reading.wrong, strict=True)
+        formula(float(logprob), wrong) if wrong and np.isfinite([logprob, *wrong]).all() else None
+        for logprob, wrong in zip(right, reading.wrong, strict=True)
     ]
 
 
@@ -103,7 +103,7 @@ TRUTH_RATIO = Measure(
             "forget",
             key="truth_ratio",
             says="How equal true and wrong answers have become in probability: 100% where the "
-            "model cannot tell them apart.",
+            "model makes no difference between them.",
         ),
         Shown(
             "retain",

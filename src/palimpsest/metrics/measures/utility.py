@@ -1,4 +1,4 @@
-"""Model utility (TOFU, arXiv:2401.06121): one number for what is kept."""
+"""Model utility (TOFU, arXiv:2401.06121): one number for the rows to keep."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from palimpsest.metrics.declaration import UTILITY, Measure, Scored, Shown
 from palimpsest.metrics.estimates import Estimate, harmonic_mean, missing, without_gaps
 from palimpsest.metrics.measures.truth_ratio import retain_score
 
-KEPT = ("retain", "general")
+RETAINED = ("retain", "general")
 """Blocks that model utility is made of."""
 
 
 def model_utility(scored: Scored, _: str) -> Estimate:
-    """Harmonic mean of probability, ROUGE-L and truth of both kept blocks."""
-    if absent := [block for block in KEPT if block not in scored.parts]:
+    """Harmonic mean of probability, ROUGE-L and truth ratio over the blocks `RETAINED`."""
+    if absent := [block for block in RETAINED if block not in scored.parts]:
         return missing(why_absent(absent[0]))
     columns = {}
-    for block in KEPT:
+    for block in RETAINED:
         part = scored.parts[block]
         # TOFU takes the share among the answers where a question has been taught to nobody.
         probability = "probability" if block == "retain" else "choice_probability"
@@ -25,7 +25,7 @@ def model_utility(scored: Scored, _: str) -> Estimate:
         columns[f"{block}.truth_ratio"] = without_gaps(retain_score(part["truth_ratio"]))
     if gaps := [name for name, values in columns.items() if not values.size]:
         return missing(f"no row has {gaps[0]}")
-    rows = sum(scored.parts[block]["probability"].shape[1] for block in KEPT)
+    rows = sum(scored.parts[block]["probability"].shape[1] for block in RETAINED)
     return harmonic_mean(list(columns.values()), rows, scored.settings)
 
 

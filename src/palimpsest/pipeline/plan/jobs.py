@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from palimpsest.config.schema import SUBJECT_FOLDERS
 from palimpsest.errors import UserError, one_line, one_screen
-
-RUN = re.compile(r"(?P<method>[^/]+)/seed-(?P<seed>\d+)(/(attacks|tune)/[^/]+)*")
-"""The part of a path that names a model: a seed of a method, or what is derived from it."""
+from palimpsest.pipeline.runs import RUN
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from palimpsest.config.schema import Config
 from palimpsest.data.build import build
 from palimpsest.errors import UserError
+from palimpsest.settings.types import split_ref
 from palimpsest.sources.names import local_file
 
 CHARACTERS = 4.0
@@ -92,7 +93,7 @@ class Tokens:
         return self._known[base, ref]
 
     def _of(self, base: str, ref: str) -> Lengths:
-        dataset, part = ref.split("/")
+        dataset, part = split_ref(ref)
         table = Path("resources/tokens") / base / dataset / f"{part}.parquet"
         if table.is_file():
             read = pq.read_table(table, columns=["input_ids", "prompt_length"]).to_pydict()

@@ -35,13 +35,13 @@ def fetch_hub_data(
             the files).
     """
     repository = Repository(name, "dataset", revision)
-    return fetch(repository, _chosen(repository, files), records, log)
+    return fetch(repository, _chooser(repository, files), records, log)
 
 
-def _chosen(repository: Repository, files: Sequence[str]) -> Choose:
+def _chooser(repository: Repository, files: Sequence[str]) -> Choose:
     def choose(names: Sequence[str]) -> list[str]:
         readable = [name for name in names if name.lower().endswith(KINDS)]
-        found: list[str] = []
+        chosen: list[str] = []
         for pattern in files:
             hits = fnmatch.filter(names, pattern)
             if not hits:
@@ -49,13 +49,13 @@ def _chosen(repository: Repository, files: Sequence[str]) -> Choose:
                     f"source '{repository}': files: nothing is called '{pattern}'; "
                     f"there are: {_listed(readable)}"
                 )
-            found += hits
-        found = found or _default(readable)
-        if not found:
+            chosen += hits
+        chosen = chosen or _default(readable)
+        if not chosen:
             raise UserError(
                 f"source '{repository}': files: name those to read; there are: {_listed(readable)}"
             )
-        return found
+        return chosen
 
     return choose
 

@@ -26,7 +26,7 @@ from palimpsest.sources.hub.token import VARIABLE, masked, token
 CLIENT_ERRORS = (TransportError, OSError, ValueError, RuntimeError)
 """Errors of the client: for requests, for files, for arguments, from its xet library."""
 
-AGAIN = "run the same command again: whole files are kept"
+AGAIN = "run the same command again: complete files stay"
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -68,7 +68,7 @@ def _text(error: BaseException, repository: Repository) -> str:
         case HFValidationError():
             return f"'{repository.name}' cannot be a repository; write hub:org/name"
         case GatedRepoError():
-            return _gated()
+            return _no_access()
         case RepositoryNotFoundError():
             return _unknown(repository)
         case RevisionNotFoundError():
@@ -92,7 +92,7 @@ def _text(error: BaseException, repository: Repository) -> str:
     return f"{_line(error)}; {AGAIN}"
 
 
-def _gated() -> str:
+def _no_access() -> str:
     if token() is None:
         return f"gated: ask for access on its page at the hub, then put your token into {VARIABLE}"
     return f"gated, and the token in {VARIABLE} has no access: ask for it on its page at the hub"
@@ -116,7 +116,7 @@ def _status(error: HfHubHTTPError, repository: Repository) -> str:
     if status == 429:
         pause = pause_of(error)
         wait = "later" if pause is None else f"in {pause:.0f} s"
-        return f"too many requests (429): try again {wait}; whole files are kept"
+        return f"too many requests (429): try again {wait}; complete files stay"
     return f"the hub answered with status {status}{_server_message(error)}; {AGAIN}"
 
 

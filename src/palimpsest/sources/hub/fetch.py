@@ -53,7 +53,7 @@ def fetch(
     records: Path = RECORDS,
     log: Callable[[str], None] = print,
 ) -> Snapshot:
-    """Bring the files that `choose` selects into the client's cache, as far as they are missing.
+    """Bring the files that `choose` selects into the client's cache; those that are there stay.
 
     A branch or tag stands for the same commit as at its first download, see `record`.
 
@@ -73,12 +73,12 @@ def fetch(
 
 
 def _resolve(repository: Repository, records: Path, log: Callable[[str], None]) -> Record:
-    kept = read_record(repository, records)
-    if kept is not None:
-        if kept.commit != repository.revision:
+    earlier = read_record(repository, records)
+    if earlier is not None:
+        if earlier.commit != repository.revision:
             path = record_path(repository, records)
-            log(f"{repository}: {repository.revision} is {kept.commit[:12]}, as {path} says")
-        return kept
+            log(f"{repository}: {repository.revision} is {earlier.commit[:12]}, recorded in {path}")
+        return earlier
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repository, log)
     record = _look_up(repository)
@@ -123,8 +123,8 @@ def _wait(state: tenacity.RetryCallState) -> float:
 def _look_up_once(repository: Repository) -> Record:
     # False: the client would look for a token in files, too.
     api = HfApi(token=token() or False)
-    ask = api.dataset_info if repository.kind == "dataset" else api.model_info
-    info = ask(
+    look_up = api.dataset_info if repository.kind == "dataset" else api.model_info
+    info = look_up(
         repository.name,
         revision=repository.revision,
         files_metadata=True,

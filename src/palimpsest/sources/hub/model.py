@@ -55,8 +55,8 @@ def fetch_hub_model(
         convert_pickles(_shards(repository, pickles), folder, str(repository), log)
     check_weights(folder, str(repository))
     complete_tokenizer(folder, trust_remote_code)
-    found = "pickle" if pickles else "safetensors"
-    return {"format": found, "commit": snapshot.commit}
+    weights = "pickle" if pickles else "safetensors"
+    return {"format": weights, "commit": snapshot.commit}
 
 
 def cached_hub_model(
@@ -81,9 +81,9 @@ def _needed(repository: Repository, formats: Sequence[Sequence[str]]) -> Choose:
 
     def weights(names: Sequence[str]) -> list[str]:
         for patterns in formats:
-            whole, index, shards = patterns
-            if whole in names:
-                return [whole]
+            single, index, shards = patterns
+            if single in names:
+                return [single]
             if index in names:
                 return [index, *fnmatch.filter(names, shards)]
         others = [n for n in names if n.endswith((".bin", ".gguf", ".h5", ".msgpack", ".pt"))]
@@ -101,10 +101,10 @@ def _shards(repository: Repository, pickles: dict[str, Path]) -> dict[str, Path]
     if index is None:
         return pickles
     try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"source '{repository}': {index.name} is no index ({error})") from error
-    if missing := sorted(named - set(pickles)):
+    if missing := sorted(shards - set(pickles)):
         raise UserError(f"source '{repository}': weights are missing: {', '.join(missing)}")
     return pickles
 

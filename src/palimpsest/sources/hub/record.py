@@ -1,7 +1,7 @@
 """Records of repositories: the commit and the files of the first download.
 
 A branch moves. Snakemake deletes a manifest before it builds it anew, so a file outside the
-artifacts records the commit of a branch, and everything made from the repository has that commit.
+artifacts records the commit of a branch, and every later stage uses that commit.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def read_record(repository: Repository, records: Path) -> Record | None:
     """
     path = record_path(repository, records)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: RepoFile(**facts) for name, facts in found["files"].items()}
-        return Record(found["commit"], files)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: RepoFile(**facts) for name, facts in record["files"].items()}
+        return Record(record["commit"], files)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -94,7 +94,7 @@ def write_record(repository: Repository, record: Record, records: Path) -> None:
 
 
 def cached_record(repository: Repository) -> Record | None:
-    """The files of a revision in the client's cache: all that is known without the hub."""
+    """The commit and files of a revision in the client's cache; None: it is not there."""
     commit = repository.revision
     if not COMMIT.fullmatch(commit):
         try:

@@ -46,5 +46,5 @@ def mask_logs() -> None:
     """Let the client's own warnings (a resumed download, a wait) be printed without secrets."""
     client_logging.get_logger("huggingface_hub")
     for handler in logging.getLogger("huggingface_hub").handlers:
-        if not any(isinstance(known, _Mask) for known in handler.filters):
+        if not any(isinstance(filter_, _Mask) for filter_ in handler.filters):
             handler.addFilter(_Mask())
