@@ -28,7 +28,7 @@ def followed(built: Copy, tmp_path: Path) -> Callable[[str], tuple[Copy, str]]:
 
     def follow(title: str) -> tuple[Copy, str]:
         copy = built.clone(tmp_path / "repo")
-        for name in ("docs", "tests"):
+        for name in ("bench", "docs", "tests"):
             shutil.copytree(REPO / name, copy.path(name), ignore=shutil.ignore_patterns("__pyc*"))
         shutil.copy(REPO / "pyproject.toml", copy.folder)
         # Its tests have a temporary folder of their own and are no part of this session.
