@@ -27,8 +27,8 @@ from palimpsest.settings.types import FORMATS, Section
 _KEYS_HEAD = """# All keys of the configuration
 
 Written by `python -m palimpsest.config.docs` from the classes in `src/`; edit those.
-[config/README.md](../config/README.md) says how the files go together. `<name>` stands for a name of
-yours, `name` and `dataset/part` for names of entries.
+[config/README.md](../config/README.md) says how the files go together. `<name>` stands for a
+name of yours, `name` and `dataset/part` for names of entries.
 """
 
 _NO_DEFAULT = object()

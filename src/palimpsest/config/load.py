@@ -134,12 +134,12 @@ def load_config(
 
 def _with_file(problem: Problem, raw: Any, files: Mapping[str, Any]) -> Problem:
     """Name the file of a subject if it is the one that says what is wrong."""
-    catalog, name, *inner = (*problem.place, None, None)[: max(len(problem.place), 2)]
-    if catalog != "models" or name not in files:
+    if len(problem.place) < 2 or problem.place[0] != "models":
         return problem
-    above, here = tuple(inner[:-1]), tuple(inner)
-    same = value_at(files[name], here) == value_at(raw["models"][name], here)
-    if not (same and holds(files[name], above)):
+    name, inner = str(problem.place[1]), problem.place[2:]
+    if name not in files or not holds(files[name], inner[:-1]):
+        return problem
+    if value_at(files[name], inner) != value_at(raw["models"][name], inner):
         return problem
     return Problem(problem.place, problem.text, f"config/{SUBJECTS}/{name}.yaml")
 
@@ -181,7 +181,7 @@ def _catalog(
             found: list[Problem] = []
             chosen = _settings(catalog, heir.value, place, found)
             entry = _section(chosen, heir.value, place, found) if chosen else None
-            prefixes = [(catalog, ancestor) for ancestor in heir.line]
+            prefixes: list[Place] = [(catalog, ancestor) for ancestor in heir.line]
             problems += (_moved(problem, raw, prefixes, place) for problem in found)
             if entry is not None:
                 entries[name] = entry
