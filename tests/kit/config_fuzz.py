@@ -272,7 +272,9 @@ def changed_configs(draw: st.DrawFn) -> dict[str, Any]:
             case "gone" if isinstance(table, dict):
                 del table[key]
             case _:
-                entry = draw(st.sampled_from([*raw.get("methods", {"": {}}).values()] or [{}]))
+                methods = raw.get("methods")
+                entries = [*methods.values()] if isinstance(methods, dict) else []
+                entry = draw(st.sampled_from(entries or [{}]))
                 if isinstance(entry, dict):
                     entry["title"] = draw(st.sampled_from(TEXTS))
     return raw
