@@ -36,7 +36,7 @@ VOCABULARY = 100
 WIDTH = 32
 LAYERS = 4
 EOS = 1
-LORA = Lora(rank=4, alpha=8)
+LORA = Lora(rank=4, alpha=8, targets=["q_proj", "v_proj"])
 
 
 def llama(dtype: torch.dtype = torch.float64, seed: int = 0, **config: Any) -> Any:

@@ -28,7 +28,7 @@ from bench.plain import negate as plain_negate
 from bench.plain import npo as plain_npo
 from bench.plain import rmu as plain_rmu
 from bench.plain import sku as plain_sku
-from kit.models import llama, perturb, rows, tokenizer, with_lora, with_states
+from kit.models import LORA, llama, perturb, rows, tokenizer, with_lora, with_states
 from palimpsest.config.schema import Localization
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import answer
@@ -229,7 +229,7 @@ def test_the_size_of_our_form_is_that_of_the_work(tmp_path: Path) -> None:
 
 
 def test_localization() -> None:
-    model, weights = with_lora(llama(torch.float32), Lora(rank=4, alpha=8), "subject")
+    model, weights = with_lora(llama(torch.float32), LORA, "subject")
     ordinary = torch.arange(2, 100)
     settings = Localization(rounds=3)
     found: dict[str, dict[str, Tensor]] = {}

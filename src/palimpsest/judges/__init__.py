@@ -5,8 +5,8 @@ A file here holds
 * ``Settings``: a `JudgeSettings` subclass; its ``runs`` says where the judge does its work,
 * ``judge``: a function from cases to one `Verdict` each, in order.
 
-``score.harm_judge`` names one. A judge that runs in scoring is called ``judge(cases, settings)``; its
-settings are keys of ``score``. All others run in the stage ``judge``; their settings stand in
+``score.harm_judge`` names one. A judge that runs in scoring is called ``judge(cases, settings)``;
+its settings are keys of ``score``. All others run in the stage ``judge``; their settings stand in
 ``judges.<name>``. They are called ``judge(cases, settings, side, label, threads)``:
 
 * ``cases``: none of them with a blank answer,
