@@ -13,7 +13,7 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row, join
 from palimpsest.settings.training import Lora
 
-UPPER = Lora(rank=4, alpha=8, first_layer=2)
+UPPER = Lora(rank=4, alpha=8, first_layer=2, targets=["q_proj", "v_proj"])
 SHAPES = [(3, 4), (9, 8), (4, 16), (2, 5), (3, 4), (4, 16)]
 
 

@@ -116,7 +116,9 @@ def test_recomputed_activations_go_together_with_compiled_blocks(pair: Any) -> N
 def test_kept_prefixes_go_together_with_compiled_blocks() -> None:
     rows, found = with_shared_prompts(), []
     for compiled in (False, True):
-        model, weights = tiny.with_lora(tiny.llama(torch.float32), Lora(rank=4, first_layer=2))
+        model, weights = tiny.with_lora(
+            tiny.llama(torch.float32), Lora(rank=4, first_layer=2, targets=["q_proj", "v_proj"])
+        )
         body = Body(model.get_base_model(), 2, compiled=compiled)
         body.keep(rows[:2])
         found.append(states_and_gradients(body, weights, rows))

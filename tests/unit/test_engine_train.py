@@ -54,7 +54,10 @@ def run(
     """Train a fresh adapter of a small model; `before` is called inside the loss of each step."""
     subject = tiny.llama(torch.float32)
     model, weights = tiny.with_lora(
-        subject, Lora(rank=4, alpha=8, first_layer=2), seed=seed, moved=False
+        subject,
+        Lora(rank=4, alpha=8, first_layer=2, targets=["q_proj", "v_proj"]),
+        seed=seed,
+        moved=False,
     )
     parts = {"forget": FORGET, "retain": tiny.with_states(subject, RETAIN)}
     sizes = {name: draw.rows for name, draw in sku.draws(SETTINGS).items()}

@@ -168,11 +168,15 @@ def test_targets_are_checked_on_a_model_with_a_subject_too(subject: Path) -> Non
 def test_a_first_block_beyond_the_last_names_the_blocks_there_are() -> None:
     message = "training.lora.first_layer: 4, but the model has blocks 0 to 3"
     with pytest.raises(UserError, match=message):
-        add_trainable(tiny.llama(), Lora(first_layer=4), "acquired", 0)
+        add_trainable(
+            tiny.llama(), Lora(first_layer=4, targets=["q_proj", "v_proj"]), "acquired", 0
+        )
 
 
 def test_blocks_below_the_first_one_get_no_adapter() -> None:
-    _, weights = add_trainable(tiny.llama(), Lora(first_layer=2), "acquired", 0)
+    _, weights = add_trainable(
+        tiny.llama(), Lora(first_layer=2, targets=["q_proj", "v_proj"]), "acquired", 0
+    )
     assert {name.split(".layers.")[1][0] for name in weights} == {"2", "3"}
 
 

@@ -37,7 +37,7 @@ from palimpsest.engine.sampler import Streams, random_answers
 from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives import rmu, sku
-from palimpsest.settings.training import Lora, Optimizer, Training
+from palimpsest.settings.training import Optimizer, Training
 from palimpsest.stages.localize import compare, mean_gradients, perturbed
 from palimpsest.stages.merge import merge
 
