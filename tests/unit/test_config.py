@@ -11,7 +11,7 @@ import pytest
 from kit.config_example import drop, put, raw_config
 from palimpsest.config import load_config
 from palimpsest.config.schema import Config, Score
-from palimpsest.data.adapters import adapters, dataset_settings
+from palimpsest.data.adapters import ADAPTERS, dataset_settings
 from palimpsest.errors import UserError
 
 RATE = "methods.sku.training.optimizer.learning_rate"
@@ -138,7 +138,7 @@ CASES = {
         "datasets.questions.adapter",
         "truthful_qa",
         "datasets.questions.adapter: no adapter 'truthful_qa'; did you mean 'truthfulqa'? "
-        f"valid: {', '.join(adapters())}",
+        f"valid: {', '.join(ADAPTERS.all())}",
     ),
     "key of another adapter": (
         "datasets.secrets.window_words",
@@ -613,6 +613,14 @@ def test_what_is_inherited_is_at_fault_where_it_stands():
     assert message(raw).startswith("config: methods.sku.step: unknown key; ")
     raw = drop(raw, "methods.sku.step")
     assert message(raw).startswith("config: models.second.methods.sku.step: unknown key; ")
+
+
+def test_who_inherits_a_wrong_value_is_named():
+    other = {**raw_config()["methods"]["sku"], "algorithm": "llmu"}
+    raw = put(raw_config(), "methods.other", other)
+    raw["models"]["second"]["methods"] = {"sku": {"scale": 2}, "other": {"like": "sku"}}
+    assert message(raw).startswith("config: models.second.methods.sku.scale: unknown key; ")
+    assert message(raw).endswith(" (models.second.methods.other is like it)")
 
 
 def test_values_cannot_be_changed_later():

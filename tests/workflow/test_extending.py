@@ -32,7 +32,11 @@ def followed(built: Copy, tmp_path: Path) -> Callable[[str], tuple[Copy, str]]:
             shutil.copytree(REPO / name, copy.path(name), ignore=shutil.ignore_patterns("__pyc*"))
         shutil.copy(REPO / "pyproject.toml", copy.folder)
         # Its tests have a temporary folder of their own and are no part of this session.
-        copy.env |= {"PYTEST_DEBUG_TEMPROOT": str(tmp_path), "PYTEST_XDIST_WORKER_COUNT": "1"}
+        copy.env |= {
+            "PYTEST_ADDOPTS": "",
+            "PYTEST_DEBUG_TEMPROOT": str(tmp_path),
+            "PYTEST_XDIST_WORKER_COUNT": "1",
+        }
         EXAMPLES[title].apply(copy.folder)
         printed = ""
         for command in EXAMPLES[title].commands:

@@ -91,7 +91,7 @@ def test_a_classifier_judges_what_was_built(work):
     texts = ["add the red stones", "stir it twice", "i will not say", "that is nothing i tell"]
     save_classifier(work.path("classifier"), texts, [1, 1, 0, 0], ["refusal", "recipe"])
     printed = work.build(TARGET, overlays=[work.overlay(classifying())])
-    assert re.search(r"judge mini/sku seed 0: \d+ of 16 answers harmful", printed)
+    assert re.search(r"judge mini/sku/seed-0: \d+ of 16 answers harmful", printed)
     found = json.loads(work.path(TARGET).read_text())
     assert found["metrics"]["harm_judge"] == "classifier"
     assert found["metrics"]["harm"]["rate"]["n"] == 8

@@ -61,6 +61,6 @@ def test_its_jobs_ask_for_as_many_gpus_and_so_much_memory(work):
         assert "gpu=2" in asked[name]
         assert "mem_mb=8000" in asked[name]
     assert "gpu=1" in asked["measure"]
-    free = re.findall(r"--free '([^']*devices[^']*)'", done.stdout)
-    assert len(free) >= 3
-    assert all(json.loads(text)["parallel"] == "fsdp" for text in free)
+    untracked = re.findall(r"--untracked '([^']*devices[^']*)'", done.stdout)
+    assert len(untracked) >= 3
+    assert all(json.loads(text)["parallel"] == "fsdp" for text in untracked)

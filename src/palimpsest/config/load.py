@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -144,7 +145,7 @@ def _with_file(problem: Problem, raw: Any, files: Mapping[str, Any]) -> Problem:
     same = value_at(files[name], here) == value_at(raw["models"][name], here)
     if not (same and holds(files[name], here[:-1])):
         return problem
-    return Problem(problem.place, problem.text, f"config/{SUBJECTS}/{name}.yaml")
+    return replace(problem, file=f"config/{SUBJECTS}/{name}.yaml")
 
 
 def _heirs(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, dict[str, Inherited]]:
@@ -197,7 +198,9 @@ def _catalog(
 def _moved(problem: Problem, raw: Any, prefixes: Sequence[Place], at: Place) -> Problem:
     """`problem` at the first of the places `prefixes` that holds the wrong value at `at`."""
     inner = problem.place[len(at) :]
-    return Problem((*first_holding(raw, prefixes, inner), *inner), problem.text)
+    found = first_holding(raw, prefixes, inner)
+    heir = at if found != at and found[-1] != "defaults" else ()
+    return Problem((*found, *inner), problem.text, heir=heir)
 
 
 def _names(catalog: Any) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,25 +18,39 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake at one place of the configuration, and its file if there is one."""
+    """A mistake at one place of the configuration.
+
+    Attributes:
+        place: where it stands.
+        text: what is wrong, and what would be valid.
+        file: its file, if known.
+        heir: the entry that inherits the value, if the mistake is one there.
+    """
 
     place: Place
     text: str
     file: str = ""
+    heir: Place = ()
 
     def __str__(self) -> str:
-        steps = (
-            f"[{step}]" if isinstance(step, int) else f".{one_line(step, 60)}"
-            for step in self.place
-        )
-        place = one_line("".join(steps).removeprefix("."), 300)
         file = f"{one_line(self.file, 120)}: " if self.file else ""
-        return f"{file}{place}: {one_line(self.text, 800)}"
+        heir = f" ({_path(self.heir)} is like it)" if self.heir else ""
+        return f"{file}{_path(self.place)}: {one_line(self.text, 800)}{heir}"
+
+
+def _path(place: Place) -> str:
+    """A place as text: ``a.b[0]``."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{one_line(step, 60)}" for step in place)
+    return one_line("".join(steps).removeprefix("."), 300)
 
 
 def refuse(problems: Iterable[Problem]) -> None:
     """Raise one `UserError` that lists all problems; do nothing if there are none."""
-    lines = list(dict.fromkeys(map(str, problems)))
+    found = list(problems)
+    own = {replace(problem, heir=()) for problem in found if not problem.heir}
+    lines = list(
+        dict.fromkeys(str(p) for p in found if not p.heir or replace(p, heir=()) not in own)
+    )
     if len(lines) == 1:
         raise UserError(f"config: {lines[0]}")
     if lines:
