@@ -64,9 +64,10 @@ LORA = {"optimizer": {"learning_rate": 1e-3}}
 TRAINING = "models.mini.methods.sku.training"
 EDITS: list[tuple[str, Any, set[str]]] = [
     ("scenarios.mini.pretrain.training.optimizer.learning_rate", 3e-3, TAUGHT),
-    (f"{TRAINING}.optimizer.learning_rate", 3e-3, made("sku")),
+    # sku-anchored is like sku, in the catalog and in the subject.
+    (f"{TRAINING}.optimizer.learning_rate", 3e-3, BOTH),
     ("methods.sku.preservation.sign", 1, made("sku")),
-    ("methods.sku.scale", 0.5, negated("sku")),
+    ("methods.sku.scale", 0.5, negated("sku") | negated("sku-anchored")),
     ("models.mini.methods.sku-anchored.scale", 0.5, negated("sku-anchored")),
     ("score.bootstrap", 500, ALL_SCORED),
     ("measure.generation.max_new_tokens", 9, ALL_MEASURED | SWEPT),
@@ -81,7 +82,7 @@ EDITS: list[tuple[str, Any, set[str]]] = [
     ),
     ("models.another", {"base": "smollm2-135m", "scenario": "mini"}, set()),
     ("methods.another", {"algorithm": "sku", "steps": 6, "training": LORA}, set()),
-    ("methods.sku.seeds", [0, 1], {job.replace("sku 0", "sku 1") for job in made("sku")}),
+    ("methods.sku.seeds", [0, 1], {re.sub("(sku.*) 0$", r"\1 1", job) for job in BOTH}),
     # What changes no result runs nothing again.
     (f"{TRAINING}.checkpoint_seconds", 5, set()),
     ("scenarios.mini.pretrain.training.checkpoint_seconds", 5, set()),
@@ -106,7 +107,7 @@ def test_two_numbers_that_swap_their_places_are_seen(plan):
     # steps 6 and rank 8 become steps 8 and rank 6: the same numbers, another training.
     settings = {"steps": 8, "training": {"lora": {"rank": 6}}}
     overlay = plan.overlay(nested("models.mini.methods.sku", settings))
-    assert plan.dry(overlays=[overlay]) == made("sku")
+    assert plan.dry(overlays=[overlay]) == BOTH
 
 
 def test_nothing_runs_again_for_the_same_command(plan):
