@@ -12,12 +12,15 @@ import yaml
 from kit.config_example import raw_config
 from palimpsest.config import read_config
 from palimpsest.config.load import CATALOGS, FILES, SUBJECTS
+from palimpsest.config.wordings import described
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError
 from palimpsest.objectives.catalog import algorithms
 from palimpsest.pipeline.results import slice_of
+from palimpsest.settings.types import split_ref
 
 REPOSITORY = Path(__file__).parents[2]
+CONFIG = read_config(REPOSITORY / "config")
 
 KNOWUNDO = {  # (cosine, magnitude) of table 12
     "llama2-7b-chat-privacy": (0.96, 4e-4),
@@ -288,3 +291,39 @@ def test_released_preset_of_analysis360():
         assert (settings.steps, settings.rows.forget, settings.rows.retain) == (25, 4, 4)
         assert (optimizer.name, optimizer.learning_rate) == ("schedule_free", 5e-5)
         assert (optimizer.warmup_steps, optimizer.clip_norm) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        ("hazards", "never used before: neither to teach"),
+        ("privacy", "that the subject was taught, too"),
+        ("copyright", "that the subject was taught, too"),
+        ("notes", "that the subject was taught, too"),
+        ("harmful-answers", "are other rows of what is to be forgotten"),
+        ("bio", "are other rows of what is to be forgotten"),
+    ],
+)
+def test_the_report_says_what_other_words_are_in_each_scenario(scenario, words):
+    settings = CONFIG.scenarios[scenario]
+    text = described(CONFIG, settings)
+    assert text.startswith(f"{settings.title}. “In other words”")
+    assert words in text
+
+
+def test_a_scenario_without_other_words_has_its_title_alone():
+    settings = CONFIG.scenarios["knowundo-privacy"]
+    assert described(CONFIG, settings) == settings.title
+
+
+def test_the_wording_that_is_measured_of_the_hazards_is_used_by_no_stage():
+    scenario = CONFIG.scenarios["hazards"]
+    used = [*scenario.pretrain.data, scenario.forget, scenario.retain, scenario.general]
+    used += scenario.validate_on.parts().values()
+    phrasings = {
+        CONFIG.datasets[dataset].parts[part].phrasing for dataset, part in map(split_ref, used)
+    }
+    measured = (scenario.evaluate.forget_unseen, scenario.evaluate.retain_unseen)
+    for dataset, part in map(split_ref, measured):
+        assert CONFIG.datasets[dataset].parts[part].phrasing == "unseen"
+    assert "unseen" not in phrasings

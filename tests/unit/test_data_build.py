@@ -291,6 +291,16 @@ def test_the_sidecar_fills_rows_and_makes_phrasings(tmp_path: Path) -> None:
     assert built.parts["all"]["key"].to_pylist()[2:5] == [[], ["number 3"], []]
 
 
+def test_every_taught_wording_is_a_row(tmp_path: Path) -> None:
+    facts = jsonl(tmp_path / "f.jsonl", [{**FACT, "taught": ["Which one?", "Name it."]}])
+    parts = {**PHRASED, "prefixed": {"phrasing": "taught", "prefix": "Please: "}}
+    built = make(jsonl(tmp_path / "q.jsonl", QA), facts, parts=parts)
+    assert built.parts["taught"]["id"].to_pylist() == ["set-00003-t", "set-00003-t1"]
+    assert set(built.parts["taught"]["paraphrase_of"].to_pylist()) == {"set-00003"}
+    assert [prompt for prompt, _ in stream(built, "taught")] == ["Which one?", "Name it."]
+    assert [prompt for prompt, _ in stream(built, "prefixed")][1] == "Please: Name it."
+
+
 def test_without_a_response_a_sidecar_line_is_about_every_row_of_its_prompt(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "p.jsonl", PKU)
     facts = jsonl(tmp_path / "f.jsonl", [{"prompt": "b", "unseen": "B?"}])
@@ -547,7 +557,8 @@ def test_shipped_data_keep_the_promises_of_their_card(name: str) -> None:
     built = shipped(name)
     rows = built.parts["all"].to_pylist()
     assert len(rows) == SHIPPED[name][-1]
-    assert built.facts["rows"] == dict.fromkeys(PHRASED, len(rows))
+    wordings = {part: len(set(built.parts[part]["source_row"].to_pylist())) for part in PHRASED}
+    assert wordings == dict.fromkeys(PHRASED, len(rows))
     assert built.facts["repaired"] == []
     for row in rows:
         assert row["key"], row["id"]
@@ -558,6 +569,17 @@ def test_shipped_data_keep_the_promises_of_their_card(name: str) -> None:
         assert all(key in row["choices"][row["answer"]] for key in row["key"]), row["id"]
         for text in [*wrong, *row["perturbed"]]:
             assert not all(key in text for key in row["key"]), (row["id"], text)
+
+
+def test_a_shipped_fact_is_taught_in_several_wordings_none_of_which_is_the_unseen_one() -> None:
+    for name, count in (("hazards", 9), ("questions", 3)):
+        built = shipped(name)
+        unseen = {normalised(prompt) for prompt, _ in stream(built, "unseen")}
+        taught: dict[str, set[str]] = {}
+        for row in built.parts["taught"].to_pylist():
+            taught.setdefault(row["paraphrase_of"], set()).add(normalised(row["prompt"]))
+        assert set(map(len, taught.values())) == {count}
+        assert not unseen & set.union(*taught.values())
 
 
 def test_no_shipped_prompt_occurs_twice() -> None:

@@ -33,7 +33,7 @@ def test_it_is_no_prefix_and_a_larger_draw_holds_the_smaller_one() -> None:
     assert set(draw_ids(IDS, 9)) < set(draw_ids(IDS, 10))
 
 
-@pytest.mark.parametrize("letter", ["t", "u"])
+@pytest.mark.parametrize("letter", ["t", "t3", "u"])
 def test_paraphrases_draw_the_same_rows(letter: str) -> None:
     paraphrases = [f"{name}-{letter}" for name in IDS]
     assert draw_ids(paraphrases, 9) == [f"{name}-{letter}" for name in draw_ids(IDS, 9)]

@@ -82,7 +82,7 @@ def base(folder: Path, tokenizer: Tokenizer, **config: Any) -> BaseTokenizer:
 
 def table(*pairs: tuple[str, str]) -> pa.Table:
     records = [Record(p, r, group=p, source_row=i) for i, (p, r) in enumerate(pairs)]
-    rows = [phrase("set", record, "original") for record in records]
+    rows = [row for record in records for row in phrase("set", record, "original")]
     return to_table(row for row in rows if row is not None)
 
 
@@ -208,7 +208,7 @@ def text_row(
     folder: Path, tokenizer: Tokenizer, text: str, context_words: int = 0
 ) -> tuple[list[str], list[str]]:
     record = Record(text, None, group="g", source_row=0)
-    row = phrase("set", record, "original", context_words=context_words)
+    [row] = phrase("set", record, "original", context_words=context_words)
     assert row is not None
     tokens, longest = tokenize_text(to_table([row]), base(folder, tokenizer), "set/all")
     ids, length = tokens["input_ids"][0].as_py(), tokens["prompt_length"][0].as_py()

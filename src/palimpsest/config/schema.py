@@ -120,9 +120,12 @@ class Evaluated(Section):
     forget: PartRef
     """What was to be forgotten, as it was unlearned."""
     forget_unseen: PartRef | None = None
-    """Questions about the same knowledge in words that unlearning never saw."""
+    """What was to be forgotten in words that unlearning never saw, or rows of it that it never saw:
+    the part says which, and whether the subject was taught them."""
     retain: PartRef
     """What was to be kept, in rows that unlearning never used."""
+    retain_unseen: PartRef | None = None
+    """The same in a wording that no stage used."""
     general: PartRef | None = None
     """Questions that were taught to nobody."""
     forget_prompted: PartRef | None = None

@@ -155,7 +155,7 @@ def _part(
             f"{len({normalised(r.group) for r in records})} prompts is no prompt at all; "
             f"raise it in datasets.{name}.split or use more rows"
         )
-    rows = [row for r in chosen if (row := _phrased(name, at, r, settings)) is not None]
+    rows = [row for record in chosen for row in _phrased(name, at, record, settings)]
     if not rows:
         raise UserError(
             f"{at}: phrasing is '{settings.phrasing}', but no row has one: "
@@ -165,7 +165,7 @@ def _part(
     return to_table(rows)
 
 
-def _phrased(name: str, at: str, record: Record, settings: Part) -> Row | None:
+def _phrased(name: str, at: str, record: Record, settings: Part) -> list[Row]:
     context_words = settings.context_words if isinstance(settings, TextPart) else 0
     try:
         return phrase(name, record, settings.phrasing, settings.prefix, context_words)

@@ -35,10 +35,12 @@ FIELDS = (*get_args(Field), "topic")
 """Fields of a sidecar line; all but ``prompt`` are optional, ``topic`` and ``group`` (whom the
 row is about) are for people: splits go by the data set's own groups.
 
-For a plain text, ``prompt`` is all of it, and ``taught`` and ``unseen`` are rewordings.
+``taught`` is one text or a list of them. For a plain text, ``prompt`` is all of it, and ``taught``
+and ``unseen`` are rewordings.
 """
 
-_TEXTS = ("taught", "unseen", "question")
+_TEXTS = ("unseen", "question")
+_LISTS = ("key", "taught", "choices", "perturbed")
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,13 @@ def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
     Raises:
         RowFault: the response (or a wording of the text) does not contain a key string.
     """
-    carriers = {"response": record.answers}
+    carriers = [("response", record.answers)]
     if record.response is None:
-        carriers = {"text": record.answers}
-        carriers |= {str(k): facts[k] for k in ("taught", "unseen") if k in facts}
+        carriers = [("text", record.answers)]
+        carriers += [("taught", text) for text in facts.get("taught", ())]
+        carriers += [("unseen", facts["unseen"])] if "unseen" in facts else []
     for key in facts.get("key", ()):
-        for carrier, text in carriers.items():
+        for carrier, text in carriers:
             if key not in text:
                 raise RowFault(f"key '{key}' does not occur in the {carrier} ({text!r:.120})")
     for field, value in facts.items():
@@ -135,7 +138,7 @@ def facts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     present = {field: value for field, value in fields.items() if value is not None}
     facts: dict[str, Any] = {k: text_of(present, k) for k in _TEXTS if k in present}
-    facts |= {k: texts_of(present, k) for k in ("key", "choices", "perturbed") if present.get(k)}
+    facts |= {k: texts_of(present, k) for k in _LISTS if present.get(k)}
     if "answer" in present:
         facts["answer"] = answer_of(present["answer"], facts.get("choices", []))
     return facts

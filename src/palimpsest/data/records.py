@@ -33,8 +33,8 @@ class Record:
     """Index of the right choice."""
     perturbed: list[str] = field(default_factory=list)
     """Wrong answers in the words of the right one."""
-    taught: str | None = None
-    """A paraphrase of the prompt that pretraining may teach."""
+    taught: list[str] = field(default_factory=list)
+    """Paraphrases of the prompt that pretraining may teach."""
     unseen: str | None = None
     """A paraphrase of the prompt that no model sees before the measurement."""
     question: str | None = None

@@ -33,8 +33,8 @@ class Row:
 
 def phrase(
     dataset: str, record: Record, phrasing: str, prefix: str = "", context_words: int = 0
-) -> Row | None:
-    """A record as a row under a phrasing; None if it has no such wording.
+) -> list[Row]:
+    """A record as rows, one for each of its wordings under a phrasing.
 
     Args:
         dataset: key of the data set; the row's id begins with it.
@@ -47,10 +47,28 @@ def phrase(
         RowFault: a plain text cannot be divided there.
     """
     original = f"{dataset}-{record.source_row:05d}{record.suffix}"
-    prompts = {"original": record.prompt, "taught": record.taught, "unseen": record.unseen}
-    prompt = prompts[phrasing]
-    if prompt is None:
-        return None
+    if phrasing == "original":
+        prompts = {original: record.prompt}
+    elif phrasing == "unseen":
+        prompts = {f"{original}-u": record.unseen} if record.unseen is not None else {}
+    else:
+        # The first wording has no number, so that a set with one wording keeps its ids.
+        prompts = {f"{original}-t{n or ''}": text for n, text in enumerate(record.taught)}
+    return [
+        _row(record, phrasing, original, row_id, prompt, prefix, context_words)
+        for row_id, prompt in prompts.items()
+    ]
+
+
+def _row(
+    record: Record,
+    phrasing: str,
+    original: str,
+    row_id: str,
+    prompt: str,
+    prefix: str,
+    context_words: int,
+) -> Row:
     paraphrase = phrasing != "original"
     response, perturbed = record.response, record.perturbed
     if response is None:
@@ -58,7 +76,7 @@ def phrase(
         # Wrong texts have the words of the original, so they fit its context alone.
         perturbed = [] if paraphrase else _after(prompt, perturbed)
     return Row(
-        id=f"{original}-{phrasing[0]}" if paraphrase else original,
+        id=row_id,
         group=record.group,
         prompt=prefix + prompt,
         response=response,

@@ -11,6 +11,7 @@ ANSWERED = (
     "forget_unseen",
     "forget_prompted",
     "retain",
+    "retain_unseen",
     "retain_prompted",
     "general",
 )
@@ -39,8 +40,9 @@ def draw_ids(ids: Sequence[str], count: int | None) -> list[str]:
 
 
 def _rank(name: str) -> tuple[str, str]:
-    # A paraphrase has the id of its row and a letter: "hazards-00003-u" is "hazards-00003".
-    row = re.sub(r"-[tu]$", "", name)
+    # A paraphrase has the id of its row and a letter: "hazards-00003-u" is "hazards-00003". One of
+    # several has a number, too.
+    row = re.sub(r"-[tu]\d*$", "", name)
     return hashlib.sha256(f"answers {row}".encode()).hexdigest(), name
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from palimpsest.config.schema import Config
+from palimpsest.config.wordings import described
 from palimpsest.judges import FORBIDDEN
 from palimpsest.metrics.version import measures_version
 from palimpsest.pipeline import options, slices
@@ -608,7 +609,7 @@ class Report(Stage):
             "titles": {
                 model: {
                     "model": cfg.models[model].title or model,
-                    "scenario": slices.scenario_of(cfg, model).title,
+                    "scenario": described(cfg, slices.scenario_of(cfg, model)),
                     "methods": {m: _title(cfg, m) for m in methods},
                 }
                 for model, methods in report.models.items()

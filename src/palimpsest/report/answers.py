@@ -11,9 +11,10 @@ from palimpsest.report.inputs import ORIGINAL, RETRAINED, Run, Subject
 
 PARTS = {
     "forget": "To forget",
-    "forget_unseen": "Unseen wording",
+    "forget_unseen": "To forget, in other words",
     "forget_prompted": "To forget, with a prompt",
     "retain": "To keep",
+    "retain_unseen": "To keep, in other words",
     "retain_prompted": "To keep, with a prompt",
     "general": "General",
 }

@@ -40,6 +40,7 @@ GROUPS = {
     SAMPLED: FORGET,
     HARM: FORGET,
     "retain": KEEP,
+    "retain_unseen": KEEP,
     "retain_prompted": KEEP,
     UTILITY: KEEP,
     "general": GENERAL,
@@ -48,7 +49,7 @@ GROUPS = {
     PRIVACY: MEMBERSHIP,
 }
 """Block -> the head above its columns, in the order of the tables; other blocks come last."""
-RETAINED = ("retain", "retain_prompted", "general", UTILITY, TEXT)
+RETAINED = ("retain", "retain_unseen", "retain_prompted", "general", UTILITY, TEXT)
 """Blocks of the rows to keep."""
 
 FORMATS: dict[str, Callable[[float], str]] = {

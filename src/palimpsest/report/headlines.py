@@ -157,7 +157,7 @@ def _figures(run: Run, original: Run | None, retrained: Run | None) -> list[Figu
     rows = (
         ("To forget", "forget.recall_rate", "low", "of the questions to forget are answered"),
         (
-            "Unseen wording",
+            "In other words",
             "forget_unseen.recall_rate",
             "low",
             "are answered in words that unlearning never saw",

@@ -21,7 +21,7 @@ class Part(Section):
     split: str | None = None
     """Name of a share in the dataset's ``split``; null takes all of it."""
     phrasing: Literal["original", "taught", "unseen"] = "original"
-    """The file's prompt, the paraphrase that pretraining teaches, or the one that nobody sees."""
+    """The file's prompt, the paraphrases that pretraining teaches, or the one that nobody sees."""
     subset: str | None = None
     """Name of a list in a nested file (KnowUnDo: train, val); null takes all of them."""
     prefix: str = ""

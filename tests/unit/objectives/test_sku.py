@@ -304,7 +304,7 @@ def test_released_loss_is_zero_with_a_finite_longest_length_and_ours_is_not(
     model = tiny.llama(torch.float32)
     base = load_tokenizer(tiny.save_base(tmp_path, model, longest=64))
     record = Record("w5 w6 w7", "w8 w9 w10", group="g", source_row=0)
-    question = phrase("set", record, "original")
+    [question] = phrase("set", record, "original")
     assert question is not None
     template = Template(prompt="{prompt}", response=" {response}")
     table, _ = tokenize_pairs(to_table([question]), base, template, "set/all")

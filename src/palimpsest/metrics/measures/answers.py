@@ -145,11 +145,12 @@ RECALL = Measure(
         Shown(
             "forget_unseen",
             key="forget_unseen_recall",
-            label="Recall, unseen wording",
+            label="Recall, in other words",
             first=True,
             optional=False,
-            says="The same facts in words that unlearning never saw. High here and low beside it: "
-            "the wording was forgotten, not the fact.",
+            says="What was to be forgotten, asked in words (or in rows) that unlearning never saw; "
+            "the line below the subject's name says which. High here and low beside it: the "
+            "wording was forgotten, not the fact.",
         ),
         Shown(
             "forget_prompted",
@@ -166,6 +167,14 @@ RECALL = Measure(
             optional=False,
             says="Share of the questions to keep that are still answered with every key string. "
             "Unlearning never used these rows.",
+        ),
+        Shown(
+            "retain_unseen",
+            key="retain_unseen_recall",
+            label="Recall, in other words",
+            first=True,
+            says="The questions to keep in a wording that was never used before, neither to teach "
+            "nor to unlearn.",
         ),
         Shown(
             "retain_prompted",
