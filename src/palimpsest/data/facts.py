@@ -27,6 +27,7 @@ Field = Literal[
     "choices",
     "answer",
     "perturbed",
+    "paraphrased",
     "question",
 ]
 """What a row can say, in a data file or in a sidecar file."""
@@ -38,7 +39,7 @@ row is about) are for people: splits go by the data set's own groups.
 For a plain text, ``prompt`` is all of it, and ``taught`` and ``unseen`` are rewordings.
 """
 
-_TEXTS = ("taught", "unseen", "question")
+_TEXTS = ("taught", "unseen", "paraphrased", "question")
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,15 @@ def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
     """Set the fields of `record` that `facts` names, in place.
 
     Raises:
-        RowFault: the response (or a wording of the text) does not contain a key string.
+        RowFault: the response (or a wording of the text) does not contain a key string, or a plain
+            text has a ``paraphrased`` answer.
     """
     carriers = {"response": record.answers}
     if record.response is None:
         carriers = {"text": record.answers}
         carriers |= {str(k): facts[k] for k in ("taught", "unseen") if k in facts}
+        if "paraphrased" in facts:
+            raise RowFault("a plain text has no answer, and so no 'paraphrased' one")
     for key in facts.get("key", ()):
         for carrier, text in carriers.items():
             if key not in text:

@@ -27,6 +27,7 @@ class Row:
     choices: list[str]
     answer: int | None
     perturbed: list[str]
+    paraphrased: str | None
     paraphrase_of: str | None
     question: str | None
 
@@ -68,6 +69,7 @@ def phrase(
         choices=record.choices,
         answer=record.answer,
         perturbed=perturbed,
+        paraphrased=record.paraphrased,
         paraphrase_of=original if paraphrase else None,
         question=record.question,
     )

@@ -50,7 +50,7 @@ class DownloadModel(Stage):
 class DownloadData(Stage):
     """Fetch a data set and write its parts in the normal schema, split by question."""
 
-    version = 2
+    version = 3
     per = ("dataset",)
     work = "palimpsest.stages.download_data:download_data"
     ram_mb, seconds = 250, 5.0
@@ -389,7 +389,7 @@ class Merge(OfRun):
 class Measure(Batched, OfRun):
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
 
-    version = 4
+    version = 5
     work = "palimpsest.stages.measure:measure"
     gpu = True
     needs = Estimate.measure
@@ -515,7 +515,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 3
+    version = 4
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 280, 5.0
@@ -525,6 +525,9 @@ class Score(Stage):
     ]
     datasets: options.Datasets
     base_likelihood: options.Likelihood | None = None
+    base: options.Base | None = None
+    original_answers: options.OrdinaryAnswers | None = None
+    base_answers: options.OrdinaryAnswers | None = None
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),
