@@ -119,10 +119,8 @@ def test_a_fact_is_known_where_its_right_answer_is_likelier_than_each_wrong_one(
 ) -> None:
     """Per token 0.5 against 0.25 and 0.125; 0.5 against 0.05."""
     metrics = valid(workspace)
-    assert (metrics["forget"]["known_rate"]["value"], metrics["forget"]["known_rate"]["n"]) == (
-        1,
-        1,
-    )
+    known = metrics["forget"]["known_rate"]
+    assert (known["value"], known["n"]) == (1, 1)
     assert metrics["retain"]["known_rate"]["value"] == 1
     assert "known_rate" not in metrics["forget_prompted"]
     for likelier in (0.5, 0.6):

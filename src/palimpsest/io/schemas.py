@@ -79,8 +79,8 @@ LIKELIHOOD = pa.schema(
 
 ``alternative`` is the place among the row's wrong answers, -1 for its own response, -2 for that in
 other words (``paraphrased``). ``logprob`` is in nats; ``hit``: the model finds this token
-likeliest; ``mean`` and ``sd`` of the log-probability under the model's own distribution; ``eos``: it
-is the end-of-text token.
+likeliest; ``mean`` and ``sd`` of the log-probability under the model's own distribution; ``eos``:
+it is the end-of-text token.
 """
 
 ANSWERS = pa.schema(
