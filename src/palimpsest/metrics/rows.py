@@ -297,7 +297,7 @@ def _of_answers(
         rouge,
         settings,
         generated,
-        ordinary and [ordinary.why(one) for one in answers_in(lines)],
+        None if ordinary is None else [ordinary.why(one) for one in answers_in(lines)],
         [verdict.harmful for verdict in verdicts],
     )
     values = computed(answers, part.block)

@@ -35,6 +35,11 @@ def load(base: Base) -> dict[str, Any]:
     return {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code}
 
 
+def longest_answer(cfg: Config, model: str) -> int | None:
+    """Tokens of the longest answer; None: it follows from the responses."""
+    return scenario_of(cfg, model).max_new_tokens or cfg.measure.generation.max_new_tokens
+
+
 def resource_hash(source: str | None) -> str | None:
     """Hash of a shipped file: it counts by its content, so a fresh clone reruns nothing."""
     if source is None or not source.startswith("resource:"):

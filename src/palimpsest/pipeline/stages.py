@@ -411,7 +411,10 @@ class Measure(Batched, OfRun):
             "answers": scenario.evaluate.answers,
             "alternatives": scenario.evaluate.alternatives,
             "template": base.template.model_dump(),
-            "generation": generation.model_dump(exclude=set() if together else {"batch_rows"}),
+            "generation": {
+                **generation.model_dump(exclude=set() if together else {"batch_rows"}),
+                "max_new_tokens": slices.longest_answer(cfg, w.model),
+            },
             "sampling": cfg.measure.sampling.model_dump(),
             "wrappers": cfg.measure.wrappers,
         }
@@ -452,6 +455,7 @@ class LmEval(Batched, OfRun):
 class Sweep(Batched):
     """The trade-off over lambda on validation rows: one load, no training."""
 
+    version = 2
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
     needs = Estimate.sweep
@@ -468,7 +472,7 @@ class Sweep(Batched):
         return {
             **slices.load(slices.base_of(cfg, w.model)),
             "parts": slices.scenario_of(cfg, w.model).validate_on.parts(),
-            "generation": cfg.measure.generation.model_dump(exclude={"backend", "batch_rows"}),
+            "generation": {"max_new_tokens": slices.longest_answer(cfg, w.model)},
             **cfg.sweep.model_dump(),
         }
 

@@ -81,8 +81,8 @@ def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     data = [
         text
         for part in parts
-        for texts in (part.prompts, part.responses, *part.wrong, part.paraphrased)
-        for text in texts
+        for texts in (part.prompts, part.responses, part.paraphrased, *part.wrong)
+        for text in texts or ()
         if text is not None
     ]
     pieces = load_tokenizer(job.base).pieces
