@@ -39,7 +39,7 @@ def test_every_key_has_a_meaning():
 def test_the_tables_show_limits_and_nested_defaults():
     text = tables_text()
     assert "| `training.optimizer.eps` | number > 0 | `1e-08` |" in text
-    assert "| `generation.max_new_tokens` | whole number ≥ 1 | `48` |" in text
+    assert "| `generation.batch_rows` | whole number ≥ 1 | `32` |" in text
     assert "| `parts.<name>.split` | text or null | `null` |" in text
 
 

@@ -23,6 +23,7 @@ from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.declaration import PARTS
 from palimpsest.metrics.intervals import wilson
 from palimpsest.metrics.measures import measures, measures_of
+from palimpsest.metrics.measures.truth_ratio import NO_WRONG_ANSWERS
 from palimpsest.metrics.summary import summarize
 from palimpsest.pipeline.stages import Score
 from palimpsest.stages.score import score
@@ -70,7 +71,9 @@ def test_what_is_not_computed_is_null_and_says_why(workspace: Workspace) -> None
         assert {m.name for m in measures_of(block) if m.always} <= set(metrics[block])
     assert metrics["general"]["accuracy"]["reason"] == "the scenario evaluates no general part"
     assert metrics["forget_prompted"]["rouge_l"]["reason"] == "no direct prompt in scenario"
-    assert "are measured of forget, retain" in metrics["forget_unseen"]["truth_ratio"]["reason"]
+    assert metrics["forget_unseen"]["truth_ratio"]["reason"] == NO_WRONG_ANSWERS
+    assert metrics["forget_unseen"]["known_rate"]["reason"] == NO_WRONG_ANSWERS
+    assert metrics["forget"]["garbled_rate"]["reason"] == "not measured of forget"
     assert metrics["privacy"]["mia_loss"] == {
         "value": None,
         "n": 0,
@@ -425,7 +428,10 @@ def test_command_line_outside_a_repository(workspace: Workspace) -> None:
     ]
     done = _cli("--config", json.dumps(CONFIG), *arguments, cwd=workspace.folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "mini/sku: forget recall 0.00, broken 0.50, retain recall 1.00\n"
+    assert (
+        done.stdout
+        == "mini/sku: forget recall 0.00, garbled null, degenerate 0.50, retain recall 1.00\n"
+    )
     result = json.loads(workspace.text("o"))
     jsonschema.Draft202012Validator(SCHEMA).validate(result)
     assert result["provenance"]["git"] is None

@@ -11,11 +11,15 @@ import jsonschema
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from kit.scored import Workspace, answer_line, lines
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.metrics.asked import PARAPHRASE
 from palimpsest.metrics.measures.privacy import auc, zlib_logprob
 from palimpsest.metrics.measures.text import distinct, ngram_entropy
 from palimpsest.metrics.measures.truth_ratio import (
@@ -108,6 +112,52 @@ def test_truth_ratio_aims_at_doubt_where_it_forgets_and_at_truth_where_it_keeps(
     assert rows["h-1-t"]["truth_ratio"] == pytest.approx(ratio)
     assert rows["h-2-t"]["truth_ratio"] is None
     assert metrics["forget"]["truth_ratio"]["n"] == 1
+
+
+def test_a_fact_is_known_where_its_right_answer_is_likelier_than_each_wrong_one(
+    workspace: Workspace,
+) -> None:
+    """Per token 0.5 against 0.25 and 0.125; 0.5 against 0.05."""
+    metrics = valid(workspace)
+    known = metrics["forget"]["known_rate"]
+    assert (known["value"], known["n"]) == (1, 1)
+    assert metrics["retain"]["known_rate"]["value"] == 1
+    assert "known_rate" not in metrics["forget_prompted"]
+    for likelier in (0.5, 0.6):
+        set_probability(workspace, likelier, id="h-1-t", alternative=1)
+        assert valid(workspace)["forget"]["known_rate"]["value"] == 0
+
+
+def paraphrase(workspace: Workspace, probability: float) -> None:
+    """Give a row to forget its right answer in other words."""
+    folder = workspace.datasets / "hazards"
+    table = read_table(folder / "taught.parquet")[0]
+    texts = pa.array(["Of red stones one takes two.", None])
+    write_table(folder / "taught.parquet", table.append_column("paraphrased", texts))
+    write_manifest(folder, ["taught.parquet", "unseen.parquet"], source="x")
+    add_lines(workspace, lines("forget", "h-1-t", "00", probability, PARAPHRASE))
+
+
+def test_the_right_answer_in_other_words_is_what_wrong_ones_are_compared_with(
+    workspace: Workspace,
+) -> None:
+    """As in TOFU: a model that only knows the taught words does not know the fact."""
+    taught = valid(workspace)["forget"]
+    paraphrase(workspace, 0.1875)
+    metrics = valid(workspace)["forget"]
+    assert metrics["truth_ratio"]["value"] == pytest.approx(1), "0.1875 against 0.25 and 0.125"
+    assert metrics["known_rate"]["value"] == 0
+    unchanged = ("accuracy", "probability", "perplexity", "extraction_strength")
+    assert {name: metrics[name] for name in unchanged} == {name: taught[name] for name in unchanged}
+
+
+def test_an_absent_paraphrase_is_refused_by_name(workspace: Workspace) -> None:
+    paraphrase(workspace, 0.5)
+    workspace.edit(
+        "likelihood.parquet", lambda t: t.filter(pa.compute.greater(t["alternative"], PARAPHRASE))
+    )
+    with pytest.raises(UserError, match="part forget, wrong answers: row 'h-1-t#-2' was not meas"):
+        workspace.score()
 
 
 def test_wrong_answers_are_read_of_as_many_rows_as_were_measured(workspace: Workspace) -> None:
@@ -239,6 +289,73 @@ def test_answers_without_words_have_no_variety(workspace: Workspace) -> None:
     assert text["perplexity"]["reason"] == "every answer is empty"
     assert text["distinct_n"]["reason"] == "no answer has 2 words"
     assert text["ngram_entropy"]["value"] == 0
+
+
+# Garbled and unfinished answers
+
+
+def letters(folder: Path) -> Path:
+    """A base whose tokenizer writes a token for each letter."""
+    plain = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    plain.pre_tokenizer = Split(Regex("."), "isolated")
+    folder.mkdir()
+    plain.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text("{}")
+    write_manifest(folder, ["tokenizer.json", "config.json"])
+    return folder
+
+
+def answering(workspace: Workspace, **answers: str) -> None:
+    """Let the model answer some rows otherwise, and not end these answers."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        other = answers.get(line["id"].replace("-", "_"))
+        return line if other is None else line | {"answer": other, "stopped": False}
+
+    workspace.edit(
+        "generations.parquet", lambda t: pa.Table.from_pylist([change(x) for x in t.to_pylist()])
+    )
+
+
+def test_what_is_forgotten_is_neither_recalled_nor_garbled_nor_degenerate(
+    workspace: Workspace,
+) -> None:
+    references = {"base": letters(workspace.folder / "letters")}
+    for model in ("original", "base"):
+        file = workspace.folder / f"{model}.parquet"
+        file.write_bytes((workspace.seed(0) / "generations.parquet").read_bytes())
+        references[f"{model}_answers"] = file
+    before = workspace.score(**references)["metrics"]
+    assert before["forget"]["garbled_rate"]["value"] == 0
+    assert before["forget"]["forgotten_rate"]["value"] == 0.5, "the other answer is empty"
+    assert before["forget"]["unfinished_rate"]["value"] == 0
+    answering(workspace, h_1_t="The quorbelstrume frindles", h_2_t="Karel \u010capek", q_1="It is.")
+    after = workspace.score(**references)["metrics"]
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(workspace.text()))
+    assert after["forget"]["garbled_rate"]["value"] == 0.5
+    assert after["forget"]["forgotten_rate"]["value"] == 0, "one is garbled, one recalled"
+    assert after["forget"]["unfinished_rate"]["value"] == 1
+    assert after["forget_unseen"]["forgotten_rate"]["value"] == 1
+    assert (after["retain"]["garbled_rate"]["value"], after["retain"]["recall_rate"]["value"]) == (
+        0,
+        0.5,
+    )
+    assert "forgotten_rate" not in after["retain"]
+    rows = {row["id"]: row for row in workspace.rows()}
+    assert rows["h-1-t"]["garbled_why"] == "invented words"
+    assert (rows["h-2-t"]["garbled"], rows["h-2-t"]["garbled_why"]) == (False, None)
+    assert [rows[name]["forgotten"] for name in ("h-1-t", "h-2-t", "q-1")] == [False, False, None]
+
+
+def test_responses_longer_than_an_answer_may_be_are_counted(workspace: Workspace) -> None:
+    """Their tokens are 4 and 3; an answer may have three."""
+    assert "too_long_rate" not in valid(workspace)["forget"], "no limit is known"
+    workspace.edit("generations.parquet", lambda t: t, max_new_tokens=3)
+    metrics = valid(workspace)
+    assert metrics["forget"]["too_long_rate"]["value"] == 0.5
+    assert metrics["forget_unseen"]["too_long_rate"]["value"] == 0
+    (row,) = [row for row in workspace.rows() if row["id"] == "h-1-t"]
+    assert row["too_long"]
 
 
 # Wrapped and sampled answers

@@ -166,6 +166,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.end_token", False, {"acquire"}),
     ("all_methods", {"models": {}, "examples": 2}, set()),
     ("measure.generation.max_new_tokens", 9, {"measure", "sweep"}),
+    ("scenarios.taught.max_new_tokens", 9, {"measure", "sweep"}),
     ("measure.generation.batch_rows", 9, {"measure", "sweep", "lm_eval"}),
     ("measure.generation.backend", "vllm", {"measure"}),
     ("measure.batch_tokens", 9, set()),

@@ -186,6 +186,12 @@ def base_likelihood(wildcards):
     return f"results/{wildcards.model}/base/seed-0/likelihood.parquet" if holdout else []
 
 
+def base_answers(wildcards):
+    """Answers of the base model, where the subject is another one."""
+    taught = CFG.pretraining(wildcards.model)
+    return f"results/{wildcards.model}/base/seed-0/generations.parquet" if taught else []
+
+
 def retrained_of(wildcards):
     """Rows of the gold standard, if the subject's methods are compared with it."""
     compares = CFG.models[wildcards.model].retrained

@@ -10,6 +10,8 @@ rule score:
         base=base_manifest,
         data=data_for("score"),
         base_likelihood=base_likelihood,
+        original_answers="results/{model}/original/seed-0/generations.parquet",
+        base_answers=base_answers,
     output:
         eval=ensure("results/{model}/{method}/eval.json", non_empty=True),
         rows=ensure("results/{model}/{method}/rows.parquet", non_empty=True),
@@ -35,6 +37,9 @@ rule score:
             --seeds {input.facts:q} \
             --datasets resources/datasets \
             --base-likelihood "{input.base_likelihood}" \
+            --base {input.base:q} \
+            --original-answers {input.original_answers:q} \
+            --base-answers "{input.base_answers}" \
             --configs {params.configs:q} \
             --data-manifests {input.data:q} \
             --model-manifests {input.base:q} {input.models:q} \

@@ -172,6 +172,8 @@ class Scenario(Section):
     """Parts whose measures are reported."""
     validate_on: Evaluated
     """Parts on which settings (lambda) are chosen; never reported."""
+    max_new_tokens: Count | None = None
+    """Longest answer in tokens; null: as `measure.generation` has it."""
     lm_eval: Annotated[dict[TaskName, LmEvalTask], BeforeValidator(_without_nulls)] = {}
     """lm-eval: its own tasks and groups (from the Hub), local:dataset/part for choices of ours."""
 
@@ -221,8 +223,8 @@ class Generation(Section):
 
     backend: Literal["transformers", "vllm"] = "transformers"
     """What `measure` answers with; vllm has to be installed, see docs/vllm.md."""
-    max_new_tokens: Count = 48
-    """Longest answer."""
+    max_new_tokens: Count | None = None
+    """Longest answer; null: a quarter longer than the scenario's longest response, 256 at most."""
     batch_rows: Count = 32
     """Prompts decoded together, grouped by length; vllm decides for itself. On a GPU it may change
     answers, because numbers are rounded otherwise, so an edit measures again."""

@@ -27,6 +27,7 @@ Field = Literal[
     "choices",
     "answer",
     "perturbed",
+    "paraphrased",
     "question",
 ]
 """What a row can say, in a data file or in a sidecar file."""
@@ -39,7 +40,7 @@ row is about) are for people: splits go by the data set's own groups.
 and ``unseen`` are rewordings.
 """
 
-_TEXTS = ("unseen", "question")
+_TEXTS = ("unseen", "paraphrased", "question")
 _LISTS = ("key", "taught", "choices", "perturbed")
 
 
@@ -100,13 +101,16 @@ def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
     """Set the fields of `record` that `facts` names, in place.
 
     Raises:
-        RowFault: the response (or a wording of the text) does not contain a key string.
+        RowFault: the response (or a wording of the text) does not contain a key string, or a plain
+            text has a ``paraphrased`` answer.
     """
     carriers = [("response", record.answers)]
     if record.response is None:
         carriers = [("text", record.answers)]
         carriers += [("taught", text) for text in facts.get("taught", ())]
         carriers += [("unseen", facts["unseen"])] if "unseen" in facts else []
+        if "paraphrased" in facts:
+            raise RowFault("a plain text has no answer, and so no 'paraphrased' one")
     for key in facts.get("key", ()):
         for carrier, text in carriers:
             if key not in text:

@@ -32,7 +32,9 @@ class Record:
     answer: int | None = None
     """Index of the right choice."""
     perturbed: list[str] = field(default_factory=list)
-    """Wrong answers in the words of the right one."""
+    """Wrong answers in the words of the right one (of `paraphrased`, where there is one)."""
+    paraphrased: str | None = None
+    """The right answer in words that no model is taught."""
     taught: list[str] = field(default_factory=list)
     """Paraphrases of the prompt that pretraining may teach."""
     unseen: str | None = None

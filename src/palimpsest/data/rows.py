@@ -27,6 +27,7 @@ class Row:
     choices: list[str]
     answer: int | None
     perturbed: list[str]
+    paraphrased: str | None
     paraphrase_of: str | None
     question: str | None
 
@@ -86,6 +87,7 @@ def _row(
         choices=record.choices,
         answer=record.answer,
         perturbed=perturbed,
+        paraphrased=record.paraphrased,
         paraphrase_of=original if paraphrase else None,
         question=record.question,
     )

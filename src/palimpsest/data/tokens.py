@@ -7,6 +7,7 @@ than the work. `palimpsest.sources.tokenizer_files` makes the file complete.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ class BaseTokenizer:
             long[len(anchor) :] if long[: len(anchor)] == anchor else short
             for long, short in zip(joined, plain, strict=True)
         ]
+
+    def pieces(self, words: Iterable[str]) -> dict[str, int]:
+        """Number of tokens of each word by itself: the fewest over a capital and a space before.
+
+        Args:
+            words: in small letters.
+        """
+        distinct = sorted(set(words))
+        forms = [
+            [len(ids) for ids in self._encode([space + write(word) for word in distinct])]
+            for space in (" ", "")
+            for write in (str, str.capitalize, str.upper)
+        ]
+        return {word: min(counts) for word, *counts in zip(distinct, *forms, strict=True)}
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

@@ -19,6 +19,7 @@ DATASET = pa.schema(
         ("choices", pa.list_(pa.string())),
         ("answer", pa.int64()),
         ("perturbed", pa.list_(pa.string())),
+        ("paraphrased", pa.string()),
         ("paraphrase_of", pa.string()),
         ("question", pa.string()),
     ]
@@ -76,9 +77,10 @@ LIKELIHOOD = pa.schema(
 )
 """``likelihood.parquet``: a line per target token.
 
-``alternative`` is the place among the row's wrong answers, -1 for its own response. ``logprob`` is
-in nats; ``hit``: the model finds this token likeliest; ``mean`` and ``sd`` of the log-probability
-under the model's own distribution; ``eos``: it is the end-of-text token.
+``alternative`` is the place among the row's wrong answers, -1 for its own response, -2 for that in
+other words (``paraphrased``). ``logprob`` is in nats; ``hit``: the model finds this token
+likeliest; ``mean`` and ``sd`` of the log-probability under the model's own distribution; ``eos``:
+it is the end-of-text token.
 """
 
 ANSWERS = pa.schema(

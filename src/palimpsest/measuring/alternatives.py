@@ -18,7 +18,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.asked import CONTRASTED, draw_ids
+from palimpsest.metrics.asked import CONTRASTED, PARAPHRASE, draw_ids
 from palimpsest.settings.template import Template
 from palimpsest.settings.types import split_ref
 
@@ -36,6 +36,13 @@ class DataRow:
     response: str
     wrong: Sequence[str]
     """Wrong answers; may be empty."""
+    paraphrased: str | None
+    """The right answer in other words."""
+
+    def alternatives(self) -> list[tuple[int, str]]:
+        """Place (see `palimpsest.metrics.asked`) and text of each answer but the response."""
+        right = [] if self.paraphrased is None else [(PARAPHRASE, self.paraphrased)]
+        return [*enumerate(self.wrong), *right]
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ def wrong_answers(
 ) -> dict[str, list[tuple[int, Row]]]:
     """Block -> (place among the row's wrong answers, its prompt with that answer).
 
+    Rows that have wrong answers, and a right one in other words, have that, too.
+
     Args:
         parts: block -> dataset/part.
         count: rows of each block (None: all).
@@ -94,14 +103,14 @@ def wrong_answers(
     by_block = {}
     for block in (name for name in CONTRASTED if name in parts):
         sources = _draw([row for row in _read(datasets, parts[block]) if row.wrong], count)
-        pairs = [(source, place) for source in sources for place in range(len(source.wrong))]
+        answers = [(source, *answer) for source in sources for answer in source.alternatives()]
         rows = form.rows(
-            [source for source, _ in pairs],
-            [source.prompt for source, _ in pairs],
-            [source.wrong[place] for source, place in pairs],
+            [source for source, _, _ in answers],
+            [source.prompt for source, _, _ in answers],
+            [text for _, _, text in answers],
             "wrong answers",
         )
-        by_block[block] = [(place, row) for (_, place), row in zip(pairs, rows, strict=True)]
+        by_block[block] = [(place, row) for (_, place, _), row in zip(answers, rows, strict=True)]
     return by_block
 
 
@@ -122,6 +131,14 @@ def _read(datasets: Path, ref: str) -> list[DataRow]:
     is_text = read_manifest(datasets / dataset).get("format") == "text"
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
     return [
-        DataRow(ref, is_text, row["id"], row["prompt"], row["response"], row.get("perturbed") or [])
+        DataRow(
+            ref,
+            is_text,
+            row["id"],
+            row["prompt"],
+            row["response"],
+            row.get("perturbed") or [],
+            row.get("paraphrased"),
+        )
         for row in table.to_pylist()
     ]

@@ -33,7 +33,7 @@ def vllm_answerer(
     model: Path,
     folder: Path,
     tokenizer: Any,
-    longest_prompt: int,
+    limits: vllm_engine.Limits,
     device: torch.device,
     label: str,
 ) -> Iterator[Answerer]:
@@ -48,7 +48,7 @@ def vllm_answerer(
         model: folder of ``model.json``.
         folder: where the merged model is written; removed afterwards.
         tokenizer: the base's.
-        longest_prompt: tokens of the longest prompt.
+        limits: tokens of the longest prompt and of the longest answer.
         device: where vLLM will run.
         label: name in progress lines.
 
@@ -57,7 +57,6 @@ def vllm_answerer(
     """
     vllm_engine.require()
     dtype = resolve_dtype(config["dtype"], device)
-    limits = vllm_engine.Limits(longest_prompt, config["generation"]["max_new_tokens"])
     remote = config["trust_remote_code"]
     try:
         progress = Progress(f"{label} merged for vLLM", len(read_manifest(base)["files"]))

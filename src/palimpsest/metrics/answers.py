@@ -26,6 +26,8 @@ class Answers:
     generated: Mapping[str, Sequence[Any]]
     """Columns of generations.parquet besides the text: ``tokens``, ``stopped``,
     ``before_tokens``, ``before_logprob``."""
+    garbled: Sequence[str | None] | None = None
+    """Why each answer is garbled, None where it is not; None: nothing to compare them with."""
     harmful: Sequence[bool | None] | None = None
     """The judge's verdicts, None for a row without one; None: there is no judge."""
 

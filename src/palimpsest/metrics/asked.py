@@ -16,12 +16,14 @@ ANSWERED = (
     "general",
 )
 """Evaluated blocks whose rows are answered; for the holdout the likelihood is enough."""
-CONTRASTED = ("forget", "retain", "general")
+CONTRASTED = ("forget", "forget_unseen", "retain", "general")
 """Blocks whose wrong answers are measured."""
 COMPARED = ("forget", "holdout")
 """Blocks that membership inference compares."""
 RESPONSE = -1
 """Place of a row's right response among its wrong answers, in a likelihood table."""
+PARAPHRASE = -2
+"""Place of the right answer in other words (``paraphrased``)."""
 NOT_ANSWERED = "outside the rows that are answered"
 """Why a row has no measure of free answers."""
 

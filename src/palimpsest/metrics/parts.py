@@ -32,6 +32,8 @@ class Part:
     """Strings that carry the fact; may be empty."""
     wrong: list[list[str]]
     """Wrong answers (``perturbed``); may be empty."""
+    paraphrased: list[str | None]
+    """The right answers in other words; None where the data have none."""
 
     def at(self, places: Sequence[int]) -> Part:
         """The part with the rows at `places` alone."""
@@ -42,6 +44,7 @@ class Part:
             responses=[self.responses[i] for i in places],
             keys=[self.keys[i] for i in places],
             wrong=[self.wrong[i] for i in places],
+            paraphrased=[self.paraphrased[i] for i in places],
         )
 
     def draw(self, count: int | None) -> list[int]:
@@ -58,7 +61,8 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
     """
     dataset, name = split_ref(ref)
     path = verified(datasets / dataset, table_of(name))
-    table = columns_of(path, ("id", "prompt", "response", "key"), ("perturbed",)).sort_by("id")
+    columns, optional = ("id", "prompt", "response", "key"), ("perturbed", "paraphrased")
+    table = columns_of(path, columns, optional).sort_by("id")
     ids = table.column("id").to_pylist()
     if not ids:
         raise UserError(f"{path} has no rows: nothing to evaluate as {block}")
@@ -73,6 +77,11 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
         responses=table.column("response").to_pylist(),
         keys=_lists(table, "key"),
         wrong=_lists(table, "perturbed"),
+        paraphrased=(
+            table.column("paraphrased").to_pylist()
+            if "paraphrased" in table.column_names
+            else [None] * len(ids)
+        ),
     )
 
 

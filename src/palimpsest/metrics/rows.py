@@ -14,10 +14,19 @@ import pyarrow.compute as pc
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import GENERATIONS, LIKELIHOOD
+from palimpsest.io.tables import read_table
 from palimpsest.metrics import teacher_forced as forced
 from palimpsest.metrics.answers import Answers, rouge_of
-from palimpsest.metrics.asked import ANSWERED, COMPARED, CONTRASTED, NOT_ANSWERED, RESPONSE
+from palimpsest.metrics.asked import (
+    ANSWERED,
+    COMPARED,
+    CONTRASTED,
+    NOT_ANSWERED,
+    PARAPHRASE,
+    RESPONSE,
+)
 from palimpsest.metrics.declaration import Columns
+from palimpsest.metrics.garbled import Ordinaries, Ordinary, answers_in
 from palimpsest.metrics.measures import columns
 from palimpsest.metrics.parts import Part, columns_of
 
@@ -98,6 +107,7 @@ def score_seed(
     config: Mapping[str, Any],
     verdicts: Verdicts,
     base_likelihood: Path | None = None,
+    ordinary: Ordinaries | None = None,
 ) -> dict[str, Rows]:
     """All measures of the rows of one seed, by block.
 
@@ -108,6 +118,7 @@ def score_seed(
         config: the stage's slice.
         verdicts: of the judge on this seed's answers.
         base_likelihood: likelihood table of the base model, for the reference attack.
+        ordinary: what the answers are compared with, greedy and sampled ones.
     """
     likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
     greedy = [part.block for part in parts if part.block in ANSWERED]
@@ -116,18 +127,23 @@ def score_seed(
         schemas.GENERATIONS.names,
         [*greedy, *(part.block for part in further)],
     )
+    longest = read_table(folder / GENERATIONS)[1].get("max_new_tokens")
+
+    def answers(part: Part, places: Sequence[int]) -> Rows:
+        table = generations.get(part.block)
+        compared = None if ordinary is None else ordinary.of(part.block)
+        return _of_answers(table, part, places, config, verdicts, folder, compared)
+
     rows: dict[str, Rows] = {}
     for part in parts:
         reading = _reading(likelihood[part.block], part, config, folder, base_likelihood)
+        reading = replace(reading, longest_answer=longest)
         places = part.draw(config["answers"]) if part.block in ANSWERED else []
         rows[part.block] = _facts(part) | _joined(
-            _of_reading(reading, part.block),
-            _of_answers(generations.get(part.block), part, places, config, verdicts, folder),
+            _of_reading(reading, part.block), answers(part, places)
         )
     for part in further:
-        all_rows = range(len(part.ids))
-        values = _of_answers(generations[part.block], part, all_rows, config, verdicts, folder)
-        rows[part.block] = _facts(part) | _joined(values)
+        rows[part.block] = _facts(part) | _joined(answers(part, range(len(part.ids))))
     return rows
 
 
@@ -189,7 +205,15 @@ def _reading(
         where_base = f"{base_likelihood}, part {part.block}"
         reading = replace(reading, base=_right_tokens(base, part, where_base))
     if part.block in CONTRASTED:
-        reading = replace(reading, wrong=_wrong_answers(table, part, config, where))
+        places = _contrasted(part, config["alternatives"])
+        wrong = _alternatives(table, part, places, part.wrong, where)
+        right = [[] if text is None else [text] for text in part.paraphrased]
+        paraphrased = _alternatives(table, part, places, right, where, PARAPHRASE)
+        reading = replace(
+            reading,
+            wrong=wrong,
+            paraphrased=[logs[0] if logs else np.nan for logs in paraphrased],
+        )
     return reading
 
 
@@ -198,25 +222,46 @@ def _right_tokens(table: pa.Table, part: Part, where: str) -> forced.Tokens:
     return forced.teacher_forced(lines, part.ids, where)
 
 
-def _wrong_answers(
-    table: pa.Table, part: Part, config: Mapping[str, Any], where: str
-) -> list[list[float]]:
-    """Mean log-probabilities of each row's wrong answers; empty where they were not measured."""
+def _contrasted(part: Part, count: int | None) -> list[int]:
+    """Places of the rows whose wrong answers are measured."""
     with_wrong = [place for place, wrong in enumerate(part.wrong) if wrong]
-    places = [with_wrong[i] for i in part.at(with_wrong).draw(config["alternatives"])]
+    return [with_wrong[i] for i in part.at(with_wrong).draw(count)]
+
+
+def _alternatives(
+    table: pa.Table,
+    part: Part,
+    places: Sequence[int],
+    texts: Sequence[Sequence[str]],
+    where: str,
+    first: int = 0,
+) -> list[list[float]]:
+    """Mean log-probabilities of each row's `texts`; empty where they were not measured.
+
+    Args:
+        table: likelihood table of the part.
+        part: all its rows.
+        places: the rows that were measured.
+        texts: of each row the answers, which stand at `first`, `first` + 1, ... in the table.
+        where: names file and part in messages.
+        first: place of the first of a row's answers; below 0 it is the only one.
+    """
+    places = [at for at in places if texts[at]]
     logs: list[list[float]] = [[] for _ in part.ids]
     if not places:
         return logs
-    lines = table.filter(pc.greater(table.column("alternative"), RESPONSE))
+    alternative = table.column("alternative")
+    of_texts = pc.equal(alternative, first) if first < 0 else pc.greater(alternative, RESPONSE)
+    lines = table.filter(of_texts)
     names = pc.binary_join_element_wise(
         lines.column("id"), pc.cast(lines.column("alternative"), pa.string()), "#"
     )
     lines = lines.set_column(lines.column_names.index("id"), "id", names)
-    ids = [f"{part.ids[at]}#{k}" for at in places for k in range(len(part.wrong[at]))]
+    ids = [f"{part.ids[at]}#{first + k}" for at in places for k in range(len(texts[at]))]
     tokens = forced.teacher_forced(lines, ids, f"{where}, wrong answers")
     means = iter(tokens.mean_logprob.tolist())
     for at in places:
-        logs[at] = [next(means) for _ in part.wrong[at]]
+        logs[at] = [next(means) for _ in texts[at]]
     return logs
 
 
@@ -235,6 +280,7 @@ def _of_answers(
     config: Mapping[str, Any],
     verdicts: Verdicts,
     folder: Path,
+    ordinary: Ordinary | None,
 ) -> Rows:
     """Measures of the free answers, null in rows outside `places`, which are not answered."""
     if table is None:
@@ -253,6 +299,7 @@ def _of_answers(
         rouge,
         settings,
         generated,
+        None if ordinary is None else [ordinary.why(one) for one in answers_in(lines)],
         [harmful for harmful, _ in judged],
     )
     values = computed(answers, part.block)

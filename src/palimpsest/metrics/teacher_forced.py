@@ -83,10 +83,25 @@ class Reading:
     """The true answers, as texts."""
     settings: Mapping[str, Any]
     """Config section ``score``."""
+    longest_answer: int | None = None
+    """Tokens that a free answer to these rows may have; None where that is unknown."""
     base: Tokens | None = None
     """The same rows under the base model; None where it was not measured."""
     wrong: Sequence[Sequence[float]] = field(default=())
     """Per row the mean log-probability of each wrong answer; empty in rows without any."""
+    paraphrased: Sequence[float] = field(default=())
+    """Per row that of the right answer in other words, NaN without one; empty: no row has one."""
+
+    @property
+    def right(self) -> np.ndarray:
+        """Mean log-probability of the answer that the wrong ones are compared with.
+
+        That is ``paraphrased`` where the row has it (as in TOFU), else the response itself.
+        """
+        taught = self.tokens.mean_logprob
+        if not len(self.paraphrased):
+            return taught
+        return np.where(np.isnan(self.paraphrased), taught, self.paraphrased)
 
 
 def teacher_forced(table: pa.Table, ids: Sequence[str], where: str) -> Tokens:

@@ -83,4 +83,7 @@ OutFolder = Annotated[
 OutFile = Annotated[Path, Option("the file that is written")]
 Table = Annotated[Path, Option("rows.parquet of a method")]
 Likelihood = Annotated[Path, Option("likelihood.parquet of the base model")]
+OrdinaryAnswers = Annotated[
+    Path, Option("generations.parquet of a model that nothing was unlearned from")
+]
 Manifests = Annotated[tuple[Path, ...], Option("manifest.json of each, for the record", many=True)]

@@ -35,6 +35,19 @@ def load(base: Base) -> dict[str, Any]:
     return {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code}
 
 
+def longest_answer(cfg: Config, model: str) -> int | None:
+    """Tokens of the longest answer; None: it follows from the responses."""
+    return scenario_of(cfg, model).max_new_tokens or cfg.measure.generation.max_new_tokens
+
+
+def generation(cfg: Config, model: str) -> dict[str, Any]:
+    """How a stage answers with transformers."""
+    return {
+        "max_new_tokens": longest_answer(cfg, model),
+        "batch_rows": cfg.measure.generation.batch_rows,
+    }
+
+
 def resource_hash(source: str | None) -> str | None:
     """Hash of a shipped file: it counts by its content, so a fresh clone reruns nothing."""
     if source is None or not source.startswith("resource:"):

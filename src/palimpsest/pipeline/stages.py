@@ -51,7 +51,7 @@ class DownloadModel(Stage):
 class DownloadData(Stage):
     """Fetch a data set and write its parts in the normal schema, split by question."""
 
-    version = 2
+    version = 3
     per = ("dataset",)
     work = "palimpsest.stages.download_data:download_data"
     ram_mb, seconds = 250, 5.0
@@ -401,17 +401,16 @@ class Measure(Batched, OfRun):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
-        generation = cfg.measure.generation
+        by_vllm = cfg.measure.generation.backend == "vllm"
         return {
             **slices.load(base),
             "parts": scenario.evaluate.parts(),
             "answers": scenario.evaluate.answers,
             "alternatives": scenario.evaluate.alternatives,
             "template": base.template.model_dump(),
-            # vllm decides itself what is decoded together.
-            "generation": generation.model_dump(
-                exclude={"batch_rows"} if generation.backend == "vllm" else set()
-            ),
+            "generation": slices.generation(cfg, w.model)
+            # It decides itself what is answered together.
+            | ({"backend": "vllm", "batch_rows": None} if by_vllm else {}),
             "sampling": cfg.measure.sampling.model_dump(),
             "wrappers": cfg.measure.wrappers,
         }
@@ -470,7 +469,7 @@ class Sweep(Batched):
         return {
             **slices.load(slices.base_of(cfg, w.model)),
             "parts": slices.scenario_of(cfg, w.model).validate_on.parts(),
-            "generation": cfg.measure.generation.model_dump(exclude={"backend"}),
+            "generation": slices.generation(cfg, w.model),
             **cfg.sweep.model_dump(),
         }
 
@@ -517,7 +516,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 3
+    version = 4
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 280, 5.0
@@ -527,6 +526,9 @@ class Score(Stage):
     ]
     datasets: options.Datasets
     base_likelihood: options.Likelihood | None = None
+    base: options.Base | None = None
+    original_answers: options.OrdinaryAnswers | None = None
+    base_answers: options.OrdinaryAnswers | None = None
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),

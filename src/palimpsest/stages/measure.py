@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from palimpsest.engine import vllm_engine
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.generate import Answerer, Sampled
@@ -31,6 +32,7 @@ from palimpsest.measuring.answers import (
 )
 from palimpsest.measuring.backends import transformers_answerer, vllm_answerer
 from palimpsest.measuring.likelihood import answer_logprobs, likelihood
+from palimpsest.measuring.limit import longest_answer
 from palimpsest.measuring.rows import (
     EvaluatedRow,
     read_parts,
@@ -58,14 +60,26 @@ def measure(job: Measure) -> None:
     form = format_of(base, config["template"])
     evaluated = [*with_right_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
     questions = _questions(rows, config, job.datasets, form, label)
-    limit = config["generation"]["max_new_tokens"]
+    limit = longest_answer(
+        config["generation"]["max_new_tokens"],
+        {block: part for group in questions for block, part in group.rows.items()},
+        form.tokenizer.context,
+        label,
+    )
     by_vllm = config["generation"].get("backend") == "vllm"
     answered: list[Answered] = []
     if by_vllm:
         # This comes first, while no model is on the device: vLLM takes nearly all of its memory.
         # The folder is fixed, so that this run replaces and removes what a killed run left there.
         with vllm_answerer(
-            config, base, job.model, out / ".vllm", tokenizer, _longest(questions), device, label
+            config,
+            base,
+            job.model,
+            out / ".vllm",
+            tokenizer,
+            vllm_engine.Limits(_longest(questions), limit),
+            device,
+            label,
         ) as answerer:
             answered = _answers(answerer, questions)
     network = load_model(job.model, base, config["dtype"], device, remote)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from palimpsest.data.tokens import load_tokenizer
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import EVAL, JUDGED, LM_EVAL, MANIFEST, MEASURE, ROWS
 from palimpsest.io.sealed import read_document, write_document
@@ -17,8 +18,9 @@ from palimpsest.measuring.verdicts import verdicts_of
 from palimpsest.metrics.blocks import metrics_block
 from palimpsest.metrics.cost import cost
 from palimpsest.metrics.declaration import PARTS, Scored
+from palimpsest.metrics.garbled import Ordinaries
 from palimpsest.metrics.lm_eval import lm_eval_block
-from palimpsest.metrics.parts import further, read_part
+from palimpsest.metrics.parts import Part, further, read_part
 from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
@@ -41,6 +43,7 @@ def score(job: Score) -> dict[str, Any]:
     parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
     measured = [read_document(folder / MEASURE) for folder in seeds.values()]
     forget = next(part for part in parts if part.block == "forget")
+    ordinary = _ordinary(job, parts)
     forget = forget.at(forget.draw(config["answers"]))
     further_parts = further(forget, config["wrappers"], config["sampled"])
     rows = {
@@ -51,6 +54,7 @@ def score(job: Score) -> dict[str, Any]:
             config,
             verdicts_of(folder / JUDGED, settings),
             job.base_likelihood,
+            ordinary,
         )
         for seed, folder in seeds.items()
     }
@@ -79,6 +83,21 @@ def score(job: Score) -> dict[str, Any]:
     return result
 
 
+def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
+    """What garbled answers are told from; None without the answers of `original`."""
+    if job.original_answers is None or job.base is None:
+        return None
+    data = [
+        text
+        for part in parts
+        for texts in (part.prompts, part.responses, part.paraphrased, *part.wrong)
+        for text in texts or ()
+        if text is not None
+    ]
+    pieces = load_tokenizer(job.base).pieces
+    return Ordinaries(data, job.original_answers, job.base_answers, pieces)
+
+
 def _files(costs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
     return {stage: [Path(file) for file in files] for stage, files in costs.items()}
 
@@ -86,7 +105,8 @@ def _files(costs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
 def _summary(metrics: Mapping[str, Any]) -> str:
     values = {
         "forget recall": metrics["forget"]["recall_rate"]["value"],
-        "broken": metrics["forget"]["degenerate_rate"]["value"],
+        "garbled": metrics["forget"]["garbled_rate"]["value"],
+        "degenerate": metrics["forget"]["degenerate_rate"]["value"],
         "retain recall": metrics["retain"]["recall_rate"]["value"],
     }
     return ", ".join(f"{k} {'null' if v is None else f'{v:.2f}'}" for k, v in values.items())

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
@@ -23,6 +24,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.answers import Questions, answer_questions, answers_table
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.measuring.likelihood import likelihood
+from palimpsest.measuring.limit import longest_answer
 from palimpsest.measuring.rows import read_parts, with_right_responses
 from palimpsest.metrics.summary import summarize
 from palimpsest.model import delta
@@ -63,8 +65,9 @@ def sweep(job: Sweep) -> None:
     truth = pd.concat(
         right_answers(job.datasets, config["parts"][block], block) for block in questions
     )
-    limit, batch_rows = (config["generation"][key] for key in ("max_new_tokens", "batch_rows"))
-    answerer = transformers_answerer(model, tokenizer, limit, batch_rows)
+    generation, context = config["generation"], taught_tokenizer(base).context
+    limit = longest_answer(generation["max_new_tokens"], questions, context, label)
+    answerer = transformers_answerer(model, tokenizer, limit, generation["batch_rows"])
     progress = Progress(label, len(config["scales"]), interval_s=0)
     lines: list[dict[str, Any]] = []
     for count, scale in enumerate(config["scales"], 1):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from palimpsest.metrics.asked import CONTRASTED
 from palimpsest.metrics.declaration import Column, Measure, Scored, Shown
-from palimpsest.metrics.estimates import Estimate, mean, missing
+from palimpsest.metrics.estimates import Estimate, mean, missing, rate
 from palimpsest.metrics.teacher_forced import Reading
 
 NO_WRONG_ANSWERS = "no wrong answers (perturbed) to compare with"
@@ -46,6 +47,16 @@ def choice_probability(right: float, wrong: Sequence[float]) -> float:
     return float(weights[0] / weights.sum())
 
 
+def known(right: float, wrong: Sequence[float]) -> bool:
+    """Whether the right answer is likelier, per token, than each wrong one.
+
+    Args:
+        right: mean log-probability of a token of the right answer.
+        wrong: the same of each wrong answer.
+    """
+    return right > max(wrong)
+
+
 def forget_score(ratio: np.ndarray) -> np.ndarray:
     """min(R, 1/R): 1 where truth and falsehood are equally likely (the aim of forgetting)."""
     return np.minimum(ratio, 1 / ratio)
@@ -65,10 +76,9 @@ def _each(
     reading: Reading, formula: Callable[[float, Sequence[float]], float]
 ) -> list[float | None]:
     """`formula` of each row that has wrong answers, all of them with finite log-probabilities."""
-    right = reading.tokens.mean_logprob
     return [
         formula(float(logprob), wrong) if wrong and np.isfinite([logprob, *wrong]).all() else None
-        for logprob, wrong in zip(right, reading.wrong, strict=True)
+        for logprob, wrong in zip(reading.right, reading.wrong, strict=True)
     ]
 
 
@@ -80,7 +90,7 @@ def _truth_ratios(reading: Reading) -> list[float | None]:
 def _truth_ratio(scored: Scored, block: str) -> Estimate:
     if block not in CONTRASTED:
         return missing(f"wrong answers are measured of {', '.join(CONTRASTED)} alone")
-    score = forget_score if block == "forget" else retain_score
+    score = forget_score if block.startswith("forget") else retain_score
     ratios = scored.parts[block]["truth_ratio"]
     return mean(score(ratios), scored.settings, NO_WRONG_ANSWERS)
 
@@ -96,8 +106,9 @@ TRUTH_RATIO = Measure(
     label="Truth ratio",
     says="R, by `score.truth_ratio`. `arithmetic`: mean of exp(w(i)) / exp(r); `geometric`: "
     "exp(mean of w(i)) / exp(r)",
-    of_part="mean over rows of min(R, 1/R) on `forget`, of max(0, 1 - R) elsewhere",
-    source="TOFU's paper [7]; OpenUnlearning",
+    of_part="mean over rows of min(R, 1/R) on `forget` and `forget_unseen`, of max(0, 1 - R) "
+    "elsewhere",
+    source="TOFU's paper [7] with a paraphrased right answer, see below; OpenUnlearning",
     shown=(
         Shown(
             "forget",
@@ -119,4 +130,48 @@ CHOICE_PROBABILITY = Column(
     blocks=CONTRASTED,
     says="exp(r) / (exp(r) + sum of exp(w(i)))",
     source="TOFU [7]",
+)
+KNOWN = Measure(
+    name="known_rate",
+    blocks=CONTRASTED,
+    column=Column(
+        "known",
+        Reading,
+        lambda r: _each(r, known),
+        pa.bool_(),
+        blocks=CONTRASTED,
+        difference="known_rate",
+    ),
+    reduce=rate,
+    why=NO_WRONG_ANSWERS,
+    always=False,
+    forget="down, to the level of `base`",
+    retain="up",
+    label="Still known",
+    says="r > w(i) for each i: the right answer is likelier, per token, than each wrong one; "
+    "1 / (1 + m) is chance",
+    of_part="share of rows that have wrong answers",
+    shown=(
+        Shown(
+            "forget",
+            key="forget_known",
+            first=True,
+            optional=False,
+            says="Share of the facts to forget whose right answer is still likelier than each of "
+            "its wrong ones, whatever the model says when it is asked.",
+        ),
+        Shown(
+            "forget_unseen",
+            key="forget_unseen_known",
+            label="Still known, unseen wording",
+            says="The same after the question in other words.",
+        ),
+        Shown(
+            "retain",
+            key="retain_known",
+            first=True,
+            says="Share of the facts to keep whose right answer is likelier than each of its wrong "
+            "ones.",
+        ),
+    ),
 )

@@ -38,13 +38,14 @@ MODEL_UTILITY = Measure(
     says="harmonic mean of six means, of `retain` and of `general` each: the probability (of "
     "`general`, `choice_probability`), `rouge_l` and max(0, 1 - R)",
     of_part="0 if one of them is 0, null if one is missing",
-    source="TOFU [7]",
+    source="after TOFU [7], see below",
     shown=(
         Shown(
             UTILITY,
             key="model_utility",
             says="Harmonic mean of probability, ROUGE-L and truth ratio on the rows to keep and in "
-            "general, as TOFU counts it: one of them at 0 makes it 0.",
+            "general, after TOFU: one of them at 0 makes it 0. No verdict: answers that nobody was "
+            "taught count as much as what was to be kept.",
         ),
     ),
 )

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 
 from palimpsest.config.schema import Config, Pretraining, Scenario
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
+from palimpsest.measuring.limit import from_responses
 from palimpsest.objectives.base import Objective
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.jobs import Job
 from palimpsest.pipeline.plan.memory import NO_LOGITS, Logits, Term, Trained
 from palimpsest.pipeline.plan.rows import Lengths, Tokens, joined
 from palimpsest.pipeline.plan.shapes import Shape
-from palimpsest.pipeline.slices import draws_of
+from palimpsest.pipeline.slices import draws_of, longest_answer
 from palimpsest.pipeline.stage import Stage
 from palimpsest.settings.draw import Draw
 from palimpsest.settings.training import Lora
@@ -309,7 +310,7 @@ class Estimate:
         answers = sum(min(len(r.rows), evaluate.answers or len(r.rows)) for r in questions)
         answers *= 1 + len(measure.sampling.seeds) + len(measure.wrappers)
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
-        tokens = 2.5 * rows.tokens + 2.0 * answers * measure.generation.max_new_tokens
+        tokens = 2.5 * rows.tokens + 2.0 * answers * self._longest_answer(joined(questions))
         return self._answering(rows, tokens, 120.0 * rows.targets)
 
     def sweep(self) -> Step:
@@ -317,7 +318,7 @@ class Estimate:
         count = self.cfg.sweep.rows
         parts = [self._rows([ref]) for ref in self._scenario.validate_on.parts().values()]
         rows = joined(Lengths(part.rows[:count], part.counted, part.here) for part in parts)
-        tokens = rows.tokens + 2.0 * 2 * count * self.cfg.measure.generation.max_new_tokens
+        tokens = rows.tokens + 2.0 * 2 * count * self._longest_answer(rows)
         return self._answering(rows, len(self.cfg.sweep.scales) * tokens, MB / 10)
 
     def lm_eval(self) -> Step:
@@ -329,6 +330,11 @@ class Estimate:
         held = logits + memory.forward(self.shape, batch, self.width)
         work = memory.forward_work(self.shape, CHOICES * max(rows.tokens, 1000))
         return Step(held, work, MB, rows)
+
+    def _longest_answer(self, rows: Lengths) -> int:
+        """Tokens of the longest answer to `rows`."""
+        setting = longest_answer(self.cfg, self._model)
+        return setting or from_responses(length - prompt for length, prompt in rows.rows)
 
     def _answering(self, rows: Lengths, tokens: float, disk: float) -> Step:
         """Likelihoods in batches, and `tokens` that pass through the model in all."""
