@@ -396,9 +396,10 @@ def test_a_sweep_summarizes_by_the_same_formulas(workspace: Workspace) -> None:
     tables[0] = tables[0][tables[0]["alternative"] == RESPONSE]
     truth = pd.DataFrame(
         [
-            {"part": block, "id": name, "response": response, "key": np.array(key, dtype=object)}
+            {"part": block, "id": name, "prompt": prompt, "response": response}
+            | {"key": np.array(key, dtype=object)}
             for block, ref in PARTS_OF.items()
-            for name, _, response, key in DATA[ref]
+            for name, prompt, response, key in DATA[ref]
         ]
     )
     found = summarize(*tables, truth)

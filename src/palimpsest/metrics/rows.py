@@ -243,11 +243,12 @@ def _of_answers(
     lines = answers_of(table, part, answered, f"{folder / GENERATIONS}, part {part.block}")
     texts = lines.column("answer").to_pylist()
     rouge = rouge_of(texts, answered.responses, settings)
-    verdicts = _verdicts(answered, texts, rouge["rougeL"], settings, judged)
+    verdicts = _verdicts(answered, texts, settings, judged)
     generated = {name: lines.column(name).to_pylist() for name in schemas.GENERATIONS.names[3:]}
     answers = Answers(
         texts,
         answered.responses,
+        answered.prompts,
         answered.keys,
         rouge,
         settings,
@@ -296,14 +297,13 @@ def answers_of(table: pa.Table, part: Part, answered: Part, where: str) -> pa.Ta
 def _verdicts(
     part: Part,
     answers: list[str],
-    rouge_l: list[float | None],
     settings: Mapping[str, Any],
     judged: Verdicts | None,
 ) -> list[Verdict]:
     if part.block.split(":")[0] not in FORBIDDEN:
         return [Verdict(None)] * len(part.ids)
     if judged is None:
-        columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
+        columns = (part.prompts, part.responses, part.keys, answers)
         cases = [Case(*values) for values in zip(*columns, strict=True)]
         judge = JUDGES.get(settings["harm_judge"])
         return judge.judge(
