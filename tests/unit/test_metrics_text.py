@@ -261,7 +261,9 @@ def test_the_longest_common_subsequence_is_that_of_rouge() -> None:
     generator = np.random.default_rng(0)
     rouge = rouge_scorer.RougeScorer(["rougeL"])
     for _ in range(200):
-        first, second = (generator.choice(list("abcde"), size=n) for n in generator.integers(1, 90, 2))
+        first, second = (
+            generator.choice(list("abcde"), size=n) for n in generator.integers(1, 90, 2)
+        )
         recall = rouge.score(" ".join(second), " ".join(first))["rougeL"].recall
         assert common(first.tolist(), second.tolist()) == round(recall * len(second))
 

@@ -31,6 +31,7 @@ _BEGIN = {
     "prompt": pa.string(),
     "response": pa.string(),
     "key": pa.list_(pa.string()),
+    "key_from": pa.string(),
     "answer": pa.string(),
 }
 _END = {"reason": pa.string()}
@@ -162,6 +163,7 @@ def _facts(part: Part) -> Rows:
         "prompt": part.prompts,
         "response": part.responses,
         "key": part.keys,
+        "key_from": part.key_from,
     }
 
 

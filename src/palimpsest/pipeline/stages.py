@@ -50,7 +50,7 @@ class DownloadModel(Stage):
 class DownloadData(Stage):
     """Fetch a data set and write its parts in the normal schema, split by question."""
 
-    version = 2
+    version = 3
     per = ("dataset",)
     work = "palimpsest.stages.download_data:download_data"
     ram_mb, seconds = 250, 5.0
@@ -452,6 +452,7 @@ class LmEval(Batched, OfRun):
 class Sweep(Batched):
     """The trade-off over lambda on validation rows: one load, no training."""
 
+    version = 2
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
     needs = Estimate.sweep
@@ -515,7 +516,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 3
+    version = 4
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 280, 5.0
