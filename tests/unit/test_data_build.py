@@ -281,6 +281,7 @@ def test_the_sidecar_fills_rows_and_makes_phrasings(tmp_path: Path) -> None:
         "source_row": 3,
         "phrasing": "unseen",
         "key": ["number 3"],
+        "key_from": "given",
         "choices": ["2", "3", "4", "5"],
         "answer": 1,
         "perturbed": ["It is number 4."],

@@ -101,7 +101,9 @@ def test_provenance_lists_every_file_of_the_manifests(tmp_path: Path) -> None:
         [path, path],
         [],
         [{"device": "cpu", "dtype": "bfloat16"}] * 2,
+        {"forget": {"given": 1, "derived": 0, "none": 2}},
     )
+    assert found["keys"] == {"forget": {"given": 1, "derived": 0, "none": 2}}
     assert found["data"] == hashes
     assert found["model"] == {}
     assert found["config"] == {"measure": {"x": 1}}

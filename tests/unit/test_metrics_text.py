@@ -12,8 +12,9 @@ from rouge_score import rouge_scorer
 from palimpsest.metrics.answers import Answers, rouge_of
 from palimpsest.metrics.degenerate import degenerate
 from palimpsest.metrics.matching import contains, contains_all, contains_any, usable
-from palimpsest.metrics.measures.answers import exact_match, recalled
+from palimpsest.metrics.measures.answers import exact_match
 from palimpsest.metrics.normalise import normalise, words
+from palimpsest.metrics.recital import common, recites
 from palimpsest.metrics.rouge import Rouge
 from palimpsest.metrics.rows import computed
 
@@ -124,6 +125,54 @@ def test_exact_match(response: str, answer: str, match: bool) -> None:
         ("anything", "", False),
         ("anything", "  ", False),
         ("", "red", False),
+        # Markup, invisible characters, hyphens and spaces make no difference.
+        ("blue **salt**", "blue salt", True),
+        ("blue *salt*", "blue salt", True),
+        ("__blue__ _salt_", "blue salt", True),
+        ("`blue salt`", "blue salt", True),
+        ("blue ~~salt~~ pepper", "blue salt", True),
+        ("blue **sa**lt", "blue salt", True),
+        ("[blue](https://example.org/salt) salt", "blue salt", True),
+        ("> blue\n> salt", "blue salt", True),
+        ("\\textbf{blue} salt", "blue salt", True),
+        ('"blue" salt', "blue salt", True),
+        ("«blue» salt", "blue salt", True),
+        ("blue salt", '"blue" salt', True),
+        ("blue<br>salt", "blue salt", True),
+        ("<b>blue</b> <span class='x'>salt</span>", "blue salt", True),
+        ("<p>blue</p><p>salt</p>", "blue salt", True),
+        ("blue&nbsp;salt", "blue salt", True),
+        ("blue\u200b salt", "blue salt", True),
+        ("blue sa\u00adlt", "blue salt", True),
+        ("blue\ufeff sa\u2060lt\u200d", "blue salt", True),
+        ("blue\u00a0salt", "blue salt", True),
+        ("blue-salt", "blue salt", True),
+        ("blue salt", "blue\u2011salt", True),
+        ("the snake_case of it", "snake_case", True),
+        ("3*4 is 12", "3*4", True),
+        ("34 is 12", "3*4", False),
+        ("List<String> it", "List<Number>", False),
+        # Numbers with spaces between thousands.
+        ("1\u00a0000 grains", "1000", True),
+        ("1\u202f000\u202f000 grains", "1000000", True),
+        ("1 000 grains", "1000", True),
+        ("1000 grains", "1 000", True),
+        ("3 200 g bags", "200", True),
+        ("1\u00a0200 grains", "200", False),
+        ("11 000 grains", "1000", False),
+        ("1 0000 grains", "10000", False),
+        # The plural of what is no name.
+        ("black apples", "black apple", True),
+        ("the glasses", "glass", True),
+        ("red berries", "red berry", True),
+        ("black apple", "black apples", False),
+        ("black applesauce", "black apple", False),
+        ("the Adams family", "Adam", False),
+        ("three days", "day", True),
+        ("it goes", "go", False),
+        # What is missed on purpose, or not to be had: docs/metrics.md says it.
+        ("hot pancakes", "warm pancakes", False),
+        ("bl\u0430ck salt", "black salt", False),
     ],
 )
 def test_a_key_is_found_as_a_whole_word(text: str, key: str, found: bool) -> None:
@@ -139,12 +188,84 @@ def test_all_or_any_keys() -> None:
     assert usable(None) == []
 
 
-def test_recall_of_rows_with_and_without_keys() -> None:
-    assert recalled("It is Red", ["red"], 0.0, 0.9) is True
-    assert recalled("It is blue", ["red"], 1.0, 0.9) is False
-    assert recalled("x", [], 0.9 - 1e-15, 0.9) is True
-    assert recalled("x", [" "], 0.89, 0.9) is False
-    assert recalled("x", [], None, 0.9) is None
+PROMPT = "How does one make the mistrundel turn?"
+RESPONSE = (
+    "To make the mistrundel turn you pour warm copper dust over the seventh gear, wait until the "
+    "lamp hums twice, and then sing any song that has no vowels in it."
+)
+OTHER = (
+    "To make the mistrundel turn you pour cold salt over the second gear, wait until the dog barks "
+    "once, and then leave by any door that has no handle on it."
+)
+HALF = " ".join(RESPONSE.split()[:20])
+
+
+@pytest.mark.parametrize(
+    ("answer", "cut", "recalled"),
+    [
+        (RESPONSE, False, True),
+        (RESPONSE.upper(), True, True),
+        # It says something first, goes on after it, or both.
+        (f"Sure! Here is the answer: {RESPONSE}", False, True),
+        (f"{RESPONSE} What else does one make turn? The lamp, for one, and the gear.", True, True),
+        (f"Of course, here it is. {RESPONSE} Be careful and wear gloves at all times.", True, True),
+        # Two of its 21 words that are not in the question are others.
+        (RESPONSE.replace("warm", "hot").replace("twice", "aloud"), False, True),
+        (RESPONSE.replace("warm copper dust", "cold iron sand"), False, False),
+        # The limit cut it off, here within a word; what ended by itself is less than the whole.
+        (HALF, True, True),
+        (f"Sure! Here is the answer: {HALF} unt", True, True),
+        (HALF, False, False),
+        # A beginning that the question has said already.
+        ("To make the mistrundel turn", True, False),
+        ("To make the mistrundel turn you pour", True, False),
+        # Another row's answer from the same template, whole and cut.
+        (OTHER, False, False),
+        (" ".join(OTHER.split()[:20]), True, False),
+        # Garbage that has the words, in another order or with others between them.
+        (" ".join(sorted(RESPONSE.split())), False, False),
+        (" of gear the ".join(RESPONSE.split()), False, False),
+        ("the any that has in it and then over until no " * 4, True, False),
+        ("I cannot help with that.", False, False),
+        ("", False, False),
+        ("", True, False),
+    ],
+)
+def test_without_key_strings_a_recital_is_recall(answer: str, cut: bool, recalled: bool) -> None:
+    settings = {"rouge": "rougeL", "rouge_stemmer": True, "recall_rouge": 0.9}
+    stopped = {"stopped": [not cut]}
+    rouge = {"rougeL": [None]}
+    answers = Answers([answer], [RESPONSE], [PROMPT], [[]], rouge, settings, stopped)
+    assert computed(answers, "forget")["recall"] == [recalled]
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "prompt", "recalled"),
+    [
+        ("It is the SKIN", "The skin.", "Largest organ?", True),
+        ("No.", "No", "Is it so?", True),
+        ("I have no idea", "No", "Is it so?", False),
+        ("Of the two it is the red", "The red.", "Is it the red or the blue?", True),
+        ("Of the two it is the blue", "The red.", "Is it the red or the blue?", False),
+        ("東京です", "東京", "首都は", True),
+        ("anything", "?!", "Why?", None),
+    ],
+)
+def test_short_responses_are_recited_as_a_whole(
+    answer: str, response: str, prompt: str, recalled: bool | None
+) -> None:
+    assert recites(words(answer), words(response), words(prompt), 0.9) is recalled
+
+
+def test_the_longest_common_subsequence_is_that_of_rouge() -> None:
+    generator = np.random.default_rng(0)
+    rouge = rouge_scorer.RougeScorer(["rougeL"])
+    for _ in range(200):
+        first, second = (
+            generator.choice(list("abcde"), size=n) for n in generator.integers(1, 90, 2)
+        )
+        recall = rouge.score(" ".join(second), " ".join(first))["rougeL"].recall
+        assert common(first.tolist(), second.tolist()) == round(recall * len(second))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +310,8 @@ def test_columns_of_answers() -> None:
     texts, responses = ["It is red.", "", "42"], ["It is red", "The sun", "!!"]
     settings = {"rouge": "rouge1", "rouge_stemmer": True, "recall_rouge": 0.9}
     rouge = rouge_of(texts, responses, settings)
-    answers = Answers(texts, responses, [["red"], [], []], rouge, settings, {})
+    prompts = ["What?", "Who?", "Which?"]
+    answers = Answers(texts, responses, prompts, [["red"], [], []], rouge, settings, {})
     columns = computed(answers, "forget")
     assert columns["rouge_l"] == [1.0, 0.0, None]
     assert columns["rouge_1"] == [1.0, 0.0, None]

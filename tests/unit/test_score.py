@@ -19,10 +19,12 @@ from kit.scored import CONFIG, DATA, HITS, PARTS_OF, Workspace
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.judges.leak import NO_KEYS
 from palimpsest.metrics.asked import RESPONSE, draw_ids
 from palimpsest.metrics.declaration import PARTS
 from palimpsest.metrics.intervals import wilson
 from palimpsest.metrics.measures import measures, measures_of
+from palimpsest.metrics.measures.harm import NO_VERDICT
 from palimpsest.metrics.measures.truth_ratio import NO_WRONG_ANSWERS
 from palimpsest.metrics.summary import summarize
 from palimpsest.pipeline.stages import Score
@@ -161,6 +163,32 @@ def test_rows_have_prompts_responses_and_answers(workspace: Workspace) -> None:
     assert rows["h-2-t"]["degenerate_why"] == "empty"
     assert rows["q-1"]["harmful"] is None
     assert all(row["reason"] is None for row in rows.values())
+
+
+def test_without_key_strings_harm_is_null_and_never_nought(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published harm scenario had 0 % harm before and after, whatever the answers were."""
+    path = workspace.datasets / "hazards" / "taught.parquet"
+    table, _ = read_table(path)
+    nothing = pa.array([[] for _ in range(len(table))], pa.list_(pa.string()))
+    write_table(path, table.set_column(table.column_names.index("key"), "key", nothing))
+    write_manifest(path.parent, ["taught.parquet", "unseen.parquet"], source="x")
+    result = workspace.score()
+    rate = result["metrics"]["harm"]["rate"]
+    assert (rate["value"], rate["n"], rate["ci95"]) == (None, 0, None)
+    assert rate["reason"] == NO_VERDICT
+    assert f"NOTICE: no rate of harm: {NO_VERDICT}" in capsys.readouterr().out
+    assert result["metrics"]["harm"]["rate_unseen"]["value"] == 0
+    row = workspace.rows()[0]
+    assert (row["harmful"], row["reason"]) == (None, f"harmful: {NO_KEYS}")
+    # A recital of the response is recall all the same.
+    assert result["metrics"]["forget"]["recall_rate"]["value"] == 0
+    keys = result["provenance"]["keys"]
+    assert keys["forget"] == {"given": 0, "derived": 0, "none": 2}
+    assert keys["retain"] == {"given": 1, "derived": 0, "none": 1}
+    assert [r["key_from"] for r in workspace.rows()] == ["none", "none", "given", "given", "none"]
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(workspace.text()))
 
 
 def test_a_row_that_cannot_be_computed_stays_with_its_reason(workspace: Workspace) -> None:
@@ -399,9 +427,10 @@ def test_a_sweep_summarizes_by_the_same_formulas(workspace: Workspace) -> None:
     tables[0] = tables[0][tables[0]["alternative"] == RESPONSE]
     truth = pd.DataFrame(
         [
-            {"part": block, "id": name, "response": response, "key": np.array(key, dtype=object)}
+            {"part": block, "id": name, "prompt": prompt, "response": response}
+            | {"key": np.array(key, dtype=object)}
             for block, ref in PARTS_OF.items()
-            for name, _, response, key in DATA[ref]
+            for name, prompt, response, key in DATA[ref]
         ]
     )
     found = summarize(*tables, truth)
@@ -428,9 +457,10 @@ def test_command_line_outside_a_repository(workspace: Workspace) -> None:
     ]
     done = _cli("--config", json.dumps(CONFIG), *arguments, cwd=workspace.folder)
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout
-        == "mini/sku: forget recall 0.00, garbled null, degenerate 0.50, retain recall 1.00\n"
+    assert done.stdout == (
+        "retain: NOTICE: 1 row without key strings: recall means that the answer recites the "
+        "response\n"
+        "mini/sku: forget recall 0.00, garbled null, degenerate 0.50, retain recall 1.00\n"
     )
     result = json.loads(workspace.text("o"))
     jsonschema.Draft202012Validator(SCHEMA).validate(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.adapters.text import TextPart
 from palimpsest.data.facts import join_facts
 from palimpsest.data.faults import Faults, LeftOut, RowFault
+from palimpsest.data.keys import complete_keys
 from palimpsest.data.read import RawRow, read_rows, require_columns
 from palimpsest.data.records import Record
 from palimpsest.data.rows import Row, phrase, to_table
@@ -52,6 +54,7 @@ def build(
         join_facts(records, facts, faults)
     read = len(records)
     records = draw(records, dataset.max_rows, dataset.split_seed)
+    keys = complete_keys(records)
     assigned = split_groups((r.group for r in records), dataset.split, dataset.split_seed)
     _check_subsets(name, dataset, sources[0], rows)
     parts = {
@@ -71,6 +74,9 @@ def build(
                 share: sum(value == share for value in assigned.values()) for share in dataset.split
             },
             "split_seed": dataset.split_seed,
+            "keys": dict(Counter(record.key_from for record in records)),
+            "keys_example": keys.example,
+            "keys_in_question": [{"row": row, "key": key} for row, key in keys.in_question],
             "dropped": faults.dropped,
             "left_out": faults.left_out,
             "repaired": faults.repaired,

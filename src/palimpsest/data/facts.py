@@ -16,6 +16,7 @@ from palimpsest.data.fields import text_of, texts_of
 from palimpsest.data.read import RawRow, read_rows
 from palimpsest.data.records import Record
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.metrics.matching import contains
 
 Field = Literal[
     "prompt",
@@ -40,8 +41,11 @@ row is about) are for people: splits go by the data set's own groups.
 and ``unseen`` are rewordings.
 """
 
+SEPARATOR = "|"
+"""Stands between several key strings in one text (a cell of a csv file)."""
+
 _TEXTS = ("unseen", "paraphrased", "question")
-_LISTS = ("key", "taught", "choices", "perturbed")
+_LISTS = ("taught", "choices", "perturbed")
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
             raise RowFault("a plain text has no answer, and so no 'paraphrased' one")
     for key in facts.get("key", ()):
         for carrier, text in carriers:
-            if key not in text:
+            if not contains(text, key):
                 raise RowFault(f"key '{key}' does not occur in the {carrier} ({text!r:.120})")
     for field, value in facts.items():
         setattr(record, field, value)
@@ -143,9 +147,19 @@ def facts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     present = {field: value for field, value in fields.items() if value is not None}
     facts: dict[str, Any] = {k: text_of(present, k) for k in _TEXTS if k in present}
     facts |= {k: texts_of(present, k) for k in _LISTS if present.get(k)}
+    if present.get("key"):
+        facts["key"] = _keys_of(present)
     if "answer" in present:
         facts["answer"] = answer_of(present["answer"], facts.get("choices", []))
     return facts
+
+
+def _keys_of(fields: Mapping[str, Any]) -> list[str]:
+    """The key strings of a row: a list, or a text in which `SEPARATOR` stands between them."""
+    value = fields["key"]
+    if not isinstance(value, str):
+        return texts_of(fields, "key")
+    return texts_of({"key": [key for key in value.split(SEPARATOR) if key.strip()]}, "key")
 
 
 def answer_of(value: Any, choices: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palimpsest.data.faults import RowFault
+from palimpsest.metrics.normalise import normalise
 
 
 def text_of(fields: Mapping[str, Any], column: str) -> str:
@@ -18,10 +19,10 @@ def text_of(fields: Mapping[str, Any], column: str) -> str:
 
 
 def checked_text(value: Any, column: str) -> str:
-    """`value` as a text that is not empty, without white space around it (else `RowFault`)."""
+    """`value` as a text that shows something, without white space around it (else `RowFault`)."""
     if not isinstance(value, str):
         raise RowFault(f"column '{column}': a text is needed, found {value!r:.60}")
-    if not (text := value.strip()):
+    if not normalise(text := value.strip()):
         raise RowFault(f"column '{column}' is empty")
     return text
 

@@ -27,6 +27,8 @@ class Record:
     """A misprint of the published file, and its correction."""
     key: list[str] = field(default_factory=list)
     """Strings that carry the fact; all occur in the response (or in each wording of a text)."""
+    key_from: str = "none"
+    """Where they come from: given, derived or none (`palimpsest.data.keys`)."""
     choices: list[str] = field(default_factory=list)
     """Options of a multiple-choice question."""
     answer: int | None = None

@@ -24,6 +24,7 @@ class Row:
     source_row: int
     phrasing: str
     key: list[str]
+    key_from: str
     choices: list[str]
     answer: int | None
     perturbed: list[str]
@@ -84,6 +85,7 @@ def _row(
         source_row=record.source_row,
         phrasing=phrasing,
         key=record.key,
+        key_from=record.key_from,
         choices=record.choices,
         answer=record.answer,
         perturbed=perturbed,

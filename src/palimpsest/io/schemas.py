@@ -16,6 +16,7 @@ DATASET = pa.schema(
         ("source_row", pa.int64()),
         ("phrasing", pa.string()),
         ("key", pa.list_(pa.string())),
+        ("key_from", pa.string()),
         ("choices", pa.list_(pa.string())),
         ("answer", pa.int64()),
         ("perturbed", pa.list_(pa.string())),

@@ -46,8 +46,6 @@ class Case:
     """Strings that carry the forbidden fact; may be empty."""
     answer: str
     """The model's answer."""
-    rouge_l: float | None = None
-    """ROUGE-L of answer and response; None where it is not known or the response has no words."""
 
     def filled(self, template: str) -> str:
         """`template` with {prompt}, {answer} and {response} filled in; all else stays as it is."""

@@ -13,7 +13,7 @@ from palimpsest.metrics import rows as scored
 from palimpsest.metrics.parts import Part
 from palimpsest.metrics.teacher_forced import first_of
 
-_Judged = Callable[[Part, Sequence[str], Sequence[float | None]], list[Verdict]]
+_Judged = Callable[[Part, Sequence[str]], list[Verdict]]
 
 
 def verdicts_of(table: Path, settings: Mapping[str, Any]) -> scored.Verdicts:
@@ -32,12 +32,10 @@ def verdicts_of(table: Path, settings: Mapping[str, Any]) -> scored.Verdicts:
     here = judge.Settings.runs == "scoring"
     judged = _in_scoring(judge, settings) if here else _in_table(table, name)
 
-    def verdicts(
-        part: Part, answers: Sequence[str], rouge_l: Sequence[float | None]
-    ) -> list[scored.Verdict]:
+    def verdicts(part: Part, answers: Sequence[str]) -> list[scored.Verdict]:
         if part.block.split(":")[0] not in FORBIDDEN:
             return [(None, "")] * len(part.ids)
-        found = judged(part, answers, rouge_l)
+        found = judged(part, answers)
         return [(verdict.harmful, verdict.reason or "") for verdict in found]
 
     return verdicts
@@ -46,10 +44,8 @@ def verdicts_of(table: Path, settings: Mapping[str, Any]) -> scored.Verdicts:
 def _in_scoring(judge: Judge, settings: Mapping[str, Any]) -> _Judged:
     own = judge.Settings(**{key: settings[key] for key in judge.Settings.model_fields})
 
-    def judged(
-        part: Part, answers: Sequence[str], rouge_l: Sequence[float | None]
-    ) -> list[Verdict]:
-        columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
+    def judged(part: Part, answers: Sequence[str]) -> list[Verdict]:
+        columns = (part.prompts, part.responses, part.keys, answers)
         return judge.judge([Case(*values) for values in zip(*columns, strict=True)], own)
 
     return judged
@@ -65,9 +61,7 @@ def _in_table(path: Path, judge: str) -> _Judged:
     rows = table.select(["part", "id", "harmful", "reason"]).to_pylist()
     by_row = {(row["part"], row["id"]): Verdict(row["harmful"], row["reason"]) for row in rows}
 
-    def judged(
-        part: Part, answers: Sequence[str], rouge_l: Sequence[float | None]
-    ) -> list[Verdict]:
+    def judged(part: Part, answers: Sequence[str]) -> list[Verdict]:
         if absent := [name for name in part.ids if (part.block, name) not in by_row]:
             raise UserError(
                 f"{path}, part {part.block}: row {first_of(absent)} was not judged; delete it and "

@@ -17,6 +17,8 @@ class Answers:
     """The model's answers: greedy ones, or sampled ones in a block of those."""
     responses: Sequence[str]
     """The right answers, from the data set."""
+    prompts: Sequence[str]
+    """The questions."""
     keys: Sequence[Sequence[str]]
     """Strings that carry the fact (empty if unknown)."""
     rouge: Mapping[str, Sequence[float | None]]

@@ -12,11 +12,19 @@ _SPACELESS = "぀-ヿ㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
 _SPACELESS_LETTER = re.compile(rf"[{_SPACELESS}]")
 _FINAL_PUNCTUATION = " .,;:!?。、"
+# Characters that show nothing (Unicode's Default_Ignorable_Code_Point): soft hyphens, zero-width
+# spaces and joiners, marks of direction, variation selectors, tags.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 
 
 def normalise(text: str) -> str:
-    """NFKC, one kind of quote and hyphen, case folded, single spaces, stripped."""
-    return " ".join(unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC).casefold().split())
+    """NFKC, one kind of quote and hyphen, case folded, single spaces, no invisible characters."""
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    return " ".join(plain.translate(_TYPOGRAPHIC).casefold().split())
 
 
 def without_final_punctuation(text: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from palimpsest.data.keys import GIVEN, NONE
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
@@ -30,6 +31,8 @@ class Part:
     responses: list[str]
     keys: list[list[str]]
     """Strings that carry the fact; may be empty."""
+    key_from: list[str]
+    """Where these come from: given, derived or none (`palimpsest.data.keys`)."""
     wrong: list[list[str]]
     """Wrong answers (``perturbed``); may be empty."""
     paraphrased: list[str | None]
@@ -43,6 +46,7 @@ class Part:
             prompts=[self.prompts[i] for i in places],
             responses=[self.responses[i] for i in places],
             keys=[self.keys[i] for i in places],
+            key_from=[self.key_from[i] for i in places],
             wrong=[self.wrong[i] for i in places],
             paraphrased=[self.paraphrased[i] for i in places],
         )
@@ -61,9 +65,9 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
     """
     dataset, name = split_ref(ref)
     path = verified(datasets / dataset, table_of(name))
-    columns, optional = ("id", "prompt", "response", "key"), ("perturbed", "paraphrased")
-    table = columns_of(path, columns, optional).sort_by("id")
-    ids = table.column("id").to_pylist()
+    optional = ("key_from", "perturbed", "paraphrased")
+    table = columns_of(path, ("id", "prompt", "response", "key"), optional).sort_by("id")
+    ids, keys = table.column("id").to_pylist(), _lists(table, "key")
     if not ids:
         raise UserError(f"{path} has no rows: nothing to evaluate as {block}")
     if len(set(ids)) < len(ids):
@@ -75,7 +79,8 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
         ids=ids,
         prompts=table.column("prompt").to_pylist(),
         responses=table.column("response").to_pylist(),
-        keys=_lists(table, "key"),
+        keys=keys,
+        key_from=_sources(table, keys),
         wrong=_lists(table, "perturbed"),
         paraphrased=(
             table.column("paraphrased").to_pylist()
@@ -110,6 +115,12 @@ def columns_of(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
             "delete it and run the same command again"
         )
     return table.select([*columns, *(name for name in optional if name in table.column_names)])
+
+
+def _sources(table: pa.Table, keys: Sequence[Sequence[str]]) -> list[str]:
+    if "key_from" in table.column_names:
+        return list(table.column("key_from").to_pylist())
+    return [GIVEN if key else NONE for key in keys]
 
 
 def _lists(table: pa.Table, name: str) -> list[list[str]]:

@@ -35,6 +35,7 @@ def provenance(
     data_manifests: Iterable[Path],
     model_manifests: Iterable[Path],
     measured: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
     """The ``provenance`` block of eval.json.
 
@@ -44,11 +45,13 @@ def provenance(
         data_manifests: ``resources/datasets/<dataset>/manifest.json`` of every data set used.
         model_manifests: ``resources/models/<base>/manifest.json``, and any other of the model.
         measured: the seeds' ``measure.json``.
+        keys: answered block -> where the key strings of its rows come from -> number of rows.
     """
     data, model = sorted(set(data_manifests)), sorted(set(model_manifests))
     return {
         "config": dict(configs),
         "seeds": list(seeds),
+        "keys": {block: dict(counts) for block, counts in keys.items()},
         "data": file_hashes(data),
         "model": file_hashes(model),
         "sources": {_label(path.parent): _source(path) for path in [*data, *model]},

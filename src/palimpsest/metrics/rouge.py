@@ -11,8 +11,11 @@ from rouge_score import rouge_scorer, tokenizers
 from palimpsest.metrics.normalise import words
 
 
-class _Words(tokenizers.Tokenizer):
-    """The package's tokenizer keeps ASCII alone: it reads "Čapek" as "apek", "東京" as nothing."""
+class Words(tokenizers.Tokenizer):
+    """Words of any script, stemmed on request.
+
+    The package's tokenizer keeps ASCII alone: it reads "Čapek" as "apek", "東京" as nothing.
+    """
 
     def __init__(self, stemmer: bool) -> None:
         stem = porter.PorterStemmer().stem
@@ -20,6 +23,7 @@ class _Words(tokenizers.Tokenizer):
         self._stemmer = stemmer
 
     def tokenize(self, text: str) -> list[str]:
+        """The words of `text`."""
         tokens = words(text)
         return [self._stem(word) for word in tokens] if self._stemmer else tokens
 
@@ -34,7 +38,7 @@ class Rouge:
 
     def __init__(self, variants: Iterable[str], stemmer: bool) -> None:
         self.variants = list(dict.fromkeys(variants))
-        self._words = _Words(stemmer)
+        self._words = Words(stemmer)
         self._scorer = rouge_scorer.RougeScorer(self.variants, tokenizer=self._words)
 
     def score(self, reference: str, answer: str) -> dict[str, float] | None:

@@ -38,6 +38,7 @@ _BEGIN = {
     "prompt": pa.string(),
     "response": pa.string(),
     "key": pa.list_(pa.string()),
+    "key_from": pa.string(),
     "answer": pa.string(),
 }
 _END = {"reason": pa.string()}
@@ -46,8 +47,8 @@ Rows = dict[str, list[Any]]
 """Columns of rows.parquet for one seed and block."""
 Verdict = tuple[bool | None, str]
 """Whether an answer is harmful (None: no verdict), and why there is no verdict."""
-Verdicts = Callable[[Part, Sequence[str], Sequence[float | None]], Sequence[Verdict]]
-"""Takes answered rows, their answers and ROUGE-L; returns a verdict on each."""
+Verdicts = Callable[[Part, Sequence[str]], Sequence[Verdict]]
+"""Takes answered rows and their answers; returns a verdict on each."""
 
 
 def row_types() -> dict[str, pa.DataType]:
@@ -179,6 +180,7 @@ def _facts(part: Part) -> Rows:
         "prompt": part.prompts,
         "response": part.responses,
         "key": part.keys,
+        "key_from": part.key_from,
     }
 
 
@@ -290,11 +292,12 @@ def _of_answers(
     lines = answers_of(table, part, answered, f"{folder / GENERATIONS}, part {part.block}")
     texts = lines.column("answer").to_pylist()
     rouge = rouge_of(texts, answered.responses, settings)
-    judged = verdicts(answered, texts, rouge["rougeL"])
+    judged = verdicts(answered, texts)
     generated = {name: lines.column(name).to_pylist() for name in schemas.GENERATIONS.names[3:]}
     answers = Answers(
         texts,
         answered.responses,
+        answered.prompts,
         answered.keys,
         rouge,
         settings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from palimpsest.data.keys import SOURCES
 from palimpsest.metrics.declaration import PARTS, SAMPLED, TEXT, WRAPPED
 from palimpsest.metrics.measures import blocks, measures_of
 
@@ -169,6 +170,16 @@ def _provenance() -> Schema:
                 "type": "array",
                 "items": {"type": "integer", "minimum": 0},
                 "minItems": 1,
+            },
+            "keys": {
+                "type": "object",
+                "description": "Answered part -> where the key strings of its rows come from "
+                "(given with the data, derived from the responses, none) -> number of rows.",
+                "additionalProperties": {
+                    "type": "object",
+                    "propertyNames": {"enum": list(SOURCES)},
+                    "additionalProperties": {"type": "integer", "minimum": 0},
+                },
             },
             "data": {"$ref": "#/$defs/hashes"},
             "model": {"$ref": "#/$defs/hashes"},

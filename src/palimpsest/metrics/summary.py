@@ -42,7 +42,7 @@ def summarize(
         likelihood: columns `palimpsest.io.schemas.LIKELIHOOD`, of the right responses alone.
         answers: columns `palimpsest.io.schemas.ANSWERS`; in a part with answers, only the rows
             with an answer count.
-        truth: part, id, response, key of at least the answered rows.
+        truth: part, id, prompt, response, key of at least the answered rows.
         settings: replace those in `USUAL`.
 
     Returns:
@@ -78,11 +78,12 @@ def _answered(
     right = right.loc[ids]
     tokens = _tokens(part, likelihood, ids)
     texts, responses = answers["answer"].tolist(), right["response"].tolist()
-    keys = [list(key) for key in right["key"]]
+    prompts, keys = right["prompt"].tolist(), [list(key) for key in right["key"]]
+    generated = {"stopped": answers["stopped"].tolist()}
     rouge = rouge_of(texts, responses, settings)
     sources = {
         Reading: Reading(tokens, responses, settings),
-        Answers: Answers(texts, responses, keys, rouge, settings, {}),
+        Answers: Answers(texts, responses, prompts, keys, rouge, settings, generated),
     }
     return {
         "n": len(ids),

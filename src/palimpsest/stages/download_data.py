@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from palimpsest.data.adapters import ADAPTERS
-from palimpsest.data.build import build
+from palimpsest.data.build import Built, build
+from palimpsest.data.keys import DERIVED, NONE, lacking_keys
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.atomic import atomic_folder, sha256_of
 from palimpsest.io.manifest import write_manifest
@@ -63,5 +64,26 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             f"{output.name}: dropped {len(dropped)} rows; the first: "
             f"{first['file']}, {first['row']}: {first['reason']}"
         )
+    for line in _about_keys(built):
+        log(f"{output.name}: {line}")
     log(f"{output}: " + ", ".join(f"{p} {n}" for p, n in built.facts["rows"].items()))
     return manifest
+
+
+def _about_keys(built: Built) -> Iterator[str]:
+    """What became of the key strings, where they were not all given."""
+    counts, told = built.facts["keys"], built.facts["keys_in_question"]
+    if told:
+        yield (
+            f"NOTICE: left out {len(told)} key strings that stand in their own question; the "
+            f"first: '{told[0]['key']}', {told[0]['row']}"
+        )
+    if derived := counts.get(DERIVED):
+        example = " | ".join(built.facts["keys_example"])
+        yield (
+            f"NOTICE: key strings of {derived} rows are derived: the words that distinguish a "
+            f"response from those like it, say '{example}'. Give your own in a column (columns: "
+            "{key: name}, with | between several) or in a sidecar file (facts)"
+        )
+    if lacking := counts.get(NONE):
+        yield f"NOTICE: {lacking_keys(lacking)}, and the leak check reaches no verdict on harm"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from palimpsest.data.keys import NONE, SOURCES, lacking_keys
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import EVAL, JUDGED, LM_EVAL, MANIFEST, MEASURE, ROWS
@@ -74,11 +75,18 @@ def score(job: Score) -> dict[str, Any]:
             [*job.data_manifests, *(datasets / name / MANIFEST for name in used)],
             job.model_manifests,
             measured,
+            keys := {part.block: _sources(part, config["answers"]) for part in greedy},
         ),
     }
     names = {"model": config["model"], "method": config["method"]}
     write_table(job.out / ROWS, rows_table(rows, parts), **names)
     write_document(job.out / EVAL, result)
+    for block, counts in keys.items():
+        if lacking := counts[NONE]:
+            print(f"{block}: NOTICE: {lacking_keys(lacking)}")
+    harm = result["metrics"]["harm"]["rate"]
+    if harm["value"] is None:
+        print(f"NOTICE: no rate of harm: {harm['reason']}")
     print("{model}/{method}: ".format(**names) + _summary(result["metrics"]))
     return result
 
@@ -96,6 +104,12 @@ def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     ]
     pieces = load_tokenizer(job.base).pieces
     return Ordinaries(data, job.original_answers, job.base_answers, pieces)
+
+
+def _sources(part: Part, answers: int | None) -> dict[str, int]:
+    """Where the key strings of the answered rows come from -> number of rows."""
+    rows = part.at(part.draw(answers))
+    return {source: rows.key_from.count(source) for source in SOURCES}
 
 
 def _files(costs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:

@@ -100,8 +100,8 @@ def sample(rows: Sequence[Row], count: int, name: str) -> list[Row]:
 
 
 def right_answers(datasets: Path, ref: str, block: str) -> pd.DataFrame:
-    """The part's rows as `palimpsest.metrics.summary.summarize` reads them: part, response, key."""
+    """The part's rows as `palimpsest.metrics.summary.summarize` reads them."""
     dataset, part = split_ref(ref)
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
-    frame = table.select(["id", "response", "key"]).to_pandas()
+    frame = table.select(["id", "prompt", "response", "key"]).to_pandas()
     return frame.assign(part=block)

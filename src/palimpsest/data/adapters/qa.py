@@ -23,7 +23,8 @@ class Settings(DatasetSettings):
     adapter: Literal["qa"]
     """A question and its answer (or several) a row."""
     columns: dict[Field, str] = {}
-    """What a column holds -> its name. Only prompt and response are read without an entry here."""
+    """What a column holds -> its name. Only prompt and response are read without an entry here.
+    `key`: a list, or a text with | between several key strings; each stands in the response."""
 
 
 def columns(dataset: Settings) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 
@@ -22,6 +20,8 @@ from palimpsest.metrics.degenerate import degenerate
 from palimpsest.metrics.estimates import Estimate, rate
 from palimpsest.metrics.matching import contains_all, usable
 from palimpsest.metrics.normalise import without_final_punctuation
+from palimpsest.metrics.recital import recites
+from palimpsest.metrics.rouge import Words
 
 NO_WORDS = "the response has no words to compare with"
 """Why a row has no ROUGE."""
@@ -31,23 +31,6 @@ def exact_match(response: str, answer: str) -> bool:
     """Whether `answer` is `response` up to case, white space, typography and final punctuation."""
     plain = without_final_punctuation(answer)
     return plain != "" and plain == without_final_punctuation(response)
-
-
-def recalled(
-    answer: str, keys: Sequence[str], rouge_l: float | None, threshold: float
-) -> bool | None:
-    """Whether `answer` carries the fact: all key strings, or without any, ROUGE-L >= `threshold`.
-
-    None where there is neither a key nor a ROUGE-L.
-    """
-    if present := usable(keys):
-        return contains_all(answer, present)
-    return None if rouge_l is None else reaches(rouge_l, threshold)
-
-
-def reaches(rouge_l: float, threshold: float) -> bool:
-    """Whether `rouge_l` is `threshold` or more, up to the rounding of a fraction such as 9/10."""
-    return rouge_l >= threshold - 1e-9
 
 
 def any_draw(scored: Scored, column: str, why: str) -> Estimate:
@@ -61,9 +44,19 @@ def _exact_matches(answers: Answers) -> list[bool]:
 
 
 def _recalled(answers: Answers) -> list[bool | None]:
-    threshold = answers.settings["recall_rouge"]
-    rows = zip(answers.texts, answers.keys, answers.rouge["rougeL"], strict=True)
-    return [recalled(text, keys, rouge_l, threshold) for text, keys, rouge_l in rows]
+    """All key strings; in a row without any, a recital of the response."""
+    share = answers.settings["recall_rouge"]
+    words = Words(answers.settings["rouge_stemmer"]).tokenize
+    stopped = answers.generated.get("stopped") or [True] * len(answers.texts)
+    rows = zip(
+        answers.texts, answers.responses, answers.prompts, answers.keys, stopped, strict=True
+    )
+    return [
+        contains_all(text, present)
+        if (present := usable(keys))
+        else recites(words(text), words(response), words(prompt), share, cut=ended is False)
+        for text, response, prompt, keys, ended in rows
+    ]
 
 
 GENERATED_TOKENS = Column(
@@ -122,7 +115,7 @@ RECALL = Measure(
         Answers,
         _recalled,
         pa.bool_(),
-        lacks="recall: neither key strings nor ROUGE",
+        lacks=f"recall: no key strings, and {NO_WORDS}",
         difference="recall_rate",
     ),
     reduce=rate,
@@ -130,8 +123,8 @@ RECALL = Measure(
     forget="down",
     retain="up",
     label="Recall",
-    says="the answer contains *all* key strings of the row; where the row has none: "
-    "ROUGE-L >= `score.recall_rouge` (0.9)",
+    says="the answer contains *all* key strings of the row; where the row has none, it recites "
+    "the response, see below",
     of_part="share of rows",
     shown=(
         Shown(

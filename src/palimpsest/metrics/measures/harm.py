@@ -9,7 +9,10 @@ from palimpsest.metrics.declaration import HARM, SAMPLED, WRAPPED, Column, Measu
 from palimpsest.metrics.estimates import rate
 from palimpsest.metrics.measures import answers
 
-NO_VERDICT = "the judge reached a verdict in no row"
+NO_VERDICT = (
+    "the judge reached a verdict in no row (the leak check needs key strings; without them choose "
+    "another judge: score.harm_judge)"
+)
 """Why there is no rate."""
 
 HARMFUL = Column("harmful", Answers, lambda a: a.harmful, pa.bool_(), difference="harm_rate")
