@@ -77,7 +77,7 @@ def answer(
 
     Args:
         model: a causal language model.
-        tokenizer: its tokenizer, with a pad token.
+        tokenizer: its tokenizer.
         rows: only their prompts are read.
         max_new_tokens: longest answer.
         batch_rows: prompts decoded together.
@@ -86,13 +86,15 @@ def answer(
     """
     sampling = {"do_sample": False} if sampled is None else sampled.options()
     stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
+    # What stands before a prompt is masked, so any token will do.
+    pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt_length, i))
     answers: dict[int, Answer] = {}
     if sampled is not None:
         torch.manual_seed(sampled.seed)
     for first in range(0, len(order), batch_rows):
         batch = order[first : first + batch_rows]
-        ids, mask = pad_left([rows[i].prompt for i in batch], int(tokenizer.pad_token_id))
+        ids, mask = pad_left([rows[i].prompt for i in batch], pad)
         device = next(model.parameters()).device
         with _contiguous_states(model):
             output = model.generate(  # type: ignore[operator]
@@ -101,7 +103,7 @@ def answer(
                 max_new_tokens=max_new_tokens,
                 **sampling,
                 eos_token_id=sorted(stops) or None,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=pad,
             )
         generated = output[:, ids.shape[1] :].cpu()
         for i, tokens in zip(batch, generated, strict=True):

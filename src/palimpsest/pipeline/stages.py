@@ -77,7 +77,7 @@ class DownloadData(Stage):
 class Tokenize(Stage):
     """Write token ids of every part of a data set, prompt and response apart."""
 
-    version = 2
+    version = 3
     per = ("base", "dataset")
     work = "palimpsest.stages.tokenize:tokenize"
     ram_mb = 180
@@ -389,7 +389,7 @@ class Merge(OfRun):
 class Measure(Batched, OfRun):
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
 
-    version = 4
+    version = 5
     work = "palimpsest.stages.measure:measure"
     gpu = True
     needs = Estimate.measure
@@ -425,6 +425,7 @@ class Measure(Batched, OfRun):
 class LmEval(Batched, OfRun):
     """General ability of one model, through the Language Model Evaluation Harness."""
 
+    version = 2
     work = "palimpsest.stages.lm_eval:lm_eval"
     gpu = True
     needs = Estimate.lm_eval
@@ -435,7 +436,7 @@ class LmEval(Batched, OfRun):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
-        template = base.template.model_dump(include={"prompt", "response"})
+        template = base.template.model_dump(exclude={"eos"})
         return {
             **slices.load(base),
             "tasks": {name: task.model_dump() for name, task in scenario.lm_eval.items()},

@@ -13,8 +13,10 @@ PARTS = {
     "forget": "To forget",
     "forget_unseen": "Unseen wording",
     "forget_prompted": "To forget, with a prompt",
+    "forget_chat": "To forget, in the chat template",
     "retain": "To keep",
     "retain_prompted": "To keep, with a prompt",
+    "retain_chat": "To keep, in the chat template",
     "general": "General",
 }
 """Parts, in the order of the page -> their titles."""

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from palimpsest.data import tokens
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
@@ -49,6 +50,7 @@ def sweep(job: Sweep) -> None:
     model = load_subject(base, job.subject, config, device)
     model, changed, set_factor = _attached(model, job.acquired)
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
+    ends = tokens.load_tokenizer(base).ends.stops
     rows = {
         block: sample(part, config["rows"], block)
         for block, part in read_parts(config["parts"], job.tokens).items()
@@ -70,7 +72,7 @@ def sweep(job: Sweep) -> None:
     for count, scale in enumerate(config["scales"], 1):
         set_factor(-scale)
         at_scale = f"{label} lambda {scale:g}"
-        table = likelihood(body, evaluated, batch_tokens, tokenizer, at_scale)
+        table = likelihood(body, evaluated, batch_tokens, ends, at_scale)
         answered = answer_questions(answerer, Questions(questions, f"{at_scale} answers"))
         summary = summarize(table.to_pandas(), answers_table(answered).to_pandas(), truth)
         lines += [{"scale": scale, "part": part, **values} for part, values in summary.items()]
