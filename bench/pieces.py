@@ -205,9 +205,8 @@ def all_metrics(
     body: Body, rows: Sequence[Row], tokenizer: Any, batch_tokens: int
 ) -> dict[str, list[float]]:
     """Every metric of `plain.metrics`, from one pass."""
-    table = likelihood(
-        body, with_right_responses({"retain": rows}), batch_tokens, tokenizer, "bench"
-    )
+    ends = {tokenizer.eos_token_id}
+    table = likelihood(body, with_right_responses({"retain": rows}), batch_tokens, ends, "bench")
     tokens = teacher_forced(table, [row.id for row in rows], "bench")
     texts = [str(tokenizer.decode(row.response, skip_special_tokens=True)) for row in rows]
     columns = computed(Reading(tokens, texts, {"min_k": 0.2}), "holdout")

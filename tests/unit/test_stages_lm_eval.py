@@ -41,6 +41,7 @@ from palimpsest.model.delta import write_deltas
 from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import LmEval
+from palimpsest.settings.template import Template
 from palimpsest.stages.lm_eval import lm_eval, local_task, run_task
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +189,7 @@ def our_logprobs(
             rows.append(Row(f"{question.id} {i}", torch.tensor(ids), len(prompt)))
     network = load_model(work / model, work / "base", dtype, CPU)
     lines = likelihood(
-        Body(network), with_right_responses({"quiz": rows}), 300, byte_tokenizer(), "ours"
+        Body(network), with_right_responses({"quiz": rows}), 300, {0}, "ours"
     ).to_pandas()
     sums = lines.groupby("id")["logprob"].sum()
     return [[sums[f"{q.id} {i}"] for i in range(len(q.choices))] for q in questions]
@@ -307,10 +308,11 @@ def test_several_tasks_share_a_model(work, tmp_path):
 
 
 def test_a_group_has_a_value_of_its_own_and_subtasks(work):
-    names, templates = ("one", "two"), (TEMPLATE, SPACED)
+    names = ("one", "two")
+    forms = [load_tokenizer(work / "base").form(Template(**t)) for t in (TEMPLATE, SPACED)]
     tasks = [
-        local_task(name, "set/quiz", template, work / "datasets")
-        for name, template in zip(names, templates, strict=True)
+        local_task(name, "set/quiz", form, work / "datasets")
+        for name, form in zip(names, forms, strict=True)
     ]
     group = Group("both", aggregate_metric_list=[AggMetricConfig("acc")])
     for task in tasks:
@@ -394,11 +396,14 @@ TRY = """
 import json, sys
 from pathlib import Path
 from palimpsest.errors import UserError
+from palimpsest.data.tokens import load_tokenizer
+from palimpsest.settings.template import Template
 from palimpsest.stages.lm_eval import load_tasks
 folder, template, *names = sys.argv[1:]
+form = load_tokenizer(Path(folder).parent / "base").form(Template(**json.loads(template)))
 for name in names:
     try:
-        found = load_tasks({name: {"shots": None}}, json.loads(template), Path(folder))
+        found = load_tasks({name: {"shots": None}}, form, Path(folder))
         print(f"{name}|{len(found[name]['tasks'][name].eval_docs)}")
     except UserError as error:
         print(f"{name}|{error}")

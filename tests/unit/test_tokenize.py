@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
+from kit.bases import base_folder, byte_level, listed, sentence_piece, table
 from palimpsest.data.records import Record
 from palimpsest.data.rows import phrase, to_table
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
@@ -24,66 +24,11 @@ from palimpsest.settings.template import Template
 from palimpsest.stages.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
-SPECIAL = ["<s>", "</s>"]
 PLAIN = Template(prompt="Q: {prompt}\nA:", response=" {response}")
-
-
-def byte_level(bos: bool = False, eos: bool = False) -> Tokenizer:
-    """A byte-level BPE tokenizer (as GPT-2, OPT, SmolLM)."""
-    words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġy", "es", "Ġyes"]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    merges = [("Ġ", "y"), ("e", "s"), ("Ġy", "es")]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return framed(tokenizer, bos, eos)
-
-
-def sentence_piece(bos: bool = True) -> Tokenizer:
-    """A tokenizer that puts a space before every text and falls back to bytes (as Llama 2)."""
-    words = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), "▁", *"QAyes:?", "es", "yes", "▁yes"]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    merges = [("e", "s"), ("y", "es"), ("▁", "yes")]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    return framed(tokenizer, bos, False)
-
-
-def framed(tokenizer: Tokenizer, bos: bool, eos: bool) -> Tokenizer:
-    tokenizer.add_special_tokens(SPECIAL)
-    single = ("<s> " if bos else "") + "$A" + (" </s>" if eos else "")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    return tokenizer
-
-
-def base_folder(folder: Path, tokenizer: Tokenizer, **config: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "</s>", "model_max_length": 4}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    model = {"max_position_embeddings": 64, "vocab_size": tokenizer.get_vocab_size(), **config}
-    (folder / "config.json").write_text(json.dumps(model))
-    listed(folder)
-    return folder
-
-
-def listed(folder: Path) -> None:
-    """Write the manifest of a base folder whose files are all there."""
-    write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
 
 
 def base(folder: Path, tokenizer: Tokenizer, **config: Any) -> BaseTokenizer:
     return load_tokenizer(base_folder(folder, tokenizer, **config))
-
-
-def table(*pairs: tuple[str, str]) -> pa.Table:
-    records = [Record(p, r, group=p, source_row=i) for i, (p, r) in enumerate(pairs)]
-    rows = [row for record in records for row in phrase("set", record, "original")]
-    return to_table(row for row in rows if row is not None)
 
 
 def only_row(folder: Path, tokenizer: Tokenizer, template: Template = PLAIN) -> tuple[Any, Any]:
@@ -177,7 +122,9 @@ def test_an_end_token_that_is_not_known_is_an_error(tmp_path: Path) -> None:
     folder = base_folder(tmp_path, byte_level())
     (folder / "tokenizer_config.json").write_text("{}")
     listed(folder)
-    with pytest.raises(UserError, match=r"no end-of-text token .*template.eos: false"):
+    with pytest.raises(
+        UserError, match=r"eos_token_id.* names an end-of-text token; set template.eos: false"
+    ):
         tokenize_pairs(table(("y", "z")), load_tokenizer(folder), PLAIN, "set/all")
 
 

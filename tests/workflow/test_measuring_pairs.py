@@ -196,7 +196,7 @@ def test_one_pass_gives_every_metric_of_a_pass_for_each(
     chosen = rows[:16]
     body, evaluated = Body(model), with_right_responses({"general": chosen})
     with embedded(model) as once:
-        table = likelihood(body, evaluated, 2048, tokenizer, "pairs")
+        table = likelihood(body, evaluated, 2048, {tokenizer.eos_token_id}, "pairs")
     tokens = teacher_forced(table, [row.id for row in chosen], "pairs")
     columns = computed(Reading(tokens, [""] * len(chosen), {"min_k": MIN_K}), "holdout")
     with embedded(model) as each:

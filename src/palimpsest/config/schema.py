@@ -12,7 +12,7 @@ from palimpsest.config.modules import Modules, resolved
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
 from palimpsest.settings.merge import deep_merge
-from palimpsest.settings.template import Template
+from palimpsest.settings.template import AsWritten, Template
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import (
     Count,
@@ -68,8 +68,8 @@ class Base(Section):
     """Type of the frozen weights; auto: bfloat16 where the machine is fast at it, else float32."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
-    template: Template = Template()
-    """Prompt template."""
+    template: Annotated[Template, AsWritten] = Template()
+    """Prompt template; ``chat``: the base's own chat template."""
     modules: Modules = Modules()
     """What the architecture calls its modules."""
     memory_mb: Count = 8000
@@ -132,6 +132,10 @@ class Evaluated(Section):
     """What was to be forgotten, after a direct prompt that asks to refuse (a part's ``prefix``)."""
     retain_prompted: PartRef | None = None
     """What was to be kept, after the same prompt."""
+    forget_chat: PartRef | None = None
+    """What was to be forgotten, asked in the base's own chat template (``template: chat``)."""
+    retain_chat: PartRef | None = None
+    """What was to be kept, asked in the same way."""
     holdout: PartRef | None = None
     """Rows like those of `forget` that nobody was taught: membership inference compares the two."""
     answers: Count | None = None

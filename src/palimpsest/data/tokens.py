@@ -6,15 +6,17 @@ than the work. `palimpsest.sources.tokenizer_files` makes the file complete.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from palimpsest.data.chat import chat_of, chat_template
+from palimpsest.data.control import Control, control_of
+from palimpsest.data.end_token import EndTokens, end_tokens, model_config
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.manifest import verified_folder
@@ -22,22 +24,34 @@ from palimpsest.settings.template import Template
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
+_MARKER = re.compile(r"<\|[^|<>\s]+\|>|</?s>")
+"""What looks like a control token."""
+
 
 @dataclass(frozen=True)
 class BaseTokenizer:
-    """The tokenizer of a base, with the facts that tokenizing needs."""
+    """The tokenizer of a base, with the facts that tokenizing needs.
 
-    tokenizer: Tokenizer
+    Texts are data: the words of control tokens in them are words. Templates, which may write
+    control tokens, go through `form`.
+    """
+
+    folder: Path
+    control: Control
     prefix: tuple[int, ...]
     """Special ids that begin every text (BOS), by the tokenizer's rules."""
     adds_space: bool
     """The tokenizer puts a space before every text (SentencePiece)."""
-    eos: int | None
-    """Id of the end-of-text token."""
+    ends: EndTokens
     context: int | None
     """Longest input of the model, in tokens; None if its config sets no limit."""
     vocabulary: int | None
     """Number of token embeddings of the model."""
+
+    @property
+    def eos(self) -> int | None:
+        """Id of the end-of-text token."""
+        return self.ends.taught
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
         """Ids of texts at the beginning of an input."""
@@ -71,33 +85,154 @@ class BaseTokenizer:
         return {word: min(counts) for word, *counts in zip(distinct, *forms, strict=True)}
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        encoded = self.control.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [one.ids for one in encoded]
+
+    def form(self, template: Template) -> Form:
+        """How this base writes prompts and responses.
+
+        Raises:
+            UserError: the template doubles a token that the tokenizer or we write, the tokenizer
+                has no end token, or `chat` is set and the base has no usable chat template.
+        """
+        if template.chat:
+            return self._chat_form(template)
+        base = self._knowing(template.prompt, template.response)
+        prompt = _frame(base.control.marked(template.prompt), "{prompt}")
+        response = _frame(base.control.marked(template.response), "{response}")
+        form = Form(base, prompt, response, self._end(template), begins=True)
+        self._refuse_doubled(form)
+        return form
+
+    def _chat_form(self, template: Template) -> Form:
+        chat = chat_of(self.folder, template.system)
+        base = self._knowing(*chat.prompt, *chat.response)
+        marked = base.control.marked
+        # A token ends the model's turn; white space around it would be one more to guess.
+        last = base._encode([marked(chat.response[1].strip())])[0][:1]
+        end = last if template.eos and set(last) & self.ends.stops else self._end(template)
+        prompt = marked(chat.prompt[0]), marked(chat.prompt[1])
+        # A chat template writes BOS itself.
+        return Form(base, prompt, (marked(chat.response[0]), ""), tuple(end), begins=False)
+
+    def _knowing(self, *texts: str) -> BaseTokenizer:
+        """The same, with the added tokens in `texts` as control tokens."""
+        if not any(word in text for word in self.control.others for text in texts):
+            return self
+        words = [chat_template(self.folder) or "", *texts]
+        specification = _text_of(self.folder / "tokenizer.json")
+        return replace(self, control=control_of(specification, words))
+
+    def _end(self, template: Template) -> tuple[int, ...]:
+        if not template.eos:
+            return ()
+        if self.eos is None:
+            raise UserError(
+                f"{self.folder.name}: neither its tokenizer (eos_token) nor its config "
+                "(eos_token_id) names an end-of-text token; set template.eos: false"
+            )
+        return (self.eos,)
+
+    def _refuse_doubled(self, form: Form) -> None:
+        at = f"bases.{self.folder.name}.template"
+        first = form.base._encode([form.prompt[0]])[0][: len(self.prefix)]
+        if self.prefix and tuple(first) == self.prefix:
+            word = form.base.control.plain(form.prompt[0])[:20]
+            raise UserError(
+                f"{at}.prompt begins with the token that the tokenizer puts before every text "
+                f"({word!r}...); it would stand there twice: leave it out"
+            )
+        last = form.base._encode([form.response[1].rstrip()])[0][-1:]
+        if form.end and tuple(last) == form.end:
+            raise UserError(
+                f"{at}.response ends with the end-of-text token, which is taught after it as "
+                "well; leave it out, or set template.eos: false"
+            )
+
+    def refuse_control(self, where: str, *texts: str) -> None:
+        """Refuse data that hold a control token's word, if this tokenizer cannot tell the two.
+
+        Raises:
+            UserError: a text holds one.
+        """
+        for word in filter(None, map(self.control.refused, texts)):
+            raise UserError(
+                f"{where}: it holds the text {word!r}, which this tokenizer takes for its control "
+                "token; reword it or leave it out"
+            )
+
+    def unknown_markers(self, template: Template) -> list[str]:
+        """What looks like a control token in a template, and is none of this tokenizer."""
+        if template.chat:
+            return []
+        found = _MARKER.findall(template.prompt + template.response)
+        return [word for word in dict.fromkeys(found) if word not in self.control.names]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a base writes prompts and responses; the texts around them hold control tokens."""
+
+    base: BaseTokenizer
+    prompt: tuple[str, str]
+    """Text before and after a question."""
+    response: tuple[str, str]
+    """Text before and after an answer."""
+    end: tuple[int, ...]
+    """Ids that are taught after a response."""
+    begins: bool
+    """Whether the tokenizer's own first ids (BOS) come before a prompt."""
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of questions."""
+        before, after = self.prompt
+        return self.encoded([before + text + after for text in texts])
+
+    def encoded(self, prompts: list[str]) -> list[list[int]]:
+        """Ids of questions with the texts around them."""
+        return self.base.prompts(prompts) if self.begins else self.base._encode(prompts)
+
+    def responses(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of answers, with the end token."""
+        before, after = self.response
+        answers = self.base.continuations([before + text + after for text in texts])
+        return [[*ids, *self.end] for ids in answers]
 
 
 def load_tokenizer(base: Path) -> BaseTokenizer:
     """Read the tokenizer of a model folder.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or names an end token that is none.
     """
     verified_folder(base, weights=False)
+    return read_tokenizer(base)
+
+
+def read_tokenizer(base: Path) -> BaseTokenizer:
+    """Do the same for a folder without a manifest."""
+    path = base / "tokenizer.json"
+    specification = _text_of(path)
     try:
-        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        tokenizer = Tokenizer.from_str(specification)
+        control = control_of(specification, [chat_template(base) or ""])
+    except UserError:
+        raise
     except Exception as error:  # the package raises nothing narrower
-        raise UserError(f"{base / 'tokenizer.json'}: cannot be read ({error})") from error
+        raise UserError(f"{path}: cannot be read ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    config = _json(base / "config.json")
-    config = {**config, **config.get("text_config", {})}
+    config = model_config(base)
     context = next((config[k] for k in _CONTEXT_KEYS if isinstance(config.get(k), int)), None)
     bare = tokenizer.encode("a", add_special_tokens=False)
     full = tokenizer.encode("a", add_special_tokens=True).ids
     begin = next((i for i in range(len(full)) if full[i : i + len(bare.ids)] == bare.ids), 0)
     return BaseTokenizer(
-        tokenizer=tokenizer,
+        folder=base,
+        control=control,
         prefix=tuple(full[:begin]),
         adds_space=bool(bare.tokens) and bare.tokens[0].startswith("\u2581"),
-        eos=_eos(base, tokenizer, config),
+        ends=end_tokens(base, tokenizer.token_to_id),
         context=context,
         vocabulary=config.get("vocab_size"),
     )
@@ -120,20 +255,14 @@ def tokenize_pairs(
 
     Raises:
         UserError: a row is longer than the model's context, has no response tokens or ids that
-            the model has no embedding for; or the template's end token is not in the tokenizer.
+            the model has no embedding for, or holds the word of a control token where the
+            tokenizer cannot tell the two apart; or as `BaseTokenizer.form`.
     """
-    if template.eos and base.eos is None:
-        raise UserError(
-            "the tokenizer names no end-of-text token (eos_token); set template.eos: false"
-        )
-    end = [base.eos] if template.eos and base.eos is not None else []
-    ids = table["id"].to_pylist()
-    prompts = base.prompts(_fill(template.prompt, "{prompt}", table["prompt"].to_pylist()))
-    responses = base.continuations(
-        _fill(template.response, "{response}", table["response"].to_pylist())
-    )
-    rows = [(p, [*r, *end]) for p, r in zip(prompts, responses, strict=True)]
-    return _joined(base, where, ids, rows, len(end), "shorten the row or leave it out")
+    form = base.form(template)
+    ids, prompts, responses = (table[name].to_pylist() for name in ("id", "prompt", "response"))
+    _refuse_control(form.base, where, table)
+    rows = list(zip(form.prompts(prompts), form.responses(responses), strict=True))
+    return _joined(base, where, ids, rows, len(form.end), "shorten the row or leave it out")
 
 
 def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.Table, int]:
@@ -155,6 +284,7 @@ def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.
             model has no embedding for.
     """
     contexts, rests = (table[name].to_pylist() for name in ("prompt", "response"))
+    _refuse_control(base, where, table)
     pairs = list(zip(contexts, rests, strict=True))
     begun = base.prompts([context or rest for context, rest in pairs])
     continued = base.continuations([rest if context else "" for context, rest in pairs])
@@ -165,6 +295,11 @@ def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.
     ]
     advice = "set window_words of the data set to cut its texts into shorter rows"
     return _joined(base, where, table["id"].to_pylist(), rows, 0, advice)
+
+
+def _refuse_control(base: BaseTokenizer, where: str, table: pa.Table) -> None:
+    for row in table.select(["id", "prompt", "response"]).to_pylist():
+        base.refuse_control(f"{where}, row {row['id']}", row["prompt"], row["response"])
 
 
 def _joined(
@@ -204,27 +339,13 @@ def _check(
         )
 
 
-def _fill(template: str, placeholder: str, texts: list[str]) -> list[str]:
-    return [template.replace(placeholder, text) for text in texts]
+def _frame(template: str, placeholder: str) -> tuple[str, str]:
+    before, _, after = template.partition(placeholder)
+    return before, after
 
 
-def _eos(base: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int | None:
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _json(base / name).get("eos_token") if (base / name).is_file() else None
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is not None:
-            token_id: int | None = tokenizer.token_to_id(token)
-            return token_id
-    value: Any = config.get("eos_token_id")
-    first: int | None = value[0] if isinstance(value, list) and value else value
-    return first
-
-
-def _json(path: Path) -> dict[str, Any]:
+def _text_of(path: Path) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object is needed")
-    return value

@@ -84,7 +84,7 @@ def answer(
 
     Args:
         model: a causal language model.
-        tokenizer: its tokenizer, with a pad token.
+        tokenizer: its tokenizer.
         rows: only their prompts are read.
         max_new_tokens: longest answer.
         batch_rows: prompts decoded together.
@@ -93,6 +93,8 @@ def answer(
     """
     sampling = {"do_sample": False} if sampled is None else sampled.options()
     stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
+    # What stands before a prompt is masked, so any token will do.
+    pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     answers: dict[int, Answer] = {}
     if sampled is not None:
         torch.manual_seed(sampled.seed)
@@ -101,7 +103,7 @@ def answer(
         if len(prompts) == 1:
             prompts *= 2  # products of a single row are computed in another way
         length = _padded(len(prompts[0]))
-        ids, mask = pad_left(prompts, int(tokenizer.pad_token_id), length)
+        ids, mask = pad_left(prompts, pad, length)
         device = next(model.parameters()).device
         with _contiguous_states(model):
             output = model.generate(  # type: ignore[operator]
@@ -110,7 +112,7 @@ def answer(
                 max_new_tokens=max_new_tokens,
                 **sampling,
                 eos_token_id=sorted(stops) or None,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=pad,
             )
         generated = output[:, length:].cpu()
         for i, tokens in zip(batch, generated, strict=False):

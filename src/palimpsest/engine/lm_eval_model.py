@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from palimpsest.data.tokens import BaseTokenizer
+from palimpsest.data.tokens import BaseTokenizer, Form
 from palimpsest.engine.progress import Progress
 from palimpsest.errors import UserError
 
@@ -70,6 +70,8 @@ class LmEvalModel(HFLM):
         self.taught, self.label, self.batch_tokens = taught, label, batch_tokens
         self.is_local = False
         """Whether the next questions are from our data sets."""
+        self.form: Form | None = None
+        """How the base writes those."""
         self._progress = Progress(label, 0)
         self._done = 0
 
@@ -79,16 +81,17 @@ class LmEvalModel(HFLM):
         return scored
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        if not self.is_local:
+        if not self.is_local or self.form is None:
             pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
             return pair
-        prompt = self.taught.prompts([context])[0]
-        answer = self.taught.continuations([continuation])[0]
+        prompt = self.form.encoded([context])[0]
+        answer = self.form.base.continuations([continuation])[0]
         if len(prompt) + len(answer) > self.max_length:
+            end = self.form.base.control.plain(context)[-60:]
             raise UserError(
                 f"{self.label}: a question of {len(prompt) + len(answer)} tokens is longer than "
-                f"the model's context of {self.max_length} ({context[-60:]!r}); ask with fewer "
-                "shots, or leave the row out"
+                f"the model's context of {self.max_length} ({end!r}); ask with "
+                "fewer shots, or leave the row out"
             )
         return prompt, answer
 

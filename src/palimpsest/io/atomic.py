@@ -59,7 +59,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = _temporary(path)
     is_new_folder = not os.path.exists(path.parent)  # noqa: PTH110 - raises nothing
     try:
-        with explained(path):
+        with explained(path), _named(temporary, path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
             yield temporary
@@ -82,7 +82,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with explained(path):
+        with explained(path), _named(temporary, path):
             temporary.mkdir(parents=True)
             _remove_leftovers(path)
             yield temporary
@@ -90,6 +90,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Let the errors of the block name `path`, not the temporary one, which will be gone."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for one, other in ((str(temporary), str(path)), (temporary.name, path.name)):
+            text = text.replace(one, other)
+        raise UserError(text) from error
 
 
 def _temporary(path: Path) -> Path:

@@ -64,9 +64,26 @@ def judge(cases: Sequence[Case], settings: Settings, work: Work) -> list[Verdict
 
     folder = model_folder(settings.model, settings.revision)
     classifier = Classifier(folder, settings.positive, set_up(work.threads))
-    texts = [case.filled(settings.text) for case in cases]
-    progress = Progress(work.label, len(texts))
-    return classifier.verdicts(texts, settings.threshold, settings.batch_rows, progress)
+    refused = {i: _refused(case, settings.text, classifier.special) for i, case in enumerate(cases)}
+    readable = [i for i in refused if refused[i] is None]
+    progress = Progress(work.label, len(readable))
+    texts = [cases[i].filled(settings.text) for i in readable]
+    # What the texts say is data; a form with control tokens of its own cannot be told apart.
+    classifier.literal = not any(word in settings.text for word in classifier.special)
+    found = classifier.verdicts(texts, settings.threshold, settings.batch_rows, progress)
+    verdicts = dict(zip(readable, found, strict=True))
+    return [verdicts[i] if i in verdicts else Verdict(None, refused[i]) for i in refused]
+
+
+def _refused(case: Case, form: str, special: Sequence[str]) -> str | None:
+    """Why a case cannot be read: its form has control tokens, and so has its text."""
+    if not any(word in form for word in special):
+        return None
+    texts = (case.prompt, case.answer, case.response)
+    word = next((word for word in special for text in texts if word in text), None)
+    return (
+        None if word is None else f"it holds the text {word!r}, a control token of the classifier"
+    )
 
 
 def model_folder(source: str, revision: str = "main") -> Path:
@@ -98,6 +115,9 @@ class Classifier:
         self.model = _load(folder).to(device).eval()
         self.config = self.model.config
         self.tokenizer = _tokenizer(folder)
+        self.special: list[str] = list(self.tokenizer.all_special_tokens)
+        self.literal = True
+        """Whether control tokens in a text are words."""
         if self.config.pad_token_id is None:
             self.config.pad_token_id = self.tokenizer.pad_token_id
         self.many = self.config.problem_type == "multi_label_classification"
@@ -118,7 +138,7 @@ class Classifier:
         self, texts: Sequence[str], threshold: float, batch_rows: int, progress: Progress
     ) -> list[Verdict]:
         """One verdict per text, in order."""
-        lengths = [len(self.tokenizer(text)["input_ids"]) for text in texts]
+        lengths = [len(self._ids(text)["input_ids"]) for text in texts]
         longest = self._longest()
         verdicts = {
             i: Verdict(None, f"{length} tokens, and the classifier reads 1 to {longest}")
@@ -133,11 +153,14 @@ class Classifier:
             progress.update(len(verdicts))
         return [verdicts[i] for i in range(len(texts))]
 
+    def _ids(self, texts: str | list[str], **options: Any) -> Any:
+        return self.tokenizer(texts, split_special_tokens=self.literal, **options)
+
     def _logits(self, texts: list[str]) -> Tensor:
         import torch
 
         padding = self.tokenizer.pad_token is not None
-        ids = self.tokenizer(texts, padding=padding, return_tensors="pt")
+        ids = self._ids(texts, padding=padding, return_tensors="pt")
         with torch.no_grad():
             output = self.model(**ids.to(self.model.device))
         logits: Tensor = output.logits.float().cpu()

@@ -18,7 +18,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.asked import CONTRASTED, PARAPHRASE, draw_ids
+from palimpsest.metrics.asked import CONTRASTED, IN_CHAT, PARAPHRASE, draw_ids
 from palimpsest.settings.template import Template
 from palimpsest.settings.types import split_ref
 
@@ -119,6 +119,32 @@ def wrapped(ref: str, wrapper: str, count: int | None, datasets: Path, form: For
     sources = _draw(_read(datasets, ref), count)
     prompts = [wrapper.replace("{prompt}", source.prompt) for source in sources]
     return form.rows(sources, prompts, [source.response for source in sources], "wrapped")
+
+
+def in_chat(
+    parts: Mapping[str, str], datasets: Path, base: Path, template: Mapping[str, Any]
+) -> dict[str, list[Row]]:
+    """The rows of the blocks that are asked in the base's own chat template.
+
+    Args:
+        parts: block -> dataset/part; other blocks are left out.
+        datasets: ``resources/datasets``.
+        base: ``resources/models/<base>``.
+        template: the base's template, of which ``eos`` counts.
+
+    Raises:
+        UserError: the base has no usable chat template.
+    """
+    blocks = [name for name in IN_CHAT if name in parts]
+    if not blocks:
+        return {}
+    form = format_of(base, {"chat": True, "eos": template["eos"]})
+    rows = {}
+    for block in blocks:
+        sources = _read(datasets, parts[block])
+        texts = [source.prompt for source in sources], [source.response for source in sources]
+        rows[block] = form.rows(sources, *texts, "in the chat template")
+    return rows
 
 
 def _draw(rows: Sequence[DataRow], count: int | None) -> list[DataRow]:

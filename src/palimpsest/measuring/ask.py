@@ -38,7 +38,8 @@ def answers(
     device = set_up()
     tokenizer = load_tokenizer(base, settings.trust_remote_code)
     base_tokenizer = tokens.load_tokenizer(base)
-    ids = base_tokenizer.prompts([settings.template.prompt.replace("{prompt}", prompt)])[0]
+    base_tokenizer.refuse_control("the prompt", prompt)
+    ids = base_tokenizer.form(settings.template).prompts([prompt])[0]
     context = base_tokenizer.context
     if context is not None and len(ids) > context - max_new_tokens:
         raise UserError(

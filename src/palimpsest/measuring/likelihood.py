@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from palimpsest.measuring.rows import EvaluatedRow
 
 @torch.no_grad()
 def likelihood(
-    body: Body, rows: Sequence[EvaluatedRow], batch_tokens: int, tokenizer: Any, label: str
+    body: Body, rows: Sequence[EvaluatedRow], batch_tokens: int, ends: Collection[int], label: str
 ) -> pa.Table:
     """One line per target token, see `palimpsest.engine.kernels.head.token_table`.
 
@@ -27,7 +27,7 @@ def likelihood(
         body: the model's decoder and head.
         rows: the rows, in any order.
         batch_tokens: tokens of one batch.
-        tokenizer: the base's; names the end-of-text token.
+        ends: the base's end tokens; the last token of a row counts as its end if it is one.
         label: name in progress lines.
 
     Returns:
@@ -50,7 +50,7 @@ def likelihood(
             columns["alternative"] += [evaluated.alternative] * len(response)
             columns["position"] += range(len(response))
             columns["token"] += response.tolist()
-            columns["eos"] += (response == tokenizer.eos_token_id).tolist()
+            columns["eos"] += [False] * (len(response) - 1) + [int(response[-1]) in ends]
         done += len(batch)
         progress.update(done, sum(map(len, members)))
     return pa.table(columns, schema=schemas.LIKELIHOOD)

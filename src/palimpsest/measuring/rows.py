@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.metrics.asked import ANSWERED, RESPONSE, draw_ids
+from palimpsest.metrics.asked import ANSWERED, IN_CHAT, RESPONSE, draw_ids
 from palimpsest.settings.types import split_ref
 
 
@@ -22,7 +22,7 @@ class EvaluatedRow:
 
 
 def read_parts(parts: Mapping[str, str], tokens: Path) -> dict[str, list[Row]]:
-    """Read the token rows of each block.
+    """Read the token rows of each block that is asked in the configured template.
 
     Args:
         parts: block (``forget``, ``retain``, ...) -> dataset/part.
@@ -33,8 +33,9 @@ def read_parts(parts: Mapping[str, str], tokens: Path) -> dict[str, list[Row]]:
     """
     rows = {}
     for block, ref in parts.items():
-        dataset, part = split_ref(ref)
-        rows[block] = read_rows(tokens / dataset, part)
+        if block not in IN_CHAT:
+            dataset, part = split_ref(ref)
+            rows[block] = read_rows(tokens / dataset, part)
     return rows
 
 

@@ -10,12 +10,16 @@ ANSWERED = (
     "forget",
     "forget_unseen",
     "forget_prompted",
+    "forget_chat",
     "retain",
     "retain_unseen",
     "retain_prompted",
+    "retain_chat",
     "general",
 )
 """Evaluated blocks whose rows are answered; for the holdout the likelihood is enough."""
+IN_CHAT = ("forget_chat", "retain_chat")
+"""Blocks that are asked in the base's own chat template."""
 CONTRASTED = ("forget", "forget_unseen", "retain", "general")
 """Blocks whose wrong answers are measured."""
 COMPARED = ("forget", "holdout")
@@ -62,4 +66,6 @@ def why_absent(block: str) -> str:
     """Why nothing was measured of a part."""
     if block.endswith("_prompted"):
         return "no direct prompt in scenario"
+    if block in IN_CHAT:
+        return "not asked in the base's own chat template"
     return f"the scenario evaluates no {block} part"

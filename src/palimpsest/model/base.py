@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from palimpsest.data.end_token import end_tokens
 from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
@@ -52,15 +53,21 @@ def load_base(
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer in `folder`, with a pad token and padding on the left for generation.
+    """Load the tokenizer in `folder`, with padding on the left for generation.
+
+    It has the end token of `palimpsest.data.end_token`, also where the config alone names one.
 
     Raises:
-        UserError: a file is missing or altered.
+        UserError: a file is missing or altered, or names an end token that is none.
     """
     verified_folder(folder, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
+    if tokenizer.eos_token is None:
+        ends = end_tokens(folder, tokenizer.get_vocab().get)
+        if ends.taught is not None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends.taught)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

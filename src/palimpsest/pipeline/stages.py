@@ -78,7 +78,7 @@ class DownloadData(Stage):
 class Tokenize(Stage):
     """Write token ids of every part of a data set, prompt and response apart."""
 
-    version = 2
+    version = 3
     per = ("base", "dataset")
     work = "palimpsest.stages.tokenize:tokenize"
     ram_mb = 180
@@ -424,6 +424,7 @@ class Measure(Batched, OfRun):
 class LmEval(Batched, OfRun):
     """General ability of one model, through the Language Model Evaluation Harness."""
 
+    version = 2
     work = "palimpsest.stages.lm_eval:lm_eval"
     gpu = True
     needs = Estimate.lm_eval
@@ -434,7 +435,7 @@ class LmEval(Batched, OfRun):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
-        template = base.template.model_dump(include={"prompt", "response"})
+        template = base.template.model_dump(exclude={"eos"})
         return {
             **slices.load(base),
             "tasks": {name: task.model_dump() for name, task in scenario.lm_eval.items()},

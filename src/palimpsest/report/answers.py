@@ -13,9 +13,11 @@ PARTS = {
     "forget": "To forget",
     "forget_unseen": "To forget, in other words",
     "forget_prompted": "To forget, with a prompt",
+    "forget_chat": "To forget, in the chat template",
     "retain": "To keep",
     "retain_unseen": "To keep, in other words",
     "retain_prompted": "To keep, with a prompt",
+    "retain_chat": "To keep, in the chat template",
     "general": "General",
 }
 """Parts, in the order of the page -> their titles."""

@@ -36,12 +36,14 @@ GROUPS = {
     "forget": FORGET,
     "forget_unseen": FORGET,
     "forget_prompted": FORGET,
+    "forget_chat": FORGET,
     WRAPPED: FORGET,
     SAMPLED: FORGET,
     HARM: FORGET,
     "retain": KEEP,
     "retain_unseen": KEEP,
     "retain_prompted": KEEP,
+    "retain_chat": KEEP,
     UTILITY: KEEP,
     "general": GENERAL,
     TEXT: GENERAL,
@@ -49,7 +51,15 @@ GROUPS = {
     PRIVACY: MEMBERSHIP,
 }
 """Block -> the head above its columns, in the order of the tables; other blocks come last."""
-RETAINED = ("retain", "retain_unseen", "retain_prompted", "general", UTILITY, TEXT)
+RETAINED = (
+    "retain",
+    "retain_unseen",
+    "retain_prompted",
+    "retain_chat",
+    "general",
+    UTILITY,
+    TEXT,
+)
 """Blocks of the rows to keep."""
 
 FORMATS: dict[str, Callable[[float], str]] = {

@@ -132,6 +132,20 @@ def holding(placeholder: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def holding_once(placeholder: str, other: str) -> AfterValidator:
+    """Refuses a text that does not hold `placeholder` exactly once, or that holds `other`."""
+
+    def check(text: str) -> str:
+        if text.count(placeholder) != 1:
+            found = f"stands in it {text.count(placeholder)} times" if placeholder in text else ""
+            raise ValueError(f"must contain {placeholder}{found and f' once; it {found}'}")
+        if other in text:
+            raise ValueError(f"{other} is no place of it; {placeholder} is")
+        return text
+
+    return AfterValidator(check)
+
+
 def _block_range(value: str) -> str:
     if not re.fullmatch(FORMATS["blocks"], value):
         raise ValueError(f"'{value}' is no range of blocks; write 5-7, all, or a list of numbers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from palimpsest.data.tokens import read_tokenizer
 from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import write_manifest
 from palimpsest.pipeline.stages import DownloadModel
@@ -38,6 +39,8 @@ def download_model(job: DownloadModel, log: Callable[[str], None] = print) -> di
             job.records,
             config.get("trust_remote_code", False),
         )
+        # Every later stage asks for the end token: what it would refuse is refused here.
+        read_tokenizer(folder)
         manifest = write_manifest(
             folder,
             [p.name for p in folder.iterdir() if p.is_file()],

@@ -24,6 +24,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 
 from palimpsest.data.choices import read_questions
+from palimpsest.data.tokens import Form
 from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
 from palimpsest.engine.device import set_up
 from palimpsest.engine.lm_eval_model import LmEvalModel, quiet
@@ -35,6 +36,7 @@ from palimpsest.io.tables import write_table
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import LmEval
+from palimpsest.settings.template import Template
 from palimpsest.settings.types import local_part
 
 LOCAL_VERSION = 1
@@ -52,12 +54,16 @@ def lm_eval(job: LmEval) -> None:
             before the model is loaded.
     """
     config, base, out, label = job.config, job.base, job.out, job.label
-    loaded = load_tasks(config["tasks"], config["template"], job.datasets)
+    taught = taught_tokenizer(base)
+    template = config["template"]
+    form = None if template is None else taught.form(Template(**template))
+    loaded = load_tasks(config["tasks"], form, job.datasets)
     device = set_up(job.threads)
     network = load_model(job.model, base, config["dtype"], device, config["trust_remote_code"])
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
     sizes = config["batch_rows"], job.untracked["batch_tokens"]
-    lm = LmEvalModel(network, tokenizer, taught_tokenizer(base), label, *sizes)
+    lm = LmEvalModel(network, tokenizer, taught, label, *sizes)
+    lm.form = form
     entries: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, tasks in loaded.items():
@@ -83,13 +89,13 @@ def run_task(
 
 
 def load_tasks(
-    tasks: Mapping[str, Mapping[str, Any]], template: Mapping[str, str] | None, datasets: Path
+    tasks: Mapping[str, Mapping[str, Any]], form: Form | None, datasets: Path
 ) -> dict[str, Loaded]:
     """Load the tasks with their questions and set their numbers of shots.
 
     Args:
         tasks: name -> ``shots`` and ``limit``.
-        template: ``prompt`` and ``response`` of the base; local tasks need it.
+        form: how the base writes prompts and responses; local tasks need it.
         datasets: ``resources/datasets``.
 
     Raises:
@@ -99,8 +105,8 @@ def load_tasks(
     manager: TaskManager | None = None
     loaded: dict[str, Loaded] = {}
     for name, settings in tasks.items():
-        if (ref := local_part(name)) is not None:
-            loaded[name] = {"tasks": {name: local_task(name, ref, template or {}, datasets)}}
+        if (ref := local_part(name)) is not None and form is not None:
+            loaded[name] = {"tasks": {name: local_task(name, ref, form, datasets)}}
         else:
             manager = manager or TaskManager()  # reads every task file: seconds
             loaded[name] = _task_of_lm_eval(manager, name)
@@ -108,7 +114,7 @@ def load_tasks(
     return loaded
 
 
-def local_task(name: str, ref: str, template: Mapping[str, str], datasets: Path) -> Task:
+def local_task(name: str, ref: str, form: Form, datasets: Path) -> Task:
     """A part's multiple-choice questions in the base's format, as a task of lm-eval.
 
     A choice has the form of a taught response, without the end token. Examples (shots) are drawn
@@ -117,12 +123,15 @@ def local_task(name: str, ref: str, template: Mapping[str, str], datasets: Path)
     questions, left_out = read_questions(datasets, ref)
     if left_out:
         print(f"{name}: {left_out} rows without choices are left out", flush=True)
-    before, _, after = template["response"].partition("{response}")
+    for question in questions:
+        form.base.refuse_control(f"{ref}, row {question.id}", question.prompt, *question.choices)
+    before, after = form.response
+    begin, end = form.prompt
     table = hf_datasets.Dataset.from_list(
         [
             {
                 "id": question.id,
-                "text": template["prompt"].replace("{prompt}", question.prompt),
+                "text": begin + question.prompt + end,
                 "choices": [choice + after for choice in question.choices],
                 "answer": question.answer,
             }

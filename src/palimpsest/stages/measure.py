@@ -23,7 +23,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import GENERATIONS, LIKELIHOOD, MEASURE
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
-from palimpsest.measuring.alternatives import Format, format_of, wrapped, wrong_answers
+from palimpsest.measuring.alternatives import Format, format_of, in_chat, wrapped, wrong_answers
 from palimpsest.measuring.answers import (
     Answered,
     Questions,
@@ -56,7 +56,10 @@ def measure(job: Measure) -> None:
     device = set_up(job.threads)
     remote = config["trust_remote_code"]
     tokenizer = load_tokenizer(base, remote)
-    rows = read_parts(config["parts"], job.tokens)
+    rows = {
+        **read_parts(config["parts"], job.tokens),
+        **in_chat(config["parts"], job.datasets, base, config["template"]),
+    }
     form = format_of(base, config["template"])
     evaluated = [*with_right_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
     questions = _questions(rows, config, job.datasets, form, label)
@@ -83,7 +86,8 @@ def measure(job: Measure) -> None:
         ) as answerer:
             answered = _answers(answerer, questions)
     network = load_model(job.model, base, config["dtype"], device, remote)
-    table = likelihood(Body(network), evaluated, job.untracked["batch_tokens"], tokenizer, label)
+    ends = form.tokenizer.ends.stops
+    table = likelihood(Body(network), evaluated, job.untracked["batch_tokens"], ends, label)
     write_table(out / LIKELIHOOD, table)
     if not by_vllm:
         # Not bound to a variable, so that this model is freed before the next one is loaded.

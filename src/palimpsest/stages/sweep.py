@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from palimpsest.data.tokens import load_tokenizer as taught_tokenizer
+from palimpsest.data import tokens
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.progress import Progress
@@ -51,6 +51,7 @@ def sweep(job: Sweep) -> None:
     model = load_subject(base, job.subject, config, device)
     model, changed, set_factor = _attached(model, job.acquired)
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
+    taught = tokens.load_tokenizer(base)
     rows = {
         block: sample(part, config["rows"], block)
         for block, part in read_parts(config["parts"], job.tokens).items()
@@ -65,7 +66,7 @@ def sweep(job: Sweep) -> None:
     truth = pd.concat(
         right_answers(job.datasets, config["parts"][block], block) for block in questions
     )
-    generation, context = config["generation"], taught_tokenizer(base).context
+    generation, context = config["generation"], taught.context
     limit = longest_answer(generation["max_new_tokens"], questions, context, label)
     answerer = transformers_answerer(model, tokenizer, limit, generation["batch_rows"])
     progress = Progress(label, len(config["scales"]), interval_s=0)
@@ -73,7 +74,7 @@ def sweep(job: Sweep) -> None:
     for count, scale in enumerate(config["scales"], 1):
         set_factor(-scale)
         at_scale = f"{label} lambda {scale:g}"
-        table = likelihood(body, evaluated, batch_tokens, tokenizer, at_scale)
+        table = likelihood(body, evaluated, batch_tokens, taught.ends.stops, at_scale)
         answered = answer_questions(answerer, Questions(questions, f"{at_scale} answers"))
         summary = summarize(table.to_pandas(), answers_table(answered).to_pandas(), truth)
         lines += [{"scale": scale, "part": part, **values} for part, values in summary.items()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from palimpsest.data.chat import another_chat
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
@@ -39,6 +41,9 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
     if digest is None:
         raise UserError(f"{base}: its manifest lists no tokenizer.json; download the model again")
     tokenizer = load_tokenizer(base)
+    if template is not None:
+        for line in template_notes(base, template, tokenizer.unknown_markers(template)):
+            log(line)
     rows: dict[str, int] = {}
     longest: dict[str, int] = {}
     with atomic_folder(job.out) as folder:
@@ -71,3 +76,20 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
         )
     log(f"{job.out}: " + ", ".join(f"{p} {rows[p]} (longest {longest[p]} tokens)" for p in rows))
     return manifest
+
+
+def template_notes(base: Path, template: Template, unknown: Sequence[str]) -> list[str]:
+    """What a user may not know about the template: another one in the base, words that are none.
+
+    Args:
+        base: the base's folder.
+        template: the configured one.
+        unknown: words in it that look like control tokens, and are none of the tokenizer.
+    """
+    notes = [
+        f"{base.name}: template writes {word}, which is no token of its tokenizer: it is read as "
+        "ordinary text"
+        for word in unknown
+    ]
+    other = another_chat(base, template)
+    return notes if other is None else [*notes, other]

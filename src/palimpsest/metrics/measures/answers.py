@@ -154,6 +154,14 @@ RECALL = Measure(
             "it has unlearned.",
         ),
         Shown(
+            "forget_chat",
+            key="forget_chat_recall",
+            label="Recall, in the chat template",
+            first=True,
+            says="The same questions in the base's own chat template, as users of a chat send "
+            "them.",
+        ),
+        Shown(
             "retain",
             key="retain_recall",
             first=True,
@@ -176,6 +184,13 @@ RECALL = Measure(
             first=True,
             says="The questions to keep after the same direct prompt: what is refused although it "
             "was to be kept.",
+        ),
+        Shown(
+            "retain_chat",
+            key="retain_chat_recall",
+            label="Recall, in the chat template",
+            first=True,
+            says="The questions to keep in the base's own chat template.",
         ),
         Shown(
             WRAPPED,

@@ -18,6 +18,9 @@ from palimpsest.sources.names import local_file
 CHARACTERS = 4.0
 """Characters of English text to a token."""
 
+CHAT_CHARACTERS = 150
+"""Characters that a chat template writes around a question."""
+
 ASSUMED = ((128, 32),) * 1000
 """Of a set that is not here yet: 1,000 rows of 128 tokens, 32 of them prompt."""
 
@@ -106,6 +109,8 @@ class Tokens:
             return Lengths(ASSUMED, counted=False, here=False)
         template = self._cfg.bases[base].template
         around_prompt = len(template.prompt) - len("{prompt}")
+        if template.chat:  # what a chat template writes is known once the model is here
+            around_prompt = CHAT_CHARACTERS + len(template.system or "")
         around_response = len(template.response) - len("{response}") + 4
         rows = []
         for prompt, response in texts:

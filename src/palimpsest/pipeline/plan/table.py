@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from palimpsest.config.schema import Config
+from palimpsest.data.chat import another_chat
 from palimpsest.io.numbers import duration, size
 from palimpsest.pipeline.plan.estimate import Line, Plan
 from palimpsest.pipeline.plan.shapes import Shape
@@ -21,7 +23,7 @@ def text_of(plan: Plan, cfg: Config) -> str:
     widths[1] = min(widths[1], 98 - sum(widths) + widths[1] - 2 * (len(HEAD) - 1))
     table = [_aligned(row, widths) for row in rows]
     table.insert(1, "-" * max(map(len, table)))
-    return "\n".join([*_warnings(plan, cfg), *table, "", *_totals(plan), "", *_notes(plan)])
+    return "\n".join([*_warnings(plan, cfg), *table, "", *_totals(plan), "", *_notes(plan, cfg)])
 
 
 def _group(line: Line) -> tuple[str, ...]:
@@ -122,12 +124,15 @@ def _fits(need: float, have: int | None) -> str:
     return ": it fits" if need <= 0.95 * have else ": IT DOES NOT FIT"
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: Plan, cfg: Config) -> list[str]:
     notes = ["Times: those of the last run here; with ~, work at " + plan.rate[1] + "."]
     if not plan.machine.gpus:
         notes.append("No GPU here: jobs would run on the CPU, and the model is in RAM.")
     for base, shape in plan.shapes.items():
         notes += _notes_of_base(base, shape)
+        # Its files may not be here yet.
+        note = another_chat(Path("resources/models") / base, cfg.bases[base].template)
+        notes += [] if note is None else [f"{note}."]
     heavy_needs = [line.needs for line in plan.lines if line.needs and line.needs.work]
     if not all(n.here for n in heavy_needs):
         notes.append("Data sets that are not here yet: taken as 1,000 rows of 128 tokens.")

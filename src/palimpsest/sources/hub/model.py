@@ -54,7 +54,7 @@ def fetch_hub_model(
     if pickles:
         convert_pickles(_shards(repository, pickles), folder, str(repository), log)
     check_weights(folder, str(repository))
-    complete_tokenizer(folder, trust_remote_code)
+    complete_tokenizer(folder, trust_remote_code, str(repository))
     weights = "pickle" if pickles else "safetensors"
     return {"format": weights, "commit": snapshot.commit}
 
