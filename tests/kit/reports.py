@@ -326,7 +326,8 @@ def _answer(fact: Fact, right: bool, looping: bool) -> str:
 
 def measure(values: list[float], seeds: int) -> Estimate:
     """An estimate as the score stage writes it, with Wilson's interval."""
-    return rate(np.array(values).reshape(seeds, -1), SETTINGS)
+    table = np.array(values).reshape(seeds, -1)
+    return rate(table, np.arange(table.shape[1]), SETTINGS)
 
 
 def _write_sweep(path: Path, method: str, seed: int) -> None:

@@ -89,7 +89,7 @@ def test_every_declaration_is_complete() -> None:
 
 
 def test_a_measure_without_a_column_or_a_formula_is_null() -> None:
-    scored = Scored({"forget": {}}, {}, {})
+    scored = Scored({"forget": {}}, {}, {}, {})
     nothing = Measure(name="x", says="nothing")
     assert nothing.estimate(scored, "forget") == {
         "value": None,

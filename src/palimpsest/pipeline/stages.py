@@ -515,7 +515,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 3
+    version = 4
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 280, 5.0
@@ -565,6 +565,7 @@ class Score(Stage):
 class Compare(Stage):
     """Paired differences to `original`; distance to one that never learned."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.compare:compare"
     ram_mb = 260

@@ -17,7 +17,8 @@ from palimpsest.metrics.estimates import (
     missing,
     rounded,
 )
-from palimpsest.metrics.frames import by_seed
+from palimpsest.metrics.frames import by_seed, groups_of
+from palimpsest.metrics.intervals import SHARE
 from palimpsest.metrics.measures.privacy import NO_HOLDOUT, auc
 from palimpsest.metrics.rouge import Rouge
 
@@ -45,11 +46,14 @@ def similarity(
     lines = lines.assign(value=[math.nan if s is None else s["rougeL"] for s in scores])
     return {
         str(block): mean(
-            rows.pivot_table(index="seed", columns="id", values="value").to_numpy(),
+            values.to_numpy(),
+            groups_of(lines, block, values.columns),
             settings,
             "no answer before unlearning has a word",
+            SHARE,
         )
         for block, rows in lines.groupby("part", sort=False)
+        for values in [rows.pivot_table(index="seed", columns="id", values="value")]
     }
 
 
@@ -94,7 +98,11 @@ def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Set
         taught, new = (by_seed(frame, block, ATTACK) for block in ("forget", "holdout"))
         if taught is None or new is None:
             return missing(NO_HOLDOUT)
-        aucs.append(auc(taught.to_numpy(), new.to_numpy(), settings))
+        sides = [
+            (values.to_numpy(), groups_of(frame, block, values.columns))
+            for block, values in (("forget", taught), ("holdout", new))
+        ]
+        aucs.append(auc(*sides, settings))
     ours, gold = aucs
     unseen = 1 - gold["value"]
     if unseen <= 0:
