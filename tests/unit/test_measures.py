@@ -67,7 +67,9 @@ def test_a_measure_is_one_file(tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == [4, 0, 3, 4, 6]
     assert found["forget"] == 2
-    assert found["general"] == "the scenario evaluates no general part"
+    assert (
+        found["general"] == "the scenario evaluates no general part; name one as evaluate.general"
+    )
     assert found["difference"] == 0
     assert (found["schema"], found["required"]) == ({"$ref": "#/$defs/measure"}, True)
     others = found["page"].split("<!-- measures: others -->")[1]

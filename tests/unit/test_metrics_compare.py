@@ -92,7 +92,7 @@ def test_forget_quality_by_hand() -> None:
     assert apart["p"] == pytest.approx(2 / math.comb(6, 3))
     assert apart["log10_p"] == pytest.approx(math.log10(0.1))
     same = forget_quality(frame("forget", truth_ratio=low), frame("forget", truth_ratio=low))
-    assert (same["ks"], same["p"]) == (0, 1)
+    assert (same["ks"], same["p"], same["at_floor"]) == (0, 1, False)
 
 
 def test_forget_quality_never_underflows() -> None:
@@ -101,6 +101,7 @@ def test_forget_quality_never_underflows() -> None:
     found = forget_quality(*sides)
     assert found["ks"] == 1
     assert -324 < found["log10_p"] < -300
+    assert found["at_floor"]
 
 
 def test_forget_quality_says_why_it_is_null() -> None:

@@ -21,8 +21,6 @@ from palimpsest.metrics.pairs import (
     sign_flips,
 )
 
-SETTINGS = {"confidence": 0.95, "bootstrap": 400}
-
 
 def frame(*seeds: str, part: str = "forget", column: str = "recall", copies: int = 1):
     """Rows of a method: a string of zeros and ones for each seed."""
@@ -41,7 +39,7 @@ def frame(*seeds: str, part: str = "forget", column: str = "recall", copies: int
 
 
 def only(frames: dict[str, pd.DataFrame]) -> Pair:
-    (pair,) = pairs(frames, SETTINGS)
+    (pair,) = pairs(frames, 0.95)
     return pair
 
 
@@ -100,7 +98,7 @@ def test_more_methods_make_each_pair_less_sure() -> None:
     two = {"a": frame("0" * 6 + "1"), "b": frame("1" * 7)}
     assert only(two).verdict == BETTER
     four = two | {"c": frame("1" * 7), "d": frame("1" * 7)}
-    found = pairs(four, SETTINGS)
+    found = pairs(four, 0.95)
     assert len(found) == 6
     assert {pair.verdict for pair in found} == {ALIKE}
     assert found[0].adjusted == pytest.approx(6 * found[0].p)
@@ -118,5 +116,5 @@ def test_a_mean_is_bootstrapped_over_groups() -> None:
 
 
 def test_methods_without_common_rows_are_no_pair() -> None:
-    assert pairs({"a": frame("01"), "b": frame("01", part="retain")}, SETTINGS) == []
-    assert pairs({"a": frame("01")}, SETTINGS) == []
+    assert pairs({"a": frame("01"), "b": frame("01", part="retain")}, 0.95) == []
+    assert pairs({"a": frame("01")}, 0.95) == []

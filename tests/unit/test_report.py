@@ -104,25 +104,32 @@ def test_equal_results_give_equal_bytes(results: Path, page: str) -> None:
 
 def test_the_headline_has_the_numbers_before_and_after(page: str) -> None:
     text = " ".join(" ".join(Tree(page).text).split())
-    assert "SKU, anchored Most forgotten, most of the rest kept." in text
-    assert "Of the questions to forget it answered 100% before and answers 8% now" in text
+    assert (
+        "SKU, anchored When asked, it says a part of it. It keeps nearly all of the rest." in text
+    )
+    assert "Membership inference is not told apart from chance." in text
+    assert "Of the questions to forget it answered 100% before and answers 4% now" in text
+    assert "never taught: 0%" in text
 
 
 def test_every_value_stands_in_the_methods_table(page: str) -> None:
-    table = re.search(r'<table class="methods".*?</table>', page, re.DOTALL)
-    assert table is not None
-    rows = re.findall(r"<tr.*?</tr>", table[0].split("<tbody>")[1], re.DOTALL)
+    tables = re.findall(r'<table class="methods".*?</table>', page, re.DOTALL)
+    first, rows = (
+        re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1], re.DOTALL)
+        for table in (tables[0], next(table for table in tables if ">Parameters" in table))
+    )
     assert [re.search(r'scope="row">(.*?)<', row)[1] for row in rows] == [  # type: ignore[index]
         "Original",
+        "Never taught",
         "SKU",
         "SKU, anchored",
     ]
     values = [re.findall(r'data-value="(.*?)"', row) for row in rows]
-    assert values[0][0] == "1.0"
+    assert 'data-value="1.0"' in first[0]
     assert values[0][-1] == ""
-    assert values[1][-1] == "4884480"
-    assert "1 min 38 s" in rows[1]
-    assert "4.88 M" in rows[1]
+    assert values[2][-1] == "4884480"
+    assert "1 min 38 s" in rows[2]
+    assert "4.88 M" in rows[2]
 
 
 def test_a_null_is_a_dash_that_tells_its_reason(own_results: Path) -> None:
@@ -186,7 +193,7 @@ def test_the_harmful_adapter_is_not_read(own_results: Path) -> None:
 def test_examples_are_the_first_rows_of_each_part(page: str) -> None:
     parts = Tree(page).attributes("li", "data-part")
     assert parts == ["forget"] * 8 + ["forget_unseen"] * 8 + ["retain"] * 8 + ["general"] * 8
-    assert "To forget: 8 of 12 rows" in " ".join(" ".join(Tree(page).text).split())
+    assert "To forget: 8 of 24 rows" in " ".join(" ".join(Tree(page).text).split())
 
 
 def test_answers_are_judged_and_marked(page: str) -> None:
@@ -223,7 +230,39 @@ def test_nothing_that_was_unknown_before_is_called_forgotten_or_lost(
         write_table(path, pa.Table.from_pylist(lines, schema=table.schema))
     shown = examples(read_subjects(SLICE, own_results)[0], 1)
     row = next(p for p in shown if p.name == part).examples[0]
-    assert (row.answers[1].verdict, row.answers[1].tone) == (verdict, tone)
+    answer = next(answer for answer in row.answers if answer.method == "sku")
+    assert (answer.verdict, answer.tone) == (verdict, tone)
+
+
+@pytest.mark.parametrize("part", ["forget", "forget_unseen", "retain"])
+@pytest.mark.parametrize(("column", "badge"), [("degenerate", "broken"), ("garbled", "garbled")])
+@pytest.mark.parametrize("recall", [False, None])
+def test_a_garbled_or_broken_answer_is_never_called_forgotten(
+    own_results: Path, part: str, column: str, badge: str, recall: bool | None
+) -> None:
+    path = own_results / "mini" / "sku" / "rows.parquet"
+    lines = [
+        {**row, "recall": recall, "degenerate": False, column: True}
+        for row in read_table(path)[0].to_pylist()
+    ]
+    write_table(path, pa.Table.from_pylist(lines))
+    shown = examples(read_subjects(SLICE, own_results)[0], 3)
+    rows = next(p for p in shown if p.name == part).examples
+    answers = [answer for row in rows for answer in row.answers if answer.method == "sku"]
+    assert {(answer.verdict, answer.tone) for answer in answers} == {(badge, "bad")}
+
+
+def test_pairs_of_methods_stand_beside_their_tests(results: Path, page: str) -> None:
+    lines = pq.read_table(results / "tables" / "pairs.parquet").to_pylist()
+    assert {(line["method"], line["other"]) for line in lines} == {("sku", "sku-anchored")}
+    by_question = {(line["part"], line["column"]): line for line in lines}
+    kept = by_question["retain", "recall"]
+    assert kept["verdict"] == "worse", "7 of 12 rows against 11"
+    assert kept["adjusted_p"] == kept["p"] < 0.05
+    assert by_question["forget", "recall"]["verdict"] == "not told apart"
+    table = page.split('<table class="pairs">')[1].split("</table>")[0]
+    assert table.count("not told apart") == sum(x["verdict"] == "not told apart" for x in lines)
+    assert '<b class="worse">worse</b>' in table
 
 
 def test_charts_are_valid_and_tell_what_they_show(results: Path) -> None:
@@ -262,16 +301,22 @@ def test_long_training_is_thinned_in_the_page_but_not_in_the_files(own_results: 
 
 
 def test_tables_are_the_same_in_csv_and_parquet(results: Path, page: str) -> None:
-    rows = {"methods": 3, "answers": (45 + 6) * 5, "sweep": 2 * 2 * 12, "training": 40 + 4 * 64}
+    rows = {
+        "methods": 4,
+        "answers": (69 + 6) * 6,
+        "pairs": len(read_subjects(SLICE, results)[0].pairs),
+        "sweep": 2 * 2 * 12,
+        "training": 40 + 4 * 64,
+    }
     for name, number in rows.items():
         table = pq.read_table(results / "tables" / f"{name}.parquet")
         with open(results / "tables" / f"{name}.csv", encoding="utf-8", newline="") as handle:
             lines = list(csv.DictReader(handle))
         assert table.num_rows == len(lines) == number
         assert list(lines[0]) == table.column_names
-    line = pq.read_table(results / "tables" / "methods.parquet").to_pylist()[2]
+    line = pq.read_table(results / "tables" / "methods.parquet").to_pylist()[3]
     assert line["method"] == "sku-anchored"
-    assert line["forget_recall"] == pytest.approx(1 / 12)
+    assert line["forget_recall"] == pytest.approx(1 / 24)
     assert line["forget_recall_low"] < line["forget_recall"] < line["forget_recall_high"]
 
 
@@ -279,7 +324,7 @@ def test_each_seed_is_shown_and_the_deviation_stands_beside_the_mean(
     results: Path, page: str
 ) -> None:
     shown = page.split("Each seed by itself")[1].split("</details>")[0]
-    found = re.findall(r'scope="row">(.*?)<small>(.*?)</small>', shown)
+    found = re.findall(r'scope="row">(.*?)<small>(.*?)</small>', shown.split("</table>")[0])
     named = [(title, f"seed {seed}") for title in ("SKU", "SKU, anchored") for seed in (0, 1)]
     assert found == named
     lines = pq.read_table(results / "tables" / "seeds.parquet").to_pylist()

@@ -58,4 +58,4 @@ def why_absent(block: str) -> str:
     """Why nothing was measured of a part."""
     if block.endswith("_prompted"):
         return "no direct prompt in scenario"
-    return f"the scenario evaluates no {block} part"
+    return f"the scenario evaluates no {block} part; name one as evaluate.{block}"

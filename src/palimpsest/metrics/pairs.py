@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.metrics.compare import change_bounds
-from palimpsest.metrics.estimates import Estimate, Settings, mean, rounded
+from palimpsest.metrics.estimates import Estimate, mean, rounded
 from palimpsest.metrics.frames import by_seed, groups_of
 from palimpsest.metrics.intervals import bootstrap_means, by_group
 from palimpsest.metrics.measures import columns
@@ -29,6 +29,8 @@ BETTER, WORSE, ALIKE = "better", "worse", "not told apart"
 """What a test says of a method against another one."""
 RESAMPLES = 10_000
 """Draws behind the p-value of a mean: the smallest is 2 / 10,001."""
+DRAWS = 1000
+"""Draws behind an interval."""
 
 
 @dataclass(frozen=True)
@@ -77,43 +79,31 @@ class Pair:
         return replace(self, method=self.other, other=self.method, change=change, verdict=turned)
 
 
-def pairs(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[Pair]:
+def pairs(frames: Mapping[str, pd.DataFrame], confidence: float) -> list[Pair]:
     """Every pair of methods by every question that both have rows for.
 
     Args:
         frames: method -> its rows.parquet.
-        settings: ``confidence`` and ``bootstrap`` of the section ``score``.
+        confidence: level of the intervals; a verdict needs an adjusted p below the rest to 1.
     """
     found: list[Pair] = []
     for question in QUESTIONS:
+        sides = {
+            method: (values, groups_of(frame, question.block, values.columns))
+            for method, frame in frames.items()
+            if (values := by_seed(frame, question.block, question.column)) is not None
+        }
         tested = [
             pair
-            for method, other in itertools.combinations(frames, 2)
-            if (pair := _pair(question, method, other, frames, settings)) is not None
+            for method, other in itertools.combinations(sides, 2)
+            if (pair := _pair(question, method, other, sides, confidence)) is not None
         ]
         corrected = holm([pair.p for pair in tested])
         found += [
-            _judged(pair, adjusted, 1 - settings["confidence"])
+            _judged(pair, adjusted, 1 - confidence)
             for pair, adjusted in zip(tested, corrected, strict=True)
         ]
     return found
-
-
-def changes(
-    one: pd.DataFrame, other: pd.DataFrame, question: Question
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Values [seeds, rows] of either side and the rows' groups, of the rows that both have.
-
-    None where there is no such row.
-    """
-    sides = [by_seed(frame, question.block, question.column) for frame in (one, other)]
-    if sides[0] is None or sides[1] is None:
-        return None
-    rows = sides[0].columns.intersection(sides[1].columns)
-    if rows.empty:
-        return None
-    groups = groups_of(one, question.block, rows)
-    return sides[0][rows].to_numpy(), sides[1][rows].to_numpy(), groups
 
 
 def p_value(one: np.ndarray, other: np.ndarray, groups: np.ndarray, counted: bool) -> float:
@@ -164,16 +154,19 @@ def _pair(
     question: Question,
     method: str,
     other: str,
-    frames: Mapping[str, pd.DataFrame],
-    settings: Settings,
+    sides: Mapping[str, tuple[pd.DataFrame, np.ndarray]],
+    confidence: float,
 ) -> Pair | None:
-    sides = changes(frames[method], frames[other], question)
+    (one, groups), (two, _) = sides[method], sides[other]
+    shared = one.columns.isin(two.columns)
     column = next((c for c in columns() if c.name == question.column), None)
-    if sides is None or column is None:
+    if not shared.any() or column is None:
         return None
-    one, two, groups = sides
-    p = p_value(one, two, groups, pa.types.is_boolean(column.type))
-    change = (one.mean(axis=0) - two.mean(axis=0))[None]
+    rows, groups = one.columns[shared], groups[shared]
+    ours, theirs = one[rows].to_numpy(), two[rows].to_numpy()
+    p = p_value(ours, theirs, groups, pa.types.is_boolean(column.type))
+    settings = {"confidence": confidence, "bootstrap": DRAWS}
+    change = (ours.mean(axis=0) - theirs.mean(axis=0))[None]
     estimate = mean(change, groups, settings, bounds=change_bounds(column))
     return Pair(question, method, other, estimate, rounded(p))
 

@@ -590,6 +590,7 @@ class Compare(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
+    version = 2
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 350, 15.0
@@ -600,9 +601,9 @@ class Report(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        report = getattr(cfg, w.page)
+        shown = cfg.shown(w.page)
         return {
-            "report": report.model_dump(),
+            "report": {**getattr(cfg, w.page).model_dump(), "models": shown},
             "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
             "titles": {
@@ -611,7 +612,7 @@ class Report(Stage):
                     "scenario": slices.scenario_of(cfg, model).title,
                     "methods": {m: _title(cfg, m) for m in methods},
                 }
-                for model, methods in report.models.items()
+                for model, methods in shown.items()
             },
         }
 

@@ -44,6 +44,12 @@ _REGIONS = (
     | {"tensor": TEXT, "layer": WHOLE, "module": TEXT, "matrix": TEXT}
     | {"cosine": REAL, "magnitude": REAL, "selected": FLAG}
 )
+_PAIRS = (
+    _RUN
+    | {"other": TEXT, "part": TEXT, "column": TEXT, "better": TEXT}
+    | dict.fromkeys(("change", "low", "high"), REAL)
+    | {"n": WHOLE, "groups": WHOLE, "p": REAL, "adjusted_p": REAL, "verdict": TEXT}
+)
 _COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
@@ -53,6 +59,7 @@ def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
     return {
         "methods": _methods(subjects),
         "seeds": _seeds(subjects),
+        "pairs": _select(_pairs(subjects), _PAIRS),
         "answers": _select(_each(subjects, "rows"), _ANSWERS),
         "sweep": _select(_each(subjects, "sweep"), _SWEEP),
         "training": _training(subjects),
@@ -139,6 +146,33 @@ def _cost(subjects: list[Subject]) -> list[dict[str, Any]]:
             lines += [
                 {**run_id, "quantity": name, "value": value} for name, value in quantities.items()
             ]
+    return lines
+
+
+def _pairs(subjects: list[Subject]) -> list[dict[str, Any]]:
+    """Every two methods by every question, see `palimpsest.metrics.pairs`."""
+    lines = []
+    for subject in subjects:
+        for pair in subject.pairs:
+            low, high = pair.change["ci95"] or (None, None)
+            lines.append(
+                {
+                    "model": subject.name,
+                    "method": pair.method,
+                    "other": pair.other,
+                    "part": pair.question.block,
+                    "column": pair.question.column,
+                    "better": pair.question.better,
+                    "change": pair.change["value"],
+                    "low": low,
+                    "high": high,
+                    "n": pair.change["n"],
+                    "groups": pair.change.get("groups") or pair.change["n"],
+                    "p": pair.p,
+                    "adjusted_p": pair.adjusted,
+                    "verdict": pair.verdict,
+                }
+            )
     return lines
 
 

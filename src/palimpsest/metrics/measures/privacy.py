@@ -147,7 +147,22 @@ def attack(
     )
 
 
-MIA_LOSS = attack("mia_loss", teacher_forced.MEAN_LOGPROB, "mean log p(t)", "Yeom et al. [9]")
+MIA_LOSS = attack(
+    "mia_loss",
+    teacher_forced.MEAN_LOGPROB,
+    "mean log p(t)",
+    "Yeom et al. [9]",
+    label="By loss",
+    shown=(
+        Shown(
+            PRIVACY,
+            key="mia_loss",
+            first=True,
+            says="How well their likelihood alone separates the taught rows from rows that nobody "
+            "was taught (AUC): 50% is chance. Far from it, the training is still to be seen.",
+        ),
+    ),
+)
 MIA_ZLIB = attack(
     "mia_zlib",
     Column("zlib_logprob", Reading, _zlib, blocks=COMPARED),
