@@ -28,6 +28,7 @@ from palimpsest.pipeline.stages import Report
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.inputs import read_subjects
+from palimpsest.report.tables import harmless, write_tables
 from palimpsest.stages.report import report as write_report
 
 
@@ -318,6 +319,33 @@ def test_tables_are_the_same_in_csv_and_parquet(results: Path, page: str) -> Non
     assert line["method"] == "sku-anchored"
     assert line["forget_recall"] == pytest.approx(1 / 24)
     assert line["forget_recall_low"] < line["forget_recall"] < line["forget_recall_high"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ('=HYPERLINK("x")', '\'=HYPERLINK("x")'),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+1+cmd", "'+1+cmd"),
+        ("-1+2", "'-1+2"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("\n=1", "'\n=1"),
+        ("-3", "-3"),
+        ("+4.5e-3", "+4.5e-3"),
+        ("a = b", "a = b"),
+        ("'=1", "'=1"),
+        ("", ""),
+    ],
+)
+def test_csv_holds_no_formulas_and_parquet_every_text(tmp_path: Path, text: str, cell: str) -> None:
+    table = pa.table({"answer": [text, None], "key": [[text, "b"], None], "value": [-1.5, 2.0]})
+    write_tables({"answers": table}, tmp_path)
+    assert read_table(tmp_path / "answers.parquet")[0].to_pylist() == table.to_pylist()
+    with open(tmp_path / "answers.csv", encoding="utf-8", newline="") as handle:
+        first = next(csv.DictReader(handle))
+    assert (first["answer"], first["value"]) == (cell, "-1.5")
+    assert first["key"] == harmless(f"{text} | b")
 
 
 def test_each_seed_is_shown_and_the_deviation_stands_beside_the_mean(
