@@ -383,6 +383,84 @@ def test_costs_are_a_table_of_their_own(results: Path, page: str) -> None:
     assert 'href="tables/cost.csv"' in page
 
 
+def test_costs_stand_in_the_order_of_the_pipeline_with_their_totals(
+    own_results: Path,
+) -> None:
+    path = own_results / "mini" / "sku" / "eval.json"
+    evaluation = read_document(path)
+    times = {"measure": 41.0, "negate": 3.0, "pretrain": 240.0, "older": 1.0, "acquire": 95.0}
+    evaluation["cost"]["wall_s"] = times
+    write_document(path, evaluation)
+    table = report(own_results).split('<table class="cost">')[1].split("</table>")[0]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    assert heads[:9] == [
+        "Method",
+        "pretrain (once for all methods)",
+        "acquire",
+        "negate",
+        "measure",
+        "older",
+        "this method alone",
+        "in all",
+        "peak memory",
+    ]
+    row = next(row for row in table.split("<tr>") if ">SKU</th>" in row)
+    values = re.findall(r"<td.*?>(.*?)</td>", row)
+    assert values[:7] == [
+        "4 min 0 s",
+        "1 min 35 s",
+        "3 s",
+        "41 s",
+        "1 s",
+        "1 min 38 s",
+        "6 min 20 s",
+    ]
+
+
+def test_lambda_is_a_factor_and_no_share(page: str) -> None:
+    assert "λ is the factor by which" in page
+    assert "share of the harmful task vector" not in page
+    assert "the factor of the task vector that is subtracted" in page
+
+
+def test_a_number_that_nothing_was_measured_for_is_named_with_what_to_add(
+    own_results: Path,
+) -> None:
+    for method in ("original", "base", "sku", "sku-anchored"):
+        path = own_results / "mini" / method / "eval.json"
+        evaluation = read_document(path)
+        reason = "the scenario evaluates no general part; name one as evaluate.general"
+        block = evaluation["metrics"]["general"]
+        evaluation["metrics"]["general"] = {name: missing(reason) for name in block}
+        write_document(path, evaluation)
+    page = " ".join(body(report(own_results)).split())
+    assert "Not measured: general perplexity (the scenario evaluates no general part;" in page
+    assert '<strong class="none"' not in page
+    first = page.split("Methods compared")[1].split("<details")[0]
+    assert "In general" not in first, "a column without any value is left out"
+
+
+def test_the_rows_of_either_side_stand_beside_their_distance(tmp_path: Path) -> None:
+    config = copy.deepcopy(SLICE)
+    config["report"]["models"] = {"mini": ["original", "retrained", "sku"]}
+    parts = {"forget": facts("brewed", 7), "retain": facts("stored", 3)}
+    write_results(tmp_path, parts, config, seeds=(0,))
+    page = body(report(tmp_path, config))
+    assert "Distance to retrained" in page
+    assert '<small class="ci">n 7 and 7</small>' in page
+
+
+def test_changed_files_are_said_beside_the_commit(own_results: Path) -> None:
+    for method in ("original", "base", "sku", "sku-anchored"):
+        path = own_results / "mini" / method / "eval.json"
+        evaluation = read_document(path)
+        changed = {"git": "0" * 40, "git_changed": method == "sku"}
+        evaluation["provenance"] |= changed
+        write_document(path, evaluation)
+    page = body(report(own_results))
+    assert page.count(f"{'0' * 40}, with changed files") == 1
+
+
 def test_what_was_not_trained_or_swept_is_left_out(own_results: Path) -> None:
     shutil.rmtree(own_results / "mini" / "subject")
     for method in ("sku", "sku-anchored"):

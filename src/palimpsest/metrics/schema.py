@@ -179,7 +179,12 @@ def _provenance() -> Schema:
                 "description": "Number type of the frozen weights, e.g. bfloat16.",
             },
             "git": {**TEXT_OR_NULL, "pattern": "^[0-9a-f]{40,64}$"},
-        }
+            "git_changed": {
+                "type": ["boolean", "null"],
+                "description": "Whether tracked files differed from that commit.",
+            },
+        },
+        optional=("git_changed",),
     )
 
 

@@ -23,6 +23,9 @@ NOTICEABLE = 0.1
 CHANCE = 0.5
 """AUC of membership inference that tells nothing."""
 
+LOSS = "privacy.mia_loss"
+"""The plainest attack: it stands on the first screen."""
+
 ASKED, TELLS, REST = "When asked", "What still tells", "The rest"
 
 
@@ -50,6 +53,8 @@ class Headline:
     """What its model says when asked, and what it keeps."""
     tells: str
     """What its likelihoods still tell."""
+    told: bool
+    """Whether they tell anything."""
     sentences: list[str]
     figures: list[tuple[str, list[Figure]]]
     """Heads and their numbers; those that nothing was measured for are left out."""
@@ -94,11 +99,13 @@ def never_taught(subject: Subject) -> Run | None:
 def _headline(run: Run, subject: Subject) -> Headline:
     original, never = subject.original, never_taught(subject)
     figures, absent = _figures(run, original, never)
+    told, tells = _tells(run, never)
     return Headline(
         method=run.method,
         title=run.title,
         says=f"{_says(run, original)}{_keeps(run, original)}",
-        tells=_tells(run, never),
+        tells=tells,
+        told=told,
         sentences=[
             sentence
             for sentence in (
@@ -164,8 +171,8 @@ def _amount(share: float) -> str:
     return "next to nothing"
 
 
-def _tells(run: Run, never: Run | None) -> str:
-    """What the likelihoods tell of what was to be forgotten."""
+def _tells(run: Run, never: Run | None) -> tuple[bool, str]:
+    """Whether the likelihoods tell of what was to be forgotten, and what."""
     known, told = run.measure("forget.known_rate"), []
     base = _measure(never, "forget.known_rate")
     right = ""
@@ -181,12 +188,13 @@ def _tells(run: Run, never: Run | None) -> str:
             f"({percent(CHANCE)} is chance)"
         )
     if told:
-        return f"Its likelihoods still tell: {', and '.join(told)}."
-    if right:
-        return f"Its likelihoods are not told apart from those of a model never taught: {right}."
+        return True, f"Its likelihoods still tell: {', and '.join(told)}."
+    text = "Whether its likelihoods still tell was not measured."
     if any(measure["value"] is not None for measure in _attacks(run)):
-        return "Membership inference is not told apart from chance."
-    return "Whether its likelihoods still tell was not measured."
+        text = "Membership inference is not told apart from chance."
+    if right:
+        text = f"Its likelihoods are not told apart from those of a model never taught: {right}."
+    return False, text
 
 
 def _attacks(run: Run) -> list[dict[str, Any]]:
@@ -195,7 +203,7 @@ def _attacks(run: Run) -> list[dict[str, Any]]:
 
 
 def _attack(run: Run) -> dict[str, Any] | None:
-    """The attack that tells most, if its interval excludes chance."""
+    """An attack whose interval excludes chance: that by the loss, else the one that tells most."""
     told = [
         measure
         for measure in _attacks(run)
@@ -203,6 +211,8 @@ def _attack(run: Run) -> dict[str, Any] | None:
         and measure["ci95"]
         and not measure["ci95"][0] <= CHANCE <= measure["ci95"][1]
     ]
+    if (loss := run.measure(LOSS)) in told:
+        return loss
     return max(told, key=lambda measure: abs(measure["value"] - CHANCE), default=None)
 
 
@@ -362,7 +372,7 @@ _FIGURES = (
     (
         TELLS,
         "Membership inference",
-        "privacy.mia_loss",
+        LOSS,
         "",
         "taught rows against new ones by their loss (AUC): 50% is chance",
     ),

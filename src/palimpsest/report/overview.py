@@ -195,6 +195,7 @@ def _in_words(subject: Subject, points: Sequence[Point], axis: str) -> str:
     if point is None:
         return f"{text} A method that is nearer to the goal may not be better: see the tests above."
     return (
-        f"{text} By the tests above, {point['method']} is better than each other method; its "
-        f"{axis} is {percent(point['forget'])} to forget, {percent(point['retain'])} to keep."
+        f"{text} In the tests above, {point['method']} is better than each other method in "
+        f"something and worse in nothing; its {axis} is {percent(point['forget'])} to forget, "
+        f"{percent(point['retain'])} to keep."
     )

@@ -342,11 +342,17 @@ def _provenance_block(provenance: Mapping[str, Any]) -> dict[str, Any]:
             for kind in ("data", "model")
             for name, value in sorted((provenance.get(kind) or {}).items())
         ],
-        "facts": [(key, _plain(provenance[key])) for key in FACTS if provenance.get(key)],
+        "facts": [(key, _fact(provenance, key)) for key in FACTS if provenance.get(key)],
         "config": json.dumps(provenance["config"], indent=2, sort_keys=True)
         if provenance.get("config")
         else "",
     }
+
+
+def _fact(provenance: Mapping[str, Any], key: str) -> str:
+    # The commit does not tell what ran where files had been changed since.
+    changed = key == "git" and provenance.get("git_changed")
+    return _plain(provenance[key]) + (", with changed files" if changed else "")
 
 
 def _plain(value: Any) -> str:

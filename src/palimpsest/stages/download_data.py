@@ -13,7 +13,7 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.pipeline.stages import DownloadData
 from palimpsest.sources.data import fetch_data
-from palimpsest.sources.names import local_file
+from palimpsest.sources.names import local_file, recorded
 
 
 def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -44,8 +44,10 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
         manifest = write_manifest(
             folder,
             [table_of(part) for part in built.parts],
-            source=dataset.source,
-            facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
+            source=recorded(dataset.source),
+            facts={"source": recorded(dataset.facts or ""), "sha256": sha256_of(facts)}
+            if facts
+            else None,
             **fetched.facts,
             **built.facts,
         )
