@@ -186,7 +186,7 @@ def test_colours_follow_the_readers_theme(browser: Any, page: str) -> None:
 def test_no_table_is_cut_on_a_desk(
     browser: Any, request: pytest.FixtureRequest, size: str, which: str
 ) -> None:
-    """Folded tables are opened first; those behind drawings may scroll, they are narrow by place."""
+    """Folded tables are opened first; those behind drawings may scroll within their place."""
     show(browser, request.getfixturevalue(which), size)
     widths = browser.execute_script(
         """document.querySelectorAll("details.details").forEach((d) => { d.open = true; });
