@@ -65,6 +65,17 @@ def _reversed(node: Any) -> Any:
     return node
 
 
+def test_the_query_of_an_address_is_no_part_of_a_slice():
+    address = {"source": "url:https://host/f.csv?token=secret", "sha256": "0" * 64}
+    raw = raw_config()
+    raw["datasets"]["questions"] |= address
+    renewed = put(raw, "datasets.questions.source", "url:https://host/f.csv?token=other")
+    assert changed(slices(raw), slices(renewed)) == set()
+    assert "secret" not in slices(raw)["download_data"]
+    passed = json.loads(untracked("download_data", load_config(raw), dataset="questions"))
+    assert passed == {"source": address["source"]}
+
+
 def test_a_page_shows_a_taught_subject_beside_its_base():
     raw = put(raw_config(), "report.models", {"subject": ["original", "sku"]})
     beside = [("subject", "original"), ("subject", "base"), ("subject", "sku")]

@@ -20,6 +20,7 @@ from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
 from palimpsest.settings.types import Section, tracked, untracked
+from palimpsest.sources.names import recorded
 
 __all__ = ["STAGES"]
 
@@ -68,9 +69,16 @@ class DownloadData(Stage):
         return {
             **d.model_dump(),
             **unused,
+            # The hash says which file it is; a query may hold a token.
+            **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
             "content": slices.resource_hash(d.source),
             "facts_content": slices.resource_hash(d.facts),
         }
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        source = cfg.datasets[w.dataset].source
+        return {"source": source} if source.startswith("url:") else {}
 
 
 @declared

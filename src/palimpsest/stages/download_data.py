@@ -22,8 +22,9 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     The folder appears as a whole or not at all.
 
     Args:
-        job: its config has the keys of ``datasets.<d>`` (others are ignored); the name of its
-            ``out`` is the data set's; records of a hub and downloads go to its ``resources``.
+        job: its config has the keys of ``datasets.<d>`` (others are ignored), ``untracked`` the
+            source with its query; the name of its ``out`` is the data set's; records of a hub and
+            downloads go to its ``resources``.
         log: receives progress lines.
 
     Returns:
@@ -34,7 +35,8 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     """
     output, resources = job.out, job.resources
     settings = ADAPTERS.get(job.config["adapter"]).Settings
-    dataset = settings(**{k: v for k, v in job.config.items() if k in settings.model_fields})
+    config = job.config | job.untracked
+    dataset = settings(**{k: v for k, v in config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
     built = build(output.name, dataset, fetched.files, facts)
