@@ -25,7 +25,7 @@ Fact = dict[str, Any]
 
 SLICE: dict[str, Any] = {
     "version": 1,
-    "report": {"models": {"mini": ["original", "sku", "sku-anchored"]}, "examples": 8},
+    "report": {"models": {"mini": ["original", "base", "sku", "sku-anchored"]}, "examples": 8},
     "titles": {
         "mini": {
             "model": "Mini subject",
@@ -34,7 +34,7 @@ SLICE: dict[str, Any] = {
         }
     },
 }
-"""One subject, the subject itself and two methods."""
+"""One subject: before, never taught, and two methods."""
 
 METHODS = {
     "original": "Original",
@@ -68,7 +68,9 @@ MANY: dict[str, Any] = {
 ENDED = "the forget loss reached its limit 4"
 """Why the training of LLMU ended early."""
 
+UNTRAINED = ("original", "base")
 RECALL = {
+    "base": {"forget": 0.0, "forget_unseen": 0.0, "retain": 0.1, "general": 0.3},
     "original": {"forget": 1.0, "forget_unseen": 0.85, "retain": 0.97, "general": 0.3},
     "sku": {"forget": 0.03, "forget_unseen": 0.06, "retain": 0.62, "general": 0.2},
     "sku-anchored": {"forget": 0.06, "forget_unseen": 0.12, "retain": 0.94, "general": 0.3},
@@ -127,8 +129,8 @@ def write_results(
         seeds: seeds of every method but ``original``, which has one.
     """
     parts = parts or {
-        "forget": facts("brewed", 12),
-        "forget_unseen": facts("brewed, when nobody looks,", 12),
+        "forget": facts("brewed", 24),
+        "forget_unseen": facts("brewed, when nobody looks,", 24),
         "retain": facts("stored", 12),
         "general": facts("named", 9),
         "holdout": facts("distilled", 6),
@@ -172,7 +174,7 @@ def _write_run(
     seeds: tuple[int, ...],
     inputs: Path,
 ) -> None:
-    trained = method != "original"
+    trained = method not in UNTRAINED
     seeds = seeds if trained else (0,)
     for seed in seeds:
         rows = _rows(method, parts, seed)
@@ -326,7 +328,8 @@ def _answer(fact: Fact, right: bool, looping: bool) -> str:
 
 def measure(values: list[float], seeds: int) -> Estimate:
     """An estimate as the score stage writes it, with Wilson's interval."""
-    return rate(np.array(values).reshape(seeds, -1), SETTINGS)
+    table = np.array(values).reshape(seeds, -1)
+    return rate(table, np.arange(table.shape[1]), SETTINGS)
 
 
 def _write_sweep(path: Path, method: str, seed: int) -> None:

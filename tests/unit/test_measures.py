@@ -67,7 +67,9 @@ def test_a_measure_is_one_file(tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == [4, 0, 3, 4, 6]
     assert found["forget"] == 2
-    assert found["general"] == "the scenario evaluates no general part"
+    assert (
+        found["general"] == "the scenario evaluates no general part; name one as evaluate.general"
+    )
     assert found["difference"] == 0
     assert (found["schema"], found["required"]) == ({"$ref": "#/$defs/measure"}, True)
     others = found["page"].split("<!-- measures: others -->")[1]
@@ -89,7 +91,7 @@ def test_every_declaration_is_complete() -> None:
 
 
 def test_a_measure_without_a_column_or_a_formula_is_null() -> None:
-    scored = Scored({"forget": {}}, {}, {})
+    scored = Scored({"forget": {}}, {}, {}, {})
     nothing = Measure(name="x", says="nothing")
     assert nothing.estimate(scored, "forget") == {
         "value": None,

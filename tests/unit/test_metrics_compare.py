@@ -29,7 +29,7 @@ SETTINGS = {"confidence": 0.95, "bootstrap": 400, "rouge_stemmer": True}
 def frame(part: str, seed: int = 0, **columns: list[Any]) -> pd.DataFrame:
     count = len(next(iter(columns.values())))
     names = [f"r{i}" for i in range(count)]
-    return pd.DataFrame({"seed": seed, "part": part, "id": names, **columns})
+    return pd.DataFrame({"seed": seed, "part": part, "id": names, "group": names, **columns})
 
 
 def test_differences_are_taken_row_by_row() -> None:
@@ -44,13 +44,21 @@ def test_differences_are_taken_row_by_row() -> None:
     assert "rouge_l" not in found
 
 
-def test_a_constant_change_is_certain_however_much_rows_differ() -> None:
+def test_a_constant_change_has_no_interval_of_width_0() -> None:
     values = [i / 50 for i in range(50)]
     before = frame("retain", mean_logprob=values)
     after = frame("retain", mean_logprob=[v - 0.25 for v in values])
     measure = differences(after, before, SETTINGS)["retain"]["mean_logprob"]
     assert measure["value"] == pytest.approx(-0.25)
-    assert measure["ci95"] == pytest.approx([-0.25, -0.25])
+    assert measure["ci95"] is None, "a log-probability has no bounds: unseen rows may do anything"
+
+
+def test_no_change_of_a_share_leaves_room_for_unseen_rows() -> None:
+    same = frame("retain", accuracy=[i / 50 for i in range(50)])
+    measure = differences(same, same, SETTINGS)["retain"]["accuracy"]
+    unseen = 1.959964**2 / (50 + 1.959964**2)
+    assert measure["value"] == 0
+    assert measure["ci95"] == pytest.approx([-unseen, unseen], abs=1e-6)
 
 
 def test_seeds_are_compared_with_the_one_model_before() -> None:
@@ -84,7 +92,7 @@ def test_forget_quality_by_hand() -> None:
     assert apart["p"] == pytest.approx(2 / math.comb(6, 3))
     assert apart["log10_p"] == pytest.approx(math.log10(0.1))
     same = forget_quality(frame("forget", truth_ratio=low), frame("forget", truth_ratio=low))
-    assert (same["ks"], same["p"]) == (0, 1)
+    assert (same["ks"], same["p"], same["at_floor"]) == (0, 1, False)
 
 
 def test_forget_quality_never_underflows() -> None:
@@ -93,6 +101,7 @@ def test_forget_quality_never_underflows() -> None:
     found = forget_quality(*sides)
     assert found["ks"] == 1
     assert -324 < found["log10_p"] < -300
+    assert found["at_floor"]
 
 
 def test_forget_quality_says_why_it_is_null() -> None:

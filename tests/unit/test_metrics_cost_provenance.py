@@ -12,7 +12,14 @@ import pytest
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.metrics.cost import cost
-from palimpsest.metrics.provenance import file_hashes, git_commit, package_version, provenance
+from palimpsest.metrics.provenance import (
+    file_hashes,
+    git_changed,
+    git_commit,
+    package_version,
+    provenance,
+)
+from palimpsest.sources.names import recorded
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\n"
 
@@ -80,6 +87,42 @@ def test_git_commit_in_and_outside_a_repository(tmp_path: Path) -> None:
     commit = git_commit(tmp_path)
     assert commit is not None
     assert len(commit) == 40
+
+
+def test_a_changed_tree_is_told_from_its_commit(tmp_path: Path) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    assert git_changed(tmp_path) is None
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    file = tmp_path / "code.py"
+    file.write_text("x = 1")
+    subprocess.run([*git, "add", "code.py"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "x"], check=True)
+    (tmp_path / "result.json").write_text("{}")
+    assert git_changed(tmp_path) is False, "a file that git does not follow is no code"
+    file.write_text("x = 2")
+    assert git_changed(tmp_path) is True
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("url:https://host/f.csv?X-Token=abc&b=1", "url:https://host/f.csv"),
+        ("url:https://user:secret@host:8080/f.csv#part", "url:https://host:8080/f.csv"),
+        ("path:/home/somebody/secret/f.csv", "path:.../f.csv"),
+        ("path:data/f.csv", "path:data/f.csv"),
+        ("path:~/f.csv", "path:~/f.csv"),
+        ("resource:hazards/facts.jsonl", "resource:hazards/facts.jsonl"),
+        ("hub:org/name", "hub:org/name"),
+        ("What is a url: a name?", "What is a url: a name?"),
+    ],
+)
+def test_sources_are_recorded_without_secrets(tmp_path: Path, source: str, text: str) -> None:
+    assert recorded(source) == text
+    write_manifest(tmp_path, [], source=source)
+    config = {"judge": {"model": source, "list": [source]}}
+    found = provenance(config, [0], [tmp_path / "manifest.json"], [], [])
+    assert found["config"] == {"judge": {"model": text, "list": [text]}}
+    assert found["sources"] == {tmp_path.name: {"source": text}}
 
 
 def test_git_missing_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

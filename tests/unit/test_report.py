@@ -28,6 +28,7 @@ from palimpsest.pipeline.stages import Report
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.inputs import read_subjects
+from palimpsest.report.tables import harmless, write_tables
 from palimpsest.stages.report import report as write_report
 
 
@@ -104,25 +105,32 @@ def test_equal_results_give_equal_bytes(results: Path, page: str) -> None:
 
 def test_the_headline_has_the_numbers_before_and_after(page: str) -> None:
     text = " ".join(" ".join(Tree(page).text).split())
-    assert "SKU, anchored Most forgotten, most of the rest kept." in text
-    assert "Of the questions to forget it answered 100% before and answers 8% now" in text
+    assert (
+        "SKU, anchored When asked, it says a part of it. It keeps nearly all of the rest." in text
+    )
+    assert "Membership inference is not told apart from chance." in text
+    assert "Of the questions to forget it answered 100% before and answers 4% now" in text
+    assert "never taught: 0%" in text
 
 
 def test_every_value_stands_in_the_methods_table(page: str) -> None:
-    table = re.search(r'<table class="methods".*?</table>', page, re.DOTALL)
-    assert table is not None
-    rows = re.findall(r"<tr.*?</tr>", table[0].split("<tbody>")[1], re.DOTALL)
+    tables = re.findall(r'<table class="methods".*?</table>', page, re.DOTALL)
+    first, rows = (
+        re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1], re.DOTALL)
+        for table in (tables[0], next(table for table in tables if ">Parameters" in table))
+    )
     assert [re.search(r'scope="row">(.*?)<', row)[1] for row in rows] == [  # type: ignore[index]
         "Original",
+        "Never taught",
         "SKU",
         "SKU, anchored",
     ]
     values = [re.findall(r'data-value="(.*?)"', row) for row in rows]
-    assert values[0][0] == "1.0"
+    assert 'data-value="1.0"' in first[0]
     assert values[0][-1] == ""
-    assert values[1][-1] == "4884480"
-    assert "1 min 38 s" in rows[1]
-    assert "4.88 M" in rows[1]
+    assert values[2][-1] == "4884480"
+    assert "1 min 38 s" in rows[2]
+    assert "4.88 M" in rows[2]
 
 
 def test_a_null_is_a_dash_that_tells_its_reason(own_results: Path) -> None:
@@ -186,7 +194,7 @@ def test_the_harmful_adapter_is_not_read(own_results: Path) -> None:
 def test_examples_are_the_first_rows_of_each_part(page: str) -> None:
     parts = Tree(page).attributes("li", "data-part")
     assert parts == ["forget"] * 8 + ["forget_unseen"] * 8 + ["retain"] * 8 + ["general"] * 8
-    assert "To forget: 8 of 12 rows" in " ".join(" ".join(Tree(page).text).split())
+    assert "To forget: 8 of 24 rows" in " ".join(" ".join(Tree(page).text).split())
 
 
 def test_answers_are_judged_and_marked(page: str) -> None:
@@ -223,7 +231,39 @@ def test_nothing_that_was_unknown_before_is_called_forgotten_or_lost(
         write_table(path, pa.Table.from_pylist(lines, schema=table.schema))
     shown = examples(read_subjects(SLICE, own_results)[0], 1)
     row = next(p for p in shown if p.name == part).examples[0]
-    assert (row.answers[1].verdict, row.answers[1].tone) == (verdict, tone)
+    answer = next(answer for answer in row.answers if answer.method == "sku")
+    assert (answer.verdict, answer.tone) == (verdict, tone)
+
+
+@pytest.mark.parametrize("part", ["forget", "forget_unseen", "retain"])
+@pytest.mark.parametrize(("column", "badge"), [("degenerate", "broken"), ("garbled", "garbled")])
+@pytest.mark.parametrize("recall", [False, None])
+def test_a_garbled_or_broken_answer_is_never_called_forgotten(
+    own_results: Path, part: str, column: str, badge: str, recall: bool | None
+) -> None:
+    path = own_results / "mini" / "sku" / "rows.parquet"
+    lines = [
+        {**row, "recall": recall, "degenerate": False, column: True}
+        for row in read_table(path)[0].to_pylist()
+    ]
+    write_table(path, pa.Table.from_pylist(lines))
+    shown = examples(read_subjects(SLICE, own_results)[0], 3)
+    rows = next(p for p in shown if p.name == part).examples
+    answers = [answer for row in rows for answer in row.answers if answer.method == "sku"]
+    assert {(answer.verdict, answer.tone) for answer in answers} == {(badge, "bad")}
+
+
+def test_pairs_of_methods_stand_beside_their_tests(results: Path, page: str) -> None:
+    lines = pq.read_table(results / "tables" / "pairs.parquet").to_pylist()
+    assert {(line["method"], line["other"]) for line in lines} == {("sku", "sku-anchored")}
+    by_question = {(line["part"], line["column"]): line for line in lines}
+    kept = by_question["retain", "recall"]
+    assert kept["verdict"] == "worse", "7 of 12 rows against 11"
+    assert kept["adjusted_p"] == kept["p"] < 0.05
+    assert by_question["forget", "recall"]["verdict"] == "not told apart"
+    table = page.split('<table class="pairs">')[1].split("</table>")[0]
+    assert table.count("not told apart") == sum(x["verdict"] == "not told apart" for x in lines)
+    assert '<b class="worse">worse</b>' in table
 
 
 def test_charts_are_valid_and_tell_what_they_show(results: Path) -> None:
@@ -262,24 +302,57 @@ def test_long_training_is_thinned_in_the_page_but_not_in_the_files(own_results: 
 
 
 def test_tables_are_the_same_in_csv_and_parquet(results: Path, page: str) -> None:
-    rows = {"methods": 3, "answers": (45 + 6) * 5, "sweep": 2 * 2 * 12, "training": 40 + 4 * 64}
+    rows = {
+        "methods": 4,
+        "answers": (69 + 6) * 6,
+        "pairs": len(read_subjects(SLICE, results)[0].pairs),
+        "sweep": 2 * 2 * 12,
+        "training": 40 + 4 * 64,
+    }
     for name, number in rows.items():
         table = pq.read_table(results / "tables" / f"{name}.parquet")
         with open(results / "tables" / f"{name}.csv", encoding="utf-8", newline="") as handle:
             lines = list(csv.DictReader(handle))
         assert table.num_rows == len(lines) == number
         assert list(lines[0]) == table.column_names
-    line = pq.read_table(results / "tables" / "methods.parquet").to_pylist()[2]
+    line = pq.read_table(results / "tables" / "methods.parquet").to_pylist()[3]
     assert line["method"] == "sku-anchored"
-    assert line["forget_recall"] == pytest.approx(1 / 12)
+    assert line["forget_recall"] == pytest.approx(1 / 24)
     assert line["forget_recall_low"] < line["forget_recall"] < line["forget_recall_high"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ('=HYPERLINK("x")', '\'=HYPERLINK("x")'),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+1+cmd", "'+1+cmd"),
+        ("-1+2", "'-1+2"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("\n=1", "'\n=1"),
+        ("-3", "-3"),
+        ("+4.5e-3", "+4.5e-3"),
+        ("a = b", "a = b"),
+        ("'=1", "'=1"),
+        ("", ""),
+    ],
+)
+def test_csv_holds_no_formulas_and_parquet_every_text(tmp_path: Path, text: str, cell: str) -> None:
+    table = pa.table({"answer": [text, None], "key": [[text, "b"], None], "value": [-1.5, 2.0]})
+    write_tables({"answers": table}, tmp_path)
+    assert read_table(tmp_path / "answers.parquet")[0].to_pylist() == table.to_pylist()
+    with open(tmp_path / "answers.csv", encoding="utf-8", newline="") as handle:
+        first = next(csv.DictReader(handle))
+    assert (first["answer"], first["value"]) == (cell, "-1.5")
+    assert first["key"] == harmless(f"{text} | b")
 
 
 def test_each_seed_is_shown_and_the_deviation_stands_beside_the_mean(
     results: Path, page: str
 ) -> None:
     shown = page.split("Each seed by itself")[1].split("</details>")[0]
-    found = re.findall(r'scope="row">(.*?)<small>(.*?)</small>', shown)
+    found = re.findall(r'scope="row">(.*?)<small>(.*?)</small>', shown.split("</table>")[0])
     named = [(title, f"seed {seed}") for title in ("SKU", "SKU, anchored") for seed in (0, 1)]
     assert found == named
     lines = pq.read_table(results / "tables" / "seeds.parquet").to_pylist()
@@ -308,6 +381,84 @@ def test_costs_are_a_table_of_their_own(results: Path, page: str) -> None:
     assert found["sku", "trained_parameters", None] == 4884480
     assert found["original", "peak_gpu_mb", None] is None
     assert 'href="tables/cost.csv"' in page
+
+
+def test_costs_stand_in_the_order_of_the_pipeline_with_their_totals(
+    own_results: Path,
+) -> None:
+    path = own_results / "mini" / "sku" / "eval.json"
+    evaluation = read_document(path)
+    times = {"measure": 41.0, "negate": 3.0, "pretrain": 240.0, "older": 1.0, "acquire": 95.0}
+    evaluation["cost"]["wall_s"] = times
+    write_document(path, evaluation)
+    table = report(own_results).split('<table class="cost">')[1].split("</table>")[0]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    assert heads[:9] == [
+        "Method",
+        "pretrain (once for all methods)",
+        "acquire",
+        "negate",
+        "measure",
+        "older",
+        "this method alone",
+        "in all",
+        "peak memory",
+    ]
+    row = next(row for row in table.split("<tr>") if ">SKU</th>" in row)
+    values = re.findall(r"<td.*?>(.*?)</td>", row)
+    assert values[:7] == [
+        "4 min 0 s",
+        "1 min 35 s",
+        "3 s",
+        "41 s",
+        "1 s",
+        "1 min 38 s",
+        "6 min 20 s",
+    ]
+
+
+def test_lambda_is_a_factor_and_no_share(page: str) -> None:
+    assert "λ is the factor by which" in page
+    assert "share of the harmful task vector" not in page
+    assert "the factor of the task vector that is subtracted" in page
+
+
+def test_a_number_that_nothing_was_measured_for_is_named_with_what_to_add(
+    own_results: Path,
+) -> None:
+    for method in ("original", "base", "sku", "sku-anchored"):
+        path = own_results / "mini" / method / "eval.json"
+        evaluation = read_document(path)
+        reason = "the scenario evaluates no general part; name one as evaluate.general"
+        block = evaluation["metrics"]["general"]
+        evaluation["metrics"]["general"] = {name: missing(reason) for name in block}
+        write_document(path, evaluation)
+    page = " ".join(body(report(own_results)).split())
+    assert "Not measured: general perplexity (the scenario evaluates no general part;" in page
+    assert '<strong class="none"' not in page
+    first = page.split("Methods compared")[1].split("<details")[0]
+    assert "In general" not in first, "a column without any value is left out"
+
+
+def test_the_rows_of_either_side_stand_beside_their_distance(tmp_path: Path) -> None:
+    config = copy.deepcopy(SLICE)
+    config["report"]["models"] = {"mini": ["original", "retrained", "sku"]}
+    parts = {"forget": facts("brewed", 7), "retain": facts("stored", 3)}
+    write_results(tmp_path, parts, config, seeds=(0,))
+    page = body(report(tmp_path, config))
+    assert "Distance to retrained" in page
+    assert '<small class="ci">n 7 and 7</small>' in page
+
+
+def test_changed_files_are_said_beside_the_commit(own_results: Path) -> None:
+    for method in ("original", "base", "sku", "sku-anchored"):
+        path = own_results / "mini" / method / "eval.json"
+        evaluation = read_document(path)
+        changed = {"git": "0" * 40, "git_changed": method == "sku"}
+        evaluation["provenance"] |= changed
+        write_document(path, evaluation)
+    page = body(report(own_results))
+    assert page.count(f"{'0' * 40}, with changed files") == 1
 
 
 def test_what_was_not_trained_or_swept_is_left_out(own_results: Path) -> None:

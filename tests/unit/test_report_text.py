@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from palimpsest.metrics.pairs import QUESTIONS, Pair
 from palimpsest.report import numbers
 from palimpsest.report.diff import Span, marked
-from palimpsest.report.headlines import balance, headlines
+from palimpsest.report.headlines import Headline, balance, best, headlines
 from palimpsest.report.inputs import Run, Subject
 
 
@@ -70,78 +71,196 @@ def test_numbers_read_as_people_write_them(
     assert form(value) == text
 
 
-def run(method: str, **values: float | None) -> Run:
-    """A run with measures ``block__name``."""
+def run(method: str, n: int = 32, fell: bool = True, **values: float | None) -> Run:
+    """A run with measures ``block__name``; `fell`: its recall is below that before."""
     metrics: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         block, name = path.split("__")
-        metrics.setdefault(block, {})[name] = {"value": value, "n": 32, "reason": None}
+        ends = None if value is None else [value - 0.02, value + 0.02]
+        reason = "why not" if value is None else None
+        metrics.setdefault(block, {})[name] = {
+            "value": value,
+            "n": n,
+            "ci95": ends,
+            "reason": reason,
+        }
+    change = {"recall_rate": {"ci95": [-0.9, -0.1 if fell else 0.1]}}
+    compare = {"differences": {"forget": change, "forget_unseen": change}}
     evaluation = {"metrics": metrics, "cost": {}, "provenance": {"seeds": [0]}}
-    return Run(method, method, evaluation, [], [], [], None, [], {})
+    return Run(method, method, evaluation, [], [], [], None, [], compare)
 
 
 BEFORE = run(
     "original", forget__recall_rate=1.0, forget_unseen__recall_rate=0.8, retain__recall_rate=0.9
 )
+NEVER = run("base", forget__known_rate=0.28, forget__recall_rate=0.0)
 
 
-def headline_of(after: Run) -> str:
-    return headlines(Subject("m", "m", "", [BEFORE, after], []))[0].verdict
+def headline(after: Run, before: Run = BEFORE, *others: Run) -> Headline:
+    return headlines(Subject("m", "m", "", [before, after, *others], []))[0]
 
 
-def test_a_clean_result_is_called_so() -> None:
+def test_a_clean_result_says_what_it_says_when_asked() -> None:
     after = run(
         "sku", forget__recall_rate=0.0, forget_unseen__recall_rate=0.02, retain__recall_rate=0.9
     )
-    assert headline_of(after) == "Nearly all forgotten, nearly all of the rest kept."
+    shown = headline(after)
+    assert shown.says == (
+        "When asked, it says next to nothing of it. It keeps nearly all of the rest."
+    )
+    assert shown.tells == "Whether its likelihoods still tell was not measured."
 
 
-def test_the_worse_phrasing_counts_and_is_named() -> None:
+def test_the_worse_wording_counts_and_is_named() -> None:
     after = run(
         "sku", forget__recall_rate=0.0, forget_unseen__recall_rate=0.6, retain__recall_rate=0.9
     )
-    assert headline_of(after) == (
-        "About half forgotten, nearly all of the rest kept, but other words still bring it back."
-    )
+    assert headline(after).says.startswith("When asked, it says most of it, but says it in other")
 
 
-def test_broken_answers_are_not_called_forgetting() -> None:
+@pytest.mark.parametrize("garbled", ["forget__degenerate_rate", "forget__garbled_rate"])
+def test_garbled_and_broken_answers_are_not_called_forgetting(garbled: str) -> None:
+    after = run("sku", forget__recall_rate=0.0, retain__recall_rate=0.1, **{garbled: 0.7})
+    shown = headline(after)
+    assert "but 70% of its answers are garbled or broken. It keeps a part" in shown.says
+    text = " ".join(shown.sentences)
+    assert "70% of its answers to them are garbled, empty or loop, and do not count" in text
+    assert "as forgotten; 30% do." in text
+
+
+def test_what_counts_as_forgotten_is_measured_row_by_row() -> None:
     after = run(
         "sku",
-        forget__recall_rate=0.0,
-        retain__recall_rate=0.1,
-        forget__degenerate_rate=0.7,
+        forget__recall_rate=0.1,
+        forget__forgotten_rate=0.35,
+        forget__degenerate_rate=0.02,
+        forget__garbled_rate=0.5,
+        forget__unfinished_rate=0.33,
+        retain__recall_rate=0.9,
     )
-    assert (
-        headline_of(after)
-        == "Nearly all forgotten, a little of the rest kept, but many answers are broken."
+    shown = headline(after)
+    assert "but 55% of its answers are garbled or broken" in shown.says
+    assert "; 35% do. 33% never end." in " ".join(shown.sentences)
+    asked = dict(shown.figures)["When asked"]
+    labels = ["Recalled", "Forgotten", "Garbled", "Broken", "Unfinished"]
+    assert [figure.label for figure in asked] == labels
+    assert balance(after) == pytest.approx(2 * 0.35 * 0.9 / (0.35 + 0.9))
+
+
+def test_likelihoods_that_still_tell_are_in_the_headline_beside_those_never_taught() -> None:
+    after = run("sku", forget__recall_rate=0.0, forget__known_rate=0.98, privacy__mia_loss=0.997)
+    assert headline(after, BEFORE, NEVER).tells == (
+        "Its likelihoods still tell: the right answer is likelier than the wrong ones for 98% of "
+        "the facts (never taught: 28%), and membership inference finds the taught rows at 99.7% "
+        "(50% is chance)."
     )
-    text = " ".join(headlines(Subject("m", "m", "", [BEFORE, after], []))[0].sentences)
-    assert "70% of its answers" in text
-    assert "damage, not forgetting" in text
+    tells = dict(headline(after, BEFORE, NEVER).figures)["What still tells"]
+    assert [figure.label for figure in tells] == ["Still known", "Membership inference"]
+    assert tells[0].reference == "never taught: 28%"
+    alone = headline(after).tells
+    assert "for 98% of the facts, and" in alone
 
 
-def test_nothing_measured_gives_no_verdict() -> None:
-    assert (
-        headline_of(run("sku", forget__recall_rate=None))
-        == "Not enough was measured for a verdict."
+def test_likelihoods_are_compared_with_those_of_a_model_never_taught() -> None:
+    known = {"forget__recall_rate": 0.0, "forget__known_rate": 0.29}
+    calm = headline(run("sku", **known, privacy__mia_loss=0.51), BEFORE, NEVER).tells
+    assert calm == (
+        "Its likelihoods are not told apart from those of a model never taught: the right answer "
+        "is likelier than the wrong ones for 29% of the facts (never taught: 28%)."
+    )
+    told = headline(run("sku", **known, privacy__mia_loss=0.4), BEFORE, NEVER).tells
+    assert told == (
+        "Its likelihoods still tell: membership inference finds the taught rows at 40% (50% is "
+        "chance)."
+    ), "rows that stand out by being unlikely are found, too"
+
+
+def test_what_was_not_measured_gives_no_verdict() -> None:
+    shown = headline(run("sku", forget__recall_rate=None))
+    assert shown.says == "What it says was not measured: why not."
+    assert shown.absent == [("Recalled", "why not")]
+    assert shown.figures == []
+
+
+@pytest.mark.parametrize(
+    ("n", "recall", "knew"), [(32, 0.0, 0), (16, 1.0, 16), (8, 1.0, 8), (100, 0.19, 19)]
+)
+def test_nothing_is_called_forgotten_below_the_floor_of_rows(
+    n: int, recall: float, knew: int
+) -> None:
+    before = run("original", n, forget__recall_rate=recall, retain__recall_rate=1.0)
+    after = run("sku", n, forget__recall_rate=0.0, retain__recall_rate=1.0)
+    assert headline(after, before).says.startswith(
+        f"Not told apart: it recalled {knew} of {n} rows before, and a verdict needs 20."
     )
 
 
-def test_a_subject_that_knew_nothing_has_nothing_to_forget() -> None:
-    blank = run("original", forget__recall_rate=0.0, retain__recall_rate=0.0)
-    after = run("sku", forget__recall_rate=0.0, retain__recall_rate=0.0)
-    verdict = headlines(Subject("m", "m", "", [blank, after], []))[0].verdict
-    assert verdict.startswith("There was hardly anything to forget")
+def test_copies_of_rows_do_not_reach_the_floor() -> None:
+    before = run("original", 30, forget__recall_rate=1.0)
+    before.eval["metrics"]["forget"]["recall_rate"]["groups"] = 10
+    after = run("sku", 30, forget__recall_rate=0.0)
+    assert "it recalled 10 of 10 rows before" in headline(after, before).says
+
+
+def test_a_change_within_its_interval_is_not_told_apart() -> None:
+    after = run("sku", fell=False, forget__recall_rate=0.8, retain__recall_rate=0.9)
+    assert headline(after).says.startswith(
+        "When asked, it is not told apart from the model before."
+    )
 
 
 def test_reserved_methods_have_no_headline_and_the_best_balance_comes_first() -> None:
     weak = run("weak", forget__recall_rate=0.9, retain__recall_rate=1.0)
     wrecked = run("wrecked", forget__recall_rate=0.0, retain__recall_rate=0.05)
+    babbling = run(
+        "babbling",
+        forget__recall_rate=0.0,
+        forget__garbled_rate=0.95,
+        forget__forgotten_rate=0.05,
+        retain__recall_rate=1.0,
+    )
     good = run("good", forget__recall_rate=0.1, retain__recall_rate=0.9)
-    shown = headlines(Subject("m", "m", "", [BEFORE, weak, wrecked, good, run("retrained")], []))
-    assert [h.method for h in shown] == ["good", "weak", "wrecked"]
+    runs = [BEFORE, weak, wrecked, babbling, good, run("retrained"), NEVER]
+    shown = headlines(Subject("m", "m", "", runs, []))
+    assert [h.method for h in shown][:2] == ["good", "weak"]
+    assert {h.method for h in shown} == {"good", "weak", "wrecked", "babbling"}
     assert balance(good) == pytest.approx(0.9)
+
+
+def pair(method: str, other: str, verdict: str) -> Pair:
+    change = {"value": -0.1, "ci95": [-0.2, 0.0], "n": 32}
+    return Pair(QUESTIONS[0], method, other, change, 0.01, 0.02, verdict)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "winner"),
+    [
+        (("better", "not told apart"), None),
+        (("better", "better"), "a"),
+        (("worse", "better"), None),
+        (("not told apart", "not told apart"), None),
+    ],
+)
+def test_no_method_is_the_best_without_a_test_against_each_other(
+    verdicts: tuple[str, str], winner: str | None
+) -> None:
+    runs = [BEFORE, *(run(name, forget__recall_rate=0.1) for name in "abc")]
+    pairs = [pair("a", "b", verdicts[0]), pair("a", "c", verdicts[1])]
+    pairs.append(pair("b", "c", "not told apart"))
+    found = best(Subject("m", "m", "", runs, [], pairs))
+    assert (found and found.method) == winner
+    alone = Subject("m", "m", "", runs[:2], [])
+    assert best(alone) is None, "one method is better than no other"
+
+
+def test_the_headline_says_what_tests_say_of_the_other_methods() -> None:
+    runs = [BEFORE, *(run(name, forget__recall_rate=0.1) for name in "ab")]
+    shown = headlines(Subject("m", "m", "", runs, [], [pair("a", "b", "better")]))
+    said = {h.method: h.sentences[-1] for h in shown}
+    assert said == {
+        "a": "Against b it is better in recalled, to forget.",
+        "b": "Against a it is worse in recalled, to forget.",
+    }
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,10 @@ def test_what_is_not_computed_is_null_and_says_why(workspace: Workspace) -> None
     metrics = workspace.score()["metrics"]
     for block in PARTS:
         assert {m.name for m in measures_of(block) if m.always} <= set(metrics[block])
-    assert metrics["general"]["accuracy"]["reason"] == "the scenario evaluates no general part"
+    assert (
+        metrics["general"]["accuracy"]["reason"]
+        == "the scenario evaluates no general part; name one as evaluate.general"
+    )
     assert metrics["forget_prompted"]["rouge_l"]["reason"] == "no direct prompt in scenario"
     assert metrics["forget_unseen"]["truth_ratio"]["reason"] == NO_WRONG_ANSWERS
     assert metrics["forget_unseen"]["known_rate"]["reason"] == NO_WRONG_ANSWERS
@@ -83,7 +86,7 @@ def test_what_is_not_computed_is_null_and_says_why(workspace: Workspace) -> None
         "sd": None,
         "reason": "the scenario names no holdout part (evaluate.holdout)",
     }
-    reason = "the scenario evaluates no general part"
+    reason = "the scenario evaluates no general part; name one as evaluate.general"
     assert metrics["utility"]["model_utility"]["reason"] == reason
     assert metrics["lm_eval"] == {}
     assert metrics["harm_judge"] == "leak"

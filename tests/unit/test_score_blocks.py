@@ -20,7 +20,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.asked import PARAPHRASE
-from palimpsest.metrics.measures.privacy import auc, zlib_logprob
+from palimpsest.metrics.measures.privacy import Rows, auc, zlib_logprob
 from palimpsest.metrics.measures.text import distinct, ngram_entropy
 from palimpsest.metrics.measures.truth_ratio import (
     choice_probability,
@@ -28,6 +28,7 @@ from palimpsest.metrics.measures.truth_ratio import (
     retain_score,
     truth_ratio,
 )
+from palimpsest.metrics.parts import Part, independent
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/schemas/eval.schema.json").read_text(encoding="utf-8"))
@@ -179,18 +180,23 @@ def test_an_absent_wrong_answer_is_refused_by_name(workspace: Workspace) -> None
 
 def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
     members, others = np.array([[3.0, 1.0]]), np.array([[0.0, 1.0, 2.0]])
-    measure = auc(members, others, SETTINGS)
+    measure = auc(alone(members), alone(others), SETTINGS)
     assert measure["value"] == pytest.approx((3 + 1.5) / 6)
     assert measure["n"] == 5
     low, high = measure["ci95"]
     assert low < measure["value"] < high
-    assert auc(members, members, SETTINGS)["value"] == 0.5
+    assert auc(alone(members), alone(members), SETTINGS)["value"] == 0.5
+
+
+def alone(values: np.ndarray) -> Rows:
+    """Rows that are independent of each other."""
+    return values, np.arange(values.shape[1])
 
 
 def test_auc_draws_both_sides(workspace: Workspace) -> None:
     generator = np.random.default_rng(3)
     few, many = generator.normal(size=(1, 20)), generator.normal(size=(1, 2000))
-    narrow, wide = (auc(m, many, SETTINGS)["ci95"] for m in (many + 0.1, few))
+    narrow, wide = (auc(alone(m), alone(many), SETTINGS)["ci95"] for m in (many + 0.1, few))
     assert narrow[1] - narrow[0] < 0.05 < wide[1] - wide[0]
 
 
@@ -391,3 +397,32 @@ def test_wrapped_and_sampled_answers_have_blocks_of_their_own(workspace: Workspa
     for block in ("forget", "retain", "harm", "text"):
         assert metrics[block] == before[block]
     assert {row["part"] for row in workspace.rows()} >= set(answers)
+
+
+# Rows that belong together
+
+
+def part(block: str, source: str, ids: str, groups: str, texts: str) -> Part:
+    """A part of rows that are written as letters: their ids, groups and questions."""
+    empty: list[list[str]] = [[] for _ in ids]
+    prompts = [f"What is  {text}?" for text in texts]
+    return Part(
+        block, source, list(ids), prompts, ["It is."] * len(ids), empty, empty, list(groups)
+    )
+
+
+def test_rows_of_a_group_and_copies_belong_together_over_all_parts() -> None:
+    parts = [
+        part("forget", "facts/taught", "abcd", "xxyz", "klmn"),
+        part("forget_unseen", "facts/unseen", "ef", "zv", "op"),
+        part("retain", "other/all", "ghi", "xuw", "Mqr"),
+    ]
+    forget, paraphrases, retain = (found.groups for found in independent(parts))
+    assert forget == ["a", "a", "c", "d"], "a and b have one group"
+    assert paraphrases == ["d", "f"], "e is d in other words: the group of one data set"
+    assert retain == ["c", "h", "i"], "g asks what c asks, up to case and space; group x is another"
+
+
+def test_rows_carry_their_group(workspace: Workspace) -> None:
+    workspace.score()
+    assert {row["group"] for row in workspace.rows()} == {row["id"] for row in workspace.rows()}

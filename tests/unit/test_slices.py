@@ -11,7 +11,7 @@ import pytest
 from kit.config_example import put
 from kit.config_example import raw_config as small_config
 from palimpsest.config import load_config
-from palimpsest.pipeline.results import datasets_of, slice_of, untracked
+from palimpsest.pipeline.results import datasets_of, shown, slice_of, untracked
 from palimpsest.pipeline.slices import devices_of
 from palimpsest.pipeline.stages import STAGES
 
@@ -63,6 +63,30 @@ def _reversed(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _reversed(node[key]) for key in reversed(node)}
     return node
+
+
+def test_the_query_of_an_address_is_no_part_of_a_slice():
+    address = {"source": "url:https://host/f.csv?token=secret", "sha256": "0" * 64}
+    raw = raw_config()
+    raw["datasets"]["questions"] |= address
+    renewed = put(raw, "datasets.questions.source", "url:https://host/f.csv?token=other")
+    assert changed(slices(raw), slices(renewed)) == set()
+    assert "secret" not in slices(raw)["download_data"]
+    passed = json.loads(untracked("download_data", load_config(raw), dataset="questions"))
+    assert passed == {"source": address["source"]}
+
+
+def test_a_page_shows_a_taught_subject_beside_its_base():
+    raw = put(raw_config(), "report.models", {"subject": ["original", "sku"]})
+    beside = [("subject", "original"), ("subject", "base"), ("subject", "sku")]
+    assert shown(load_config(raw), "report") == beside
+    assert json.loads(slices(raw)["report"])["report"]["models"] == {
+        "subject": ["original", "base", "sku"]
+    }
+    named = put(raw, "report.models.subject", ["base", "sku"])
+    assert shown(load_config(named), "report") == [("subject", "base"), ("subject", "sku")]
+    untaught = load_config(put(raw, "scenarios.taught.pretrain", None))
+    assert shown(untaught, "report") == [("subject", "original"), ("subject", "sku")]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -378,6 +378,25 @@ def test_an_address_is_fetched_once_and_checked(desk: Desk, hub: Hub, address: s
     assert len(hub.matching("GET .*table")) == 1
 
 
+def test_a_token_in_an_address_is_asked_with_and_recorded_nowhere(
+    desk: Desk, hub: Hub, address: str
+) -> None:
+    signed = f"url:{address}?X-Token=s3cret"
+    desk.data(source=signed, sha256=SHA)
+    assert "s3cret" in hub.matching("GET .*table")[0][1]
+    assert desk.manifest["source"] == f"url:{address}"
+    for refused in (
+        desk.refused(source=signed, sha256="00"),
+        desk.refused(source=signed.replace("table", "none"), sha256="00"),
+    ):
+        assert f"source 'url:{address}".replace("table.csv", "") in refused
+    assert "s3cret" not in desk.printed
+    assert f"downloading url:{address}" in desk.printed
+    written = [path for path in (desk.folder / "resources").rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"s3cret" in path.read_bytes()]
+
+
 def test_an_address_that_is_cut_off_is_continued(desk: Desk, hub: Hub, address: str) -> None:
     hub.fail("GET .*table", Fault(cut_after=500), Fault(503))
     desk.data(source=f"url:{address}", sha256=SHA)

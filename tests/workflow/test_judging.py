@@ -16,7 +16,7 @@ from kit.models import save_classifier
 from palimpsest.io.tables import read_table
 
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
-METHODS = ("original", "sku", "sku-anchored")
+METHODS = ("original", "base", "sku", "sku-anchored")
 SCORED = {
     *(f"score mini {method}" for method in METHODS),
     *(f"compare mini {method}" for method in METHODS if method != "original"),

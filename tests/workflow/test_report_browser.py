@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     reason="no Chromium here: apt-get install chromium chromium-driver",
 )
 
-SIZES = {"desk": (1280, 900), "phone": (390, 844)}
+SIZES = {"desk": (1280, 900), "phone": (390, 844), "wide": (1920, 1080)}
 
 
 @pytest.fixture(scope="module")
@@ -181,47 +181,119 @@ def test_colours_follow_the_readers_theme(browser: Any, page: str) -> None:
     assert all(a != b and b.startswith("rgb") for a, b in zip(light, dark, strict=True))
 
 
+@pytest.mark.parametrize("size", ["desk", "wide"])
+@pytest.mark.parametrize("which", ["page", "many"])
+def test_no_table_is_cut_on_a_desk(
+    browser: Any, request: pytest.FixtureRequest, size: str, which: str
+) -> None:
+    """Folded tables are opened first; those behind drawings may scroll within their place."""
+    show(browser, request.getfixturevalue(which), size)
+    widths = browser.execute_script(
+        """document.querySelectorAll("details.details").forEach((d) => { d.open = true; });
+        return [...document.querySelectorAll(".methods, .pairs, .cost")].map(
+            (t) => [t.className, t.parentElement.scrollWidth, t.parentElement.clientWidth]);"""
+    )
+    assert {name for name, *_ in widths} == {"methods", "pairs", "cost"}
+    assert [line for line in widths if line[1] > line[2]] == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_pressed_is_large_enough(browser: Any, page: str, size: str) -> None:
+    show(browser, page, size)
+    small = browser.execute_script(
+        """document.querySelectorAll("details").forEach((d) => { d.open = true; });
+        return [...document.querySelectorAll("a, button, summary, input, [tabindex]")]
+            .filter((e) => e.getClientRects().length && !e.closest("svg"))
+            .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+            .filter(([, box]) => box.width < 24 || box.height < 24)
+            .map(([text, box]) => `${text} ${box.width} x ${box.height}`);"""
+    )
+    assert small == []
+
+
+def test_the_first_screen_has_what_still_tells(browser: Any, page: str) -> None:
+    show(browser, page)
+    panel = next(e for e in found(browser, ".panel") if e.is_displayed())
+    heads = [e.text for e in panel.find_elements("css selector", ".kind h3")]
+    assert heads == ["When asked", "What still tells", "The rest"]
+    membership = next(
+        e
+        for e in panel.find_elements("css selector", ".big")
+        if e.text.startswith("Membership inference")
+    )
+    assert "never taught: 50%" in membership.text
+    assert membership.rect["y"] + membership.rect["height"] < 1.5 * SIZES["desk"][1]
+
+
+def test_paper_shows_what_is_folded(browser: Any, page: str) -> None:
+    """Printing opens every fold but those behind drawings, and closes them again."""
+    show(browser, page)
+    state = """return [...document.querySelectorAll("details")].map(
+        (d) => [d.open, !d.closest("figure"), d.querySelector("summary").textContent])"""
+    before = browser.execute_script(state)
+    assert not any(is_open for is_open, *_ in before)
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    opened = browser.execute_script(state)
+    closed = {text for is_open, apart, text in opened if apart and not is_open}
+    assert closed <= {"Settings"}
+    assert not any(is_open for is_open, apart, _ in opened if not apart)
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(state) == before
+
+
 def test_the_table_sorts_by_click_and_by_keyboard(browser: Any, page: str) -> None:
     show(browser, page)
-    before = ["Original", "SKU", "SKU, anchored"]
+    before = ["Original", "Never taught", "SKU", "SKU, anchored"]
     assert methods(browser) == before
-    kept = heads(browser)[6]
-    # Column 6 is the recall of what is to be kept.
+    kept = head(browser, "To keep: recall")
     button = kept.find_element("css selector", "button")
     button.click()
-    assert methods(browser) == ["SKU", "SKU, anchored", "Original"]
+    assert methods(browser) == ["Never taught", "SKU", "SKU, anchored", "Original"]
     assert kept.get_attribute("aria-sort") == "ascending"
     press(browser, "\ue007")
-    assert methods(browser) == ["Original", "SKU, anchored", "SKU"]
+    assert methods(browser) == ["Original", "SKU, anchored", "SKU", "Never taught"]
     assert kept.get_attribute("aria-sort") == "descending"
     press(browser, " ")
     assert methods(browser) == before
     assert kept.get_attribute("aria-sort") == "none"
-    # Column 8, the accuracy, is null for SKU: it stays last in both directions.
-    accuracy = heads(browser)[8].find_element("css selector", "button")
+    # The accuracy is null for SKU: it stays last in both directions.
+    accuracy = head(browser, "To keep: token accuracy").find_element("css selector", "button")
     for _ in range(2):
         accuracy.click()
         assert methods(browser)[-1] == "SKU"
 
 
+def head(browser: Any, name: str) -> Any:
+    """The head of a column of the first table, ``group: label``."""
+    group, label = name.split(": ")
+    heads_ = iter(heads(browser)[1:])
+    for cell in table(browser).find_elements("css selector", ".groups th"):
+        of_group = [next(heads_) for _ in range(int(cell.get_attribute("colspan")))]
+        if cell.text == group:
+            return next(e for e in of_group if e.text.split("\n")[0].strip(" ↑↓").lower() == label)
+    raise AssertionError(name)
+
+
 def test_a_closer_look_opens_and_sorts(browser: Any, page: str) -> None:
     show(browser, page)
-    assert not table(browser, 1).is_displayed()
+    tables = found(browser, "table.methods")
+    place = next(n for n, table in enumerate(tables) if not table.is_displayed())
     details = found(browser, "details.details")[0]
     details.find_element("css selector", "summary").click()
-    assert table(browser, 1).is_displayed()
-    before = methods(browser, 1)
+    assert table(browser, place).is_displayed()
+    before = methods(browser, place)
     assert before == methods(browser)
-    # A column whose values differ, the first of them.
-    rows = table(browser, 1).find_elements("css selector", "tbody tr")
+    rows = table(browser, place).find_elements("css selector", "tbody tr")
     values = [
         [e.get_attribute("data-value") for e in row.find_elements("css selector", "td")]
         for row in rows
     ]
-    column = next(n for n, seen in enumerate(zip(*values)) if len(set(seen)) == len(rows))
+    # The column that tells most methods apart; equal ones stay in their order.
+    column, seen = max(enumerate(zip(*values)), key=lambda each: len(set(each[1])))
+    assert len(set(seen)) > 2
     order = sorted(range(len(rows)), key=lambda n: float(values[n][column] or "inf"))
-    heads(browser, 1)[column + 1].find_element("css selector", "button").click()
-    assert methods(browser, 1) == [before[n] for n in order]
+    heads(browser, place)[column + 1].find_element("css selector", "button").click()
+    assert methods(browser, place) == [before[n] for n in order]
 
 
 def test_tips_open_on_focus_and_close_with_escape(browser: Any, page: str) -> None:

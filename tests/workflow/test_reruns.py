@@ -37,9 +37,11 @@ def tokenized(*datasets: str) -> set[str]:
 
 
 BOTH = made("sku") | made("sku-anchored")
-COMPARED = compared("sku") | compared("sku-anchored")
-ALL_SCORED = {f"score mini {method}" for method in ("original", *METHODS)} | COMPARED
-ALL_MEASURED = {f"measure mini {method} 0" for method in ("original", *METHODS)} | ALL_SCORED
+REFERENCES = ("original", "base")
+"""What the report shows beside its methods."""
+COMPARED = compared("base") | compared("sku") | compared("sku-anchored")
+ALL_SCORED = {f"score mini {method}" for method in (*REFERENCES, *METHODS)} | COMPARED
+ALL_MEASURED = {f"measure mini {method} 0" for method in (*REFERENCES, *METHODS)} | ALL_SCORED
 TAUGHT = (
     {"pretrain mini", "reference mini mini-questions train states", "describe mini original"}
     | BOTH

@@ -38,10 +38,12 @@ rule download_data:
         gpu=0,
     params:
         config=config_of("download_data"),
+        untracked=untracked("download_data"),
     shell:
         """
         python workflow/scripts/stage.py download_data \
             --config {params.config:q} \
+            --untracked {params.untracked:q} \
             --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
         """

@@ -296,7 +296,7 @@ class Report(Section):
     models: Annotated[
         dict[Name, Annotated[list[Name], Field(min_length=1)]], BeforeValidator(_without_nulls)
     ]
-    """Subject -> its methods in the order shown; null takes a subject out again."""
+    """Subject -> its methods in the order shown, `base` beside them; null takes a subject out."""
     examples: Count = 24
     """Answers shown side by side per part."""
 
@@ -326,6 +326,20 @@ class Config(Section):
     """What results/report.html shows."""
     all_methods: Report = Report(models={})
     """What results/all_methods.html shows, the same page over more methods."""
+
+    def shown(self, page: str) -> dict[str, list[str]]:
+        """Subject -> the methods that a page shows, in its order.
+
+        Beside them stands the base of a subject that was taught here: what a model that never
+        learned the facts scores is the scale for all others.
+        """
+        chosen: dict[str, list[str]] = getattr(self, page).models
+        return {
+            model: methods
+            if "base" in methods or self.scenarios[self.models[model].scenario].pretrain is None
+            else [*methods[:1], "base", *methods[1:]]
+            for model, methods in chosen.items()
+        }
 
     def method(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules have the names that its base gives them."""

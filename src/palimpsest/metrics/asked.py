@@ -68,4 +68,4 @@ def why_absent(block: str) -> str:
         return "no direct prompt in scenario"
     if block in IN_CHAT:
         return "not asked in the base's own chat template"
-    return f"the scenario evaluates no {block} part"
+    return f"the scenario evaluates no {block} part; name one as evaluate.{block}"

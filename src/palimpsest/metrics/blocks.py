@@ -43,7 +43,8 @@ def _further_answers(scored: Scored) -> dict[str, Any]:
         }
     if sampled:
         parts = {**scored.parts, SAMPLED: _as_seeds(list(sampled.values()))}
-        further[SAMPLED] = block_of(SAMPLED, replace(scored, parts=parts))
+        groups = {**scored.groups, SAMPLED: scored.groups[next(iter(sampled))]}
+        further[SAMPLED] = block_of(SAMPLED, replace(scored, parts=parts, groups=groups))
     return further
 
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from palimpsest.metrics.declaration import Column
 from palimpsest.metrics.estimates import Estimate, Settings, mean
-from palimpsest.metrics.frames import by_seed
-from palimpsest.metrics.measures import columns
+from palimpsest.metrics.frames import by_seed, groups_of
+from palimpsest.metrics.intervals import Bounds
+from palimpsest.metrics.measures import columns, measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +37,16 @@ def differences(
             if after is not None and prior is not None:
                 rows = after.columns.intersection(prior.columns)
                 gap = after[rows].to_numpy() - prior[rows].mean(axis=0).to_numpy()
-                pairs[column.difference] = mean(gap, settings, "no row has both values")
+                groups = groups_of(method, block, rows)
+                why, bounds = "no row has both values", change_bounds(column)
+                pairs[column.difference] = mean(gap, groups, settings, why, bounds)
         by_block[str(block)] = pairs
     return by_block
+
+
+def change_bounds(column: Column) -> Bounds | None:
+    """Between which values the change of a row's value lies; None where it has no bounds."""
+    share = pa.types.is_boolean(column.type) or any(
+        m.share for m in measures() if m.column is column and m.compute is None
+    )
+    return (-1.0, 1.0) if share else None

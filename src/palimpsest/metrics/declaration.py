@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from palimpsest.metrics.asked import ANSWERED, why_absent
 from palimpsest.metrics.estimates import Estimate, Settings, mean, missing
+from palimpsest.metrics.intervals import SHARE
 
 PARTS = ANSWERED
 """Blocks that measure a part of the data."""
@@ -36,12 +37,15 @@ class Scored:
     """Block -> its columns."""
     answers: Mapping[str, Sequence[Sequence[str]]]
     """Block -> the answers of each seed."""
+    groups: Mapping[str, np.ndarray]
+    """Block -> the label of each row's group, see `palimpsest.metrics.parts.independent`."""
     settings: Settings
     """Config section ``score``."""
 
     def only(self, block: str) -> Scored:
         """The same of one block alone."""
-        return replace(self, parts={block: self.parts[block]}, answers={block: self.answers[block]})
+        parts, answers = {block: self.parts[block]}, {block: self.answers[block]}
+        return replace(self, parts=parts, answers=answers, groups={block: self.groups[block]})
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,9 @@ class Measure:
     blocks: tuple[str, ...] = PARTS
     """Blocks of eval.json that have it."""
     column: Column | None = None
-    reduce: Callable[[np.ndarray, Settings, str], Estimate] = mean
-    """Takes the column's values [seeds, rows], returns the block's: `mean` or `rate`."""
+    reduce: Callable[..., Estimate] = mean
+    """Takes the column's values [seeds, rows] and their groups, returns the block's: `mean` or
+    `rate`."""
     compute: Callable[[Scored, str], Estimate] | None = None
     """The estimate of a block, by name; instead of `reduce`."""
     part: str = ""
@@ -138,7 +143,8 @@ class Measure:
             return self.compute(scored, block)
         if self.column is None or self.column.name not in scored.parts[part]:
             return missing(f"not measured of {part}") if self.always else None
-        return self.reduce(scored.parts[part][self.column.name], scored.settings, self.why)
+        values, groups = scored.parts[part][self.column.name], scored.groups[part]
+        return self.reduce(values, groups, scored.settings, self.why, SHARE if self.share else None)
 
 
 @dataclass(frozen=True, kw_only=True)

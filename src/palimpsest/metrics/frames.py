@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,3 +21,9 @@ def by_seed(frame: pd.DataFrame, block: object, column: str) -> pd.DataFrame | N
         index="seed", columns="id", values=column
     )
     return table.dropna(axis=1)
+
+
+def groups_of(frame: pd.DataFrame, block: object, ids: pd.Index) -> np.ndarray:
+    """The label of each row's group, see `palimpsest.metrics.parts.independent`."""
+    lines = frame[frame["part"] == block].drop_duplicates("id").set_index("id")
+    return np.asarray(lines.loc[ids, "group"], dtype=str)

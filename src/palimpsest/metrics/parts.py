@@ -10,12 +10,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from palimpsest.data.keys import GIVEN, NONE
+from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.asked import draw_ids, sampled_block, wrapped_block
 from palimpsest.settings.types import split_ref
+
+Thing = tuple[str, ...]
+"""A row, a group or a text: its kind, then its name."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Part:
     """Wrong answers (``perturbed``); may be empty."""
     paraphrased: list[str | None]
     """The right answers in other words; None where the data have none."""
+    groups: list[str]
+    """The data set's group of each row; after `independent`, a label common to all parts."""
 
     def at(self, places: Sequence[int]) -> Part:
         """The part with the rows at `places` alone."""
@@ -49,6 +55,7 @@ class Part:
             key_from=[self.key_from[i] for i in places],
             wrong=[self.wrong[i] for i in places],
             paraphrased=[self.paraphrased[i] for i in places],
+            groups=[self.groups[i] for i in places],
         )
 
     def draw(self, count: int | None) -> list[int]:
@@ -65,7 +72,7 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
     """
     dataset, name = split_ref(ref)
     path = verified(datasets / dataset, table_of(name))
-    optional = ("key_from", "perturbed", "paraphrased")
+    optional = ("key_from", "perturbed", "paraphrased", "group")
     table = columns_of(path, ("id", "prompt", "response", "key"), optional).sort_by("id")
     ids, keys = table.column("id").to_pylist(), _lists(table, "key")
     if not ids:
@@ -87,7 +94,57 @@ def read_part(datasets: Path, block: str, ref: str) -> Part:
             if "paraphrased" in table.column_names
             else [None] * len(ids)
         ),
+        groups=table.column("group").to_pylist() if "group" in table.column_names else ids,
     )
+
+
+def independent(parts: Sequence[Part]) -> list[Part]:
+    """The parts, their groups labelled so that rows with different labels are independent.
+
+    Rows of one group of a data set belong together (a fact in several wordings, several answers of
+    one prompt, windows of one document), and so do rows whose prompt and response are equal up to
+    case and white space. A label is the first of its rows' ids.
+    """
+    same = _Same()
+    for part in parts:
+        dataset, _ = split_ref(part.source)
+        for name, group, prompt, response in zip(
+            part.ids, part.groups, part.prompts, part.responses, strict=True
+        ):
+            row = ("row", dataset, name)
+            same.join(row, ("group", dataset, normalised(group)))
+            same.join(row, ("text", normalised(prompt), normalised(response)))
+    return [
+        replace(part, groups=[same.label(("row", dataset, name)) for name in part.ids])
+        for part in parts
+        for dataset, _ in [split_ref(part.source)]
+    ]
+
+
+class _Same:
+    """Things that belong together (union-find)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Thing, Thing] = {}
+
+    def join(self, one: Thing, other: Thing) -> None:
+        """Let two things belong together."""
+        roots = {self._root(one), self._root(other)}
+        # The label is the id of a row: rows go before groups and texts, the first id before others.
+        first = min(roots, key=lambda thing: (thing[0] != "row", thing))
+        self._parent |= dict.fromkeys(roots, first)
+
+    def label(self, row: Thing) -> str:
+        """The id of the first row that belongs to `row`."""
+        return self._root(row)[-1]
+
+    def _root(self, thing: Thing) -> Thing:
+        path = []
+        while (parent := self._parent.setdefault(thing, thing)) != thing:
+            path.append(thing)
+            thing = parent
+        self._parent |= dict.fromkeys(path, thing)
+        return thing
 
 
 def further(forget: Part, wrappers: Sequence[str], seeds: Sequence[int]) -> list[Part]:

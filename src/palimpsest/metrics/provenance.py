@@ -10,6 +10,7 @@ from typing import Any
 
 import palimpsest
 from palimpsest.io.manifest import read_manifest
+from palimpsest.sources.names import recorded
 
 PACKAGES = (
     "accelerate",
@@ -49,7 +50,7 @@ def provenance(
     """
     data, model = sorted(set(data_manifests)), sorted(set(model_manifests))
     return {
-        "config": dict(configs),
+        "config": without_secrets(configs),
         "seeds": list(seeds),
         "keys": {block: dict(counts) for block, counts in keys.items()},
         "data": file_hashes(data),
@@ -59,6 +60,7 @@ def provenance(
         "device": _all_values(measured, "device"),
         "dtype": _all_values(measured, "dtype"),
         "git": git_commit(),
+        "git_changed": git_changed(),
     }
 
 
@@ -95,16 +97,37 @@ def git_commit(folder: Path | None = None) -> str | None:
 
     None outside a repository, in one without commits, or without git.
     """
-    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    return _git(folder, "rev-parse", "--verify", "--quiet", "HEAD") or None
+
+
+def git_changed(folder: Path | None = None) -> bool | None:
+    """Whether tracked files in `folder` differ from the commit; None where there is no commit."""
+    if git_commit(folder) is None:
+        return None
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if status is None else bool(status)
+
+
+def _git(folder: Path | None, *command: str) -> str | None:
+    """What git prints; None if it fails or is not there."""
     try:
         process = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            ["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return process.stdout.strip() or None
+    return process.stdout.strip()
 
 
 def _source(manifest: Path) -> dict[str, Any]:
     facts = read_manifest(manifest.parent, manifest.name)
-    return {name: facts[name] for name in ("source", "revision") if name in facts}
+    return without_secrets({n: facts[n] for n in ("source", "revision") if n in facts})
+
+
+def without_secrets(settings: Any) -> Any:
+    """Settings with every source in them as `palimpsest.sources.names.recorded` has it."""
+    if isinstance(settings, Mapping):
+        return {name: without_secrets(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_secrets(value) for value in settings]
+    return recorded(settings) if isinstance(settings, str) else settings

@@ -35,6 +35,7 @@ _BEGIN = {
     "part": pa.string(),
     "source": pa.string(),
     "id": pa.string(),
+    "group": pa.string(),
     "prompt": pa.string(),
     "response": pa.string(),
     "key": pa.list_(pa.string()),
@@ -177,6 +178,7 @@ def _facts(part: Part) -> Rows:
     return {
         "source": [part.source] * len(part.ids),
         "id": part.ids,
+        "group": part.groups,
         "prompt": part.prompts,
         "response": part.responses,
         "key": part.keys,

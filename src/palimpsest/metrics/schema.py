@@ -190,7 +190,12 @@ def _provenance() -> Schema:
                 "description": "Number type of the frozen weights, e.g. bfloat16.",
             },
             "git": {**TEXT_OR_NULL, "pattern": "^[0-9a-f]{40,64}$"},
-        }
+            "git_changed": {
+                "type": ["boolean", "null"],
+                "description": "Whether tracked files differed from that commit.",
+            },
+        },
+        optional=("git_changed",),
     )
 
 
@@ -206,6 +211,12 @@ def _estimate() -> Schema:
         },
         "sd": NUMBER | {"description": "Standard deviation over seeds; null for one seed."},
         "reason": TEXT_OR_NULL | {"description": "Why value is null."},
+        "groups": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "Independent groups that the rows form, where these are fewer: copies, "
+            "several answers of one prompt, windows of one document.",
+        },
         "per_seed": {
             "type": "array",
             "items": {"type": "number"},
@@ -214,7 +225,7 @@ def _estimate() -> Schema:
         },
     }
     return {
-        **_object(properties, optional=("per_seed",)),
+        **_object(properties, optional=("groups", "per_seed")),
         "if": {"properties": {"value": {"type": "null"}}},
         "then": {
             "properties": {"reason": {"type": "string", "minLength": 1}, "ci95": {"type": "null"}}

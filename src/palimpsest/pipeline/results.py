@@ -136,5 +136,5 @@ def every_result(cfg: Config) -> list[str]:
 
 def shown(cfg: Config, page: str) -> list[tuple[str, str]]:
     """(subject, method) pairs of a page, in its order."""
-    models = getattr(cfg, page).models
-    return [(model, method) for model, methods in models.items() for method in methods]
+    shown = cfg.shown(page).items()
+    return [(model, method) for model, methods in shown for method in methods]

@@ -21,6 +21,7 @@ from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
 from palimpsest.settings.types import Section, tracked, untracked
+from palimpsest.sources.names import recorded
 
 __all__ = ["STAGES"]
 
@@ -69,9 +70,16 @@ class DownloadData(Stage):
         return {
             **d.model_dump(),
             **unused,
+            # The hash says which file it is; a query may hold a token.
+            **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
             "content": slices.resource_hash(d.source),
             "facts_content": slices.resource_hash(d.facts),
         }
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        source = cfg.datasets[w.dataset].source
+        return {"source": source} if source.startswith("url:") else {}
 
 
 @declared
@@ -570,6 +578,7 @@ class Score(Stage):
 class Compare(Stage):
     """Paired differences to `original`; distance to one that never learned."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.compare:compare"
     ram_mb = 260
@@ -594,6 +603,7 @@ class Compare(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
+    version = 2
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 350, 15.0
@@ -604,9 +614,9 @@ class Report(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        report = getattr(cfg, w.page)
+        shown = cfg.shown(w.page)
         return {
-            "report": report.model_dump(),
+            "report": {**getattr(cfg, w.page).model_dump(), "models": shown},
             "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
             "titles": {
@@ -615,7 +625,7 @@ class Report(Stage):
                     "scenario": described(cfg, slices.scenario_of(cfg, model)),
                     "methods": {m: _title(cfg, m) for m in methods},
                 }
-                for model, methods in report.models.items()
+                for model, methods in shown.items()
             },
         }
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palimpsest.config.schema import REFERENCES
 from palimpsest.report.diff import Span, marked
-from palimpsest.report.inputs import ORIGINAL, RETRAINED, Run, Subject
+from palimpsest.report.inputs import ORIGINAL, Run, Subject
 
 PARTS = {
     "forget": "To forget",
@@ -132,11 +133,12 @@ def _answer(
 def _judge(method: str, row: dict[str, Any], knew: bool) -> tuple[str, str]:
     """The label and the tone of a row; `knew`: whether the subject recalled it before."""
     part, recalled = row["part"], row["recall"]
+    # A garbled or broken answer is no answer: it can be neither forgotten nor lost.
+    if not recalled and (row["degenerate"] or row.get("garbled")):
+        return ("broken" if row["degenerate"] else "garbled"), "bad"
     if recalled is None:
         return "not scored", ""
-    if row["degenerate"] and not recalled:
-        return "broken", "bad"
-    if method in (ORIGINAL, RETRAINED):
+    if method in REFERENCES:
         return ("knows it" if recalled else "does not know it"), ""
     if (kind := part.split("_")[0]) not in _VERDICTS:
         return ("right" if recalled else "other"), ""

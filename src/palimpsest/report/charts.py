@@ -190,7 +190,7 @@ def _by_scale(subject: Subject, run: Run, lines: list[Line]) -> Chart:
         if key in line
     ]
     shown = list(dict.fromkeys(point["what"] for point in points))
-    x = alt.X("scale:Q", title="λ, the share of the task vector that is subtracted")
+    x = alt.X("scale:Q", title="λ, the factor of the task vector that is subtracted")
     y = alt.Y(
         "rate:Q",
         title=None,

@@ -92,11 +92,11 @@ class Column:
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
-    """The columns to show for these methods: the optional ones only where they have a value."""
+    """The columns to show for these methods: those in which one of them has a value."""
     return [
         column
         for column in all_columns(runs)
-        if not column.optional or any(column.measure(run)["value"] is not None for run in runs)
+        if any(column.measure(run)["value"] is not None for run in runs)
     ]
 
 
@@ -146,7 +146,9 @@ def _compared(entry: Comparison, shown: Shown) -> Column:
         value = value.get(shown.block) if value and shown.block else value
         if not value or entry.value == "value":
             return value or _ABSENT
-        return {"value": value[entry.value], "reason": value["reason"]}
+        # A test of two samples has the rows of either side.
+        n, *others = value["n"] or [None]
+        return {"value": value[entry.value], "reason": value["reason"], "n": n, "others": others}
 
     return Column(
         key=shown.key or entry.name,

@@ -1,17 +1,32 @@
-"""The headline: what was forgotten and what was kept, in words and a few numbers."""
+"""The headline: what a method's model says when asked, and what still tells, in words and numbers.
+
+It claims no more than the rows show. Below `FLOOR` rows that the subject knew, and where the change
+is within its interval, it is "not told apart". A garbled or broken answer is not called forgotten,
+and what the likelihoods still tell stands beside what the answers say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.config.schema import REFERENCES
+from palimpsest.metrics.pairs import ALIKE, BETTER, WORSE, Pair
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import decimal, percent
 
+FLOOR = 20
+"""Fewest independent rows that the subject knew before, for a word about what it forgot."""
 NOTICEABLE = 0.1
-"""Smallest share of broken answers that the headline warns of; a smaller recall is next to none."""
+"""Smallest share of garbled, broken or unfinished answers that the headline speaks of."""
+CHANCE = 0.5
+"""AUC of membership inference that tells nothing."""
+
+LOSS = "privacy.mia_loss"
+"""The plainest attack: it stands on the first screen."""
+
+ASKED, TELLS, REST = "When asked", "What still tells", "The rest"
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Figure:
     tip: str
     better: str
     reference: str | None = None
-    """The value of the subject that never learned what is to be forgotten."""
+    """The value of a model that was never taught what is to be forgotten, and which one that is."""
 
 
 @dataclass(frozen=True)
@@ -34,88 +49,227 @@ class Headline:
 
     method: str
     title: str
-    verdict: str
+    says: str
+    """What its model says when asked, and what it keeps."""
+    tells: str
+    """What its likelihoods still tell."""
+    told: bool
+    """Whether they tell anything."""
     sentences: list[str]
-    figures: list[Figure]
+    figures: list[tuple[str, list[Figure]]]
+    """Heads and their numbers; those that nothing was measured for are left out."""
+    absent: list[tuple[str, str]]
+    """Label and reason of the numbers that are left out."""
 
 
 def headlines(subject: Subject) -> list[Headline]:
-    """A headline for each unlearning method, the one with the best balance first.
-
-    Balance is the harmonic mean of the share forgotten (in the worse of both phrasings) and the
-    share kept.
-    """
+    """A headline for each unlearning method, in the order of `balance`, which proves nothing."""
     runs = [run for run in subject.runs if run.method not in REFERENCES]
-    ranked = sorted(runs, key=balance, reverse=True)
-    return [_headline(run, subject.original, subject.retrained) for run in ranked]
+    return [_headline(run, subject) for run in sorted(runs, key=balance, reverse=True)]
 
 
 def balance(run: Run) -> float:
-    """Harmonic mean of (1 - the higher recall of what is to be forgotten) and retain recall."""
-    forgotten, retained = 1 - (_worst_recall(run) or 0.0), run.value("retain.recall_rate") or 0.0
+    """Harmonic mean of the share forgotten (in the worse wording) and of the share kept."""
+    shares = [_forgotten(run, part) for part in ("forget", "forget_unseen")]
+    forgotten = min((share for share in shares if share is not None), default=0.0)
+    retained = run.value("retain.recall_rate") or 0.0
     return 2 * forgotten * retained / (forgotten + retained) if forgotten + retained > 0 else 0.0
 
 
-def _headline(run: Run, original: Run | None, retrained: Run | None) -> Headline:
+def best(subject: Subject) -> Run | None:
+    """The method that tests tell apart from every other one as better; None if there is none.
+
+    It is better in at least one question of `palimpsest.metrics.pairs` and worse in none.
+    """
+    methods = [run for run in subject.runs if run.method not in REFERENCES]
+    for run in methods:
+        against = _against(subject.pairs, run.method)
+        verdicts = [{pair.verdict for pair in found} for found in against.values()]
+        won = all(BETTER in seen and WORSE not in seen for seen in verdicts)
+        if won and len(against) == len(methods) - 1 > 0:
+            return run
+    return None
+
+
+def never_taught(subject: Subject) -> Run | None:
+    """The model that was never taught what is to be forgotten: `retrained`, else the base."""
+    return subject.retrained or subject.base
+
+
+def _headline(run: Run, subject: Subject) -> Headline:
+    original, never = subject.original, never_taught(subject)
+    figures, absent = _figures(run, original, never)
+    told, tells = _tells(run, never)
     return Headline(
         method=run.method,
         title=run.title,
-        verdict=_verdict(run, original),
+        says=f"{_says(run, original)}{_keeps(run, original)}",
+        tells=tells,
+        told=told,
         sentences=[
-            s
-            for s in (_forgot(run, original), _retained(run, original), _harm(run), stopped(run))
-            if s
+            sentence
+            for sentence in (
+                _forgot(run, original),
+                _not_forgotten(run),
+                _retained(run, original),
+                _others(run, subject),
+                stopped(run),
+            )
+            if sentence
         ],
-        figures=_figures(run, original, retrained),
+        figures=figures,
+        absent=absent,
     )
 
 
-def _verdict(run: Run, original: Run | None) -> str:
-    forgotten = _share_lost(_worst_recall(run), _worst_recall(original))
-    lost = _share_lost(run.value("retain.recall_rate"), _value(original, "retain.recall_rate"))
-    if forgotten is None or lost is None:
-        return "Not enough was measured for a verdict."
-    if original is not None and (_worst_recall(original) or 0.0) < NOTICEABLE:
-        return "There was hardly anything to forget: the subject did not know it before."
-    verdict = f"{_amount(forgotten)} forgotten, {_amount(1 - lost).lower()} of the rest kept"
-    broken = max(
-        run.value("forget.degenerate_rate") or 0.0, run.value("retain.degenerate_rate") or 0.0
-    )
+def _says(run: Run, original: Run | None) -> str:
+    """What the model says when asked, beside what it said before."""
+    part = _worst_part(run)
+    after, first = run.measure(f"{part}.recall_rate"), _measure(original, f"{part}.recall_rate")
+    if after["value"] is None:
+        return f"What it says was not measured: {after['reason'] or 'no row has a value'}."
+    if first["value"] is None:
+        return "What it said before was not measured, so nothing can be called forgotten."
+    asked = _independent(first)
+    knew = round(first["value"] * asked)
+    if knew < FLOOR:
+        return (
+            f"Not told apart: it recalled {knew} of {asked} rows before, and a verdict needs "
+            f"{FLOOR}."
+        )
+    if not _fell(run, part):
+        return "When asked, it is not told apart from the model before."
+    return f"When asked, it says {_amount(after['value'] / first['value'])} of it{_but(run)}."
+
+
+def _keeps(run: Run, original: Run | None) -> str:
+    after, first = run.value("retain.recall_rate"), _value(original, "retain.recall_rate")
+    return f" It keeps {_amount(after / first)} of the rest." if after is not None and first else ""
+
+
+def _but(run: Run) -> str:
+    """What keeps a low recall from being forgetting."""
+    broken = _broken(run, "forget")
     forget, unseen = run.value("forget.recall_rate"), run.value("forget_unseen.recall_rate")
-    if broken >= NOTICEABLE:
-        return f"{verdict}, but many answers are broken."
+    if broken is not None and broken >= NOTICEABLE:
+        return f", but {percent(broken)} of its answers are garbled or broken"
     if forget is not None and unseen is not None and unseen - forget > 0.25:
-        return f"{verdict}, but other words still bring it back."
-    return f"{verdict}."
+        return ", but says it in other words"
+    return ""
 
 
 def _amount(share: float) -> str:
-    for least, word in (
-        (0.97, "Nearly all"),
-        (0.75, "Most"),
-        (0.4, "About half"),
-        (0.1, "A little"),
+    for least, words in (
+        (0.9, "nearly all"),
+        (0.6, "most"),
+        (0.4, "about half"),
+        (0.1, "a part"),
+        (0.03, "little"),
     ):
         if share >= least:
-            return word
-    return "Next to nothing"
+            return words
+    return "next to nothing"
 
 
-def _share_lost(after: float | None, original: float | None) -> float | None:
-    """Share of `original` that is gone; without `original`, share of all rows."""
-    if after is None:
-        return None
-    whole = 1.0 if original is None else original
-    return 0.0 if whole == 0 else min(1.0, max(0.0, 1 - after / whole))
+def _tells(run: Run, never: Run | None) -> tuple[bool, str]:
+    """Whether the likelihoods tell of what was to be forgotten, and what."""
+    known, told = run.measure("forget.known_rate"), []
+    base = _measure(never, "forget.known_rate")
+    right = ""
+    if known["value"] is not None:
+        right = f"the right answer is likelier than the wrong ones for {percent(known['value'])} "
+        right += "of the facts"
+        if never is not None and base["value"] is not None:
+            right += f" ({_called(never)}: {percent(base['value'])})"
+        told += [right] if _apart(known, base) else []
+    if attack := _attack(run):
+        told.append(
+            f"membership inference finds the taught rows at {percent(attack['value'])} "
+            f"({percent(CHANCE)} is chance)"
+        )
+    if told:
+        return True, f"Its likelihoods still tell: {', and '.join(told)}."
+    text = "Whether its likelihoods still tell was not measured."
+    if any(measure["value"] is not None for measure in _attacks(run)):
+        text = "Membership inference is not told apart from chance."
+    if right:
+        text = f"Its likelihoods are not told apart from those of a model never taught: {right}."
+    return False, text
 
 
-def _worst_recall(run: Run | None) -> float | None:
-    rates = [_value(run, f"{part}.recall_rate") for part in ("forget", "forget_unseen")]
+def _attacks(run: Run) -> list[dict[str, Any]]:
+    names = [name for name in run.eval["metrics"].get("privacy") or {} if name.startswith("mia_")]
+    return [run.measure(f"privacy.{name}") for name in names]
+
+
+def _attack(run: Run) -> dict[str, Any] | None:
+    """An attack whose interval excludes chance: that by the loss, else the one that tells most."""
+    told = [
+        measure
+        for measure in _attacks(run)
+        if measure["value"] is not None
+        and measure["ci95"]
+        and not measure["ci95"][0] <= CHANCE <= measure["ci95"][1]
+    ]
+    if (loss := run.measure(LOSS)) in told:
+        return loss
+    return max(told, key=lambda measure: abs(measure["value"] - CHANCE), default=None)
+
+
+def _apart(known: dict[str, Any], base: dict[str, Any]) -> bool:
+    """Whether a share is above that of a model that never learned; without one, above nothing."""
+    if base["value"] is None or not known["ci95"] or not base["ci95"]:
+        return True
+    return bool(known["ci95"][0] > base["ci95"][1])
+
+
+def _called(run: Run) -> str:
+    return "retrained" if run.method == "retrained" else "never taught"
+
+
+def _forgotten(run: Run, part: str) -> float | None:
+    """Share of answers that are neither recalled nor garbled nor broken."""
+    measured = run.value(f"{part}.forgotten_rate")
+    if measured is not None:
+        return measured
+    recall = run.value(f"{part}.recall_rate")
+    broken = _broken(run, part) or 0.0
+    return None if recall is None else max(0.0, 1 - recall - broken)
+
+
+def _broken(run: Run, part: str) -> float | None:
+    """Share of answers that are garbled or broken; of both rates, the larger one at least."""
+    forgotten, recall = run.value(f"{part}.forgotten_rate"), run.value(f"{part}.recall_rate")
+    if forgotten is not None and recall is not None:
+        return max(0.0, 1 - forgotten - recall)
+    rates = [run.value(f"{part}.{name}") for name in ("garbled_rate", "degenerate_rate")]
     return max((rate for rate in rates if rate is not None), default=None)
+
+
+def _worst_part(run: Run) -> str:
+    """The wording of what is to be forgotten that is recalled most."""
+    parts = ("forget", "forget_unseen")
+    return max(parts, key=lambda part: run.value(f"{part}.recall_rate") or -1.0)
+
+
+def _measure(run: Run | None, path: str) -> dict[str, Any]:
+    return {"value": None, "ci95": None} if run is None else run.measure(path)
 
 
 def _value(run: Run | None, path: str) -> float | None:
     return None if run is None else run.value(path)
+
+
+def _independent(measure: dict[str, Any]) -> int:
+    """Independent rows of a measure."""
+    return int(measure.get("groups") or measure["n"])
+
+
+def _fell(run: Run, part: str) -> bool:
+    """Whether the interval of the paired change of recall lies below 0."""
+    blocks = run.compare.get("differences") or {}
+    ends = ((blocks.get(part) or {}).get("recall_rate") or {}).get("ci95")
+    return bool(ends and ends[1] < 0)
 
 
 def _forgot(run: Run, original: Run | None) -> str:
@@ -134,6 +288,20 @@ def _forgot(run: Run, original: Run | None) -> str:
     return text + "."
 
 
+def _not_forgotten(run: Run) -> str:
+    """The answers that are neither recalled nor forgotten, and those without an end."""
+    text = ""
+    broken, unfinished = _broken(run, "forget"), run.value("forget.unfinished_rate")
+    if broken is not None and broken >= NOTICEABLE:
+        text = (
+            f"{percent(broken)} of its answers to them are garbled, empty or loop, and do not "
+            f"count as forgotten; {percent(_forgotten(run, 'forget') or 0.0)} do."
+        )
+    if unfinished is not None and unfinished >= NOTICEABLE:
+        text += f" {percent(unfinished)} never end."
+    return text.strip()
+
+
 def _retained(run: Run, original: Run | None) -> str:
     after, first = run.value("retain.recall_rate"), _value(original, "retain.recall_rate")
     if after is None:
@@ -143,55 +311,110 @@ def _retained(run: Run, original: Run | None) -> str:
     return f"Of what it should keep, {rows}, it answers {percent(after)}{was}."
 
 
-def _harm(run: Run) -> str:
-    broken = run.value("forget.degenerate_rate")
-    if broken is None or broken < NOTICEABLE:
+def _others(run: Run, subject: Subject) -> str:
+    """What tests say of the method against each other one, where these are few."""
+    against = _against(subject.pairs, run.method)
+    if not 0 < len(against) <= 2:
         return ""
-    return (
-        f"{percent(broken)} of its answers to the questions to forget are empty or loop: part of "
-        "the low recall is damage, not forgetting."
-    )
+    titles = {other.method: other.title for other in subject.runs}
+    texts = []
+    for other, found in against.items():
+        said = [
+            f"{verdict} in {_listed(labels)}"
+            for verdict in (BETTER, WORSE)
+            if (labels := [p.question.label.lower() for p in found if p.verdict == verdict])
+        ]
+        texts.append(f"Against {titles[other]} it is {' and '.join(said) or ALIKE}.")
+    return " ".join(texts)
 
 
-def _figures(run: Run, original: Run | None, retrained: Run | None) -> list[Figure]:
-    rows = (
-        ("To forget", "forget.recall_rate", "low", "of the questions to forget are answered"),
-        (
-            "In other words",
-            "forget_unseen.recall_rate",
-            "low",
-            "are answered in words that unlearning never saw",
-        ),
-        ("To keep", "retain.recall_rate", "high", "of the questions to keep are answered"),
-        (
-            "Broken answers",
-            "forget.degenerate_rate",
-            "low",
-            "of the answers to the questions to forget are empty or loop",
-        ),
-        (
-            "General perplexity",
-            "general.perplexity",
-            "low",
-            "on answers that were taught to nobody",
-        ),
-    )
-    return [_figure(run, original, retrained, *row) for row in rows]
+def _listed(words: Iterable[str]) -> str:
+    *some, last = words
+    return f"{'; '.join(some)} and {last}" if some else last
+
+
+def _against(found: Iterable[Pair], method: str) -> dict[str, list[Pair]]:
+    """Other method -> the pairs with it, said of `method`."""
+    against: dict[str, list[Pair]] = {}
+    for pair in found:
+        if method in (pair.method, pair.other):
+            turned = pair if pair.method == method else pair.turned()
+            against.setdefault(turned.other, []).append(turned)
+    return against
+
+
+_FIGURES = (
+    (ASKED, "Recalled", "forget.recall_rate", "low", "of the questions to forget are answered"),
+    (
+        ASKED,
+        "Forgotten",
+        "forget.forgotten_rate",
+        "high",
+        "are neither recalled nor garbled nor broken",
+    ),
+    (ASKED, "Garbled", "forget.garbled_rate", "low", "of these answers are no language"),
+    (ASKED, "Broken", "forget.degenerate_rate", "low", "of these answers are empty or loop"),
+    (ASKED, "Unfinished", "forget.unfinished_rate", "low", "of these answers never end"),
+    (
+        TELLS,
+        "Unseen wording",
+        "forget_unseen.recall_rate",
+        "low",
+        "are answered in words that unlearning never saw",
+    ),
+    (
+        TELLS,
+        "Still known",
+        "forget.known_rate",
+        "low",
+        "of the facts: the right answer is likelier than the wrong ones",
+    ),
+    (
+        TELLS,
+        "Membership inference",
+        LOSS,
+        "",
+        "taught rows against new ones by their loss (AUC): 50% is chance",
+    ),
+    (REST, "Kept", "retain.recall_rate", "high", "of the questions to keep are answered"),
+    (REST, "Garbled, to keep", "retain.garbled_rate", "low", "of these answers are no language"),
+    (
+        REST,
+        "General perplexity",
+        "general.perplexity",
+        "low",
+        "on answers that were taught to nobody",
+    ),
+)
+"""Head, label, measure, good direction and meaning of each number."""
+
+
+def _figures(
+    run: Run, original: Run | None, never: Run | None
+) -> tuple[list[tuple[str, list[Figure]]], list[tuple[str, str]]]:
+    shown: dict[str, list[Figure]] = {}
+    absent = []
+    for head, label, path, better, meaning in _FIGURES:
+        measure = run.measure(path)
+        if measure["value"] is not None:
+            figure = _figure(run, original, never, label, path, better, meaning)
+            shown.setdefault(head, []).append(figure)
+        elif run.has(path):
+            absent.append((label, measure["reason"]))
+    return list(shown.items()), absent
 
 
 def _figure(
     run: Run,
     original: Run | None,
-    retrained: Run | None,
+    never: Run | None,
     label: str,
     path: str,
     better: str,
     meaning: str,
 ) -> Figure:
     form = decimal if path.endswith("perplexity") else percent
-    measure, first, never = run.measure(path), _value(original, path), _value(retrained, path)
-    if measure["value"] is None:
-        return Figure(label, None, "", "", measure["reason"] or "not measured", better)
+    measure, first, reference = run.measure(path), _value(original, path), _value(never, path)
     return Figure(
         label=label,
         original=None if first is None else form(first),
@@ -199,7 +422,9 @@ def _figure(
         note=meaning,
         tip=interval(measure, form, run.confidence),
         better=better,
-        reference=None if never is None else form(never),
+        reference=None
+        if never is None or reference is None
+        else f"{_called(never)}: {form(reference)}",
     )
 
 
@@ -221,7 +446,9 @@ def interval(measure: dict[str, Any], form: Callable[[float], str], confidence: 
         low, high = measure["ci95"]
         parts.append(f"{confidence} interval {form(low)} to {form(high)}")
     if measure.get("n"):
-        parts.append(f"{measure['n']} rows")
+        groups = f" in {measure['groups']} groups" if measure.get("groups") else ""
+        others = f" and {measure['others'][0]}" if measure.get("others") else ""
+        parts.append(f"{measure['n']}{others} rows{groups}")
     if measure.get("sd") is not None:
         parts.append(f"sd over seeds {form(measure['sd'])}")
     return ", ".join(parts)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from palimpsest.config.schema import REFERENCES
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import (
     COMPARE,
@@ -21,11 +24,13 @@ from palimpsest.io.artifacts import (
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.cost import training_log
+from palimpsest.metrics.pairs import Pair, pairs
 
 ROW_COLUMNS = (
     "seed",
     "part",
     "id",
+    "group",
     "prompt",
     "response",
     "answer",
@@ -47,7 +52,10 @@ RETRAINED = "retrained"
 REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", "selected")
 """Columns that region.parquet must have."""
 
-TITLES = {ORIGINAL: "Original", RETRAINED: "Retrained", "base": "Base model"}
+BASE = "base"
+"""The method name of the base model, which was taught nothing."""
+
+TITLES = {ORIGINAL: "Original", RETRAINED: "Retrained", BASE: "Never taught"}
 """Titles of the reserved methods if the config has none."""
 
 
@@ -99,10 +107,20 @@ class Run:
             estimate = {"value": None, "reason": "not measured: eval.json does not have it"}
         return {"value": None, "n": None, "ci95": None, "sd": None, "reason": None, **estimate}
 
+    def has(self, path: str) -> bool:
+        """Whether eval.json has the measure at ``block.name``, with or without a value."""
+        block, name = path.split(".")
+        return name in (self.eval["metrics"].get(block) or {})
+
     @property
     def confidence(self) -> str:
         """Level of the intervals: ``95%``."""
-        return f"{100 * self.eval.get('confidence', 0.95):g}%"
+        return f"{100 * self.level:g}%"
+
+    @property
+    def level(self) -> float:
+        """Level of the intervals, in (0, 1)."""
+        return float(self.eval.get("confidence", 0.95))
 
     def value(self, path: str) -> float | None:
         """The value of the measure at ``block.name``; None where it is null."""
@@ -119,6 +137,8 @@ class Subject:
     runs: list[Run]
     pretraining: list[dict[str, Any]]
     """Lines of the subject's train.jsonl; empty where it was not pretrained here."""
+    pairs: list[Pair] = field(default_factory=list)
+    """Tests of every two unlearning methods."""
 
     @property
     def original(self) -> Run | None:
@@ -129,6 +149,11 @@ class Subject:
     def retrained(self) -> Run | None:
         """The subject that never learned what is to be forgotten, if the report shows it."""
         return self._run(RETRAINED)
+
+    @property
+    def base(self) -> Run | None:
+        """The base model, which was taught nothing, if the report shows it."""
+        return self._run(BASE)
 
     def _run(self, method: str) -> Run | None:
         return next((run for run in self.runs if run.method == method), None)
@@ -156,13 +181,21 @@ def _subject(
     model: str, methods: list[str], titles: Mapping[str, Any], results: Path, sweeps: bool
 ) -> Subject:
     names = titles.get("methods", {})
+    runs = [_run(m, _title(m, names.get(m)), results / model / m, sweeps) for m in methods]
     return Subject(
         name=model,
         title=titles.get("model") or model,
         scenario=titles.get("scenario") or "",
-        runs=[_run(m, _title(m, names.get(m)), results / model / m, sweeps) for m in methods],
+        runs=runs,
         pretraining=_train_log(results / model / "subject", seed=0),
+        pairs=_pairs([run for run in runs if run.method not in REFERENCES]),
     )
+
+
+def _pairs(runs: list[Run]) -> list[Pair]:
+    if len(runs) < 2:
+        return []
+    return pairs({run.method: pd.DataFrame(run.rows) for run in runs}, runs[0].level)
 
 
 def _title(method: str, title: str | None) -> str:

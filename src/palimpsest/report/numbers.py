@@ -35,6 +35,11 @@ def signed(value: float) -> str:
     return f"{rounded:+d}".replace("-", "\N{MINUS SIGN}") if rounded else "0"
 
 
+def signed_decimal(value: float) -> str:
+    """0.0312 -> ``+0.0312``: three significant digits with their sign."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
 def count(value: float) -> str:
     """``8,120``, ``81.2 k``, ``4.88 M``, ``6.74 G``."""
     if value >= 1e4:

@@ -9,7 +9,7 @@ import altair as alt
 
 from palimpsest.config.schema import REFERENCES
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, container_spec
-from palimpsest.report.headlines import balance
+from palimpsest.report.headlines import best
 from palimpsest.report.inputs import Run, Subject
 from palimpsest.report.numbers import percent
 
@@ -161,7 +161,7 @@ def _scatter(subject: Subject, points: list[Point], name: str, title: str, axis:
         + dots
         + alt.layer(*(_labels(base, right) for right in (True, False)))
     )
-    text = _in_words(points, axis)
+    text = _in_words(subject, points, axis)
     return Chart(
         id=f"{subject.name}-overview-{name}",
         title=title,
@@ -184,17 +184,18 @@ def _labels(base: alt.Chart, right: bool) -> alt.LayerChart:
     return halo.encode(**place) + of_side.mark_text(**style, fontSize=11, color=INK).encode(**place)
 
 
-def _in_words(points: Sequence[Point], axis: str) -> str:
+def _in_words(subject: Subject, points: Sequence[Point], axis: str) -> str:
     text = (
         "A point per method; the upper left corner, marked with a cross, is the goal: all of one "
         "thing forgotten, all of the other kept. Diamonds are references, no methods; the dashed "
         "line joins the methods that no other one beats in both."
     )
-    methods = [p for p in points if p["kind"] == "method"]
-    if not methods:
-        return text
-    best = max(methods, key=lambda p: balance(p["run"]))
+    winner = best(subject)
+    point = next((p for p in points if p["run"] is winner), None)
+    if point is None:
+        return f"{text} A method that is nearer to the goal may not be better: see the tests above."
     return (
-        f"{text} {best['method']} has the best balance of recall; its {axis} is "
-        f"{percent(best['forget'])} to forget, {percent(best['retain'])} to keep."
+        f"{text} In the tests above, {point['method']} is better than each other method in "
+        f"something and worse in nothing; its {axis} is {percent(point['forget'])} to forget, "
+        f"{percent(point['retain'])} to keep."
     )

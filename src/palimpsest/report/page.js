@@ -159,8 +159,21 @@ function makeTips() {
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 }
 
+// Paper cannot be clicked: what is folded is opened for it, but for tables behind drawings.
+function unfoldForPaper() {
+  const folded = () => [...document.querySelectorAll("details:not([open])")]
+    .filter((d) => !d.closest("figure") && !d.parentElement.closest("details.provenance"));
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = folded();
+    opened.forEach((d) => { d.open = true; });
+  });
+  window.addEventListener("afterprint", () => opened.forEach((d) => { d.open = false; }));
+}
+
 document.querySelectorAll("[data-sortable]").forEach(makeSortable);
 document.querySelectorAll("[data-headlines]").forEach(makeHeadlines);
 document.querySelectorAll("[data-answers]").forEach(makeAnswers);
 makeTips();
+unfoldForPaper();
 drawCharts();

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ import vl_convert
 from palimpsest import __version__
 from palimpsest.config.schema import REFERENCES
 from palimpsest.io.numbers import duration
+from palimpsest.metrics.pairs import Pair, Question
+from palimpsest.pipeline.stages import STAGES
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
 from palimpsest.report.charts import sweep_charts, training_charts
-from palimpsest.report.columns import Column, columns_of
-from palimpsest.report.headlines import headlines, interval, stopped
+from palimpsest.report.columns import Column, columns_of, train_seconds
+from palimpsest.report.headlines import best, headlines, interval, stopped
 from palimpsest.report.inputs import ORIGINAL, Run, Subject
 from palimpsest.report.overview import overview_charts
 from palimpsest.report.regions import region_charts
@@ -32,6 +35,10 @@ FACTS = ("seeds", "device", "packages", "sources", "git")
 """Parts of the provenance that are lists or short values; hashes and config are shown apart."""
 
 
+SCREEN = 9
+"""Columns of a table that fit the width of a desk's screen."""
+FEW_PAIRS = 6
+"""Most pairs of methods whose tests are not folded away."""
 SIDE_BY_SIDE = 3
 """Answers that fit side by side; with more methods the reader chooses."""
 
@@ -48,6 +55,8 @@ class Cell:
     high: float | None = None
     sd: str = ""
     """Standard deviation over seeds, where there are several."""
+    rows: str = ""
+    """Rows of either side, where the value compares two samples."""
 
 
 def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "") -> str:
@@ -130,10 +139,12 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "title": subject.title,
         "scenario": subject.scenario,
         "headlines": ranked,
+        "best": best(subject),
+        "pairs": _pairs(subject),
         "columns": columns,
-        "methods": _methods(subject.runs, [c for c in columns if not c.details]),
-        "details": _methods(subject.runs, [c for c in columns if c.details]),
-        "each_seed": _each_seed(subject.runs, columns),
+        "methods": [_methods(subject.runs, some) for some in _screens(columns, details=False)],
+        "details": [_methods(subject.runs, some) for some in _screens(columns, details=True)],
+        "each_seed": [_each_seed(subject.runs, some) for some in _screens(columns)],
         "overview": overview_charts(subject),
         "regions": region_charts(subject),
         "confidence": subject.runs[0].confidence,
@@ -149,6 +160,51 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "provenance": _provenance(subject.runs),
         "foreign_code": _foreign_code(subject.runs),
     }
+
+
+def _screens(columns: Sequence[Column], details: bool | None = None) -> list[list[Column]]:
+    """Columns for one table after another, groups whole where they fit the width of a screen."""
+    chosen = [c for c in columns if details is None or c.details == details]
+    tables: list[list[Column]] = []
+    for _, group in itertools.groupby(chosen, lambda c: c.group):
+        for piece in _pieces(list(group)):
+            if tables and len(tables[-1]) + len(piece) <= SCREEN:
+                tables[-1] += piece
+            else:
+                tables.append(piece)
+    return tables
+
+
+def _pieces(group: list[Column]) -> list[list[Column]]:
+    return [group[i : i + SCREEN] for i in range(0, len(group), SCREEN)]
+
+
+def _pairs(subject: Subject) -> dict[str, Any]:
+    """Every two methods, a column per question: what the tests say of the first one."""
+    titles = {run.method: run.title for run in subject.runs}
+    questions = list(dict.fromkeys(pair.question for pair in subject.pairs))
+    lines: dict[tuple[str, str], dict[Question, Pair]] = {}
+    for pair in subject.pairs:
+        lines.setdefault((pair.method, pair.other), {})[pair.question] = pair
+    return {
+        "questions": questions,
+        "rows": [
+            (titles[method], titles[other], [found.get(question) for question in questions])
+            for (method, other), found in lines.items()
+        ],
+        "tip": _pair_tip,
+        "open": len(lines) <= FEW_PAIRS,
+    }
+
+
+def _pair_tip(pair: Pair) -> str:
+    """``−8 pp, interval −17 pp to −2 pp, p 0.13, 48 rows``."""
+    form = numbers.signed_decimal if pair.question.column == "mean_logprob" else numbers.change
+    change = pair.change
+    ends = change["ci95"]
+    between = "" if ends is None else f", interval {form(ends[0])} to {form(ends[1])}"
+    rows = change.get("groups") or change["n"]
+    return f"{form(change['value'])}{between}, p {pair.adjusted:.2g}, {rows} rows"
 
 
 def _methods(runs: Iterable[Run], columns: Sequence[Column]) -> dict[str, Any]:
@@ -207,7 +263,9 @@ def _cell(run: Run, column: Column) -> Cell:
     low, high = measure.get("ci95") or (None, None)
     tip = interval(measure, column.text, run.confidence)
     sd = "" if measure.get("sd") is None else f"± {column.text(measure['sd'])}"
-    return Cell(column.text(value), value, tip, low, high, sd)
+    sides = [measure["n"], *measure["others"]] if measure.get("others") else []
+    rows = f"n {' and '.join(map(str, sides))}" if sides else ""
+    return Cell(column.text(value), value, tip, low, high, sd, rows)
 
 
 def _seed_cell(measure: Mapping[str, Any], place: int, column: Column) -> Cell:
@@ -220,11 +278,19 @@ def _seed_cell(measure: Mapping[str, Any], place: int, column: Column) -> Cell:
 def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """Columns of the cost table: a label and one text per run."""
     costs = [run.eval["cost"] for run in runs]
-    stages = dict.fromkeys(stage for cost in costs for stage in cost.get("wall_s") or {})
+    seconds = [cost.get("wall_s") or {} for cost in costs]
     columns = [
-        (stage, [_text((cost.get("wall_s") or {}).get(stage), duration) for cost in costs])
-        for stage in stages
+        (_stage_label(stage), [_text(times.get(stage), duration) for times in seconds])
+        for stage in in_order(stage for times in seconds for stage in times)
     ]
+    alone, everything = (
+        [_text(times or None, duration) for times in totals]
+        for totals in (
+            [train_seconds(run)["value"] for run in runs],
+            [math.fsum(times.values()) for times in seconds],
+        )
+    )
+    columns += [("this method alone", alone), ("in all", everything)]
     for label, key, form in (
         ("peak memory", "peak_rss_mb", numbers.megabytes),
         ("peak GPU memory", "peak_gpu_mb", numbers.megabytes),
@@ -233,6 +299,18 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
     ):
         columns.append((label, [_text(cost.get(key), form) for cost in costs]))
     return [(label, texts) for label, texts in columns if any(t != numbers.DASH for t in texts)]
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Stages in the order in which they run; those that this version does not have come last."""
+    places = {name: place for place, name in enumerate(STAGES)}
+    return sorted(dict.fromkeys(stages), key=lambda name: places.get(name, len(places)))
+
+
+def _stage_label(stage: str) -> str:
+    per = STAGES[stage].per if stage in STAGES else ("method",)
+    shared = not {"method", "run"} & set(per)
+    return f"{stage} (once for all methods)" if shared else stage
 
 
 def _text(value: float | None, form: Any) -> str:
@@ -264,11 +342,17 @@ def _provenance_block(provenance: Mapping[str, Any]) -> dict[str, Any]:
             for kind in ("data", "model")
             for name, value in sorted((provenance.get(kind) or {}).items())
         ],
-        "facts": [(key, _plain(provenance[key])) for key in FACTS if provenance.get(key)],
+        "facts": [(key, _fact(provenance, key)) for key in FACTS if provenance.get(key)],
         "config": json.dumps(provenance["config"], indent=2, sort_keys=True)
         if provenance.get("config")
         else "",
     }
+
+
+def _fact(provenance: Mapping[str, Any], key: str) -> str:
+    # The commit does not tell what ran where files had been changed since.
+    changed = key == "git" and provenance.get("git_changed")
+    return _plain(provenance[key]) + (", with changed files" if changed else "")
 
 
 def _plain(value: Any) -> str:

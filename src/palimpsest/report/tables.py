@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from palimpsest.report.inputs import Subject
 
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TEXTS = pa.list_(TEXT)
+FORMULA = tuple("=+-@\t\r\n")
+"""What a cell begins with that a spreadsheet may take for a formula."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 Fields = dict[str, pa.DataType]
 """Column -> type, in the order of the table."""
 
@@ -44,6 +48,12 @@ _REGIONS = (
     | {"tensor": TEXT, "layer": WHOLE, "module": TEXT, "matrix": TEXT}
     | {"cosine": REAL, "magnitude": REAL, "selected": FLAG}
 )
+_PAIRS = (
+    _RUN
+    | {"other": TEXT, "part": TEXT, "column": TEXT, "better": TEXT}
+    | dict.fromkeys(("change", "low", "high"), REAL)
+    | {"n": WHOLE, "groups": WHOLE, "p": REAL, "adjusted_p": REAL, "verdict": TEXT}
+)
 _COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
@@ -53,6 +63,7 @@ def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
     return {
         "methods": _methods(subjects),
         "seeds": _seeds(subjects),
+        "pairs": _select(_pairs(subjects), _PAIRS),
         "answers": _select(_each(subjects, "rows"), _ANSWERS),
         "sweep": _select(_each(subjects, "sweep"), _SWEEP),
         "training": _training(subjects),
@@ -64,12 +75,13 @@ def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
 def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> None:
     """Write each table as ``folder/{name}.parquet`` and ``folder/{name}.csv``.
 
-    In csv a list is one cell, its strings joined by `` | ``.
+    In csv a list is one cell, its strings joined by `` | ``, and a text that a spreadsheet would
+    take for a formula begins with an apostrophe; parquet has every text as it is.
     """
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
         buffer = io.BytesIO()
-        pyarrow.csv.write_csv(_flat(table), buffer)
+        pyarrow.csv.write_csv(for_spreadsheets(table), buffer)
         write_text(folder / f"{name}.csv", buffer.getvalue().decode())
 
 
@@ -142,6 +154,33 @@ def _cost(subjects: list[Subject]) -> list[dict[str, Any]]:
     return lines
 
 
+def _pairs(subjects: list[Subject]) -> list[dict[str, Any]]:
+    """Every two methods by every question, see `palimpsest.metrics.pairs`."""
+    lines = []
+    for subject in subjects:
+        for pair in subject.pairs:
+            low, high = pair.change["ci95"] or (None, None)
+            lines.append(
+                {
+                    "model": subject.name,
+                    "method": pair.method,
+                    "other": pair.other,
+                    "part": pair.question.block,
+                    "column": pair.question.column,
+                    "better": pair.question.better,
+                    "change": pair.change["value"],
+                    "low": low,
+                    "high": high,
+                    "n": pair.change["n"],
+                    "groups": pair.change.get("groups") or pair.change["n"],
+                    "p": pair.p,
+                    "adjusted_p": pair.adjusted,
+                    "verdict": pair.verdict,
+                }
+            )
+    return lines
+
+
 def _regions(subjects: list[Subject]) -> list[dict[str, Any]]:
     return [
         {"model": subject.name, "method": run.method, "seed": region.seed, **line}
@@ -177,9 +216,19 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
     return float(value) if pa.types.is_floating(kind) and value is not None else value
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def for_spreadsheets(table: pa.Table) -> pa.Table:
+    """The table with lists as texts, and without texts that a spreadsheet would compute."""
     for index, field in enumerate(table.schema):
+        cells = table[index].to_pylist()
         if pa.types.is_list(field.type):
-            joined = [None if v is None else " | ".join(v) for v in table[index].to_pylist()]
-            table = table.set_column(index, field.name, pa.array(joined, pa.string()))
+            cells = [None if cell is None else " | ".join(cell) for cell in cells]
+        elif not pa.types.is_string(field.type):
+            continue
+        plain = [None if cell is None else harmless(cell) for cell in cells]
+        table = table.set_column(index, field.name, pa.array(plain, pa.string()))
     return table
+
+
+def harmless(text: str) -> str:
+    """`text`, after an apostrophe if it begins like a formula and is no number."""
+    return f"'{text}" if text[:1] in FORMULA and not NUMBER.fullmatch(text) else text

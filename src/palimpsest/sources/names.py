@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import sha256_of
@@ -12,6 +13,22 @@ def split_source(source: str) -> tuple[str, str]:
     """Split ``kind:rest`` at the first colon."""
     kind, _, rest = source.partition(":")
     return kind, rest
+
+
+def recorded(source: str) -> str:
+    """`source` as manifests, results, logs and messages have it.
+
+    An address loses its query, its fragment and its user, where passwords and tokens stand; a path
+    from the root loses its folders, which name people and machines.
+    """
+    kind, rest = split_source(source)
+    if kind == "url":
+        parts = urlsplit(rest)
+        host = parts.netloc.rpartition("@")[2]
+        return f"url:{urlunsplit((parts.scheme, host, parts.path, '', ''))}"
+    if kind == "path" and Path(rest).is_absolute():
+        return f"path:.../{Path(rest).name}"
+    return source
 
 
 def local_file(source: str, sha256: str | None = None, *, resources: Path) -> Path:

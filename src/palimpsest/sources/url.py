@@ -14,6 +14,7 @@ import urllib3
 
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import explained, sha256_of
+from palimpsest.sources.names import recorded
 from palimpsest.sources.transfer import transfer_lines
 
 TRIES = 4
@@ -53,17 +54,22 @@ def download_url(
     part = path.with_name(f".{name}.part")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    log(f"downloading {address}")
+    log(f"downloading {shown(address)}")
     _continued(address, part, log)
     if (actual := sha256_of(part)) != sha256.lower():
         part.unlink()
         raise UserError(
-            f"source 'url:{address}': sha256 differs: expected {sha256}, found {actual}; the file "
-            "behind the address is another one, or the configuration's hash is wrong"
+            f"source '{shown(address)}': sha256 differs: expected {sha256}, found {actual}; the "
+            "file behind the address is another one, or the configuration's hash is wrong"
         )
     with explained(path):
         part.replace(path)
     return path
+
+
+def shown(address: str) -> str:
+    """The address as a source, without what may be secret in it."""
+    return recorded(f"url:{address}")
 
 
 def _continued(address: str, part: Path, log: Callable[[str], None]) -> None:
@@ -77,7 +83,7 @@ def _continued(address: str, part: Path, log: Callable[[str], None]) -> None:
         tries(_receive, address, part, log)
     except _PassingError as error:
         raise UserError(
-            f"source 'url:{address}': {error} ({TRIES} tries); run the same command again: it "
+            f"source '{shown(address)}': {error} ({TRIES} tries); run the same command again: it "
             "continues the file"
         ) from None
 
@@ -104,7 +110,7 @@ def _refuse(address: str, response: requests.Response) -> None:
     if status in (408, 429) or status >= 500:
         raise _PassingError(f"the server answered with status {status}")
     if status not in (200, 206):
-        raise UserError(f"source 'url:{address}': the server answered with status {status}")
+        raise UserError(f"source '{shown(address)}': the server answered with status {status}")
 
 
 def _opened(part: Path, mode: str) -> IO[bytes]:

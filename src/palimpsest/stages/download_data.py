@@ -14,7 +14,7 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.pipeline.stages import DownloadData
 from palimpsest.sources.data import fetch_data
-from palimpsest.sources.names import local_file
+from palimpsest.sources.names import local_file, recorded
 
 
 def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -23,8 +23,9 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     The folder appears as a whole or not at all.
 
     Args:
-        job: its config has the keys of ``datasets.<d>`` (others are ignored); the name of its
-            ``out`` is the data set's; records of a hub and downloads go to its ``resources``.
+        job: its config has the keys of ``datasets.<d>`` (others are ignored), ``untracked`` the
+            source with its query; the name of its ``out`` is the data set's; records of a hub and
+            downloads go to its ``resources``.
         log: receives progress lines.
 
     Returns:
@@ -35,7 +36,8 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     """
     output, resources = job.out, job.resources
     settings = ADAPTERS.get(job.config["adapter"]).Settings
-    dataset = settings(**{k: v for k, v in job.config.items() if k in settings.model_fields})
+    config = job.config | job.untracked
+    dataset = settings(**{k: v for k, v in config.items() if k in settings.model_fields})
     fetched = fetch_data(dataset, resources, log)
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
     built = build(output.name, dataset, fetched.files, facts)
@@ -45,8 +47,10 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
         manifest = write_manifest(
             folder,
             [table_of(part) for part in built.parts],
-            source=dataset.source,
-            facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
+            source=recorded(dataset.source),
+            facts={"source": recorded(dataset.facts or ""), "sha256": sha256_of(facts)}
+            if facts
+            else None,
             **fetched.facts,
             **built.facts,
         )

@@ -10,6 +10,7 @@ from palimpsest.io.atomic import atomic_folder
 from palimpsest.io.manifest import write_manifest
 from palimpsest.pipeline.stages import DownloadModel
 from palimpsest.sources.models import fetch_model
+from palimpsest.sources.names import recorded
 
 
 def download_model(job: DownloadModel, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -44,9 +45,9 @@ def download_model(job: DownloadModel, log: Callable[[str], None] = print) -> di
         manifest = write_manifest(
             folder,
             [p.name for p in folder.iterdir() if p.is_file()],
-            source=config["source"],
+            source=recorded(config["source"]),
             revision=config["revision"],
             **facts,
         )
-    log(f"{job.out}: {len(manifest['files'])} files from {config['source']}")
+    log(f"{job.out}: {len(manifest['files'])} files from {recorded(config['source'])}")
     return manifest

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from palimpsest.data.keys import NONE, SOURCES, lacking_keys
 from palimpsest.data.tokens import load_tokenizer
 from palimpsest.errors import UserError
@@ -21,7 +23,7 @@ from palimpsest.metrics.cost import cost
 from palimpsest.metrics.declaration import PARTS, Scored
 from palimpsest.metrics.garbled import Ordinaries
 from palimpsest.metrics.lm_eval import lm_eval_block
-from palimpsest.metrics.parts import Part, further, read_part
+from palimpsest.metrics.parts import Part, further, independent, read_part
 from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
@@ -41,7 +43,9 @@ def score(job: Score) -> dict[str, Any]:
     config, datasets = job.config, job.datasets
     settings = config["score"]
     seeds = dict(zip(config["seeds"], _in_order(job.seeds, config["seeds"]), strict=True))
-    parts = [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
+    parts = independent(
+        [read_part(datasets, block, ref) for block, ref in sorted(config["parts"].items())]
+    )
     measured = [read_document(folder / MEASURE) for folder in seeds.values()]
     forget = next(part for part in parts if part.block == "forget")
     ordinary = _ordinary(job, parts)
@@ -61,7 +65,8 @@ def score(job: Score) -> dict[str, Any]:
     }
     greedy = [part for name in PARTS for part in parts if part.block == name]
     parts += further_parts
-    scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), settings)
+    groups = {part.block: np.array(part.groups) for part in parts}
+    scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), groups, settings)
     used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,

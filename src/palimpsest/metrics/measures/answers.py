@@ -35,8 +35,9 @@ def exact_match(response: str, answer: str) -> bool:
 
 def any_draw(scored: Scored, column: str, why: str) -> Estimate:
     """Share of rows of which at least one sampled answer has a true value in `column`."""
-    blocks = [b for name, b in scored.parts.items() if name.startswith(sampled_block(""))]
-    return rate(np.stack([b[column] for b in blocks]).max(axis=0), scored.settings, why)
+    blocks = [name for name in scored.parts if name.startswith(sampled_block(""))]
+    any_of_them = np.stack([scored.parts[name][column] for name in blocks]).max(axis=0)
+    return rate(any_of_them, scored.groups[blocks[0]], scored.settings, why)
 
 
 def _exact_matches(answers: Answers) -> list[bool]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from palimpsest.metrics.declaration import KNOWUNDO, Measure, Scored, Shown
-from palimpsest.metrics.estimates import Estimate, estimated, mean, missing, without_gaps
-from palimpsest.metrics.intervals import bootstrap_means, percentiles
+from palimpsest.metrics.estimates import Estimate, mean, missing, of_means, without_gaps
+from palimpsest.metrics.intervals import SHARE
 from palimpsest.metrics.teacher_forced import NO_TOKENS
 
 
@@ -20,22 +20,24 @@ def _retained(scored: Scored) -> np.ndarray:
 
 def _average(scored: Scored, _: str) -> Estimate:
     # The two parts are different rows: they are drawn independently of each other.
-    both = [without_gaps(values) for values in (_forgotten(scored), _retained(scored))]
-    if not all(values.size for values in both):
-        return missing(NO_TOKENS)
-    seeds = (both[0].mean(axis=1) + both[1].mean(axis=1)) / 2
-    draws = [
-        bootstrap_means(values.mean(axis=0)[:, None], scored.settings["bootstrap"], seed)
-        for seed, values in enumerate(both)
+    both = [
+        without_gaps(values, scored.groups[block])
+        for block, values in (("forget", _forgotten(scored)), ("retain", _retained(scored)))
     ]
-    interval = percentiles((draws[0] + draws[1]) / 2, scored.settings["confidence"])
-    return estimated(seeds, both[0].shape[1] + both[1].shape[1], interval)
+    if not all(values.size for values, _ in both):
+        return missing(NO_TOKENS)
+    values, groups = zip(*both, strict=True)
+    return of_means(
+        values, groups, lambda m: m.mean(axis=-1), np.concatenate(groups), scored.settings
+    )
 
 
 UNLEARN_SUCCESS = Measure(
     name="unlearn_success",
     blocks=(KNOWUNDO,),
-    compute=lambda scored, _: mean(_forgotten(scored), scored.settings, NO_TOKENS),
+    compute=lambda scored, _: mean(
+        _forgotten(scored), scored.groups["forget"], scored.settings, NO_TOKENS, SHARE
+    ),
     forget="up",
     retain="up",
     label="Unlearn Success",
@@ -54,7 +56,9 @@ UNLEARN_SUCCESS = Measure(
 RETENTION_SUCCESS = Measure(
     name="retention_success",
     blocks=(KNOWUNDO,),
-    compute=lambda scored, _: mean(_retained(scored), scored.settings, NO_TOKENS),
+    compute=lambda scored, _: mean(
+        _retained(scored), scored.groups["retain"], scored.settings, NO_TOKENS, SHARE
+    ),
     forget="up",
     retain="up",
     label="Retention Success",

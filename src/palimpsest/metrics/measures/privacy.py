@@ -14,8 +14,24 @@ import numpy as np
 
 from palimpsest.metrics.asked import COMPARED
 from palimpsest.metrics.declaration import PRIVACY, Column, Measure, Scored, Shown
-from palimpsest.metrics.estimates import Estimate, Settings, estimated, missing, without_gaps
-from palimpsest.metrics.intervals import BOOTSTRAP_SEED, percentiles
+from palimpsest.metrics.estimates import (
+    Estimate,
+    Settings,
+    distinct,
+    estimated,
+    missing,
+    without_gaps,
+)
+from palimpsest.metrics.intervals import (
+    BOOTSTRAP_SEED,
+    SHARE,
+    Interval,
+    by_group,
+    is_point,
+    moved,
+    percentiles,
+    unseen,
+)
 from palimpsest.metrics.measures import teacher_forced
 from palimpsest.metrics.teacher_forced import Reading, Tokens
 
@@ -26,24 +42,49 @@ NO_HOLDOUT = "the scenario names no holdout part (evaluate.holdout)"
 """Why there is no value."""
 
 
-def auc(members: np.ndarray, others: np.ndarray, settings: Settings) -> Estimate:
-    """AUC as an estimate; the interval draws both sets of rows with replacement.
+Rows = tuple[np.ndarray, np.ndarray]
+"""Scores [seeds, rows] and the label of each row's group [rows]."""
+
+
+def auc(members: Rows, others: Rows, settings: Settings) -> Estimate:
+    """AUC as an estimate; the interval draws the groups of both sets with replacement.
 
     Args:
-        members: scores [seeds, rows].
-        others: scores [seeds, rows].
+        members: scores of the taught rows, and their groups.
+        others: those of rows that nobody was taught.
         settings: config section ``score``.
     """
-    if not (members.size and others.size):
+    if not (members[0].size and others[0].size):
         return missing("a set has no row with this score")
-    wins = [_wins(*pair) for pair in zip(members, others, strict=True)]
+    wins = [_wins(*pair) for pair in zip(members[0], others[0], strict=True)]
     values = np.array([won.mean() for won in wins])
-    # Of a draw, only the number of times that it has each row matters.
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    counts = [_counts(generator, settings["bootstrap"], n) for n in wins[0].shape]
-    draws = np.einsum("dm,mo,do->d", counts[0], np.mean(wins, axis=0), counts[1], optimize=True)
     rows = sum(wins[0].shape)
-    return estimated(values, rows, percentiles(draws, settings["confidence"]))
+    groups = distinct(np.concatenate([members[1], others[1]]))
+    return estimated(values, rows, _interval(members, others, wins, settings), groups)
+
+
+def _interval(
+    members: Rows, others: Rows, wins: list[np.ndarray], settings: Settings
+) -> Interval | None:
+    (_, sizes, of_member), (_, other_sizes, of_other) = (
+        by_group(scores.T, groups) for scores, groups in (members, others)
+    )
+    won = np.zeros((len(sizes), len(other_sizes)))
+    np.add.at(won, (of_member[:, None], of_other[None, :]), np.mean(wins, axis=0))
+    # Of a draw, only the number of times that it has each group matters.
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    draws = settings["bootstrap"]
+    counts = [generator.multinomial(n, np.full(n, 1 / n), size=draws) for n in won.shape]
+    pairs = (counts[0] @ sizes) * (counts[1] @ other_sizes)
+    confidence = settings["confidence"]
+    interval = percentiles(
+        np.einsum("dm,mo,do->d", counts[0], won, counts[1], optimize=True) / pairs, confidence
+    )
+    if interval is None or not is_point(interval):
+        return interval
+    # All pairs are alike: those with a row of another kind on either side may be otherwise.
+    alike = np.prod([1 - unseen(n, confidence) for n in won.shape])
+    return moved(interval[0], float(1 - alike), SHARE)
 
 
 def zlib_logprob(logprob_sum: float, response: str) -> float:
@@ -54,10 +95,6 @@ def zlib_logprob(logprob_sum: float, response: str) -> float:
 def _wins(members: np.ndarray, others: np.ndarray) -> np.ndarray:
     difference = members[:, None] - others[None, :]
     return (difference > 0) + 0.5 * (difference == 0)
-
-
-def _counts(generator: np.random.Generator, draws: int, rows: int) -> np.ndarray:
-    return generator.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows
 
 
 def min_k_plus_plus(tokens: Tokens, share: float) -> np.ndarray:
@@ -90,7 +127,10 @@ def attack(
     def compute(scored: Scored, _: str) -> Estimate:
         if "holdout" not in scored.parts:
             return missing(NO_HOLDOUT)
-        taught, new = (without_gaps(scored.parts[block][column.name]) for block in COMPARED)
+        taught, new = (
+            without_gaps(scored.parts[block][column.name], scored.groups[block])
+            for block in COMPARED
+        )
         return auc(taught, new, scored.settings)
 
     return Measure(
@@ -107,7 +147,22 @@ def attack(
     )
 
 
-MIA_LOSS = attack("mia_loss", teacher_forced.MEAN_LOGPROB, "mean log p(t)", "Yeom et al. [9]")
+MIA_LOSS = attack(
+    "mia_loss",
+    teacher_forced.MEAN_LOGPROB,
+    "mean log p(t)",
+    "Yeom et al. [9]",
+    label="By loss",
+    shown=(
+        Shown(
+            PRIVACY,
+            key="mia_loss",
+            first=True,
+            says="How well their likelihood alone separates the taught rows from rows that nobody "
+            "was taught (AUC): 50% is chance. Far from it, the training is still to be seen.",
+        ),
+    ),
+)
 MIA_ZLIB = attack(
     "mia_zlib",
     Column("zlib_logprob", Reading, _zlib, blocks=COMPARED),

@@ -35,7 +35,13 @@ def row_perplexity(tokens: Tokens) -> np.ndarray:
 
 def _perplexity(scored: Scored, block: str) -> Estimate:
     columns = scored.parts[block]
-    return perplexity(columns["logprob_sum"], columns["target_tokens"], scored.settings, NO_TOKENS)
+    return perplexity(
+        columns["logprob_sum"],
+        columns["target_tokens"],
+        scored.groups[block],
+        scored.settings,
+        NO_TOKENS,
+    )
 
 
 TARGET_TOKENS = Column("target_tokens", Reading, lambda r: r.tokens.count, pa.int32())

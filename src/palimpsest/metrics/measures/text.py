@@ -56,11 +56,20 @@ def _joined(scored: Scored, column: str) -> np.ndarray:
     return np.concatenate([scored.parts[block][column] for block in scored.answers], axis=1)
 
 
+def _groups(scored: Scored) -> np.ndarray:
+    """The groups of the rows of `_joined`."""
+    return np.concatenate([scored.groups[block] for block in scored.answers])
+
+
 def _perplexity(scored: Scored, _: str) -> Estimate:
     tokens, sums = _joined(scored, "before_tokens"), _joined(scored, "before_logprob")
     answered = ~np.isnan(tokens).any(axis=0)
     return perplexity(
-        sums[:, answered], tokens[:, answered], scored.settings, "every answer is empty"
+        sums[:, answered],
+        tokens[:, answered],
+        _groups(scored)[answered],
+        scored.settings,
+        "every answer is empty",
     )
 
 
@@ -123,7 +132,9 @@ NGRAM_ENTROPY = Measure(
     name="ngram_entropy",
     blocks=(TEXT,),
     column=Column("ngram_entropy", Answers, lambda a: [ngram_entropy(text) for text in a.texts]),
-    compute=lambda scored, _: mean(_joined(scored, "ngram_entropy"), scored.settings),
+    compute=lambda scored, _: mean(
+        _joined(scored, "ngram_entropy"), _groups(scored), scored.settings
+    ),
     share=False,
     retain="up, to the level of `original`",
     says="1/3 of the entropy of an answer's bigrams + 2/3 of that of its trigrams, in bits; 0 for "

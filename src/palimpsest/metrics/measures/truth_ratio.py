@@ -10,6 +10,7 @@ import pyarrow as pa
 from palimpsest.metrics.asked import CONTRASTED
 from palimpsest.metrics.declaration import Column, Measure, Scored, Shown
 from palimpsest.metrics.estimates import Estimate, mean, missing, rate
+from palimpsest.metrics.intervals import SHARE
 from palimpsest.metrics.teacher_forced import Reading
 
 NO_WRONG_ANSWERS = "no wrong answers (perturbed) to compare with"
@@ -92,7 +93,8 @@ def _truth_ratio(scored: Scored, block: str) -> Estimate:
         return missing(f"wrong answers are measured of {', '.join(CONTRASTED)} alone")
     score = forget_score if block.startswith("forget") else retain_score
     ratios = scored.parts[block]["truth_ratio"]
-    return mean(score(ratios), scored.settings, NO_WRONG_ANSWERS)
+    groups = scored.groups[block]
+    return mean(score(ratios), groups, scored.settings, NO_WRONG_ANSWERS, SHARE)
 
 
 TRUTH_RATIO = Measure(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from palimpsest.metrics.asked import why_absent
 from palimpsest.metrics.declaration import UTILITY, Measure, Scored, Shown
-from palimpsest.metrics.estimates import Estimate, harmonic_mean, missing, without_gaps
+from palimpsest.metrics.estimates import Estimate, harmonic, missing, of_means, without_gaps
 from palimpsest.metrics.measures.truth_ratio import retain_score
 
 RETAINED = ("retain", "general")
@@ -20,13 +22,17 @@ def model_utility(scored: Scored, _: str) -> Estimate:
         part = scored.parts[block]
         # TOFU takes the share among the answers where a question has been taught to nobody.
         probability = "probability" if block == "retain" else "choice_probability"
-        columns[f"{block}.{probability}"] = without_gaps(part[probability])
-        columns[f"{block}.rouge_l"] = without_gaps(part["rouge_l"])
-        columns[f"{block}.truth_ratio"] = without_gaps(retain_score(part["truth_ratio"]))
-    if gaps := [name for name, values in columns.items() if not values.size]:
+        for name, values in (
+            (probability, part[probability]),
+            ("rouge_l", part["rouge_l"]),
+            ("truth_ratio", retain_score(part["truth_ratio"])),
+        ):
+            columns[f"{block}.{name}"] = without_gaps(values, scored.groups[block])
+    if gaps := [name for name, (values, _) in columns.items() if not values.size]:
         return missing(f"no row has {gaps[0]}")
-    rows = sum(scored.parts[block]["probability"].shape[1] for block in RETAINED)
-    return harmonic_mean(list(columns.values()), rows, scored.settings)
+    values, groups = zip(*columns.values(), strict=True)
+    rows = np.concatenate([scored.groups[block] for block in RETAINED])
+    return of_means(values, groups, harmonic, rows, scored.settings)
 
 
 MODEL_UTILITY = Measure(
