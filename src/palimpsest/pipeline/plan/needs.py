@@ -9,6 +9,7 @@ worst moment:
 - activations that the backward pass needs, of every token of a step in every block from the first
   trained one on, and of short rows also attention's probabilities
   (`palimpsest.pipeline.plan.memory`);
+- of answers, keys and values of every token of a batch (`memory.answers`);
 - logits, at most `palimpsest.limits.CHUNK_BYTES` at once of a model, and in fp32 at most
   `BLOCK_BYTES`, in as many copies as a term makes.
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
 from palimpsest.objectives.base import Objective
@@ -84,6 +86,7 @@ class Step:
         rows: what is read.
         training: bytes that come and go in training.
         logits: logits that are held at once.
+        answers: bytes that answering holds, after and in place of all these.
     """
 
     memory: float
@@ -92,6 +95,7 @@ class Step:
     rows: Lengths
     training: float = 0.0
     logits: Logits = NO_LOGITS
+    answers: float = 0.0
 
 
 def light(stage: type[Stage], shape: Shape | None = None, source: str = "") -> Needs:
@@ -143,10 +147,11 @@ class Estimate:
         logits = self._logits_bytes(step.logits, "cuda" if gpu else "cpu")
         known = step.rows.counted, step.rows.here
         if gpu:
-            device = CONTEXT + weights + step.memory + step.training + logits
+            held = max(step.memory + step.training + logits, step.answers)
+            device = CONTEXT + weights + held
             return Needs(device, CUDA + weights, step.disk, step.work, *known)
-        working = weights + step.memory + SPARE * (step.training + logits)
-        ram = PROGRAM + max(working, self._loading(weights))
+        held = max(step.memory + SPARE * (step.training + logits), step.answers)
+        ram = PROGRAM + max(weights + held, self._loading(weights))
         return Needs(0, ram, step.disk, step.work, *known)
 
     def _logits_bytes(self, logits: Logits, kind: str) -> float:
@@ -159,6 +164,10 @@ class Estimate:
         source = self.cfg.bases[self.cfg.models[self._model].base].source
         stored = 4 if source.startswith("pypi:") else 2
         return weights + stored * self.shape.parameters if stored != self.width else 0
+
+    @property
+    def _modules(self) -> Modules:
+        return self.cfg.bases[self.cfg.models[self._model].base].modules
 
     @property
     def _model(self) -> str:
@@ -191,14 +200,15 @@ class Estimate:
     def _train_adapter(self, settings: Pretraining, refs: Iterable[str]) -> Step:
         rows, count = self._rows(refs), settings.batch_rows
         terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
-        trained = memory.adapter(self.shape, settings.training.lora)
+        trained = memory.adapter(self.shape, settings.training.lora, self._modules)
+        recompute = settings.training.gradient_checkpointing
         work = memory.training_work(self.shape, rows.tokens, rows.targets, trained.first)
         return Step(
             self._held(trained, rows),
             settings.epochs * work,
             4.0 * trained.numbers,
             rows,
-            memory.activations(self.shape, terms, trained.first, self.width, settings.training),
+            memory.activations(self.shape, terms, trained, self.width, recompute),
             memory.training_logits(terms),
         )
 
@@ -236,7 +246,12 @@ class Estimate:
             4.0 * trained.numbers,
             rows,
             memory.activations(
-                self.shape, terms, trained.first, self.width, settings.training, last
+                self.shape,
+                terms,
+                trained,
+                self.width,
+                settings.training.gradient_checkpointing,
+                last,
             ),
             memory.training_logits(terms) if reads.final else NO_LOGITS,
         )
@@ -246,7 +261,8 @@ class Estimate:
         scenario = self._scenario
         rows = self._rows((scenario.forget, scenario.retain))
         training = self._pretraining.training if self._pretraining else None
-        trained = memory.adapter(self.shape, training.lora if training else Lora())
+        lora = training.lora if training else Lora()
+        trained = memory.adapter(self.shape, lora, self._modules)
         tokens = min(LOCALIZE_TOKENS, rows.tokens)
         terms = [Term(tokens, rows.targets * tokens / max(rows.tokens, 1), rows.mean)]
         work = memory.training_work(self.shape, rows.tokens, rows.targets, trained.first)
@@ -255,16 +271,18 @@ class Estimate:
             scenario.localize.rounds * work,
             MB,
             rows,
-            memory.activations(self.shape, terms, trained.first, self.width, training),
+            memory.activations(self.shape, terms, trained, self.width, recompute=False),
             memory.training_logits(terms),
         )
 
     def _trained(self, settings: Objective) -> Trained:
+        training = settings.training
         if settings.start == "weights":
-            return memory.base_tensors(self.shape, settings.training.parameters, self.width)
+            patterns = training.parameters
+            return memory.base_tensors(self.shape, patterns, self.width, self._modules)
         if settings.start == "subject" and self._pretraining:
-            return memory.adapter(self.shape, self._pretraining.training.lora)
-        return memory.adapter(self.shape, settings.training.lora)
+            training = self._pretraining.training
+        return memory.adapter(self.shape, training.lora, self._modules)
 
     def _held(self, trained: Trained, rows: Lengths) -> float:
         """What is trained, and the kept prefixes of all rows."""
@@ -310,7 +328,8 @@ class Estimate:
         answers *= 1 + len(measure.sampling.seeds) + len(measure.wrappers)
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
         tokens = 2.5 * rows.tokens + 2.0 * answers * measure.generation.max_new_tokens
-        return self._answering(rows, tokens, 120.0 * rows.targets)
+        asked = joined(questions)
+        return self._answering(rows, asked, tokens, 120.0 * rows.targets)
 
     def sweep(self) -> Step:
         """The same of validation rows, at every lambda."""
@@ -318,7 +337,7 @@ class Estimate:
         parts = [self._rows([ref]) for ref in self._scenario.validate_on.parts().values()]
         rows = joined(Lengths(part.rows[:count], part.counted, part.here) for part in parts)
         tokens = rows.tokens + 2.0 * 2 * count * self.cfg.measure.generation.max_new_tokens
-        return self._answering(rows, len(self.cfg.sweep.scales) * tokens, MB / 10)
+        return self._answering(rows, rows, len(self.cfg.sweep.scales) * tokens, MB / 10)
 
     def lm_eval(self) -> Step:
         """Choices of questions, each a row of its own."""
@@ -330,12 +349,22 @@ class Estimate:
         work = memory.forward_work(self.shape, CHOICES * max(rows.tokens, 1000))
         return Step(held, work, MB, rows)
 
-    def _answering(self, rows: Lengths, tokens: float, disk: float) -> Step:
-        """Likelihoods in batches, and `tokens` that pass through the model in all."""
+    def _answering(self, rows: Lengths, asked: Lengths, tokens: float, disk: float) -> Step:
+        """Likelihoods of `rows`, then answers to `asked`; `tokens` pass through the model in all."""
         batch, positions = memory.largest_batch(rows, self.cfg.measure.batch_tokens)
-        held = memory.forward(self.shape, batch, self.width)
-        work = memory.forward_work(self.shape, tokens)
-        return Step(held, work, disk, rows, logits=Logits(positions, 1, 3))
+        generation = self.cfg.measure.generation
+        together = min(generation.batch_rows, len(asked.rows))
+        longest = max((prompt for _, prompt in asked.rows), default=0)
+        return Step(
+            memory.forward(self.shape, batch, self.width),
+            memory.forward_work(self.shape, tokens),
+            disk,
+            rows,
+            logits=Logits(positions, 1, 3),
+            answers=memory.answers(
+                self.shape, together, longest, generation.max_new_tokens, self.width
+            ),
+        )
 
 
 def _terms(draw: Draw, rows: Lengths) -> list[Term]:
