@@ -21,15 +21,16 @@ from transformers import AttentionInterface
 
 from palimpsest.engine.kernels.attention import Passes, attend_in_passes
 from palimpsest.engine.rows import Row, length_groups
+from palimpsest.limits import PASS_TOKENS
 
 NAME = "palimpsest_packed"
 """Name of this attention in transformers, which then makes no mask for it."""
 
-PASS_TOKENS = 64
-"""Price of one more pass through attention, in padding tokens."""
-
 MULTIPLE = 16
 """Passes are padded to a multiple of this many tokens, for faster matrix products."""
+
+LARGE_SHARED = ((8, 0), (9, 0), (10, 0))
+"""Compute capabilities of A100, H100 and B200."""
 
 HALF = (torch.float16, torch.bfloat16)
 """Number types of the variable-length kernel."""
@@ -116,7 +117,8 @@ class Packing:
     @cached_property
     def passes(self) -> Passes:
         """Rows grouped by length for `attend_in_passes`."""
-        groups = length_groups([len(row) for row in self.tokens], PASS_TOKENS)
+        overhead = PASS_TOKENS[self.device.type]
+        groups = length_groups([len(row) for row in self.tokens], overhead)
         return Passes(self.tokens, groups, self.device, MULTIPLE)
 
     @cached_property
@@ -200,7 +202,11 @@ def _kernel_fits(query: Tensor, value: Tensor) -> bool:
     """Whether the variable-length kernel (FlashAttention-2) takes these states."""
     size = query.shape[-1]
     fits = query.dtype in HALF and size % 8 == 0 and size <= 256 and value.shape[-1] == size
-    return query.is_cuda and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    if not (query.is_cuda and fits):
+        return False
+    capability = torch.cuda.get_device_capability(query.device)
+    # The backward pass of wider heads takes more shared memory than other cards have.
+    return capability >= (8, 0) and (size <= 192 or capability in LARGE_SHARED)
 
 
 def attend_varlen(
