@@ -1,9 +1,9 @@
 """CUDA without a GPU: tensors on ``cuda`` have shapes, types and sizes, but no data.
 
-Tensors on the CPU stay real. An operator that mixes the two fails, as it does on a GPU, and the mode
-counts what a GPU would wait for (`FakeCuda.syncs`), what is copied and what is held. Torch's fake
-tensors know the result of every operator; a small compiled library makes autograd believe in the
-device. It changes torch for good, so all of this happens in a process of its own (`run`).
+Tensors on the CPU stay real. An operator that mixes the two fails, as it does on a GPU, and the
+mode counts what the host would wait for (`FakeCuda.syncs`), what is copied and what is held.
+Torch's fake tensors know the shape of every result; a small compiled library makes autograd believe
+in the device. It changes torch for good, so all of this happens in a process of its own (`run`).
 """
 
 from __future__ import annotations

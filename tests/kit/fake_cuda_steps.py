@@ -56,7 +56,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "gpt_neox": ({}, ["query_key_value"]),
     "mixtral": ({"num_local_experts": 4, "sliding_window": None}, HEADS),
 }
-"""Family -> settings beside `SIZES`, and modules that get an adapter (none: tensors are trained)."""
+"""Family -> settings beside `SIZES`, and modules that get an adapter (none: weights train)."""
 
 EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Facts = dict[str, Any]
@@ -210,7 +210,7 @@ def bytes_of(targets: list[str]) -> Facts:
         with gpu:
             network = model.to("cuda")
             weights = gpu.held
-            network, trained = add_trainable(network, Lora(rank=1, targets=targets), "x", 0)
+            network, _ = add_trainable(network, Lora(rank=1, targets=targets), "x", 0)
             body = Body(network.get_base_model())
             before = gpu.held
             row = Row("row", torch.arange(tokens) % 90 + 5, tokens // 2)

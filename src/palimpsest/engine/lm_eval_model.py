@@ -67,7 +67,9 @@ class LmEvalModel(HFLM):
                 max_length=taught.context,
                 softmax_dtype=torch.float32,
             )
-        self.taught, self.label, self.batch_tokens = taught, label, batch_tokens
+        self.taught, self.label = taught, label
+        self._batch_rows, self.batch_tokens = batch_rows, batch_tokens
+        self._first, self._rows = 0, 0
         self.is_local = False
         """Whether the next questions are from our data sets."""
         self._progress = Progress(label, 0)
@@ -94,12 +96,12 @@ class LmEvalModel(HFLM):
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> list[Any]:
         self._progress, self._done = Progress(self.label, len(requests)), 0
-        generated, self.batch_size_per_gpu = self.batch_size_per_gpu, "auto"
         self._first, self._rows = 0, 0
+        self.batch_size_per_gpu: int | str = "auto"  # `_batch_scheduler` decides
         try:
             scored: list[Any] = super()._loglikelihood_tokens(requests, *args, **options)
         finally:
-            self.batch_size_per_gpu = generated
+            self.batch_size_per_gpu = self._batch_rows
         self._progress.update(len(requests))
         return scored
 

@@ -86,7 +86,7 @@ def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Opt
                 "use 0.9 or name: adamw"
             )
         return ScheduleFreeAdamW(weights.values(), o.warmup_steps, **common)
-    # On a GPU one kernel updates all tensors: loops over them would be a third of a step's launches.
+    # On a GPU one kernel updates all tensors; a loop would be a third of a step's launches.
     on_gpu = any(weight.is_cuda for weight in weights.values())
     return torch.optim.AdamW(weights.values(), **common, foreach=False, fused=on_gpu)
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from palimpsest.engine import vllm_engine
-from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import Answerer, answer
 from palimpsest.engine.progress import Progress
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.merged import write_merged
+from palimpsest.model.number_type import number_type
 
 
 def transformers_answerer(
@@ -56,7 +56,7 @@ def vllm_answerer(
         UserError: vLLM is missing or fails; an input is missing or altered.
     """
     vllm_engine.require()
-    dtype = resolve_dtype(config["dtype"], device)
+    dtype = number_type(base, config["dtype"], device)
     limits = vllm_engine.Limits(longest_prompt, config["generation"]["max_new_tokens"])
     remote = config["trust_remote_code"]
     try:

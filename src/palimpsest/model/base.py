@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
+from palimpsest.model.number_type import number_type
 
 
 def load_base(
@@ -37,7 +37,7 @@ def load_base(
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=resolve_dtype(dtype, device),
+        dtype=number_type(folder, dtype, device),
         trust_remote_code=trust_remote_code,
         local_files_only=True,
     )

@@ -31,10 +31,11 @@ from palimpsest.pipeline.plan.jobs import Job
 from palimpsest.pipeline.plan.memory import NO_LOGITS, Logits, Term, Trained
 from palimpsest.pipeline.plan.rows import Lengths, Tokens, joined
 from palimpsest.pipeline.plan.shapes import Shape
+from palimpsest.pipeline.plan.ways import CONFIGURED, Way
 from palimpsest.pipeline.slices import draws_of
 from palimpsest.pipeline.stage import Stage
 from palimpsest.settings.draw import Draw
-from palimpsest.settings.training import Lora
+from palimpsest.settings.training import Lora, Training
 
 MB = 1 << 20
 
@@ -63,6 +64,7 @@ class Needs:
         ram: main memory.
         disk: of its results.
         work: floating-point operations.
+        weights: of the base that it loads.
         counted: whether the tokens of its rows were counted.
         here: whether the rows that it reads are known at all.
     """
@@ -71,6 +73,7 @@ class Needs:
     ram: float
     disk: float
     work: float = 0.0
+    weights: float = 0.0
     counted: bool = True
     here: bool = True
 
@@ -125,6 +128,7 @@ class Estimate:
         job: the job.
         shape: of its base.
         width: bytes of a frozen weight.
+        way: settings in place of the configured ones.
     """
 
     cfg: Config
@@ -132,6 +136,7 @@ class Estimate:
     job: Job
     shape: Shape
     width: int
+    way: Way = CONFIGURED
 
     def of(self, stage: type[Stage], gpu: bool) -> Needs:
         """What the job needs.
@@ -143,16 +148,38 @@ class Estimate:
         step = stage.needs and stage.needs(self)
         if step is None:
             return light(stage, self.shape)
-        weights = self.shape.parameters * self.width
+        weights = 1.0 * self.shape.parameters * self.width
+        devices, is_sharded = self._devices(stage)
+        own = self._own_weights(weights, devices) if is_sharded else weights
+        # A step's rows are split over the devices.
+        training, work = step.training / devices, step.work / devices
         logits = self._logits_bytes(step.logits, "cuda" if gpu else "cpu")
         known = step.rows.counted, step.rows.here
         if gpu:
-            held = max(step.memory + step.training + logits, step.answers)
-            device = CONTEXT + weights + held
-            return Needs(device, CUDA + weights, step.disk, step.work, *known)
-        held = max(step.memory + SPARE * (step.training + logits), step.answers)
-        ram = PROGRAM + max(weights + held, self._loading(weights))
-        return Needs(0, ram, step.disk, step.work, *known)
+            held = max(step.memory + training + logits, step.answers)
+            ram = devices * (CUDA + weights)
+            return Needs(CONTEXT + own + held, ram, step.disk, work, weights, *known)
+        held = max(step.memory + SPARE * (training + logits), step.answers)
+        ram = devices * (PROGRAM + max(own + held, self._loading(weights)))
+        return Needs(0, ram, step.disk, work, weights, *known)
+
+    def _devices(self, stage: type[Stage]) -> tuple[int, bool]:
+        """Devices of a job, and whether they share the blocks' weights."""
+        if not stage.trains:
+            return 1, False
+        if self.way.devices:
+            return self.way.devices, True
+        configured = self.cfg.devices(self._model)
+        return configured["devices"], configured["parallel"] == "fsdp"
+
+    def _own_weights(self, weights: float, devices: int) -> float:
+        """What one of several devices holds: its share, what is not shared, two whole blocks."""
+        block = self.shape.block * self.width
+        blocks = self.shape.layers * block
+        return weights - blocks + blocks / devices + 2 * block
+
+    def _recomputes(self, training: Training) -> bool:
+        return self.way.recompute or training.gradient_checkpointing
 
     def _logits_bytes(self, logits: Logits, kind: str) -> float:
         numbers = logits.positions * self.shape.vocabulary
@@ -201,7 +228,7 @@ class Estimate:
         rows, count = self._rows(refs), settings.batch_rows
         terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
         trained = memory.adapter(self.shape, settings.training.lora, self._modules)
-        recompute = settings.training.gradient_checkpointing
+        recompute = self._recomputes(settings.training)
         work = memory.training_work(self.shape, rows.tokens, rows.targets, trained.first)
         return Step(
             self._held(trained, rows),
@@ -250,7 +277,7 @@ class Estimate:
                 terms,
                 trained,
                 self.width,
-                settings.training.gradient_checkpointing,
+                self._recomputes(settings.training),
                 last,
             ),
             memory.training_logits(terms) if reads.final else NO_LOGITS,
@@ -350,10 +377,11 @@ class Estimate:
         return Step(held, work, MB, rows)
 
     def _answering(self, rows: Lengths, asked: Lengths, tokens: float, disk: float) -> Step:
-        """Likelihoods of `rows`, then answers to `asked`; `tokens` pass through the model in all."""
-        batch, positions = memory.largest_batch(rows, self.cfg.measure.batch_tokens)
-        generation = self.cfg.measure.generation
-        together = min(generation.batch_rows, len(asked.rows))
+        """Likelihoods of `rows`, then answers to `asked`; the model reads `tokens` in all."""
+        measure, generation = self.cfg.measure, self.cfg.measure.generation
+        limit = self.way.batch_tokens or measure.batch_tokens
+        batch, positions = memory.largest_batch(rows, limit)
+        together = min(self.way.batch_rows or generation.batch_rows, len(asked.rows))
         longest = max((prompt for _, prompt in asked.rows), default=0)
         return Step(
             memory.forward(self.shape, batch, self.width),
