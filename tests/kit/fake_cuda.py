@@ -8,6 +8,7 @@ in the device. It changes torch for good, so all of this happens in a process of
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,8 @@ assert library.register_device(), "torch has hooks of its own: it is built with 
 runpy.run_module({module!r}, run_name="__main__")
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from bench.families import FAMILIES, HEADS, built
 from kit import fake_cuda, methods
 from kit import models as tiny
 from palimpsest.config.modules import Modules
@@ -32,31 +31,6 @@ from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.shapes import from_config
 from palimpsest.settings.training import Lora
 from palimpsest.stages.localize import mean_gradients
-
-SIZES: dict[str, Any] = {
-    "vocab_size": tiny.VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": None,
-    "eos_token_id": tiny.EOS,
-    "pad_token_id": None,
-}
-HEADS = ["q_proj", "v_proj"]
-FAMILIES: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "llama": ({}, HEADS),
-    "qwen2": ({}, HEADS),
-    "mistral": ({"sliding_window": 8}, HEADS),
-    "gemma3_text": ({"head_dim": 8, "sliding_window": 8}, HEADS),
-    "opt": ({"word_embed_proj_dim": 32, "ffn_dim": 48, "activation_function": "relu"}, HEADS),
-    "gpt2": ({}, []),
-    "gpt_neox": ({}, ["query_key_value"]),
-    "mixtral": ({"num_local_experts": 4, "sliding_window": None}, HEADS),
-}
-"""Family -> settings beside `SIZES`, and modules that get an adapter (none: weights train)."""
 
 EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Facts = dict[str, Any]
@@ -89,15 +63,6 @@ def main() -> None:
         except Exception as error:  # the test shows it with the case's name
             facts[name] = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
     print(json.dumps(facts))
-
-
-def built(family: str, kind: torch.dtype = torch.bfloat16, **over: Any) -> Any:
-    """A real small model of a family, on the CPU."""
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[family](**{**SIZES, **FAMILIES[family][0], **over})
-    model = AutoModelForCausalLM.from_config(config).to(kind).requires_grad_(False).eval()
-    model.generation_config = GenerationConfig(eos_token_id=tiny.EOS, pad_token_id=tiny.EOS)
-    return model
 
 
 def family_job(
