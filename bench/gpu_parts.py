@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.families import END, FAMILIES, built
+from bench.families import END, FAMILIES, HEADS, built
 from bench.machine import machine
 from palimpsest.config import Config, read_config
 from palimpsest.engine.assemble import job_of, streams_of
@@ -97,7 +97,7 @@ def equal(tiny: bool, device: torch.device, note: Note) -> None:
     for family in FAMILIES:
         base = built(family, torch.float32, hidden_size=width, intermediate_size=width + width // 2)
         rows = _rows_with_shared_prompts()
-        want = _costs_and_gradients(base, family, rows, plainly=True)
+        want = _costs_and_gradients(copy.deepcopy(base), family, rows, plainly=True)
         errors: dict[str, tuple[float, float]] = {}
         for form in ("plain bf16", "fp32", "bf16", "bf16 passes", "bf16 padded"):
             kind = torch.float32 if form == "fp32" else torch.bfloat16
@@ -368,7 +368,7 @@ def answers(tiny: bool, device: torch.device, note: Note) -> None:
     for adapters in (False, True):
         model: Any = llama(size, device)
         if adapters:
-            model, _ = add_trainable(model, Lora(rank=8, alpha=16), "x", 0)
+            model, _ = add_trainable(model, Lora(rank=8, alpha=16, targets=HEADS), "x", 0)
             model.requires_grad_(False).eval()
             Body(model.get_base_model())  # lean layers, as in measuring
         for count in (4,) if tiny else (32, 128):

@@ -179,6 +179,7 @@ def test_the_kernel_gets_the_rows_of_the_passes(
     torch.testing.assert_close(packs.attend_varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("window", [0, 6])
 def test_the_kernel_itself_agrees_with_the_passes(window: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -55,16 +57,31 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     """Load the tokenizer in `folder`, with a pad token and padding on the left for generation.
 
     Raises:
-        UserError: a file is missing or altered.
+        UserError: a file is missing or altered, or the end token has no embedding.
     """
     verified_folder(folder, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
-    if tokenizer.pad_token is None:
+    vocabulary = _vocabulary(folder)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= vocabulary:
         tokenizer.pad_token = tokenizer.eos_token
+    # On a GPU such an id ends the process with an assertion that names nothing.
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id >= vocabulary:
+        raise UserError(
+            f"{folder}: the tokenizer's end token {tokenizer.eos_token!r} has the id "
+            f"{tokenizer.eos_token_id}, and the model has {vocabulary} embeddings; the tokenizer "
+            "is another model's"
+        )
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _vocabulary(folder: Path) -> int:
+    """Number of the model's input embeddings; without bound where its config does not tell."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sizes = (part.get("vocab_size") for part in (config, config.get("text_config") or {}))
+    return next((size for size in sizes if size), sys.maxsize)
 
 
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
