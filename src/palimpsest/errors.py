@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -66,6 +67,36 @@ def _listed(names: Sequence[str]) -> str:
             return f"{', '.join(shown)}, ... ({len(names)} in all)"
         shown.append(name)
     return ", ".join(shown) or "(none)"
+
+
+@contextlib.contextmanager
+def memory_explained(helps: str) -> Iterator[None]:
+    """Turn a lack of memory in the block into a `UserError`.
+
+    Args:
+        helps: what makes the work fit.
+
+    Raises:
+        UserError: the memory of the GPU, or of the machine, is not enough.
+    """
+    try:
+        yield
+    except Exception as error:
+        if what := _lacking_memory(error):
+            reason = one_line(str(error).strip().partition(". ")[0])
+            raise UserError(f"{what} is too small ({reason}). {helps}") from error
+        raise
+
+
+def _lacking_memory(error: Exception) -> str | None:
+    """Which memory was not enough; None: the error is another one."""
+    torch = sys.modules.get("torch")  # most programs never import it
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory"
+    # Torch's allocator for the CPU raises a plain RuntimeError.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the main memory"
+    return None
 
 
 def run_cli(main: Callable[[], None]) -> None:

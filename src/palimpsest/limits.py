@@ -18,5 +18,8 @@ PREFIX_BYTES = 2 << 30
 LOCALIZE_TOKENS = 1024
 """Tokens of one batch of localization; the gradients do not depend on it."""
 
+PASS_TOKENS = {"cpu": 64, "cuda": 2048}
+"""Price of one more padded pass, in padding tokens. On a GPU it takes as long as many tokens."""
+
 BATCH_ROWS = 16
 """Rows that the subject reads together for reference states and for adversarial labels."""

@@ -62,6 +62,7 @@ class Cluster:
         self.env = {
             "SLURM_CONF": str(self.folder / "etc/slurm.conf"),
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "PALIMPSEST_DEVICE": "cpu",  # jobs get GPUs that do not exist
         }
 
     def start(self) -> None:
@@ -112,7 +113,8 @@ class Cluster:
         """The lines that a shell needs."""
         return (
             f"export SLURM_CONF={shlex.quote(self.env['SLURM_CONF'])}\n"
-            f"export PATH={shlex.quote(str(self.folder / 'bin'))}:$PATH"
+            f"export PATH={shlex.quote(str(self.folder / 'bin'))}:$PATH\n"
+            "export PALIMPSEST_DEVICE=cpu"
         )
 
     def _idle(self) -> set[str]:

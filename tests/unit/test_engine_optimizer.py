@@ -41,6 +41,13 @@ def test_schedule_free_saves_the_average_and_not_where_it_trains(warmup: int, st
         assert (x - y).norm() > 0.01 * (x - start).norm(), "what the released code saves is not it"
 
 
+def test_adamw_is_one_kernel_on_a_gpu_alone() -> None:
+    """On the CPU the fused form rounds otherwise: trained adapters would be others."""
+    weights = {"w": torch.ones(2, requires_grad=True)}
+    (group,) = optimizer_of(weights, Optimizer(learning_rate=1e-3)).param_groups
+    assert (group["foreach"], group["fused"]) == (False, False)
+
+
 def test_schedule_free_finds_the_minimum_of_a_parabola() -> None:
     weight = torch.full((3,), 5.0, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)

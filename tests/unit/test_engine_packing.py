@@ -17,7 +17,7 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.decoder import Decoder
 from palimpsest.engine.kernels import packing as packs
 from palimpsest.engine.kernels.attention import attend_in_passes
-from palimpsest.engine.kernels.packing import Packing
+from palimpsest.engine.kernels.packing import Copies, Packing
 from palimpsest.engine.rows import Row, join
 from palimpsest.settings.draw import Reads
 from palimpsest.settings.training import Lora
@@ -179,6 +179,7 @@ def test_the_kernel_gets_the_rows_of_the_passes(
     torch.testing.assert_close(packs.attend_varlen(q[0], k[0], v[0], packing, 0.3, window), loop)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("window", [0, 6])
 def test_the_kernel_itself_agrees_with_the_passes(window: int) -> None:
@@ -233,3 +234,19 @@ def test_attention_sinks_are_refused() -> None:
     states = [torch.zeros(1, 2, sum(packing.lengths), 8) for _ in range(3)]
     with pytest.raises(NotImplementedError, match="cannot run packed rows"):
         packs.attend(torch.nn.Identity(), *states, None, packing=packing, s_aux=torch.zeros(2))
+
+
+def test_copied_tokens_sum_the_gradients_of_their_slots() -> None:
+    """As `index_select` does; but that one sorts all indices where a GPU is to repeat itself."""
+    token_at = torch.tensor([2, 0, 1, 2, 3, 2, 0])
+    copies = Copies.of(token_at, 4, CPU)
+    states = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+    slots = torch.randn(7, 3, 2, dtype=torch.float64, requires_grad=True)
+    ours = [copies.read(states), copies.take(slots)]
+    plain = [states.index_select(0, token_at), slots.index_select(0, torch.tensor([1, 2, 0, 4]))]
+    for one, other, of in zip(ours, plain, (states, slots), strict=True):
+        assert torch.equal(one, other)
+        factors = torch.randn_like(one)
+        torch.testing.assert_close(
+            *(torch.autograd.grad((x * factors).sum(), of)[0] for x in (one, other))
+        )

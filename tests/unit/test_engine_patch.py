@@ -233,3 +233,32 @@ def test_a_part_that_is_replaced_later_is_used_and_a_copy_has_its_own() -> None:
     layer.gate_proj = torch.nn.Linear(32, 48, dtype=torch.float64)
     assert not torch.equal(layer(x), before)
     assert torch.equal(twin(x), before)
+
+
+def products_of(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer and PEFT's form of it compute, and that nothing is joined twice."""
+    plain = type(layer).__mro__[2]
+    first = layer(x)
+    kept = layer.__dict__["_kept_adapters"][1]
+    assert torch.equal(layer(x), first)
+    assert layer.__dict__["_kept_adapters"][1] is kept, "joined and rounded again"
+    return first, plain.forward(layer, x)
+
+
+def test_frozen_adapters_are_joined_once_and_again_when_they_change() -> None:
+    model, weights = add_trainable(tiny.llama(torch.float32), tiny.LORA, "x", 0)
+    tiny.perturb(weights)
+    keep_less(model.get_base_model().model.layers[0])
+    layer: Any = model.get_base_model().model.layers[0].self_attn.q_proj
+    x = torch.randn(5, tiny.WIDTH)
+    layer(x)
+    assert "_kept_adapters" not in layer.__dict__, "trained weights change in every step"
+    model.requires_grad_(False)
+    torch.testing.assert_close(*products_of(layer, x))
+    layer.scaling["x"] *= -2.5  # a sweep over lambda
+    torch.testing.assert_close(*products_of(layer, x))
+    with torch.no_grad():
+        layer.lora_A["x"].weight.add_(1)
+    torch.testing.assert_close(*products_of(layer, x))
+    layer.lora_B["x"].weight.data = torch.randn_like(layer.lora_B["x"].weight)
+    torch.testing.assert_close(*products_of(layer, x))

@@ -42,7 +42,7 @@ def test_length_groups_are_a_partition_of_least_cost(overhead: int) -> None:
 
 
 def test_no_rows_make_no_groups() -> None:
-    assert length_groups([]) == []
+    assert length_groups([], 64) == []
 
 
 @pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, tiny.gemma])

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from kit import models as tiny
 from palimpsest.engine.body import Body
-from palimpsest.engine.checkpoint import FACTS
+from palimpsest.engine.checkpoint import FACTS, Checkpoint
+from palimpsest.engine.optimizer import optimizer_of
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import Job, Loss, schedule, train
+from palimpsest.engine.train import Job, Loss, _largest, pause_after, schedule, train
 from palimpsest.errors import UserError
+from palimpsest.io import tensors
 from palimpsest.io.artifacts import TRAINING_LOG
 from palimpsest.objectives import sku
 from palimpsest.objectives.sku import Sku
@@ -481,3 +483,51 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/side/{TRAINING_LOG}: "):
         run(tmp_path / "file" / "side")
+
+
+def test_the_largest_root_mean_square_is_found_over_all_tensors() -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(7, 5), 3 * torch.randn(11), torch.zeros(4, 4)]
+    plain = max(weight.square().mean().sqrt() for weight in weights)
+    torch.testing.assert_close(_largest(weights), plain)
+
+
+def test_saving_takes_at_most_a_tenth_of_the_time() -> None:
+    assert pause_after(0.2, 60.0) == 60.0
+    assert pause_after(40.0, 60.0) == 400.0
+    assert pause_after(40.0, 0.0) == 0.0, "after every step, as configured"
+
+
+def test_a_checkpoint_is_written_in_blocks_and_read_by_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whole weights, the state is larger than the main memory of many jobs."""
+    weight = torch.randn(50, 30, requires_grad=True)
+    optimizer = optimizer_of({"w": weight}, Optimizer(learning_rate=0.1))
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    copied: list[int] = []
+    as_bytes = tensors._bytes
+
+    def spy(values: Tensor, dtype: torch.dtype) -> memoryview:
+        copied.append(values.numel())
+        return as_bytes(values, dtype)
+
+    monkeypatch.setattr(tensors, "_bytes", spy)
+    monkeypatch.setattr(tensors, "BLOCK", 100)
+    (tmp_path / TRAINING_LOG).write_bytes(b"")
+    Checkpoint(tmp_path, "same", tmp_path / TRAINING_LOG).save(1, {"w": weight}, optimizer)
+    assert max(copied) <= 100
+    state = load_file(tmp_path / "step-1.safetensors")
+    assert set(state) == {
+        "weight.w",
+        *(f"optimizer.w.{k}" for k in ("step", "exp_avg", "exp_avg_sq")),
+    }
+    assert torch.equal(state["weight.w"], weight.detach())
+
+    other = torch.zeros(50, 30, requires_grad=True)
+    fresh = optimizer_of({"w": other}, Optimizer(learning_rate=0.1))
+    assert Checkpoint(tmp_path, "same", tmp_path / TRAINING_LOG).load({"w": other}, fresh) == 1
+    assert torch.equal(other, weight)
+    for key, value in optimizer.state[weight].items():
+        assert torch.equal(fresh.state[other][key], value)

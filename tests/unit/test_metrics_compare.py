@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from palimpsest.errors import UserError
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.compare import differences
@@ -156,3 +157,18 @@ def test_the_statistic_is_that_of_scipy() -> None:
     first, second = [0.1, 0.5, 0.9, 1.4], [0.2, 0.3, 0.4]
     found = forget_quality(frame("forget", truth_ratio=first), frame("forget", truth_ratio=second))
     assert found["ks"] == pytest.approx(stats.ks_2samp(first, second).statistic)
+
+
+def test_models_in_different_number_types_are_not_compared(tmp_path: Path) -> None:
+    """Rounding alone changes a third of the answers."""
+    table = pa.Table.from_pandas(frame("forget", accuracy=[1.0, 0.0], answer=["a", "b"]))
+    paths = [tmp_path / name / "rows.parquet" for name in ("sku", "original")]
+    config = {"model": "mini", "method": "sku", "score": SETTINGS}
+    for types in (["bfloat16", "bfloat16"], ["bfloat16", None]):
+        for path, dtype in zip(paths, types, strict=True):
+            write_table(path, table, dtype=dtype)
+        compared(config, tmp_path, *paths)
+    for path, dtype in zip(paths, ["bfloat16", "float32"], strict=True):
+        write_table(path, table, dtype=dtype)
+    with pytest.raises(UserError, match=r"sku/rows\.parquet in bfloat16, .* in float32; set dtype"):
+        compared(config, tmp_path, *paths)

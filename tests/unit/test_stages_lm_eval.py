@@ -261,6 +261,27 @@ def test_wrapping_a_model_leaves_it_as_it_was(work, kind, dtype):
         assert torch.equal(network(ids).logits, before)
 
 
+def test_batches_are_filled_by_tokens_whatever_the_longest_question(work, monkeypatch):
+    """One long question of a task made every batch a single row."""
+    network = byte_model()
+    lm = LmEvalModel(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
+    shapes: list[tuple[int, ...]] = []
+    call = LmEvalModel._model_call
+
+    def spy(self: LmEvalModel, inps: Any, *args: Any, **options: Any) -> Any:
+        shapes.append(tuple(inps.shape))
+        return call(self, inps, *args, **options)
+
+    monkeypatch.setattr(LmEvalModel, "_model_call", spy)
+    questions = [[i, *[7] * 200] for i in range(2)] + [[i, *[7] * 9] for i in range(10, 60)]
+    requests = [(("", str(i)), ids, [8, 9]) for i, ids in enumerate(questions)]
+    scored = lm._loglikelihood_tokens(requests)
+    alone = [lm._loglikelihood_tokens([request])[0][0] for request in requests[::20]]
+    assert shapes[:5] == [(1, 202), (1, 202), (25, 11), (25, 11), (1, 202)]
+    assert [value for value, _ in scored[::20]] == pytest.approx(alone, rel=1e-4)
+    assert lm.batch_size == 4, "texts are generated in batches of rows"
+
+
 def test_a_limit_takes_the_first_questions(work, tmp_path):
     task = {"local:set/quiz": {"limit": 3}}
     found, rows = run(work, tmp_path, task)

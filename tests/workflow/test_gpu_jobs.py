@@ -33,6 +33,7 @@ def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     folder = tmp_path_factory.mktemp("gpu-jobs")
     copy = checkout(folder)
     copy.env |= {"PALIMPSEST_LOCKS": str(folder / "locks"), "PALIMPSEST_GPUS": "4"}
+    copy.env["PALIMPSEST_DEVICE"] = "cpu"
     return copy
 
 
@@ -100,7 +101,7 @@ def test_a_job_of_snakemake_waits_for_a_gpu_that_another_run_has(copy, tmp_path)
         'rule job:\n    output: "{name,[ab]}"\n    log: "{name}.log"\n    resources: gpu=1\n'
         '    shell: "python job.py {resources.gpu} {output:q} > {log:q} 2>&1"\n'
     )
-    env = {**copy.environment(), "PALIMPSEST_GPUS": "1"}
+    env = {**copy.environment(), "PALIMPSEST_GPUS": "1", "PALIMPSEST_DEVICE": "cpu"}
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, "1"],
         env=env,

@@ -65,7 +65,8 @@ class Base(Section):
     revision: str = "main"
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights; auto: bfloat16 where the machine is fast at it, else float32."""
+    """Type of the frozen weights; auto: bfloat16 if the first machine that computes with the base
+    is fast at it, else float32; all later jobs follow."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
     template: Annotated[Template, AsWritten] = Template()

@@ -18,6 +18,7 @@ from palimpsest.engine.prefixes import PrefixCache
 from palimpsest.engine.probe import report_off, why_not_pack, why_not_split
 from palimpsest.engine.rows import Row, length_groups
 from palimpsest.errors import UserError
+from palimpsest.limits import PASS_TOKENS
 from palimpsest.settings.draw import Reads
 
 FINAL = Reads()
@@ -175,7 +176,7 @@ class Body:
     def _passes(self, rows: Sequence[Row]) -> list[list[int]]:
         if rows and (self._one_pass or self.packs):
             return [list(range(len(rows)))]
-        return length_groups([len(row) for row in rows])
+        return length_groups([len(row) for row in rows], PASS_TOKENS[self.device.type])
 
     def _layout(self, rows: Sequence[Row]) -> Padding | Packing:
         if self.packs:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from palimpsest.errors import UserError
-from palimpsest.io.atomic import atomic_path, sha256_of
+from palimpsest.io.atomic import sha256_of
+from palimpsest.io.digest import SHA256
 from palimpsest.io.sealed import read_document, write_document
+from palimpsest.io.tensors import Spec, write_tensors
 
 FACTS = "checkpoint.json"
 """Name and hash of the state file; replacing this small file commits a checkpoint."""
@@ -45,13 +46,18 @@ class Checkpoint:
             for key, value in optimizer.state[tensor].items():
                 tensors[f"optimizer.{name}.{key}"] = value
         state = self.folder / f"step-{step}.safetensors"
-        with atomic_path(state) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        # In blocks: of whole weights, the state is larger than the main memory of many jobs.
+        specs = {name: Spec(value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+        digests = write_tensors(
+            state,
+            specs,
+            lambda name, rows: tensors[name][rows] if specs[name].shape else tensors[name],
+        )
         facts = {"fingerprint": self.fingerprint, "step": step, "state": state.name}
         facts |= {"groups": [_numbers(group) for group in optimizer.param_groups]}
         steps = self.log.read_bytes()
         facts["log"] = {"bytes": len(steps), "sha256": hashlib.sha256(steps).hexdigest()}
-        write_document(self.folder / FACTS, {**facts, "sha256": sha256_of(state)})
+        write_document(self.folder / FACTS, {**facts, "sha256": digests[SHA256]})
         for earlier in self.folder.glob("step-*.safetensors"):
             if earlier != state:
                 earlier.unlink()
@@ -69,21 +75,11 @@ class Checkpoint:
             digests = (sha256_of(state), hashlib.sha256(steps).hexdigest())
             if digests != (facts["sha256"], facts["log"]["sha256"]):
                 return self._start_clean("the checkpoint is damaged")
-            tensors = load_file(state)
             groups = list(zip(optimizer.param_groups, facts["groups"], strict=True))
+            with safe_open(state, framework="pt") as tensors, torch.no_grad():
+                _restore(tensors, weights, optimizer)
         except (UserError, OSError, ValueError, KeyError, TypeError, SafetensorError):
             return self._start_clean("the checkpoint is damaged")
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                tensor.copy_(tensors[f"weight.{name}"])
-                prefix = f"optimizer.{name}."
-                optimizer.state[tensor] = {
-                    key.removeprefix(prefix): value.to(
-                        tensor.device if value.dim() else "cpu", copy=True
-                    )
-                    for key, value in tensors.items()
-                    if key.startswith(prefix)
-                }
         for group, numbers in groups:
             group.update(numbers)
         print(f"resumed after step {facts['step']}", file=sys.stderr, flush=True)
@@ -96,6 +92,25 @@ class Checkpoint:
         for state in self.folder.glob("step-*.safetensors"):
             state.unlink()
         return 0
+
+
+def _restore(tensors: Any, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Copy a state file's tensors, one at a time, to where the weights are."""
+    keys: dict[str, list[str]] = {}
+    for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            weight, _, key = rest.rpartition(".")
+            keys.setdefault(weight, []).append(key)
+    # The count of steps stands where the optimiser's kernel reads it.
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    for name, tensor in weights.items():
+        tensor.copy_(tensors.get_tensor(f"weight.{name}"))
+        state = {key: tensors.get_tensor(f"optimizer.{name}.{key}") for key in keys.get(name, [])}
+        optimizer.state[tensor] = {
+            key: value.to(tensor.device if value.dim() or fused else "cpu", copy=True)
+            for key, value in state.items()
+        }
 
 
 def _numbers(group: dict[str, Any]) -> dict[str, Any]:

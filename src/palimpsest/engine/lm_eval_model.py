@@ -67,7 +67,9 @@ class LmEvalModel(HFLM):
                 max_length=taught.context,
                 softmax_dtype=torch.float32,
             )
-        self.taught, self.label, self.batch_tokens = taught, label, batch_tokens
+        self.taught, self.label = taught, label
+        self._batch_rows, self.batch_tokens = batch_rows, batch_tokens
+        self._first, self._rows = 0, 0
         self.is_local = False
         """Whether the next questions are from our data sets."""
         self.form: Form | None = None
@@ -96,12 +98,23 @@ class LmEvalModel(HFLM):
         return prompt, answer
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> list[Any]:
-        longest = max(len(context) + len(answer) for _, context, answer in requests)
-        self.batch_size_per_gpu = max(1, self.batch_tokens // longest)
         self._progress, self._done = Progress(self.label, len(requests)), 0
-        scored: list[Any] = super()._loglikelihood_tokens(requests, *args, **options)
+        self._first, self._rows = 0, 0
+        self.batch_size_per_gpu: int | str = "auto"  # `_batch_scheduler` decides
+        try:
+            scored: list[Any] = super()._loglikelihood_tokens(requests, *args, **options)
+        finally:
+            self.batch_size_per_gpu = self._batch_rows
         self._progress.update(len(requests))
         return scored
+
+    def _batch_scheduler(self, pos: int, n_reordered_requests: Any) -> int:
+        """Rows of the batch that holds request `pos`; requests are sorted, the longest first."""
+        if pos == self._first + self._rows or not pos:
+            _, context, answer = n_reordered_requests[pos][-3:]
+            longest = min(len(context) + len(answer), self.max_length)
+            self._first, self._rows = pos, max(1, self.batch_tokens // longest)
+        return self._rows
 
     def _model_call(self, inps: Tensor, *args: Any, **options: Any) -> Tensor:
         logits: Tensor = super()._model_call(inps, *args, **options)

@@ -95,7 +95,7 @@ def join(prompt: Row, response: Row) -> Row:
     return Row(f"{prompt.id}+{response.id}", ids, prompt.prompt_length)
 
 
-def length_groups(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]:
+def length_groups(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     """Group rows by length, with the least padding.
 
     Minimises ``sum over groups of (rows * longest + overhead)`` exactly, by dynamic programming

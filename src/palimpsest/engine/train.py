@@ -6,7 +6,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,10 @@ guessing, or of its own first step if that was higher (random labels cost much a
 GROWN = 100.0
 """Training has diverged when a trained tensor exceeds this root mean square; that of a language
 model is below 1."""
+
+
+SELDOM = 10.0
+"""A checkpoint is followed by at least this many times the time that it took."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def train(job: Job) -> Path:
         ranks.leave()
     log = StepLog(job.folder / TRAINING_LOG, done)
     progress = Progress(job.label, job.steps, done=done)
-    saved_at = time.monotonic()
+    saved_at, pause = time.monotonic(), job.checkpoint_seconds
     with _stop_requested() as stop, contextlib.closing(log):
         began = time.monotonic()
         for result in steps:
@@ -122,20 +126,29 @@ def train(job: Job) -> Path:
             loss, ended = sum(result.terms.values()), result.ended
             line = {"step": result.step, "steps": job.steps, "loss": loss, "terms": result.terms}
             facts = {"lr": result.rate, "grad_norm": result.norm, "tokens": result.tokens}
-            facts |= {"seconds": log.seconds}
+            facts |= {"seconds": log.seconds, **_peak(job.body.device)}
             log.write({**line, **facts, **({"ended": ended} if ended else {})})
             progress.update(result.step, result.tokens, loss=loss, **result.terms)
             if ended:
                 progress.note(f"ended after step {result.step}: {ended}")
-            elif stop or time.monotonic() - saved_at >= job.checkpoint_seconds:
+            elif stop or time.monotonic() - saved_at >= pause:
+                saving = time.monotonic()
                 checkpoint.save(result.step, job.weights, optimizer)
                 saved_at = time.monotonic()
+                pause = pause_after(saved_at - saving, job.checkpoint_seconds)
             if stop and not ended:
                 raise stop.exception()
             began = time.monotonic()
     average(optimizer)
     ranks.leave()
     return job.folder / TRAINING_LOG
+
+
+def _peak(device: torch.device) -> dict[str, float]:
+    """Most GPU memory since the program began, in MB; nothing on the CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_gpu_mb": torch.cuda.max_memory_allocated(device) / 2**20}
 
 
 def schedule(settings: Optimizer, step: int, steps: int) -> float:
@@ -148,6 +161,14 @@ def schedule(settings: Optimizer, step: int, steps: int) -> float:
     if settings.schedule == "constant":
         return 1.0
     return 1.0 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def pause_after(save: float, seconds: float) -> float:
+    """Seconds until the next checkpoint after one that took `save`; 0 stays 0 (after every step).
+
+    Saving may not take more than a tenth of the time.
+    """
+    return max(seconds, SELDOM * save) if seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -291,12 +312,13 @@ def _step(
 ) -> tuple[dict[str, float], float, str | None]:
     streams = run(job, drawn, untrained)
     terms = job.loss(streams)
-    values = {name: term.item() for name, term in terms.items()}
+    stacked = torch.stack(list(terms.values()))
+    values = dict(zip(terms, stacked.tolist(), strict=True))
     # Objectives on inner states sum squares without a common unit, so these need only be finite.
     _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
     learned = {name: stream for name, stream in streams.items() if name not in job.forgets}
     _check_learning(learned, values, step, math.log(job.body.vocabulary), first_costs)
-    torch.stack(list(terms.values())).sum().backward()
+    stacked.sum().backward()
     ranks.sum_gradients(job.weights.values())
     norm = torch.nn.utils.clip_grad_norm_(
         job.weights.values(), job.optimizer.clip_norm or math.inf
@@ -304,9 +326,17 @@ def _step(
     _check({"gradient norm": norm}, step, limit=math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    largest = torch.stack([w.detach().square().mean().sqrt() for w in job.weights.values()]).max()
-    _check({"root mean square of a trained tensor": largest.item()}, step, limit=GROWN)
+    largest = _largest(job.weights.values()).item()
+    _check({"root mean square of a trained tensor": largest}, step, limit=GROWN)
     return values, norm, job.finished(streams) if job.finished else None
+
+
+@torch.no_grad()
+def _largest(weights: Collection[Tensor]) -> Tensor:
+    """The largest root mean square of a tensor; on a GPU in a few launches for all."""
+    norms = torch.stack(torch._foreach_norm(list(weights)))
+    counts = torch.tensor([weight.numel() for weight in weights], dtype=norms.dtype)
+    return (norms / counts.sqrt().to(norms.device)).max()
 
 
 def _check(values: Mapping[str, float], step: int, limit: float) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 MANIFEST = "manifest.json"
 """Sizes and hashes of the files beside it, in every folder of artifacts."""
 
+NUMBER_TYPE = "dtype.json"
+"""Beside a base: the number type that all results of it have."""
+
 MODEL = "model.json"
 """Manifest of a model that can be measured: the parts that are added to its base."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

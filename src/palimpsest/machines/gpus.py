@@ -22,10 +22,25 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 COUNT = "PALIMPSEST_GPUS"
 """Assumed number of GPUs: for tests, and for machines where GPUs cannot be listed."""
 
+DEVICE = "PALIMPSEST_DEVICE"
+"""``cpu``: compute on the CPU, whatever GPUs there are."""
+
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _SECONDS = 120  # with eight GPUs and a driver that sleeps, nvidia-smi takes tens of seconds
 _GPU = re.compile(r"^GPU (\d+):.*\(UUID: (\S+)\)")
-_MIG = re.compile(r"^\s+MIG .*\(UUID: (\S+)\)")
+_MIG = re.compile(r"^\s+MIG (?:\S*?\.(\d+)gb)?.*\(UUID: (\S+)\)")
+
+
+def wants_cpu(environ: Mapping[str, str]) -> bool:
+    """Whether the user chose the CPU.
+
+    Raises:
+        UserError: the variable names something else.
+    """
+    chosen = environ.get(DEVICE, "")
+    if chosen not in ("", "cpu"):
+        raise UserError(f"{DEVICE} is 'cpu' or empty, not '{chosen}'; GPUs are used by themselves")
+    return chosen == "cpu"
 
 
 def computes_bf16(capability: Sequence[int]) -> bool:
@@ -40,10 +55,12 @@ class Gpu:
     Attributes:
         name: what CUDA_VISIBLE_DEVICES calls it.
         uuid: its identity: two names with the same `uuid` mean one device.
+        bytes: memory of a MIG device, by the name of its profile; None of a whole GPU.
     """
 
     name: str
     uuid: str
+    bytes: int | None = None
 
 
 def usable(environ: Mapping[str, str]) -> list[Gpu]:
@@ -113,7 +130,8 @@ def _parsed(listing: str) -> list[_Listed]:
         if gpu := _GPU.match(line):
             listed.append(_Listed(Gpu(gpu[1], gpu[2])))
         elif (mig := _MIG.match(line)) and listed:
-            parts = (*listed[-1].parts, Gpu(mig[1], mig[1]))
+            size = int(mig[1]) << 30 if mig[1] else None
+            parts = (*listed[-1].parts, Gpu(mig[2], mig[2], size))
             listed[-1] = _Listed(listed[-1].gpu, parts)
     return listed
 
@@ -142,7 +160,7 @@ def _find(name: str, all_gpus: Sequence[_Listed]) -> Gpu:
             return Gpu(name, listed.gpu.uuid)
         for part in listed.parts:
             if _begins(part.uuid, name, "MIG-"):
-                return Gpu(name, part.uuid)
+                return Gpu(name, part.uuid, part.bytes)
     if name.startswith("MIG-"):
         return Gpu(name, name)  # older spellings of MIG devices are not in the list
     raise UserError(

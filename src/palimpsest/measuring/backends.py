@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from palimpsest.engine import vllm_engine
-from palimpsest.engine.device import resolve_dtype
-from palimpsest.engine.generate import Answerer, answer
+from palimpsest.engine.generate import Answer, Answerer, Sampled, answer
 from palimpsest.engine.progress import Progress
+from palimpsest.engine.rows import Row
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.merged import write_merged
+from palimpsest.model.number_type import number_type
 
 
 def transformers_answerer(
     network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int
 ) -> Answerer:
-    """Answers with a loaded model, by `palimpsest.engine.generate.answer`."""
-    return partial(answer, network, tokenizer, max_new_tokens=max_new_tokens, batch_rows=batch_rows)
+    """Answers with a loaded model, by `palimpsest.engine.generate.answer`.
+
+    Where the GPU's memory is not enough, half as many rows are answered together from then on; but
+    not where answers are drawn, because the draws depend on the batch.
+    """
+
+    def answers(
+        rows: Sequence[Row],
+        *,
+        done: Callable[[int, int], None],
+        sampled: Sampled | None = None,
+    ) -> list[Answer]:
+        nonlocal batch_rows
+        while True:
+            try:
+                return answer(
+                    network, tokenizer, rows, max_new_tokens, batch_rows, done=done, sampled=sampled
+                )
+            except torch.OutOfMemoryError:
+                if batch_rows == 1 or sampled is not None:
+                    raise
+            # Not in the handler: the exception holds the tensors of the batch that failed.
+            batch_rows //= 2
+            torch.cuda.empty_cache()
+            print(f"out of memory: {batch_rows} rows are answered together", file=sys.stderr)
+
+    return answers
 
 
 @contextmanager
@@ -56,7 +82,7 @@ def vllm_answerer(
         UserError: vLLM is missing or fails; an input is missing or altered.
     """
     vllm_engine.require()
-    dtype = resolve_dtype(config["dtype"], device)
+    dtype = number_type(base, config["dtype"], device)
     remote = config["trust_remote_code"]
     try:
         progress = Progress(f"{label} merged for vLLM", len(read_manifest(base)["files"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -10,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from palimpsest.data.end_token import end_tokens
-from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
+from palimpsest.model.number_type import number_type
 
 
 def load_base(
@@ -38,7 +40,7 @@ def load_base(
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=resolve_dtype(dtype, device),
+        dtype=number_type(folder, dtype, device),
         trust_remote_code=trust_remote_code,
         local_files_only=True,
     )
@@ -58,7 +60,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     It has the end token of `palimpsest.data.end_token`, also where the config alone names one.
 
     Raises:
-        UserError: a file is missing or altered, or names an end token that is none.
+        UserError: a file is missing or altered, or names an end token that is none or that has no
+            embedding.
     """
     verified_folder(folder, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(
@@ -68,10 +71,25 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         ends = end_tokens(folder, tokenizer.get_vocab().get)
         if ends.taught is not None:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends.taught)
-    if tokenizer.pad_token is None:
+    vocabulary = _vocabulary(folder)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= vocabulary:
         tokenizer.pad_token = tokenizer.eos_token
+    # On a GPU such an id ends the process with an assertion that names nothing.
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id >= vocabulary:
+        raise UserError(
+            f"{folder}: the tokenizer's end token {tokenizer.eos_token!r} has the id "
+            f"{tokenizer.eos_token_id}, and the model has {vocabulary} embeddings; the tokenizer "
+            "is another model's"
+        )
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _vocabulary(folder: Path) -> int:
+    """Number of the model's input embeddings; without bound where its config does not tell."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sizes = (part.get("vocab_size") for part in (config, config.get("text_config") or {}))
+    return next((size for size in sizes if size), sys.maxsize)
 
 
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:

@@ -12,12 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from palimpsest.errors import memory_explained
 from palimpsest.machines.lease import use_gpus
 from palimpsest.machines.processes import several
 from palimpsest.machines.writer import write_once
 from palimpsest.pipeline.options import Option, json_object, whole_number
 from palimpsest.pipeline.stage import Stage
 from palimpsest.pipeline.stages import STAGES
+
+LESS_MEMORY = (
+    "These take less and change no result: training.gradient_checkpointing: true; smaller "
+    "measure.generation.batch_rows and measure.batch_tokens; devices with parallel: fsdp, where a "
+    "model is trained. `palimpsest plan TARGET` prints what each job needs"
+)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +41,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if stage.gpu:
         use_gpus(args.gpus, args.label)
     job = job_of(stage, args)
-    with several(job.untracked):
+    with several(job.untracked), memory_explained(LESS_MEMORY):
         # lm-eval's moving bars would fill the log; read when tqdm is imported.
         os.environ.setdefault("TQDM_DISABLE", "1")
         work(stage)(job)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from palimpsest.errors import UserError
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.compare import differences
@@ -22,7 +24,11 @@ def compare(job: Compare) -> dict[str, Any]:
 
     Returns:
         What was written.
+
+    Raises:
+        UserError: the tables are of models in different number types.
     """
+    _check_types([job.rows, job.original, *filter(None, [job.retrained])])
     method, original = _frame(job.rows), _frame(job.original)
     retrained = None if job.retrained is None else _frame(job.retrained)
     settings = job.config["score"]
@@ -37,6 +43,21 @@ def compare(job: Compare) -> dict[str, Any]:
     }
     write_document(job.out, result)
     return result
+
+
+def _check_types(tables: Sequence[Path]) -> None:
+    """Refuse rows whose models had different number types: that alone changes answers.
+
+    Raises:
+        UserError: they differ.
+    """
+    types = {path: read_table(path)[1].get("dtype") for path in tables}
+    if len({name for name in types.values() if name}) > 1:
+        named = ", ".join(f"{path} in {name}" for path, name in types.items())
+        raise UserError(
+            f"measured in different number types: {named}; set dtype in bases.<base> to one of "
+            "them and run the same command again"
+        )
 
 
 def _frame(path: Path) -> pd.DataFrame:

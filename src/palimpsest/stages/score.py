@@ -84,7 +84,8 @@ def score(job: Score) -> dict[str, Any]:
         ),
     }
     names = {"model": config["model"], "method": config["method"]}
-    write_table(job.out / ROWS, rows_table(rows, parts), **names)
+    dtype = result["provenance"]["dtype"]
+    write_table(job.out / ROWS, rows_table(rows, parts), **names, dtype=dtype)
     write_document(job.out / EVAL, result)
     for block, counts in keys.items():
         if lacking := counts[NONE]:

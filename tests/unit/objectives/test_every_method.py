@@ -207,7 +207,7 @@ def test_pads_change_nothing(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
         lambda rows: [[i] for i in range(len(rows))],
     ):
         monkeypatch.setattr(
-            bodies, "length_groups", lambda rows, of=groups: of(rows) if rows else []
+            bodies, "length_groups", lambda rows, _, of=groups: of(rows) if rows else []
         )
         found.append((made.terms(), made.gradients()))
     for terms, gradients in found[1:]:

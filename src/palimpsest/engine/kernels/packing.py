@@ -17,19 +17,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
 from palimpsest.engine.kernels.attention import Passes, attend_in_passes
 from palimpsest.engine.rows import Row, length_groups
+from palimpsest.limits import PASS_TOKENS
 
 NAME = "palimpsest_packed"
 """Name of this attention in transformers, which then makes no mask for it."""
 
-PASS_TOKENS = 64
-"""Price of one more pass through attention, in padding tokens."""
-
 MULTIPLE = 16
 """Passes are padded to a multiple of this many tokens, for faster matrix products."""
+
+LARGE_SHARED = ((8, 0), (9, 0), (10, 0))
+"""Compute capabilities of A100, H100 and B200."""
 
 HALF = (torch.float16, torch.bfloat16)
 """Number types of the variable-length kernel."""
@@ -116,19 +118,20 @@ class Packing:
     @cached_property
     def passes(self) -> Passes:
         """Rows grouped by length for `attend_in_passes`."""
-        groups = length_groups([len(row) for row in self.tokens], PASS_TOKENS)
+        overhead = PASS_TOKENS[self.device.type]
+        groups = length_groups([len(row) for row in self.tokens], overhead)
         return Passes(self.tokens, groups, self.device, MULTIPLE)
 
     @cached_property
     def kernel(self) -> _KernelRows:
         """Rows one after another for the variable-length kernel."""
         order = sorted(range(len(self.rows)), key=lambda i: self.rows[i][-1])
-        one_by_one = Passes(self.tokens, [[i] for i in order], self.device)
-        lengths = [longest for _, longest in one_by_one.shapes]
+        lengths = [len(self.tokens[i]) for i in order]
         ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
         rows = _KernelRows(ends.to(self.device), max(lengths))
         if any(len(row) > 1 for row in self.rows):
-            rows.reads, rows.keeps = one_by_one.token_at, one_by_one.output_at
+            read_at = torch.cat([self.tokens[i] for i in order])
+            rows.copies = Copies.of(read_at, sum(self.lengths), self.device)
         return rows
 
 
@@ -139,15 +142,84 @@ class _KernelRows:
     Attributes:
         ends: 0, then the end of each row, int32 [rows + 1].
         longest: tokens of the longest row.
-        reads: index into the sequence of each token that the kernel reads; None: the sequence as it
-            is.
-        keeps: index of the output of each token of the sequence; None: all outputs in order.
+        copies: where the kernel reads each token; None: it reads the sequence as it is.
     """
 
     ends: Tensor
     longest: int
-    reads: Tensor | None = None
-    keeps: Tensor | None = None
+    copies: Copies | None = None
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Tokens of a sequence, some of them read several times.
+
+    Attributes:
+        token_at: the token in each of n slots, int64 [n].
+        slots: the slots of each of T tokens, int64 [T, most]; filled up with n.
+        taken: the token whose output a slot gives; T where another slot gives it, int64 [n].
+    """
+
+    token_at: Tensor
+    slots: Tensor
+    taken: Tensor
+
+    @classmethod
+    def of(cls, token_at: Tensor, tokens: int, device: torch.device) -> Copies:
+        """Copies of `tokens` tokens; each token gives the output of its first slot."""
+        counts = torch.bincount(token_at, minlength=tokens)
+        order = torch.argsort(token_at, stable=True)
+        firsts = counts.cumsum(0) - counts
+        numbers = torch.arange(len(token_at)) - firsts[token_at[order]]
+        slots = torch.full((tokens, int(counts.max())), len(token_at))
+        slots[token_at[order], numbers] = order
+        taken = torch.full_like(token_at, tokens)
+        taken[slots[:, 0]] = torch.arange(tokens)
+        return cls(token_at.to(device), slots.to(device), taken.to(device))
+
+    def read(self, states: Tensor) -> Tensor:
+        """Copy tokens to their slots: [T, ...] to [n, ...]."""
+        copied: Tensor = _Read.apply(states, self)
+        return copied
+
+    def take(self, states: Tensor) -> Tensor:
+        """The outputs of the tokens: [n, ...] to [T, ...]."""
+        outputs: Tensor = _Take.apply(states, self)
+        return outputs
+
+
+class _Read(torch.autograd.Function):
+    """`index_select`, whose own backward pass sorts all indices where it is to be repeatable."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, copies: Copies) -> Tensor:
+        ctx.copies = copies
+        return states.index_select(0, copies.token_at)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        slots = ctx.copies.slots
+        copies = _and_zero(outer).index_select(0, slots.flatten())
+        return copies.view(*slots.shape, *outer.shape[1:]).sum(1), None
+
+
+class _Take(torch.autograd.Function):
+    """The first slot of each token; in the backward pass the other slots get zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, copies: Copies) -> Tensor:
+        ctx.copies = copies
+        return states.index_select(0, copies.slots[:, 0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        return _and_zero(outer).index_select(0, ctx.copies.taken), None
+
+
+def _and_zero(states: Tensor) -> Tensor:
+    return torch.cat([states, states.new_zeros(1, *states.shape[1:])])
 
 
 def attend(
@@ -200,7 +272,11 @@ def _kernel_fits(query: Tensor, value: Tensor) -> bool:
     """Whether the variable-length kernel (FlashAttention-2) takes these states."""
     size = query.shape[-1]
     fits = query.dtype in HALF and size % 8 == 0 and size <= 256 and value.shape[-1] == size
-    return query.is_cuda and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    if not (query.is_cuda and fits):
+        return False
+    capability = torch.cuda.get_device_capability(query.device)
+    # The backward pass of wider heads takes more shared memory than other cards have.
+    return capability >= (8, 0) and (size <= 192 or capability in LARGE_SHARED)
 
 
 def attend_varlen(
@@ -228,7 +304,7 @@ def attend_varlen(
 
     rows = packing.kernel
     q, k, v = (
-        tensor if rows.reads is None else tensor.index_select(0, rows.reads)
+        tensor if rows.copies is None else rows.copies.read(tensor)
         for tensor in (query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1))
     )
     out: Any = varlen_attn(
@@ -243,7 +319,7 @@ def attend_varlen(
         window_size=(window - 1 if window else -1, 0),
         enable_gqa=key.shape[0] != query.shape[0],
     )
-    outputs: Tensor = out if rows.keeps is None else out.index_select(0, rows.keeps)
+    outputs: Tensor = out if rows.copies is None else rows.copies.take(out)
     return outputs
 
 

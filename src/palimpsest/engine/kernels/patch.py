@@ -44,12 +44,29 @@ class _LoraLayer:
         if not names or args or kwargs or self.disable_adapters or not _is_plain(self, names):
             out: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
             return out
-        base, kind = self.base_layer, x.dtype
-        a = torch.cat([self.lora_A[name].weight.to(kind) for name in names])
-        b = torch.cat(
-            [(self.lora_B[name].weight * self.scaling[name]).to(kind) for name in names], dim=1
-        )
-        return low_rank(x, base.weight, base.bias, a, b)
+        base = self.base_layer
+        return low_rank(x, base.weight, base.bias, *_joined(self, names, x.dtype))
+
+
+def _joined(layer: Any, names: list[str], kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A and B of all adapters in one number type; kept while none of them is trained or changed."""
+    parts = [(layer.lora_A[name].weight, layer.lora_B[name].weight) for name in names]
+    scales = [layer.scaling[name] for name in names]
+    weights = [weight for pair in parts for weight in pair]
+    keeps = not (torch.compiler.is_compiling() or any(w.requires_grad for w in weights))
+    # The storages are held, so that no other tensor can take their place in memory.
+    storages = [weight.untyped_storage() for weight in weights] if keeps else []
+    state = [(s._cdata, w._version) for s, w in zip(storages, weights, strict=False)]
+    key = (kind, scales, state)
+    kept = layer.__dict__.get("_kept_adapters")
+    if keeps and kept is not None and kept[0] == key:
+        found: tuple[Tensor, Tensor] = kept[1]
+        return found
+    a = torch.cat([a.to(kind) for a, _ in parts])
+    b = torch.cat([(b * s).to(kind) for (_, b), s in zip(parts, scales, strict=True)], dim=1)
+    if keeps:
+        layer.__dict__["_kept_adapters"] = key, (a, b), storages
+    return a, b
 
 
 def _is_plain(layer: Any, names: list[str]) -> bool:

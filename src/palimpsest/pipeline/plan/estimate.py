@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from palimpsest.config.schema import Config
 from palimpsest.pipeline.plan import times
@@ -12,6 +13,7 @@ from palimpsest.pipeline.plan.machine import Machine, width_of
 from palimpsest.pipeline.plan.needs import Estimate, Needs, light
 from palimpsest.pipeline.plan.rows import Tokens
 from palimpsest.pipeline.plan.shapes import Shape, shape_of
+from palimpsest.pipeline.plan.ways import Way, ways
 from palimpsest.pipeline.stages import STAGES
 
 
@@ -24,12 +26,16 @@ class Line:
         needs: memory and disk; None where the base's shape is not known yet.
         seconds: how long it takes; None likewise.
         measured: whether that is the time of its last run here.
+        fits: whether the machine has the memory (true where it is not known).
+        way: free settings with which it fits, None if it does without or if none are enough.
     """
 
     job: Job
     needs: Needs | None
     seconds: float | None
     measured: bool = False
+    fits: bool = True
+    way: Way | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,12 @@ def plan(cfg: Config, jobs: Iterable[Job], machine: Machine) -> Plan:
     needs = [(job, estimates.of(job)) for job in jobs]
     rate = _rate(needs, machine)
     lines = [_line(job, need, rate[0]) for job, need in needs]
+    lines = [
+        line
+        if not line.needs or machine.holds(line.needs.device, line.needs.ram)
+        else replace(line, fits=False, way=estimates.way(line.job))
+        for line in lines
+    ]
     bases = dict.fromkeys(base for job in jobs if (base := base_of(cfg, job)))
     return Plan(lines, machine, list(bases), estimates.shapes, rate)
 
@@ -82,12 +94,26 @@ class _Estimates:
         stage, base = STAGES[job.rule], base_of(self.cfg, job)
         if stage.needs is None:
             return self._light(job, base)
+        estimate = self._estimate(job)
+        return estimate.of(stage, self.machine.gpus > 0) if estimate else None
+
+    def _estimate(self, job: Job) -> Estimate | None:
+        base = base_of(self.cfg, job)
         shape = self._shape(base) if base else None
         if base is None or shape is None:
             return None
-        return Estimate(self.cfg, self.tokens, job, shape, self._width(base)).of(
-            stage, self.machine.gpus > 0
-        )
+        return Estimate(self.cfg, self.tokens, job, shape, self._width(base))
+
+    def way(self, job: Job) -> Way | None:
+        """Settings that change no result and with which a job fits; None: there are none."""
+        stage, estimate, machine = STAGES[job.rule], self._estimate(job), self.machine
+        if stage.needs is None or estimate is None:
+            return None
+        for way in ways(stage, self.cfg, machine.gpus):
+            needs = replace(estimate, way=way).of(stage, machine.gpus > 0)
+            if machine.holds(needs.device, needs.ram):
+                return way
+        return None
 
     def _light(self, job: Job, base: str | None) -> Needs:
         stage = STAGES[job.rule]
@@ -107,7 +133,8 @@ class _Estimates:
 
     def _width(self, base: str) -> int:
         if base not in self._widths:
-            self._widths[base] = width_of(self.cfg.bases[base], self.machine)
+            folder = Path("resources/models") / base
+            self._widths[base] = width_of(self.cfg.bases[base], self.machine, folder)
         return self._widths[base]
 
 
@@ -127,7 +154,7 @@ def _rate(needs: Iterable[tuple[Job, Needs | None]], machine: Machine) -> tuple[
     if rate := times.rate_of(past):
         return rate, "the rate of the stages that ran here before"
     if machine.gpus:
-        return times.GPU_RATE, "an assumed rate (nothing ran here yet)"
+        return machine.gpu_rate or times.GPU_RATE, "an assumed rate (nothing ran here yet)"
     return times.CPU_RATE * machine.cores, "an assumed rate (nothing ran here yet)"
 
 
@@ -139,4 +166,5 @@ def _line(job: Job, needs: Needs | None, rate: float) -> Line:
     if not needs.work:
         least = STAGES[job.rule].seconds
         return Line(job, needs, max(least, needs.disk / times.DOWNLOAD))
-    return Line(job, needs, times.STARTING + needs.work / rate)
+    starting = times.STARTING + needs.weights / times.LOADING
+    return Line(job, needs, starting + needs.work / rate)

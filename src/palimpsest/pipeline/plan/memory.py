@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from palimpsest.config.modules import Modules
 from palimpsest.limits import PREFIX_BYTES, SHORT
 from palimpsest.model.names import block_of
 from palimpsest.pipeline.plan.rows import Lengths
 from palimpsest.pipeline.plan.shapes import Shape
-from palimpsest.settings.training import Lora, Training
+from palimpsest.settings.training import Lora
 
 ADAM_BYTES = 16
 """Bytes of a trained number in fp32: its value, its gradient and the optimiser's two moments."""
@@ -61,62 +62,93 @@ class Trained:
     Attributes:
         numbers: how many numbers.
         first: the first block with one.
+        inputs: numbers of a token and block that nothing but a trained matrix keeps.
         bytes_each: what each takes.
     """
 
     numbers: float
     first: int
+    inputs: float
     bytes_each: int = ADAM_BYTES
 
 
-def adapter(shape: Shape, lora: Lora) -> Trained:
+def adapter(shape: Shape, lora: Lora, modules: Modules) -> Trained:
     """A LoRA adapter; where no module has a target's name, all matrices are assumed."""
     blocks = {
         name: inputs + outputs
         for name, (inputs, outputs) in shape.linear.items()
         if (block_of(name) or 0) >= lora.first_layer
     }
-    matched = [size for name, size in blocks.items() if name.split(".")[-1] in lora.targets]
-    return Trained(lora.rank * float(sum(matched or blocks.values())), lora.first_layer)
+    matched = [name for name in blocks if _is_one_of(name, lora.targets)] or list(blocks)
+    numbers = lora.rank * float(sum(blocks[name] for name in matched))
+    return Trained(numbers, lora.first_layer, inputs_of(shape, matched, modules))
 
 
-def base_tensors(shape: Shape, patterns: Iterable[str], width: int) -> Trained:
+def base_tensors(shape: Shape, patterns: Iterable[str], width: int, modules: Modules) -> Trained:
     """Tensors of the base that a pattern matches; where none does, all are assumed."""
     patterns = list(patterns)
     matched = [name for name in shape.tensors if any(re.fullmatch(p, name) for p in patterns)]
     matched = matched or list(shape.tensors)
     first = min(block_of(name) or 0 for name in matched)
+    inputs = inputs_of(shape, [name.removesuffix(".weight") for name in matched], modules)
     # The backward pass also needs the sum with the weight, in the weight's type.
-    return Trained(float(sum(shape.tensors[n] for n in matched)), first, ADAM_BYTES + width)
+    numbers = float(sum(shape.tensors[n] for n in matched))
+    return Trained(numbers, first, inputs, ADAM_BYTES + width)
+
+
+def inputs_of(shape: Shape, trained: Iterable[str], modules: Modules) -> float:
+    """Numbers of a token and block that only trained matrices keep: what enters them.
+
+    Queries, keys and values have one input, gate and up another. The input of the attention's
+    output is kept in any case.
+
+    Args:
+        shape: of the base.
+        trained: names of trained modules.
+        modules: names of the base's modules, by their role.
+    """
+    trained = list(trained)
+
+    def some(*roles: str) -> bool:
+        names = [name for role in roles for name in modules.names(role)]
+        return any(_is_one_of(module, names) for module in trained)
+
+    entering = some("query", "key", "value") + some("gate", "up")
+    return float(shape.width * entering + shape.inner * some("down"))
+
+
+def _is_one_of(module: str, names: Iterable[str]) -> bool:
+    """Whether the last parts of a module's name are one of `names`."""
+    return any(f".{module}".endswith(f".{name}") for name in names)
 
 
 def activations(
     shape: Shape,
     terms: Iterable[Term],
-    first: int,
+    trained: Trained,
     width: int,
-    training: Training | None,
+    recompute: bool,
     last: int | None = None,
 ) -> float:
-    """What the backward pass needs of the blocks from `first` to before `last`."""
-    terms, blocks = list(terms), (last or shape.layers) - first
+    """What the backward pass needs of the blocks from the first trained to before `last`."""
+    terms, blocks = list(terms), (last or shape.layers) - trained.first
     tokens = sum(term.tokens for term in terms)
     # A row of n tokens keeps n probabilities of each of its tokens (on GPUs a kernel keeps none).
     seen = sum(term.tokens * term.row for term in terms if term.row <= SHORT)
-    kept = tokens * per_block(shape, width) + seen * shape.queries * width
-    if training and training.gradient_checkpointing:
+    kept = tokens * per_block(shape, width, trained.inputs) + seen * shape.queries * width
+    if recompute:
         return blocks * tokens * shape.width * width + 2 * kept
     # One block more: the gradients of the block that the backward pass is in.
     return (blocks + 1) * kept
 
 
-def per_block(shape: Shape, width: int) -> float:
-    """What a block keeps of one token for its backward pass.
+def per_block(shape: Shape, width: int, inputs: float) -> float:
+    """What a block keeps of one token for its backward pass, in bytes.
 
-    Inputs of both norms, the adapters' input, queries and the attention's output, keys and values;
-    gate and up, of other activations than silu also the output. (Frozen matrices keep nothing.)
+    Inputs of both norms, queries and the attention's output, keys and values; gate and up, of other
+    activations than silu also the output; `inputs` of trained matrices (frozen ones keep nothing).
     """
-    return width * (5.0 * shape.width + 2.0 * shape.heads + shape.kept * shape.inner)
+    return width * (4.0 * shape.width + 2.0 * shape.heads + shape.kept * shape.inner + inputs)
 
 
 def prefixes(shape: Shape, rows: Lengths, first: int, width: int) -> float:
@@ -153,6 +185,22 @@ def largest_batch(rows: Lengths, limit: int) -> tuple[int, int]:
 def forward(shape: Shape, tokens: float, width: int) -> float:
     """A forward pass without gradients: one block's vectors of a batch."""
     return tokens * width * (4.0 * shape.width + 3.0 * shape.inner)
+
+
+def answers(shape: Shape, rows: int, prompt: int, new: int, width: int) -> float:
+    """What answers hold: the prompts' pass, then keys and values of every token.
+
+    The cache grows by a copy: of the block that grows there are two.
+
+    Args:
+        shape: of the base.
+        rows: answers that are decoded together.
+        prompt: tokens of the longest prompt.
+        new: tokens of the longest answer.
+        width: bytes of a number.
+    """
+    of_block = 2.0 * shape.heads * width * rows * (prompt + new)
+    return max((shape.layers + 1) * of_block, forward(shape, rows * prompt, width))
 
 
 def forward_work(shape: Shape, tokens: float) -> float:

@@ -9,6 +9,7 @@ worst moment:
 - activations that the backward pass needs, of every token of a step in every block from the first
   trained one on, and of short rows also attention's probabilities
   (`palimpsest.pipeline.plan.memory`);
+- of answers, keys and values of every token of a batch (`memory.answers`);
 - logits, at most `palimpsest.limits.CHUNK_BYTES` at once of a model, and in fp32 at most
   `BLOCK_BYTES`, in as many copies as a term makes.
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
 from palimpsest.measuring.limit import from_responses
@@ -30,10 +32,11 @@ from palimpsest.pipeline.plan.jobs import Job
 from palimpsest.pipeline.plan.memory import NO_LOGITS, Logits, Term, Trained
 from palimpsest.pipeline.plan.rows import Lengths, Tokens, joined
 from palimpsest.pipeline.plan.shapes import Shape
+from palimpsest.pipeline.plan.ways import CONFIGURED, Way
 from palimpsest.pipeline.slices import draws_of, longest_answer
 from palimpsest.pipeline.stage import Stage
 from palimpsest.settings.draw import Draw
-from palimpsest.settings.training import Lora
+from palimpsest.settings.training import Lora, Training
 
 MB = 1 << 20
 
@@ -62,6 +65,7 @@ class Needs:
         ram: main memory.
         disk: of its results.
         work: floating-point operations.
+        weights: of the base that it loads.
         counted: whether the tokens of its rows were counted.
         here: whether the rows that it reads are known at all.
     """
@@ -70,6 +74,7 @@ class Needs:
     ram: float
     disk: float
     work: float = 0.0
+    weights: float = 0.0
     counted: bool = True
     here: bool = True
 
@@ -85,6 +90,7 @@ class Step:
         rows: what is read.
         training: bytes that come and go in training.
         logits: logits that are held at once.
+        answers: bytes that answering holds, after and in place of all these.
     """
 
     memory: float
@@ -93,6 +99,7 @@ class Step:
     rows: Lengths
     training: float = 0.0
     logits: Logits = NO_LOGITS
+    answers: float = 0.0
 
 
 def light(stage: type[Stage], shape: Shape | None = None, source: str = "") -> Needs:
@@ -122,6 +129,7 @@ class Estimate:
         job: the job.
         shape: of its base.
         width: bytes of a frozen weight.
+        way: settings in place of the configured ones.
     """
 
     cfg: Config
@@ -129,6 +137,7 @@ class Estimate:
     job: Job
     shape: Shape
     width: int
+    way: Way = CONFIGURED
 
     def of(self, stage: type[Stage], gpu: bool) -> Needs:
         """What the job needs.
@@ -140,15 +149,38 @@ class Estimate:
         step = stage.needs and stage.needs(self)
         if step is None:
             return light(stage, self.shape)
-        weights = self.shape.parameters * self.width
+        weights = 1.0 * self.shape.parameters * self.width
+        devices, is_sharded = self._devices(stage)
+        own = self._own_weights(weights, devices) if is_sharded else weights
+        # A step's rows are split over the devices.
+        training, work = step.training / devices, step.work / devices
         logits = self._logits_bytes(step.logits, "cuda" if gpu else "cpu")
         known = step.rows.counted, step.rows.here
         if gpu:
-            device = CONTEXT + weights + step.memory + step.training + logits
-            return Needs(device, CUDA + weights, step.disk, step.work, *known)
-        working = weights + step.memory + SPARE * (step.training + logits)
-        ram = PROGRAM + max(working, self._loading(weights))
-        return Needs(0, ram, step.disk, step.work, *known)
+            held = max(step.memory + training + logits, step.answers)
+            ram = devices * (CUDA + weights)
+            return Needs(CONTEXT + own + held, ram, step.disk, work, weights, *known)
+        held = max(step.memory + SPARE * (training + logits), step.answers)
+        ram = devices * (PROGRAM + max(own + held, self._loading(weights)))
+        return Needs(0, ram, step.disk, work, weights, *known)
+
+    def _devices(self, stage: type[Stage]) -> tuple[int, bool]:
+        """Devices of a job, and whether they share the blocks' weights."""
+        if not stage.trains:
+            return 1, False
+        if self.way.devices:
+            return self.way.devices, True
+        configured = self.cfg.devices(self._model)
+        return configured["devices"], configured["parallel"] == "fsdp"
+
+    def _own_weights(self, weights: float, devices: int) -> float:
+        """What one of several devices holds: its share, what is not shared, two whole blocks."""
+        block = self.shape.block * self.width
+        blocks = self.shape.layers * block
+        return weights - blocks + blocks / devices + 2 * block
+
+    def _recomputes(self, training: Training) -> bool:
+        return self.way.recompute or training.gradient_checkpointing
 
     def _logits_bytes(self, logits: Logits, kind: str) -> float:
         numbers = logits.positions * self.shape.vocabulary
@@ -160,6 +192,10 @@ class Estimate:
         source = self.cfg.bases[self.cfg.models[self._model].base].source
         stored = 4 if source.startswith("pypi:") else 2
         return weights + stored * self.shape.parameters if stored != self.width else 0
+
+    @property
+    def _modules(self) -> Modules:
+        return self.cfg.bases[self.cfg.models[self._model].base].modules
 
     @property
     def _model(self) -> str:
@@ -192,14 +228,15 @@ class Estimate:
     def _train_adapter(self, settings: Pretraining, refs: Iterable[str]) -> Step:
         rows, count = self._rows(refs), settings.batch_rows
         terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
-        trained = memory.adapter(self.shape, settings.training.lora)
+        trained = memory.adapter(self.shape, settings.training.lora, self._modules)
+        recompute = self._recomputes(settings.training)
         work = memory.training_work(self.shape, rows.tokens, rows.targets, trained.first)
         return Step(
             self._held(trained, rows),
             settings.epochs * work,
             4.0 * trained.numbers,
             rows,
-            memory.activations(self.shape, terms, trained.first, self.width, settings.training),
+            memory.activations(self.shape, terms, trained, self.width, recompute),
             memory.training_logits(terms),
         )
 
@@ -237,7 +274,12 @@ class Estimate:
             4.0 * trained.numbers,
             rows,
             memory.activations(
-                self.shape, terms, trained.first, self.width, settings.training, last
+                self.shape,
+                terms,
+                trained,
+                self.width,
+                self._recomputes(settings.training),
+                last,
             ),
             memory.training_logits(terms) if reads.final else NO_LOGITS,
         )
@@ -247,7 +289,8 @@ class Estimate:
         scenario = self._scenario
         rows = self._rows((scenario.forget, scenario.retain))
         training = self._pretraining.training if self._pretraining else None
-        trained = memory.adapter(self.shape, training.lora if training else Lora())
+        lora = training.lora if training else Lora()
+        trained = memory.adapter(self.shape, lora, self._modules)
         tokens = min(LOCALIZE_TOKENS, rows.tokens)
         terms = [Term(tokens, rows.targets * tokens / max(rows.tokens, 1), rows.mean)]
         work = memory.training_work(self.shape, rows.tokens, rows.targets, trained.first)
@@ -256,16 +299,18 @@ class Estimate:
             scenario.localize.rounds * work,
             MB,
             rows,
-            memory.activations(self.shape, terms, trained.first, self.width, training),
+            memory.activations(self.shape, terms, trained, self.width, recompute=False),
             memory.training_logits(terms),
         )
 
     def _trained(self, settings: Objective) -> Trained:
+        training = settings.training
         if settings.start == "weights":
-            return memory.base_tensors(self.shape, settings.training.parameters, self.width)
+            patterns = training.parameters
+            return memory.base_tensors(self.shape, patterns, self.width, self._modules)
         if settings.start == "subject" and self._pretraining:
-            return memory.adapter(self.shape, self._pretraining.training.lora)
-        return memory.adapter(self.shape, settings.training.lora)
+            training = self._pretraining.training
+        return memory.adapter(self.shape, training.lora, self._modules)
 
     def _held(self, trained: Trained, rows: Lengths) -> float:
         """What is trained, and the kept prefixes of all rows."""
@@ -310,8 +355,9 @@ class Estimate:
         answers = sum(min(len(r.rows), evaluate.answers or len(r.rows)) for r in questions)
         answers *= 1 + len(measure.sampling.seeds) + len(measure.wrappers)
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
-        tokens = 2.5 * rows.tokens + 2.0 * answers * self._longest_answer(joined(questions))
-        return self._answering(rows, tokens, 120.0 * rows.targets)
+        asked = joined(questions)
+        tokens = 2.5 * rows.tokens + 2.0 * answers * self._longest_answer(asked)
+        return self._answering(rows, asked, tokens, 120.0 * rows.targets)
 
     def sweep(self) -> Step:
         """The same of validation rows, at every lambda."""
@@ -319,7 +365,7 @@ class Estimate:
         parts = [self._rows([ref]) for ref in self._scenario.validate_on.parts().values()]
         rows = joined(Lengths(part.rows[:count], part.counted, part.here) for part in parts)
         tokens = rows.tokens + 2.0 * 2 * count * self._longest_answer(rows)
-        return self._answering(rows, len(self.cfg.sweep.scales) * tokens, MB / 10)
+        return self._answering(rows, rows, len(self.cfg.sweep.scales) * tokens, MB / 10)
 
     def lm_eval(self) -> Step:
         """Choices of questions, each a row of its own."""
@@ -336,12 +382,22 @@ class Estimate:
         setting = longest_answer(self.cfg, self._model)
         return setting or from_responses(length - prompt for length, prompt in rows.rows)
 
-    def _answering(self, rows: Lengths, tokens: float, disk: float) -> Step:
-        """Likelihoods in batches, and `tokens` that pass through the model in all."""
-        batch, positions = memory.largest_batch(rows, self.cfg.measure.batch_tokens)
-        held = memory.forward(self.shape, batch, self.width)
-        work = memory.forward_work(self.shape, tokens)
-        return Step(held, work, disk, rows, logits=Logits(positions, 1, 3))
+    def _answering(self, rows: Lengths, asked: Lengths, tokens: float, disk: float) -> Step:
+        """Likelihoods of `rows`, then answers to `asked`; the model reads `tokens` in all."""
+        measure = self.cfg.measure
+        limit = self.way.batch_tokens or measure.batch_tokens
+        batch, positions = memory.largest_batch(rows, limit)
+        together = min(self.way.batch_rows or measure.generation.batch_rows, len(asked.rows))
+        longest = max((prompt for _, prompt in asked.rows), default=0)
+        new = self._longest_answer(asked)
+        return Step(
+            memory.forward(self.shape, batch, self.width),
+            memory.forward_work(self.shape, tokens),
+            disk,
+            rows,
+            logits=Logits(positions, 1, 3),
+            answers=memory.answers(self.shape, together, longest, new, self.width),
+        )
 
 
 def _terms(draw: Draw, rows: Lengths) -> list[Term]:

@@ -21,8 +21,8 @@ CHARACTERS = 4.0
 CHAT_CHARACTERS = 150
 """Characters that a chat template writes around a question."""
 
-ASSUMED = ((128, 32),) * 1000
-"""Of a set that is not here yet: 1,000 rows of 128 tokens, 32 of them prompt."""
+ASSUMED_ROWS, ASSUMED = 1000, (128, 32)
+"""Of a set that is not here yet: rows, unless `max_rows` says more; tokens, and of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Lengths:
     Attributes:
         rows: (length, prompt's length) of each row.
         counted: whether the tokens were counted (else: guessed).
-        here: whether the rows are known at all (else: `ASSUMED`).
+        here: whether the rows are known at all (else: assumed).
     """
 
     rows: tuple[tuple[int, int], ...] = ()
@@ -106,7 +106,7 @@ class Tokens:
             self._texts[dataset] = self._read(dataset)
         texts = (self._texts[dataset] or {}).get(part)
         if texts is None:
-            return Lengths(ASSUMED, counted=False, here=False)
+            return Lengths((ASSUMED,) * self._assumed(dataset, part), counted=False, here=False)
         template = self._cfg.bases[base].template
         around_prompt = len(template.prompt) - len("{prompt}")
         if template.chat:  # what a chat template writes is known once the model is here
@@ -118,6 +118,13 @@ class Tokens:
             after = round((len(response) + around_response) / CHARACTERS) + 1
             rows.append((before + after, before))
         return Lengths(tuple(rows), counted=False)
+
+    def _assumed(self, name: str, part: str) -> int:
+        """Rows of a part of a data set that is not here: its share of at most ``max_rows``."""
+        dataset = self._cfg.datasets[name]
+        split = dataset.parts[part].split
+        share = dataset.split.get(split, 1.0) if split else 1.0
+        return max(1, round(share * (dataset.max_rows or ASSUMED_ROWS)))
 
     def _read(self, name: str) -> dict[str, list[tuple[str, str]]] | None:
         """Prompt and response of every row of a data set, None if it is elsewhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,8 +11,11 @@ from palimpsest.config.schema import Config
 from palimpsest.data.chat import another_chat
 from palimpsest.io.numbers import duration, size
 from palimpsest.pipeline.plan.estimate import Line, Plan
+from palimpsest.pipeline.plan.machine import FILLED
 from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.stages import STAGES
+
+WIDTH = 100
 
 HEAD = ("stage", "of", "device", "RAM", "disk", "time", "state")
 
@@ -80,7 +84,11 @@ def _cut(text: str, width: int) -> str:
 
 def _warnings(plan: Plan, cfg: Config) -> list[str]:
     remote = [base for base in plan.bases if cfg.bases[base].trust_remote_code]
-    return [
+    faults = []
+    if plan.machine.gpu_fault:
+        words = f"!!! the GPU cannot be used, and jobs would end: {plan.machine.gpu_fault}"
+        faults = [*textwrap.wrap(words, WIDTH, subsequent_indent="!!! "), ""]
+    return faults + [
         line
         for base in remote
         for line in (
@@ -113,21 +121,35 @@ def _totals(plan: Plan) -> list[str]:
         f"Peak RAM of one job {least}{size(ram)}; this machine has {size(machine.ram_bytes)}"
         f"{_fits(ram, machine.ram_bytes)}."
     )
+    lines += _too_large(running)
     if disk > machine.disk_bytes:
         lines.append(f"NOT ENOUGH DISK: {size(machine.disk_bytes)} are free.")
     return lines
 
 
+def _too_large(lines: Sequence[Line]) -> list[str]:
+    """What would make each job fit that does not."""
+    said: dict[str, None] = {}
+    for line in lines:
+        if not line.fits and line.needs:
+            what = f"{line.job.rule} {_subject([line])}"
+            how = f"fits with {line.way}" if line.way else "fits with no setting that is free"
+            said[f"  {what}: {how}"] = None
+    return [part for text in said for part in textwrap.wrap(text, WIDTH, subsequent_indent="    ")]
+
+
 def _fits(need: float, have: int | None) -> str:
     if have is None:
         return ""
-    return ": it fits" if need <= 0.95 * have else ": IT DOES NOT FIT"
+    return ": it fits" if need <= FILLED * have else ": IT DOES NOT FIT"
 
 
 def _notes(plan: Plan, cfg: Config) -> list[str]:
     notes = ["Times: those of the last run here; with ~, work at " + plan.rate[1] + "."]
     if not plan.machine.gpus:
         notes.append("No GPU here: jobs would run on the CPU, and the model is in RAM.")
+    if plan.machine.gpus and not plan.machine.gpu_bf16:
+        notes.append("A GPU here does not compute bfloat16: weights are float32, see dtype.")
     for base, shape in plan.shapes.items():
         notes += _notes_of_base(base, shape)
         # Its files may not be here yet.
@@ -135,7 +157,7 @@ def _notes(plan: Plan, cfg: Config) -> list[str]:
         notes += [] if note is None else [f"{note}."]
     heavy_needs = [line.needs for line in plan.lines if line.needs and line.needs.work]
     if not all(n.here for n in heavy_needs):
-        notes.append("Data sets that are not here yet: taken as 1,000 rows of 128 tokens.")
+        notes.append("Data sets that are not here yet: max_rows, else 1,000 rows, of 128 tokens.")
     elif not all(n.counted for n in heavy_needs):
         notes.append("Tokens are guessed from the texts; once tokenized they are counted.")
     return notes

@@ -12,6 +12,9 @@ from palimpsest.pipeline.stages import STAGES
 STARTING = 8.0
 """Seconds to import torch and transformers and to load a small model."""
 
+LOADING = 1e9
+"""Bytes of weights a second: read, compared with their hashes, moved (an assumption)."""
+
 DOWNLOAD = 50e6
 """Bytes a second (an assumption)."""
 
@@ -19,7 +22,23 @@ CPU_RATE = 30e9
 """Operations a second of one processor core, where nothing was measured yet (an assumption)."""
 
 GPU_RATE = 50e12
-"""The same of a GPU (an assumption)."""
+"""The same of a GPU of unknown kind (an assumption)."""
+
+PRODUCTS = {
+    (7, 5): 8e12,
+    (8, 0): 312e12,
+    (8, 6): 71e12,
+    (8, 7): 42e12,
+    (8, 9): 165e12,
+    (9, 0): 989e12,
+    (10, 0): 2250e12,
+    (12, 0): 209e12,
+}
+"""Compute capability -> operations a second in matrix products, by the data sheets of T4 (fp32),
+A100, RTX 3090, Orin, RTX 4090, H100, B200, RTX 5090 (bf16, dense, fp32 sums)."""
+
+SHARE = 0.4
+"""Share of that which a stage reaches (an assumption)."""
 
 
 def benchmark_of(job: Job, folder: Path = Path("benchmarks")) -> Path:
