@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from palimpsest.errors import UserError
+from palimpsest.errors import UserError, one_line
 
 _PROBES = (
     "### Question: What is 12 + 345?\n### Answer:",
@@ -19,11 +19,12 @@ _PROBES = (
 )
 
 
-def complete_tokenizer(folder: Path, trust_remote_code: bool = False) -> None:
+def complete_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) -> None:
     """Write ``tokenizer.json`` into a model folder if it is absent or gives other ids.
 
     Args:
         folder: a model folder.
+        name: what errors call it.
         trust_remote_code: whether Python code in it may run.
 
     Raises:
@@ -37,14 +38,14 @@ def complete_tokenizer(folder: Path, trust_remote_code: bool = False) -> None:
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder}: its tokenizer cannot be read: {first[0]}") from error
+        said = one_line(" ".join(str(error).split()) or type(error).__name__, 300)
+        raise UserError(f"{name}: its tokenizer cannot be read: {said}") from error
     if _same(folder, tokenizer):
         return
     tokenizer.save_pretrained(str(folder))
     if not _same(folder, tokenizer):
         raise UserError(
-            f"{folder}: its tokenizer has no complete tokenizer.json and cannot be written as one; "
+            f"{name}: its tokenizer has no complete tokenizer.json and cannot be written as one; "
             "a fast tokenizer is needed"
         )
 
