@@ -19,6 +19,7 @@ from kit.hub_server import Fault, Hub, Repo, files_of, hub_server
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified
 from palimpsest.judges.classifier import model_folder
+from palimpsest.model.base import load_base
 from palimpsest.pipeline.stages import DownloadModel
 from palimpsest.stages.download_model import download_model
 
@@ -195,7 +196,7 @@ def torch_bytes(value: Any, folder: Path) -> bytes:
             {"config.json": b"{}", "flax_model.msgpack": b"", "a.gguf": b""},
             "its weights are not in safetensors .found: a.gguf, flax_model.msgpack",
         ),
-        ({"config.json": b"{}", "model.safetensors": b"x" * 9}, "truncated or damaged"),
+        ({"config.json": b"{}", "model.safetensors": b""}, "config.json: .*a `model_type` key"),
     ],
 )
 def test_a_repository_without_a_model_that_fits_is_refused(
@@ -238,6 +239,83 @@ def test_code_of_a_repository_runs_where_it_is_trusted_alone(
     assert not ran.exists()
     assert "own.py" in fetch(trust_remote_code=True)["files"]
     assert ran.exists()
+
+
+ARCHITECTURE = b"""
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import find_pruneable_heads_and_indices
+
+class Config(LlamaConfig):
+    model_type = "tiny_own"
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+RUNS = ARCHITECTURE.replace(b"find_pruneable_heads_and_indices", b"Conv1D")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            ARCHITECTURE,
+            r"cannot load this model: ImportError: cannot import name 'find_pruneable_heads",
+        ),
+        (RUNS + b"x = 1 / 0", "own.py line 10: .* ZeroDivisionError: division by zero"),
+        (RUNS.replace(b"(LlamaForCausalLM)", b"(Absent)"), "NameError: name 'Absent'"),
+    ],
+)
+def test_code_that_cannot_run_is_refused_before_the_weights(
+    hub: Hub,
+    fetch: Callable[..., Any],
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: bytes,
+    message: str,
+) -> None:
+    """CrystalChat's case: a fork for transformers 4, whose weights have 26 GB."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    config = json.loads(files["config.json"])
+    config["model_type"] = "tiny_own"
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    own = {"config.json": json.dumps(config).encode(), "own.py": code}
+    hub.models["org/tiny"] = Repo({**files, **own})
+    with pytest.raises(UserError, match=r"auto_map: .*\(own\.py\).*trust_remote_code: true"):
+        fetch()
+    with pytest.raises(UserError, match=message):
+        fetch(trust_remote_code=True)
+    assert not hub.matching(r"safetensors$")
+    assert not (tmp_path / "models/tiny").exists()
+
+
+def test_code_that_runs_is_loaded(
+    hub: Hub,
+    fetch: Callable[..., Any],
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    config = json.loads(files["config.json"])
+    config["model_type"] = "tiny_own"
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    own = {"config.json": json.dumps(config).encode(), "own.py": RUNS}
+    hub.models["org/tiny"] = Repo({**files, **own})
+    assert "own.py" in fetch(trust_remote_code=True)["files"]
+    folder = tmp_path / "models/tiny"
+    model = load_base(folder, "float32", torch.device("cpu"), trust_remote_code=True)
+    assert type(model).__name__ == "Model"
+
+
+def test_an_adapter_is_no_base(
+    hub: Hub, fetch: Callable[..., Any], files: dict[str, bytes]
+) -> None:
+    hub.models["org/tiny"] = Repo({**files, "adapter_config.json": b"{}"})
+    with pytest.raises(UserError, match=r"has base weights and a LoRA adapter .*models.*adapter"):
+        fetch()
+    assert not hub.matching(r"safetensors$")
 
 
 def test_a_hash_of_a_file_is_not_for_a_repository(fetch: Callable[..., Any]) -> None:

@@ -324,7 +324,8 @@ def test_a_tokenizer_without_its_rules_in_one_file_is_completed(
 def test_sharded_weights_are_checked_against_their_index(tmp_path: Path, folder: Path) -> None:
     source = copy(folder, tmp_path / "source", without=["model.safetensors"])
     (source / "model-1.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    files = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    index: dict[str, Any] = {"weight_map": files, "metadata": {}}
     with pytest.raises(UserError, match=r"neither model\.safetensors nor .*model-1"):
         fetch(f"path:{source}", tmp_path / "out")
     (source / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from palimpsest.data.end_token import end_tokens
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
 from palimpsest.model.number_type import number_type
+from palimpsest.model.whole import can_load_first, load, refuse_not_finite
 
 
 def load_base(
@@ -23,6 +23,7 @@ def load_base(
     device: torch.device,
     trust_remote_code: bool = False,
     moved: bool = True,
+    blocks: int | None = None,
 ) -> nn.Module:
     """Verify and load the causal language model in `folder`, frozen and in evaluation mode.
 
@@ -31,27 +32,26 @@ def load_base(
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         device: where the model will run.
         trust_remote_code: run Python code that the repository carries.
-        moved: move the model to `device`; otherwise it stays in main memory.
+        moved: load the model to `device`; otherwise it stays in main memory.
+        blocks: load no more than the first blocks, where the architecture allows it; None: all.
 
     Raises:
-        UserError: a file is missing or altered, or the architecture scales its logits.
+        UserError: a file is missing or altered, or the folder is not the model that its config
+            describes (see `palimpsest.model.whole`).
     """
     verified_folder(folder)
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
+    # Weights that are stored in another type go to a GPU as they are and are converted there.
+    straight = {"device_map": {"": device}} if moved and device.type != "cpu" else {}
+    network = load(
         folder,
+        str(folder),
+        blocks if blocks is not None and can_load_first(folder) else None,
+        trust_remote_code,
         dtype=number_type(folder, dtype, device),
-        trust_remote_code=trust_remote_code,
-        local_files_only=True,
+        **straight,
     )
-    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, key, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"{folder}: the architecture scales its logits ({key}), which is not supported"
-            )
-    network: nn.Module = model
-    network.requires_grad_(False).eval()
-    return network.to(device) if moved else network
+    refuse_not_finite(network, str(folder))
+    return network.requires_grad_(False).eval()
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -39,12 +39,15 @@ def convert_gguf(path: Path, folder: Path, log: Callable[[str], None] = print) -
         UserError: the file is damaged, of an architecture that transformers cannot read from GGUF,
             or it lacks tensors that the architecture needs (named).
     """
+    from palimpsest.model.whole import check_weights_of
+
     count = _check_container(path)
     log(f"  reading {path.name}: {count} tensors (about half a minute for 135M parameters)")
     model, tokenizer = _load(path)
     log(f"  writing {model.num_parameters() / 1e6:.1f}M parameters in fp32")
     _save(model, tokenizer, path.stem, folder)
-    complete_tokenizer(folder)
+    complete_tokenizer(folder, path.name)
+    check_weights_of(folder, path.name)
     return {"format": "gguf", "gguf": path.name, "tensors": count}
 
 

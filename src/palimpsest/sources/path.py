@@ -39,15 +39,19 @@ def take_folder(source: Path, target: Path, trust_remote_code: bool = False) -> 
         Facts for the manifest.
 
     Raises:
-        UserError: no config or tokenizer, weights missing, damaged or only as pickle.
+        UserError: no config or tokenizer, weights missing, damaged or only as pickle; or the
+            folder is not the model that its config describes (`palimpsest.model.whole`).
     """
-    if not (source / "config.json").is_file():
-        raise UserError(f"{source}: not a model folder: it has no config.json")
+    # Imported late, for torch and transformers take seconds.
+    from palimpsest.model.whole import check_config, check_weights_of
+
+    check_config(source, str(source), trust_remote_code)
     check_weights(source)
     for path in sorted(source.iterdir()):
         if path.is_file() and any(fnmatch.fnmatch(path.name, p) for p in _TAKEN):
             take_file(path, target / path.name)
-    complete_tokenizer(target, trust_remote_code, str(source))
+    complete_tokenizer(target, str(source), trust_remote_code)
+    check_weights_of(target, str(source), trust_remote_code)
     return {"format": "safetensors"}
 
 
@@ -83,7 +87,8 @@ def check_weights(folder: Path, label: str | None = None) -> None:
 def _check_shards(folder: Path, name: str, files: list[str]) -> None:
     index = folder / "model.safetensors.index.json"
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        table = json.loads(index.read_text(encoding="utf-8"))
+        shards, _ = set(table["weight_map"].values()), table["metadata"]
     except FileNotFoundError:
         raise UserError(
             f"{name}: neither model.safetensors nor {index.name} is in it "

@@ -36,25 +36,38 @@ def fetch_hub_model(
 ) -> dict[str, Any]:
     """Put the model of a repository into `folder`: config, tokenizer, weights as safetensors.
 
-    Python code in it runs (for its tokenizer) with `trust_remote_code` only.
+    Python code in it runs with `trust_remote_code` only.
 
     Returns:
         Facts for the manifest.
 
     Raises:
         UserError: see `palimpsest.sources.hub.fetch.fetch`; or it is no model, or one whose
-            weights are in another format, damaged, or pickled with more than tensors in them.
+            weights are in another format, damaged, or pickled with more than tensors in them;
+            or its weights do not fit its config, or its code cannot run.
     """
+    from palimpsest.model.whole import check_config, check_weights_of
+
     repository = Repository(name, "model", revision)
-    snapshot = fetch(repository, _needed(repository, (SAFE, PICKLED)), records, log)
+    needed = _needed(repository, (SAFE, PICKLED))
+
+    def small(names: Sequence[str]) -> list[str]:
+        return [name for name in needed(names) if _matches(name, SMALL)]
+
+    # The weights come last: a model that cannot be used is refused before.
+    for file, path in fetch(repository, small, records, log).files.items():
+        take_file(path, folder / file)
+    check_config(folder, f"source '{repository}'", trust_remote_code)
+    complete_tokenizer(folder, f"source '{repository}'", trust_remote_code)
+    snapshot = fetch(repository, needed, records, log)
     pickles = {n: p for n, p in snapshot.files.items() if _matches(n, PICKLED)}
     for file, path in snapshot.files.items():
-        if file not in pickles:
+        if file not in pickles and not _matches(file, SMALL):
             take_file(path, folder / file)
     if pickles:
         convert_pickles(_shards(repository, pickles), folder, str(repository), log)
     check_weights(folder, str(repository))
-    complete_tokenizer(folder, trust_remote_code, str(repository))
+    check_weights_of(folder, f"source '{repository}'", trust_remote_code)
     weights = "pickle" if pickles else "safetensors"
     return {"format": weights, "commit": snapshot.commit}
 
@@ -73,8 +86,11 @@ def cached_hub_model(
 
 
 def _needed(repository: Repository, formats: Sequence[Sequence[str]]) -> Choose:
+    from palimpsest.model.whole import refuse_adapter
+
     def choose(names: Sequence[str]) -> list[str]:
         names = [name for name in names if "/" not in name]
+        refuse_adapter(names, f"source '{repository}'")
         if "config.json" not in names:
             raise UserError(f"source '{repository}': no model: it has no config.json")
         return [name for name in names if _matches(name, SMALL)] + weights(names)
