@@ -8,16 +8,12 @@ declaration (`palimpsest.pipeline.stages`); here is what several of them share.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from palimpsest.config.schema import Base, Config, Scenario
-from palimpsest.io.atomic import sha256_of
+from palimpsest.io.code import code_hash
 from palimpsest.settings.draw import Draw
 from palimpsest.settings.types import Section, tracked
-
-RESOURCES = Path("resources")
-"""Where ``resource:`` sources live."""
 
 
 def base_of(cfg: Config, model: str) -> Base:
@@ -33,21 +29,6 @@ def scenario_of(cfg: Config, model: str) -> Scenario:
 def load(base: Base) -> dict[str, Any]:
     """How a base is loaded."""
     return {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code}
-
-
-def resource_hash(source: str | None) -> str | None:
-    """Hash of a shipped file: it counts by its content, so a fresh clone reruns nothing."""
-    if source is None or not source.startswith("resource:"):
-        return None
-    return file_hash(RESOURCES / source.removeprefix("resource:"))
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, or ``missing``."""
-    try:
-        return sha256_of(path) if path.is_file() else "missing"
-    except OSError:  # not readable, or a name that no file can have: the stage says which
-        return "missing"
 
 
 def trained(section: Section) -> dict[str, Any]:
@@ -82,6 +63,7 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
         keys["region"] = None if keys["region"] is None else {}
     return {
         **load(base_of(cfg, model)),
+        "code": code_hash(type(settings).__module__),
         "settings": keys,
         "seed": int(seed),
         "sets": sets_of(cfg, model, draws_of(cfg, model, method)),

@@ -45,6 +45,7 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             folder,
             [table_of(part) for part in built.parts],
             source=dataset.source,
+            content=job.config.get("content"),
             facts={"source": dataset.facts, "sha256": sha256_of(facts)} if facts else None,
             **fetched.facts,
             **built.facts,
