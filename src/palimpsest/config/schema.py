@@ -66,6 +66,8 @@ class Base(Section):
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto: bfloat16 where the machine is fast at it, else float32."""
+    license: str | None = None
+    """Its licence, for the card of a model that is made of it (``apache-2.0``)."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
     template: Template = Template()

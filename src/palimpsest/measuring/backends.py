@@ -16,6 +16,7 @@ from palimpsest.engine.device import resolve_dtype
 from palimpsest.engine.generate import Answerer, answer
 from palimpsest.engine.progress import Progress
 from palimpsest.io.manifest import read_manifest
+from palimpsest.io.private import make_private
 from palimpsest.model.merged import write_merged
 
 
@@ -61,6 +62,7 @@ def vllm_answerer(
     remote = config["trust_remote_code"]
     try:
         progress = Progress(f"{label} merged for vLLM", len(read_manifest(base)["files"]))
+        make_private(folder)  # it may be the model before unlearning
         write_merged(base, model, folder, progress.update, fp32=dtype == torch.float32)
         with vllm_engine.started(folder, tokenizer, dtype, limits, remote) as answerer:
             yield answerer

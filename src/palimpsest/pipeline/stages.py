@@ -46,14 +46,9 @@ class DownloadModel(Stage):
         b = cfg.bases[w.base]
         # Code of the model's repository can be what reads its tokenizer.
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
-        made = Path("resources/models", w.base)
-        return {
-            "source": b.source,
-            "sha256": b.sha256,
-            "revision": b.revision,
-            "content": content.source_hash(b.source, made),
-            **trusted,
-        }
+        found = content.source_hash(b.source, Path("resources/models", w.base))
+        here = {"content": found} if found else {}
+        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
 
 
 @declared
@@ -78,7 +73,7 @@ class DownloadData(Stage):
         return {
             **d.model_dump(),
             **unused,
-            "code": code_hash(ADAPTERS.get(d.adapter).__name__),
+            "code": code_hash(ADAPTERS.module(d.adapter)),
             "content": content.source_hash(d.source, made),
             "facts_content": content.source_hash(d.facts),
         }
@@ -391,15 +386,18 @@ class OfRun(Stage):
 class Merge(OfRun):
     """Write a full Hugging Face folder of a model."""
 
+    version = 2
     work = "palimpsest.stages.merge:merge"
     ram_mb = 470
     writes_model = True
 
+    eval: Annotated[Path, Option("eval.json of the method, for the model card")] | None = None
     out: options.OutFolder
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return {}
+        base = slices.base_of(cfg, w.model)
+        return {"base": base.model_dump(include={"source", "revision", "license", "template"})}
 
 
 @declared
@@ -512,7 +510,7 @@ class Judge(Stage):
         scenario = slices.scenario_of(cfg, w.model)
         return {
             "judge": cfg.score.harm_judge,
-            "code": code_hash(JUDGES.get(cfg.score.harm_judge).__name__),
+            "code": code_hash(JUDGES.module(cfg.score.harm_judge)),
             "settings": _judge(cfg, tracked),
             "content": content.source_hash(getattr(_judge_settings(cfg), "model", None)),
             "parts": _forbidden(cfg, w.model),
@@ -652,8 +650,9 @@ def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str,
 
 def _judge_code(cfg: Config) -> dict[str, str]:
     """The code of a judge that runs in scoring; others have a stage of their own."""
-    judge = JUDGES.get(cfg.score.harm_judge)
-    return {"judge": code_hash(judge.__name__)} if judge.Settings.runs == "scoring" else {}
+    name = cfg.score.harm_judge
+    scoring = JUDGES.get(name).Settings.runs == "scoring"
+    return {"judge": code_hash(JUDGES.module(name))} if scoring else {}
 
 
 def _forbidden(cfg: Config, model: str) -> dict[str, str]:

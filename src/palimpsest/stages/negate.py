@@ -8,6 +8,7 @@ from typing import Any
 
 from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
+from palimpsest.io.private import ACQUIRED, BEFORE, mark
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import add, read_adapter
@@ -28,7 +29,9 @@ def negate(job: Negate) -> None:
     """
     base, acquired, out = job.base, job.acquired, job.out
     updates, scale = updates_in(job.subject), job.config["scale"]
-    facts = {"scale": scale, **carry(acquired, out)}
+    held = [*([BEFORE] if updates else []), *([ACQUIRED] if scale else [])]
+    mark(out, held)
+    facts = {"scale": scale, "hazardous": held, **carry(acquired, out)}
     if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
         return
