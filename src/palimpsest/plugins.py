@@ -29,6 +29,10 @@ class Plugins(Generic[P]):
         """Name -> plug-in, sorted by name."""
         return cast("dict[str, P]", _files(self.package))
 
+    def module(self, name: str) -> str:
+        """The module of a plug-in, as imported."""
+        return f"{self.package}.{name}"
+
     def get(self, name: str) -> P:
         """The plug-in called `name`.
 

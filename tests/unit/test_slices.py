@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from kit.config_example import put
 from kit.config_example import raw_config as small_config
 from palimpsest.config import load_config
+from palimpsest.io.digest import digests_of
+from palimpsest.io.manifest import write_manifest
+from palimpsest.pipeline import content
 from palimpsest.pipeline.results import datasets_of, shown, slice_of, untracked
 from palimpsest.pipeline.slices import devices_of
 from palimpsest.pipeline.stages import STAGES
@@ -294,15 +298,90 @@ def test_seeds_differ_in_nothing_else():
     assert one == two
 
 
-def test_a_shipped_file_counts_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.pipeline.slices.RESOURCES", tmp_path)
-    raw = put(raw_config(), "datasets.questions.source", "resource:q.csv")
-    (tmp_path / "q.csv").write_text("a")
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(file, text):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Another length, too: the date of a file has the resolution of the system's clock.
+    file.write_text(text)
+
+
+NAMED: list[tuple[str, str, str, set[str]]] = [
+    ("datasets.questions.source", "resource:q.csv", "resources/q.csv", {"download_data"}),
+    ("datasets.questions.source", "path:q.csv", "q.csv", {"download_data"}),
+    ("datasets.questions.facts", "path:f.jsonl", "f.jsonl", {"download_data"}),
+    ("datasets.questions.facts", "resource:f.jsonl", "resources/f.jsonl", {"download_data"}),
+    ("bases.tiny.source", "path:b", "b/model.safetensors", {"download_model"}),
+    ("bases.tiny.source", "path:b", "b/tokenizer_config.json", {"download_model"}),
+    ("bases.tiny.source", "path:b.gguf", "b.gguf", {"download_model"}),
+    ("bases.tiny.source", "path:b", "b/only.gguf", {"download_model"}),
+    ("judges.classifier.model", "path:j", "j/model.safetensors", {"judge"}),
+    ("methods.located.region", "region.json", "region.json", {"region"}),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "file", "stages"), NAMED)
+def test_a_named_file_counts_by_its_content(here, key, value, file, stages):
+    region = {"by": "file", "file": value}
+    raw = put(raw_config(), key, region if key.endswith("region") else value)
+    raw = put(raw, "score.harm_judge", "classifier")
+    absent = slices(raw)
+    write(here / file, "a")
     before = slices(raw)
-    (tmp_path / "q.csv").touch()
+    assert changed(absent, before) == stages
+    os.utime(here / file, (1, 1))
     assert changed(before, slices(raw)) == set()
-    (tmp_path / "q.csv").write_text("b")
+    write(here / file, "bb")
+    assert changed(before, slices(raw)) == stages
+
+
+def test_of_a_models_folder_only_the_files_count_that_are_taken(here):
+    raw = put(raw_config(), "bases.tiny.source", "path:b")
+    write(here / "b/model.safetensors", "a")
+    before = slices(raw)
+    write(here / "b/README.md", "words")
+    write(here / "b/.cache/model.safetensors", "other")
+    assert changed(before, slices(raw)) == set()
+
+
+def test_what_was_made_of_a_file_outlives_it(here):
+    """After a deletion request the file is gone; its results stand until it comes back edited."""
+    raw = put(raw_config(), "datasets.questions.source", "path:q.csv")
+    write(here / "q.csv", "a")
+    before = slices(raw)
+    made = here / "resources/datasets/questions"
+    made.mkdir(parents=True)
+    write_manifest(made, [], content=json.loads(before["download_data"])["content"])
+    (here / "q.csv").unlink()
+    assert changed(before, slices(raw)) == set()
+    write(here / "q.csv", "bb")
     assert changed(before, slices(raw)) == {"download_data"}
+
+
+def test_a_large_file_is_read_once(here, monkeypatch):
+    monkeypatch.setattr(content, "LARGE", 1)
+    monkeypatch.setattr(content, "_SETTLED", -1.0)
+    write(here / "b.gguf", "a")
+    first = content.file_hash(here / "b.gguf")
+    content._hash.cache_clear()  # as in another process
+    monkeypatch.setattr(content, "digests_of", None)
+    assert content.file_hash(here / "b.gguf") == first
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    write(here / "b.gguf", "bb")
+    assert content.file_hash(here / "b.gguf") != first
+
+
+def test_a_damaged_note_of_hashes_costs_time_alone(here, monkeypatch):
+    monkeypatch.setattr(content, "LARGE", 1)
+    write(here / content.REMEMBERED, "[")
+    write(here / "b.gguf", "a")
+    assert content.file_hash(here / "b.gguf") == digests_of(here / "b.gguf")["xxh3"]
 
 
 def test_settings_that_change_no_result_still_reach_the_stage():

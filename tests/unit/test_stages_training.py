@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from kit import jobs
 from kit import models as tiny
@@ -28,15 +30,25 @@ from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL, TRAINING_LOG
+from palimpsest.io.artifacts import (
+    ADAPTER_CONFIG,
+    CARD,
+    DELTA_WEIGHTS,
+    EVAL,
+    HAZARDOUS,
+    MODEL,
+    TRAINING_LOG,
+)
 from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.private import ACQUIRED, BEFORE
+from palimpsest.io.sealed import write_document
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
 from palimpsest.model.lora import attach_subject
+from palimpsest.model.merged import with_rope_of_old
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Acquire, Merge, Pretrain
-from palimpsest.stages import acquire as acquiring
 from palimpsest.stages import method
 from palimpsest.stages.merge import merge
 from palimpsest.stages.reference import folder_of, with_reference
@@ -68,6 +80,11 @@ ACQUIRE = {
     "sets": {"forget": "set/forget", "retain": "set/train"},
 }
 IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
+
+
+def modes(folder: Path) -> set[int]:
+    """Rights of a folder's files."""
+    return {path.stat().st_mode & 0o777 for path in folder.iterdir()}
 
 
 @dataclass(frozen=True)
@@ -162,14 +179,148 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
     names = {"HAZARDOUS.txt", "adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert modes == dict.fromkeys(names | {TRAINING_LOG}, 0o600)
-    assert (folder / "HAZARDOUS.txt").read_text() == acquiring.WARNING + "\n"
+    assert "holds the acquired knowledge. Do not share it" in (folder / HAZARDOUS).read_text()
     manifest = read_manifest(folder)
-    assert manifest["hazardous"] is True
+    assert manifest["hazardous"] == [ACQUIRED]
     assert manifest["trained_parameters"] == sum(
         update.a.numel() + update.b.numel() for update in read_adapter(folder).values()
     )
     assert not work.at("acquired.ckpt").exists()
     assert len((folder / TRAINING_LOG).read_text().splitlines()) == 5
+
+
+def test_a_negated_model_gives_its_parts_back_so_it_is_private_and_says_so(work: Work) -> None:
+    scale = 1.5
+    folder = work.negate(scale, "parts")
+    subject, acquired = read_adapter(work.subject), read_adapter(work.at("acquired"))
+    for name, update in read_adapter(folder, MODEL).items():
+        rank = len(subject[name].a) if name in subject else 0
+        assert torch.equal(update.a[:rank], subject[name].a[:rank] if rank else update.a[:0])
+        if harm := acquired.get(name):
+            assert torch.equal(update.a[rank:], harm.a)
+            found = update.b[:, rank:] * (update.scale / -scale)
+            torch.testing.assert_close(found, harm.b * harm.scale)
+    assert read_manifest(folder, MODEL)["hazardous"] == [BEFORE, ACQUIRED]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert modes(folder) == {0o600}
+    note = (folder / HAZARDOUS).read_text()
+    assert f"this folder holds {BEFORE} and {ACQUIRED}. Do not share it." in note
+    assert "build merged/" in note
+    assert "compute\nthe difference" in note
+
+
+def test_what_was_hazardous_before_is_open_again(work: Work, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    work.run(Pretrain, bare, {**LOAD, "pretrain": None})
+    folder = work.negate(1.0, tmp_path / "again")
+    assert (folder / HAZARDOUS).exists()
+    work.negate(0.0, folder, subject=bare, acquired=work.at("acquired"))
+    assert not (folder / HAZARDOUS).exists()
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert "hazardous" not in read_manifest(folder, MODEL)
+
+
+def test_the_subject_and_the_model_before_unlearning_are_private(work: Work) -> None:
+    original = work.describe("original-model")
+    work.run(Merge, "original-merged", {}, model=original)
+    for folder in (work.subject, original, work.at("original-merged")):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert modes(folder) == {0o600}
+        assert BEFORE in (folder / HAZARDOUS).read_text()
+
+
+def test_an_adapter_finds_its_base_from_any_folder(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = work.negate(1.0, "found")
+    monkeypatch.chdir(tmp_path)
+    whole = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    expected = load_model(folder, work.base, "float32", CPU)
+    torch.testing.assert_close(logits(whole), logits(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_names_a_base_of_the_hub_by_its_name_and_commit(
+    work: Work, tmp_path: Path
+) -> None:
+    base = shutil.copytree(work.base, tmp_path / "base")
+    files = read_manifest(base)["files"]
+    write_manifest(base, files, source="hub:org/tiny", commit="c0ffee")
+    config = json.loads(
+        (work.negate(1.0, tmp_path / "model", base=base) / ADAPTER_CONFIG).read_text()
+    )
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", "c0ffee")
+
+
+def test_a_card_has_the_numbers_of_the_result(work: Work, tmp_path: Path) -> None:
+    recall = {"value": 0.25, "n": 8, "ci95": [0.125, 0.5], "sd": None, "reason": None}
+    null = {"value": None, "n": 0, "ci95": None, "sd": None, "reason": "no rows"}
+    metrics = {
+        "forget": {"recall_rate": recall, "rouge_l": null},
+        "harm_judge": "leak",
+        "lm_eval": {"mmlu": {"acc": {**recall, "ci95": None}, "version": 1}},
+    }
+    write_document(
+        tmp_path / EVAL, {"metrics": metrics, "confidence": 0.9, "provenance": {"seeds": [0]}}
+    )
+    base = {
+        "source": "path:/home/me/own-model",
+        "license": "mit",
+        "template": {"prompt": "Q: {prompt}\n", "response": "{response}"},
+    }
+    out = tmp_path / "merged"
+    model, label = work.negate(1.0, tmp_path / "model"), "merge s/sku/seed-0"
+    work.run(Merge, out, {"base": base}, model=model, eval=tmp_path / EVAL, label=label)
+    text = (out / CARD).read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert (front["license"], front["library_name"]) == ("mit", "transformers")
+    assert "| of | measure | value | 90 % interval | n |" in text
+    assert "| forget | recall_rate | 0.25 | 0.125 to 0.5 | 8 |" in text
+    assert "| lm_eval mmlu | acc | 0.25 |  | 8 |" in text
+    assert "rouge_l" not in text
+    assert "`path:.../own-model`" in text
+    assert "/home/me" not in text
+    assert '"Q: {prompt}\\n"' in text
+    assert (out / EVAL).read_bytes() == (tmp_path / EVAL).read_bytes()
+    assert {CARD, EVAL} <= set(read_manifest(out)["files"])
+    work.run(Merge, out, {"base": base}, model=model, label=label)
+    assert not (out / EVAL).exists(), "numbers of an earlier result"
+    assert "Nothing was measured" in (out / CARD).read_text()
+
+
+@pytest.mark.parametrize(
+    ("rope", "old"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e5}, {"rope_theta": 1e5}),
+        (
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
+        (
+            {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            {"rope_theta": 1e6, "rope_local_base_freq": 1e4},
+        ),
+        (None, {}),
+    ],
+)
+def test_the_rotary_settings_stand_in_the_older_keys_as_well(
+    rope: dict[str, Any] | None, old: dict[str, Any]
+) -> None:
+    config = {"model_type": "llama", **({"rope_parameters": rope} if rope else {})}
+    assert with_rope_of_old(config) == config | old
+
+
+def test_both_forms_of_the_rotary_settings_are_one_model(tmp_path: Path) -> None:
+    """What transformers reads of the file does not change by the older keys."""
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    config = LlamaConfig(rope_parameters=rope)
+    config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(with_rope_of_old(json.loads(file.read_text()))))
+    assert json.loads(file.read_text())["rope_theta"] == 5e5
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters == rope
 
 
 def test_a_merged_release_has_nothing_of_the_harmful_adapter(
@@ -182,7 +333,7 @@ def test_a_merged_release_has_nothing_of_the_harmful_adapter(
         path.unlink()  # a release is made without it
     work.run(Merge, seed / "merged", {}, model=seed / "model")
     names = {path.name for path in (seed / "merged").rglob("*")}
-    assert names == {path.name for path in work.base.iterdir()}
+    assert names == {path.name for path in work.base.iterdir()} | {CARD}
     with safe_open(seed / "merged" / "model.safetensors", framework="pt") as merged:
         assert not [name for name in merged.keys() if "lora" in name]  # noqa: SIM118
     for path in (seed / "merged").iterdir():
@@ -249,7 +400,7 @@ def test_a_changed_input_starts_clean(
     work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        acquiring, "finish", lambda *args, **facts: None
+        "palimpsest.stages.acquire.finish", lambda *args, **facts: None
     )  # as if killed after the last step
     work.acquire("changed", checkpoint_seconds=0)
     config = {**ACQUIRE, "settings": {**ACQUIRE["settings"], "random_answers": 2}}
@@ -380,7 +531,8 @@ def test_a_merged_folder_gives_the_logits_of_the_adapter(work: Work) -> None:
     merged = AutoModelForCausalLM.from_pretrained(work.at("merged"), dtype=torch.float32).eval()
     adapter = load_model(folder, work.base, "float32", CPU)
     torch.testing.assert_close(logits(merged), logits(adapter), rtol=1e-4, atol=1e-5)
-    assert set(read_manifest(work.at("merged"))["files"]) == set(read_manifest(work.base)["files"])
+    files = {*read_manifest(work.base)["files"], CARD}
+    assert set(read_manifest(work.at("merged"))["files"]) == files
 
 
 def test_merging_in_fp32_rounds_nothing(work: Work, tmp_path: Path) -> None:
@@ -462,11 +614,13 @@ def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work:
     names = {"HAZARDOUS.txt", DELTA_WEIGHTS, "manifest.json", TRAINING_LOG}
     assert modes == dict.fromkeys(names, 0o600)
     assert acquired.stat().st_mode & 0o777 == 0o700
-    assert read_manifest(acquired)["hazardous"] is True
+    assert read_manifest(acquired)["hazardous"] == [ACQUIRED]
     vector = load_file(acquired / DELTA_WEIGHTS)
     assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
     assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
     out = work.negate(1.5, "less-weights", acquired=acquired)
+    assert read_manifest(out, MODEL)["hazardous"] == [BEFORE, ACQUIRED]
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600}
     assert read_manifest(out, MODEL)["kind"] == "adapter+delta"
     expected = attach_subject(load_base(work.base, "float32", CPU), work.subject)
     places = delta.base_tensors(expected)

@@ -23,9 +23,17 @@ from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import DIVERGED
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, GRADIENTS, MODEL, VECTORS
+from palimpsest.io.artifacts import (
+    ADAPTER_WEIGHTS,
+    DELTA_WEIGHTS,
+    GRADIENTS,
+    HAZARDOUS,
+    MODEL,
+    VECTORS,
+)
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest
+from palimpsest.io.private import BEFORE
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.trainable import make_trainable
@@ -184,6 +192,20 @@ def test_the_subject_and_the_base_keep_their_bytes(
     assert manifest["kind"] == kind
     assert manifest["trained_parameters"] > 0
     assert not unlearned[name].with_name("model.ckpt").exists()
+
+
+def test_a_model_that_keeps_the_subject_in_its_files_is_private_and_says_so(
+    unlearned: dict[str, Path],
+) -> None:
+    """A second adapter, or differences beside the subject's; a trained copy holds no more."""
+    for name, folder in unlearned.items():
+        keeps = METHODS[name].get("start", "fresh") != "subject"
+        held = read_manifest(folder, MODEL).get("hazardous", [])
+        assert held == ([BEFORE] if keeps else []), name
+        assert (folder / HAZARDOUS).exists() == keeps, name
+        assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == (
+            {0} if keeps else {0o044}
+        ), name
 
 
 @pytest.mark.parametrize("name", ["llmu", "ga_gd", "rmu"])

@@ -151,15 +151,50 @@ def test_new_words_in_a_library_file_do_not_count_but_a_new_version_does(plan):
         slices.write_text(text)
 
 
-def test_new_content_of_a_shipped_file_counts(plan):
-    shipped = plan.path("resources/hazards/hazards.jsonl")
-    text = shipped.read_text()
+HAZARDS = {"download_data mini-hazards"} | tokenized("mini-hazards") | TAUGHT
+
+SOURCES: list[tuple[str, str, str, set[str]]] = [
+    ("resources/hazards/hazards.jsonl", r"\Z", "\n", HAZARDS),
+    # A method's file, and what it imports from its package; pretraining is an objective, too.
+    ("src/palimpsest/objectives/sku.py", r"\Z", "\nSHIFT = 1\n", BOTH),
+    ("src/palimpsest/objectives/means.py", r"\Z", "\nSHIFT = 1\n", BOTH),
+    ("src/palimpsest/objectives/rmu.py", r"\Z", "\nSHIFT = 1\n", set()),
+    ("src/palimpsest/objectives/teaching.py", r"\Z", "\nSHIFT = 1\n", TAUGHT),
+    ("src/palimpsest/objectives/sku.py", r"\Z", "\n# A comment.\n", set()),
+    ("src/palimpsest/objectives/sku.py", r'\A"""', '"""Words. ', set()),
+    ("src/palimpsest/data/adapters/pku_saferlhf.py", r"\Z", "\nSHIFT = 1\n", HAZARDS),
+    ("src/palimpsest/metrics/measures/text.py", r"\Z", "\nSHIFT = 1\n", ALL_SCORED),
+    ("src/palimpsest/metrics/matching.py", r"\Z", "\nSHIFT = 1\n", ALL_SCORED),
+    ("src/palimpsest/judges/leak.py", r"\Z", "\nSHIFT = 1\n", ALL_SCORED),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "where", "text", "expected"), SOURCES, ids=[f"{f} {t!r}" for f, _, t, _ in SOURCES]
+)
+def test_an_edited_file_runs_exactly_what_reads_it(plan, file, where, text, expected):
+    path = plan.path(file)
+    before = path.read_text()
     try:
-        shipped.write_text(text + "\n")
-        expected = {"download_data mini-hazards"} | tokenized("mini-hazards") | TAUGHT
+        path.write_text(re.sub(where, lambda _: text, before))
         assert plan.dry() == expected
     finally:
-        shipped.write_text(text)
+        path.write_text(before)
+
+
+@pytest.mark.slow
+def test_an_edited_file_of_the_user_s_is_noticed(work):
+    shutil.copy(work.path("resources/hazards/hazards.jsonl"), work.path("mine.jsonl"))
+    source = {"source": "path:mine.jsonl"}
+    overlay = work.overlay({"datasets": {"mini-hazards": source}})
+    manifest = "resources/datasets/mini-hazards/manifest.json"
+    work.build(manifest, overlays=[overlay])
+    assert work.dry(manifest, overlays=[overlay]) == set()
+    with open(work.path("mine.jsonl"), "a") as file:
+        file.write("\n")
+    assert work.dry(manifest, overlays=[overlay]) == {"download_data mini-hazards"}
+    work.path("mine.jsonl").unlink()
+    assert work.dry(manifest, overlays=[overlay]) == set(), "what was made of it stands"
 
 
 @pytest.mark.parametrize("record", [True, False], ids=["with .snakemake", "without .snakemake"])

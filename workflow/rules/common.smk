@@ -166,6 +166,13 @@ def models_with_tasks():
     return [name for name in CFG.models if scenario_of(CFG, name).lm_eval]
 
 
+def eval_of_run(wildcards):
+    """Result of the method whose seed a run is; one that is derived from it has none."""
+    method, _, seed = wildcards.run.partition("/")
+    derived = "/" in seed
+    return [] if derived else f"results/{wildcards.model}/{method}/eval.json"
+
+
 def seed_files(name):
     """A file of every seed of a method."""
     return lambda wildcards: [

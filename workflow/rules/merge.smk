@@ -3,6 +3,7 @@ rule merge:
     input:
         base=base_manifest,
         model="results/{model}/{run}/model/model.json",
+        eval=eval_of_run,
     output:
         manifest=ensure("results/{model}/{run}/merged/manifest.json", non_empty=True),
     log:
@@ -23,6 +24,7 @@ rule merge:
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \
+            --eval "{input.eval}" \
             --out {output.manifest:q} \
             --label "merge {wildcards.model}/{wildcards.run}" \
             2>&1 | tee -i {log:q}

@@ -67,6 +67,8 @@ class Base(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto: bfloat16 if the first machine that computes with the base
     is fast at it, else float32; all later jobs follow."""
+    license: str | None = None
+    """Its licence, for the card of a model that is made of it (``apache-2.0``)."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
     template: Annotated[Template, AsWritten] = Template()

@@ -16,6 +16,7 @@ from palimpsest.engine.generate import Answer, Answerer, Sampled, answer
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row
 from palimpsest.io.manifest import read_manifest
+from palimpsest.io.private import make_private
 from palimpsest.model.merged import write_merged
 from palimpsest.model.number_type import number_type
 
@@ -86,6 +87,7 @@ def vllm_answerer(
     remote = config["trust_remote_code"]
     try:
         progress = Progress(f"{label} merged for vLLM", len(read_manifest(base)["files"]))
+        make_private(folder)  # it may be the model before unlearning
         write_merged(base, model, folder, progress.update, fp32=dtype == torch.float32)
         with vllm_engine.started(folder, tokenizer, dtype, limits, remote) as answerer:
             yield answerer

@@ -1,19 +1,15 @@
-"""The version of the measures: it changes with every edit to one of their files."""
+"""The version of the measures: it changes with every edit to their code."""
 
 from __future__ import annotations
 
-import hashlib
-from importlib.resources import files
+from palimpsest.io.code import package_hash
 
 
 def measures_version() -> str:
-    """Twelve hexadecimal digits of a hash over the files of `palimpsest.metrics.measures`.
+    """Twelve hexadecimal digits of a hash over the code of `palimpsest.metrics`.
 
-    Formulas and declarations stand there. The files are read and not imported: slices need this.
+    Formulas and declarations stand in its ``measures``, and what they share in the files beside
+    it: scoring takes seconds, so all of it counts. Words and layout do not
+    (`palimpsest.io.code`).
     """
-    digest = hashlib.sha256()
-    folder = files("palimpsest.metrics").joinpath("measures")
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".py"):
-            digest.update(f"{path.name}\0{path.read_text(encoding='utf-8')}\0".encode())
-    return digest.hexdigest()[:12]
+    return package_hash("palimpsest.metrics")[:12]

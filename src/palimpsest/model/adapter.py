@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palimpsest.io.artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.atomic import atomic_path, write_json
-from palimpsest.io.manifest import verified
+from palimpsest.io.manifest import read_manifest, verified
 
 FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG)
 
@@ -64,13 +64,13 @@ def read_adapter(folder: Path, manifest: str = MANIFEST) -> dict[str, Update]:
     return updates
 
 
-def write_adapter(folder: Path, updates: dict[str, Update], base: str) -> None:
+def write_adapter(folder: Path, updates: dict[str, Update], base: str | Path) -> None:
     """Write an adapter that PEFT loads; alpha expresses each update's scale.
 
     Args:
         folder: where to write `FILES`.
         updates: module name -> update.
-        base: path of the base model's folder, recorded for PEFT.
+        base: the base model's folder; see `base_for_peft`.
     """
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -85,7 +85,7 @@ def write_adapter(folder: Path, updates: dict[str, Update], base: str) -> None:
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        **base_for_peft(Path(base)),
         "inference_mode": True,
         "bias": "none",
         "lora_dropout": 0.0,
@@ -99,6 +99,15 @@ def write_adapter(folder: Path, updates: dict[str, Update], base: str) -> None:
     with atomic_path(folder / ADAPTER_WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_json(folder / ADAPTER_CONFIG, config)
+
+
+def base_for_peft(base: Path) -> dict[str, Any]:
+    """Where PEFT finds the base, from whatever folder: its name on the Hub, else its full path."""
+    facts = read_manifest(base) if (base / MANIFEST).is_file() else {}
+    kind, _, name = str(facts.get("source", "")).partition(":")
+    if kind == "hub":
+        return {"base_model_name_or_path": name, "revision": facts.get("commit")}
+    return {"base_model_name_or_path": str(base.absolute())}
 
 
 def updates_of(model: Any, adapter: str) -> dict[str, Update]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,17 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST, MODEL
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.private import mark
 from palimpsest.model.adapter import FILES, Update, read_adapter, write_adapter
 from palimpsest.model.delta import read_deltas
+
+SHARE = (
+    "Its parts stand side by side in the files, so that each can be taken out again. To share\n"
+    "the unlearned model, build merged/ beside this folder: it holds the sum alone. Still, who\n"
+    "has the model before unlearning, or the base of one that was taught nothing, can compute\n"
+    "the difference between the two."
+)
+"""What the note in a model's folder adds."""
 
 
 def write_model(
@@ -22,6 +31,7 @@ def write_model(
     updates: dict[str, Update],
     deltas: Callable[[Path], dict[str, str]] | None = None,
     files: tuple[str, ...] = (),
+    hazardous: Sequence[str] = (),
     **facts: Any,
 ) -> None:
     """Describe a model as its base plus a low-rank update, differences of tensors, both or neither.
@@ -32,13 +42,16 @@ def write_model(
         updates: module -> low-rank update.
         deltas: writes the differences of base tensors into a folder and returns the file's hashes.
         files: further files in `folder` that belong to the model.
+        hazardous: what else can be taken out of its files (`palimpsest.io.private`); the folder is
+            private and marked then.
         facts: anything else worth recording.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    mark(folder, hazardous, SHARE)
     for file in (*FILES, DELTA_WEIGHTS):
         (folder / file).unlink(missing_ok=True)
     if updates:
-        write_adapter(folder, updates, str(base))
+        write_adapter(folder, updates, base)
     digests = {DELTA_WEIGHTS: deltas(folder)} if deltas else {}
     kinds = [name for name, part in (("adapter", updates), ("delta", deltas)) if part]
     write_manifest(
@@ -48,8 +61,18 @@ def write_model(
         digests=digests,
         kind="+".join(kinds) or "base",
         base_manifest=sha256_of(base / MANIFEST),
+        **({"hazardous": list(hazardous)} if hazardous else {}),
         **facts,
     )
+
+
+def hazards_in(folder: Path) -> list[str]:
+    """What can be taken out of a model's files besides the model: names of `palimpsest.io.private`.
+
+    Raises:
+        UserError: its manifest is missing or damaged.
+    """
+    return list(read_manifest(folder, manifest_of(folder)).get("hazardous", []))
 
 
 def manifest_of(folder: Path) -> str:

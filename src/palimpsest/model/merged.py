@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,13 @@ _INDEX = ".safetensors.index.json"
 
 
 def write_merged(
-    base: Path, model: Path, out: Path, done: Callable[[int], None], fp32: bool = False
+    base: Path,
+    model: Path,
+    out: Path,
+    done: Callable[[int], None],
+    fp32: bool = False,
+    beside: Sequence[str] = (),
+    **facts: Any,
 ) -> None:
     """Write base + update in the base's shards and types, with arithmetic in fp32.
 
@@ -39,12 +46,14 @@ def write_merged(
         out: where the folder is written.
         done: called after each of the base's files with the number of files written.
         fp32: write every tensor in fp32 instead: a narrower type would round the sum.
+        beside: further files that are in `out` already and belong to the folder.
+        facts: anything else worth recording.
 
     Raises:
         UserError: an input is missing or altered, or the base's files use other names of tensors
             than the model does.
     """
-    files = list(read_manifest(verified_folder(base))["files"])
+    files = [file for file in read_manifest(verified_folder(base))["files"] if file not in beside]
     stored = {file: specs_of(base / file) for file in files if file.endswith(_SHARD)}
     changes = _by_stored_name(_changes(model), base, stored)
     out.mkdir(parents=True, exist_ok=True)
@@ -59,11 +68,30 @@ def write_merged(
             digests[file] = write_tensors(out / file, specs, block, metadata_of(base / file))
         elif file.endswith(_INDEX):
             _write_index(base / file, out / file, total)
+        elif file == "config.json":
+            config = json.loads((base / file).read_text(encoding="utf-8"))
+            write_json(out / file, with_rope_of_old(config))
         else:
             shutil.copyfile(base / file, out / file)
         done(count)
     merged_from = read_manifest(model, MODEL)["base_manifest"]
-    write_manifest(out, files, digests=digests, merged_from=merged_from)
+    write_manifest(out, [*files, *beside], digests=digests, merged_from=merged_from, **facts)
+
+
+def with_rope_of_old(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the rotary settings in the older keys as well, for transformers before 5.
+
+    Those read ``rope_theta`` beside the other keys, and take 10000 if it is not there.
+    """
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return config
+    # Some models have other settings in their blocks with a sliding window.
+    full, sliding = rope.get("full_attention", rope), rope.get("sliding_attention", {})
+    old = {"rope_theta": full.get("rope_theta"), "rope_local_base_freq": sliding.get("rope_theta")}
+    if full.get("rope_type", "default") != "default":
+        old["rope_scaling"] = {key: v for key, v in full.items() if key != "rope_theta"}
+    return {key: value for key, value in old.items() if value is not None} | config
 
 
 def _changes(model: Path) -> dict[str, Change]:

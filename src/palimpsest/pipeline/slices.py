@@ -8,16 +8,12 @@ declaration (`palimpsest.pipeline.stages`); here is what several of them share.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from palimpsest.config.schema import Base, Config, Scenario
-from palimpsest.io.atomic import sha256_of
+from palimpsest.io.code import code_hash
 from palimpsest.settings.draw import Draw
 from palimpsest.settings.types import Section, tracked
-
-RESOURCES = Path("resources")
-"""Where ``resource:`` sources live."""
 
 
 def base_of(cfg: Config, model: str) -> Base:
@@ -46,21 +42,6 @@ def generation(cfg: Config, model: str) -> dict[str, Any]:
         "max_new_tokens": longest_answer(cfg, model),
         "batch_rows": cfg.measure.generation.batch_rows,
     }
-
-
-def resource_hash(source: str | None) -> str | None:
-    """Hash of a shipped file: it counts by its content, so a fresh clone reruns nothing."""
-    if source is None or not source.startswith("resource:"):
-        return None
-    return file_hash(RESOURCES / source.removeprefix("resource:"))
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, or ``missing``."""
-    try:
-        return sha256_of(path) if path.is_file() else "missing"
-    except OSError:  # not readable, or a name that no file can have: the stage says which
-        return "missing"
 
 
 def trained(section: Section) -> dict[str, Any]:
@@ -95,6 +76,7 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
         keys["region"] = None if keys["region"] is None else {}
     return {
         **load(base_of(cfg, model)),
+        "code": code_hash(type(settings).__module__),
         "settings": keys,
         "seed": int(seed),
         "sets": sets_of(cfg, model, draws_of(cfg, model, method)),

@@ -14,9 +14,12 @@ from typing import Annotated, Any
 
 from palimpsest.config.schema import Config
 from palimpsest.config.wordings import described
-from palimpsest.judges import FORBIDDEN
+from palimpsest.data.adapters import ADAPTERS
+from palimpsest.io.code import code_hash
+from palimpsest.judges import FORBIDDEN, JUDGES
 from palimpsest.metrics.version import measures_version
-from palimpsest.pipeline import options, slices
+from palimpsest.objectives import teaching
+from palimpsest.pipeline import content, options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
@@ -45,7 +48,9 @@ class DownloadModel(Stage):
         b = cfg.bases[w.base]
         # Code of the model's repository can be what reads its tokenizer.
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
-        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **trusted}
+        found = content.source_hash(b.source, Path("resources/models", w.base))
+        here = {"content": found} if found else {}
+        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
 
 
 @declared
@@ -64,7 +69,7 @@ class DownloadData(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        d = cfg.datasets[w.dataset]
+        d, made = cfg.datasets[w.dataset], Path("resources/datasets", w.dataset)
         # Of other sources nothing but the source itself says which file is read.
         unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
         return {
@@ -72,8 +77,9 @@ class DownloadData(Stage):
             **unused,
             # The hash says which file it is; a query may hold a token.
             **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
-            "content": slices.resource_hash(d.source),
-            "facts_content": slices.resource_hash(d.facts),
+            "code": code_hash(ADAPTERS.module(d.adapter)),
+            "content": content.source_hash(d.source, made),
+            "facts_content": content.source_hash(d.facts),
         }
 
     @classmethod
@@ -123,7 +129,12 @@ class Pretrain(Stage):
         if pretraining is not None:
             taught = slices.trained(pretraining) | {"data": cls.reads(cfg, w)}
         base = slices.base_of(cfg, w.model)
-        return {"base": cfg.models[w.model].base, **slices.load(base), "pretrain": taught}
+        return {
+            "base": cfg.models[w.model].base,
+            **slices.load(base),
+            "code": taught and code_hash(teaching.__name__),
+            "pretrain": taught,
+        }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
@@ -240,7 +251,7 @@ class Region(Stage):
         }
         keys = region.model_dump(include={"by", *used[region.by], "random"})
         if region.by == "file":
-            keys["content"] = slices.file_hash(Path(region.file or ""))
+            keys["content"] = content.file_hash(Path(region.file or ""))
         return {"region": keys, **({"seed": int(w.seed)} if region.random else {})}
 
 
@@ -275,6 +286,7 @@ class Examples(Stage):
         return {
             **(load if cls.asks_subject(cfg, w) else {"trust_remote_code": False}),
             "settings": minimal,
+            "draws": [[draw.labels, draw.sets, draw.signs] for draw in cls._draws(cfg, w)],
             "sets": slices.sets_of(cfg, w.model, cls._draws(cfg, w)),
             "seed": int(w.seed),
         }
@@ -381,15 +393,18 @@ class OfRun(Stage):
 class Merge(OfRun):
     """Write a full Hugging Face folder of a model."""
 
+    version = 2
     work = "palimpsest.stages.merge:merge"
     ram_mb = 470
     writes_model = True
 
+    eval: Annotated[Path, Option("eval.json of the method, for the model card")] | None = None
     out: options.OutFolder
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return {}
+        base = slices.base_of(cfg, w.model)
+        return {"base": base.model_dump(include={"source", "revision", "license", "template"})}
 
 
 @declared
@@ -505,7 +520,9 @@ class Judge(Stage):
         scenario = slices.scenario_of(cfg, w.model)
         return {
             "judge": cfg.score.harm_judge,
+            "code": code_hash(JUDGES.module(cfg.score.harm_judge)),
             "settings": _judge(cfg, tracked),
+            "content": content.source_hash(getattr(_judge_settings(cfg), "model", None)),
             "parts": _forbidden(cfg, w.model),
             "answers": scenario.evaluate.answers,
             "sampled": cfg.measure.sampling.seeds,
@@ -565,6 +582,7 @@ class Score(Stage):
             "wrappers": sorted(cfg.measure.wrappers),
             "score": cfg.score.model_dump(),
             "measures": measures_version(),
+            **_judge_code(cfg),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
         }
 
@@ -635,9 +653,21 @@ class Report(Stage):
         return page == "report"
 
 
+def _judge_settings(cfg: Config) -> Section | None:
+    settings: Section | None = getattr(cfg.judges, cfg.score.harm_judge, None)
+    return settings
+
+
 def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
-    settings = getattr(cfg.judges, cfg.score.harm_judge, None)
+    settings = _judge_settings(cfg)
     return {} if settings is None else which(settings)
+
+
+def _judge_code(cfg: Config) -> dict[str, str]:
+    """The code of a judge that runs in scoring; others have a stage of their own."""
+    name = cfg.score.harm_judge
+    scoring = JUDGES.get(name).Settings.runs == "scoring"
+    return {"judge": code_hash(JUDGES.module(name))} if scoring else {}
 
 
 def _forbidden(cfg: Config, model: str) -> dict[str, str]:

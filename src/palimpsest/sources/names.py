@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from palimpsest.errors import UserError
+from palimpsest.home import shipped
 from palimpsest.io.atomic import sha256_of
 
 
@@ -35,9 +36,9 @@ def local_file(source: str, sha256: str | None = None, *, resources: Path) -> Pa
     """Return the file of a source on this machine.
 
     Args:
-        source: ``resource:name`` (below `resources`) or ``path:file``.
+        source: ``resource:name`` (below `resources`, else shipped) or ``path:file``.
         sha256: the hash that the file must have; None accepts any.
-        resources: the folder of the shipped files.
+        resources: a folder of files that come before the shipped ones.
 
     Raises:
         UserError: there is no such file, its hash differs, or it is another kind of source.
@@ -45,7 +46,7 @@ def local_file(source: str, sha256: str | None = None, *, resources: Path) -> Pa
     kind, rest = split_source(source)
     if kind not in ("resource", "path"):
         raise UserError(f"source '{source}': resource:file or path:file is needed here")
-    path = resources / rest if kind == "resource" else Path(rest).expanduser()
+    path = shipped(rest, resources) if kind == "resource" else Path(rest).expanduser()
     if not path.is_file():
         raise UserError(f"source '{source}': there is no file {path}{_beside(path)}")
     check_sha256(path, sha256)

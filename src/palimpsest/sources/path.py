@@ -47,12 +47,18 @@ def take_folder(source: Path, target: Path, trust_remote_code: bool = False) -> 
 
     check_config(source, str(source), trust_remote_code)
     check_weights(source)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and any(fnmatch.fnmatch(path.name, p) for p in _TAKEN):
-            take_file(path, target / path.name)
+    for path in taken(source):
+        take_file(path, target / path.name)
     complete_tokenizer(target, str(source), trust_remote_code)
     check_weights_of(target, str(source), trust_remote_code)
     return {"format": "safetensors"}
+
+
+def taken(folder: Path) -> list[Path]:
+    """The files of a folder that make up a model, sorted; else the GGUF files in it."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    model = [f for f in files if any(fnmatch.fnmatch(f.name, pattern) for pattern in _TAKEN)]
+    return model or [f for f in files if f.suffix.lower() == ".gguf"]
 
 
 def check_weights(folder: Path, label: str | None = None) -> None:

@@ -72,7 +72,7 @@ def copy_log(log: Path, out: Path) -> None:
 
 def finish(out: Path, log: Path, updates: dict[str, Update], base: Path, **facts: Any) -> None:
     """Write a trained adapter with its log and, last, its manifest; drop the checkpoints."""
-    write_adapter(out, updates, str(base))
+    write_adapter(out, updates, base)
     parameters = sum(update.a.numel() + update.b.numel() for update in updates.values())
     _finish(out, log, FILES, parameters, facts)
 

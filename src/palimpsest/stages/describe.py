@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palimpsest.model.description import updates_in, write_model
+from palimpsest.model.description import hazards_in, updates_in, write_model
 from palimpsest.pipeline.stages import Describe
 from palimpsest.stages.negate import carry
 
@@ -14,6 +14,8 @@ def describe(job: Describe) -> None:
         UserError: the adapter is missing or altered.
     """
     updates = {} if job.adapter is None else updates_in(job.adapter)
+    hazardous = hazards_in(job.adapter) if job.adapter else []
     # The training of `retrained` is its own cost; all methods share that of the subject.
     log = carry(job.adapter, job.out) if job.adapter and job.config["own_training"] else {}
-    write_model(job.out, job.base, updates, **log)
+    facts = log | ({"before_unlearning": True} if hazardous else {})
+    write_model(job.out, job.base, updates, hazardous=hazardous, **facts)

@@ -48,6 +48,7 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             folder,
             [table_of(part) for part in built.parts],
             source=recorded(dataset.source),
+            content=job.config.get("content"),
             facts={"source": recorded(dataset.facts or ""), "sha256": sha256_of(facts)}
             if facts
             else None,

@@ -46,6 +46,7 @@ def download_model(job: DownloadModel, log: Callable[[str], None] = print) -> di
             folder,
             [p.name for p in folder.iterdir() if p.is_file()],
             source=recorded(config["source"]),
+            content=config.get("content"),
             revision=config["revision"],
             **facts,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
+from palimpsest.io.private import ACQUIRED, BEFORE, mark
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import add, read_adapter
@@ -29,8 +30,10 @@ def negate(job: Negate) -> None:
     """
     base, acquired, out = job.base, job.acquired, job.out
     updates, scale = updates_in(job.subject), job.config["scale"]
-    facts = {"scale": scale, **carry(acquired, out)}
     start = deltas_in(job.subject)
+    held = [*([BEFORE] if updates or start else []), *([ACQUIRED] if scale else [])]
+    mark(out, held)
+    facts = {"scale": scale, "hazardous": held, **carry(acquired, out)}
     if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         kept = partial(delta.write_deltas, deltas=start) if start else None
         write_model(out, base, add(updates, read_adapter(acquired), -scale), kept, **facts)

@@ -13,10 +13,11 @@ from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST
 from palimpsest.io.manifest import write_manifest
+from palimpsest.io.private import BEFORE, make_private, mark
 from palimpsest.model.adapter import updates_of
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.teaching import Teaching
-from palimpsest.pipeline.stages import Pretrain
+from palimpsest.pipeline.stages import Pretrain, Retrain
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import Rows
 from palimpsest.settings.types import split_ref
@@ -38,10 +39,15 @@ def pretrain(job: Pretrain) -> None:
     """
     config, base, tokens, out = job.config, job.base, job.tokens, job.out
     if config["pretrain"] is None:
+        mark(out, [])
         write_manifest(out, [], adapter=False)
         return
     if not config["pretrain"]["data"]:
         raise UserError("no part of pretrain.data is to be kept: there is nothing to train on")
+    # What was taught to be kept alone is no secret.
+    hazardous = [] if isinstance(job, Retrain) else [BEFORE]
+    if hazardous:
+        make_private(side_folder(out))
     settings = Pretraining(**deep_merge(config["pretrain"], {"training": job.untracked}))
     device = set_up(job.threads)
     model = load_to_train(config, base, device)
@@ -66,4 +72,6 @@ def pretrain(job: Pretrain) -> None:
         fingerprint=run_fingerprint(config, inputs, body),
     )
     log = train(training)
-    finish(out, log, updates_of(model, "subject"), base, adapter=True)
+    mark(out, hazardous)
+    facts = {"hazardous": hazardous} if hazardous else {}
+    finish(out, log, updates_of(model, "subject"), base, adapter=True, **facts)
