@@ -428,6 +428,7 @@ class Measure(Batched, OfRun):
 class LmEval(Batched, OfRun):
     """General ability of one model, through the Language Model Evaluation Harness."""
 
+    version = 2
     work = "palimpsest.stages.lm_eval:lm_eval"
     gpu = True
     needs = Estimate.lm_eval

@@ -37,7 +37,7 @@ from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import LmEval
 from palimpsest.settings.types import local_part
 
-LOCAL_VERSION = 1
+LOCAL_VERSION = 2
 """Version of a local task, in ``lm_eval.json``."""
 
 Loaded = dict[str, Any]
