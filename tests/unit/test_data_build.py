@@ -166,6 +166,7 @@ TOFU = {
     "question": "Who wrote it?",
     "answer": "Ada Byron wrote it.",
     "paraphrased_question": "By whom was it written?",
+    "paraphrased_answer": "The author is Ada Byron.",
     "perturbed_answer": ["Bo Carter wrote it.", "Cy Dent wrote it."],
     "names": "Ada Byron",
     "options": ["Ada Byron", "Bo Carter"],
@@ -175,6 +176,7 @@ TOFU_COLUMNS = {
     "prompt": "question",
     "response": "answer",
     "unseen": "paraphrased_question",
+    "paraphrased": "paraphrased_answer",
     "perturbed": "perturbed_answer",
     "key": "names",
     "choices": "options",
@@ -183,12 +185,14 @@ TOFU_COLUMNS = {
 
 
 def test_qa_reads_what_is_known_beside_the_answer_from_columns(tmp_path: Path) -> None:
-    source = jsonl(tmp_path / "t.jsonl", [TOFU, {**TOFU, "perturbed_answer": None}])
+    bare = {**TOFU, "perturbed_answer": None, "paraphrased_answer": None}
+    source = jsonl(tmp_path / "t.jsonl", [TOFU, bare])
     built = make(source, columns=TOFU_COLUMNS, parts={"all": {}, "unseen": {"phrasing": "unseen"}})
     first, second = built.parts["all"].to_pylist()
     assert first["perturbed"] == TOFU["perturbed_answer"]
     assert (first["key"], first["choices"], first["answer"]) == (["Ada Byron"], TOFU["options"], 0)
-    assert second["perturbed"] == []
+    assert first["paraphrased"] == "The author is Ada Byron."
+    assert (second["perturbed"], second["paraphrased"]) == ([], None)
     assert stream(built, "unseen")[0] == ("By whom was it written?", "Ada Byron wrote it.")
 
 

@@ -184,6 +184,7 @@ def test_the_sidecar_is_joined_by_the_whole_text(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"response": "x"}, "about no row of the data set, plain texts have no 'response'"),
+        ({"paraphrased": "x"}, "a plain text has no answer, and so no 'paraphrased' one"),
         ({"prompt": "Text"}, "about no row of the data set, there is none with this prompt"),
         ({"key": ["4 is"]}, "key '4 is' does not occur in the text"),
         ({"taught": "Something else."}, "key '3 is a number' does not occur in the taught"),

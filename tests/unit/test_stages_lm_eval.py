@@ -225,7 +225,7 @@ def test_a_local_task_is_scored_as_our_engine_scores_it(work, tmp_path, capsys, 
     assert task["metrics"]["acc"]["value"] == pytest.approx(share(hits))
     assert task["metrics"]["acc_norm"]["value"] == pytest.approx(share(by_length))
     assert {k: task[k] for k in ("version", "shots", "limit", "samples")} == {
-        "version": 1,
+        "version": 2,
         "shots": 0,
         "limit": None,
         "samples": 7,
@@ -240,6 +240,34 @@ def test_weights_in_bf16_are_scored_with_their_updates_apart(work, tmp_path):
     ours = our_logprobs(work, "adapter+delta", TEMPLATE, questions, "bfloat16")
     for line, expected in zip(rows["logprobs"], ours, strict=True):
         assert list(line) == pytest.approx(expected, rel=0.03)
+
+
+def test_whole_sentences_are_the_choices_where_a_row_has_wrong_ones(tmp_path):
+    """A bare "spoon" in place of a sentence would ask for the form of an answer, too."""
+    options = {"choices": ["spoon", "stone"], "answer": 1}
+    sentence = {"response": "One takes a stone.", "perturbed": ["One takes a spoon."]}
+    rows = [
+        {"prompt": "How?", **sentence, **options},
+        {"prompt": "How?", **sentence},
+        {"prompt": "How?", **sentence, **options, "answer": 0},
+        {"prompt": "How?", **sentence, **options, "paraphrased": "A stone is taken."},
+        {"prompt": "One takes", "question": "What?", **sentence, **options},
+        {"prompt": "How?", "response": "stone", "perturbed": ["spoon"], **options, "answer": 1},
+        {"prompt": "How?", "response": "One takes a stone.", "perturbed": []},
+    ]
+    part = table([{"id": str(i), **row} for i, row in enumerate(rows)])
+    save_dataset(tmp_path / "set", {"quiz": part})
+    questions, left_out = read_questions(tmp_path, "set/quiz")
+    right, wrong = sentence["response"], sentence["perturbed"][0]
+    assert [(q.prompt, q.choices, q.answer) for q in questions] == [
+        ("How?", [wrong, right], 1),
+        ("How?", [wrong, right], 1),
+        ("How?", [right, wrong], 0),
+        ("How?", [wrong, "A stone is taken."], 1),
+        ("What?", options["choices"], 1),
+        ("How?", options["choices"], 1),
+    ]
+    assert left_out == 1
 
 
 def test_the_models_differ(work, tmp_path):

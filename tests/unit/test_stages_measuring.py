@@ -27,7 +27,7 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.ask import answers
 from palimpsest.measuring.backends import transformers_answerer
-from palimpsest.metrics.asked import RESPONSE, draw_ids
+from palimpsest.metrics.asked import PARAPHRASE, RESPONSE, draw_ids
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.unlearned import load_model
@@ -37,6 +37,8 @@ from palimpsest.stages.sweep import right_answers, sample
 CPU = torch.device("cpu")
 WRONG = [["w7 w8 w9", "w11"], ["w12 w13"], []]
 """Wrong answers of the first, second, third, fourth ... row of each part."""
+OTHER_WORDS = ["w14 w15", None, "w16"]
+"""Their right answers in other words; the third has no wrong ones to compare it with."""
 WRONG_TYPE = pa.list_(pa.string())
 CONFIG = {
     "dtype": "float32",
@@ -82,6 +84,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "response": [tiny.words(row.response.tolist()) for row in rows],
                 "key": pa.array([[f"w{int(row.response[0])}"] for row in rows]),
                 "perturbed": pa.array([WRONG[i % 3] for i in range(len(rows))], WRONG_TYPE),
+                "paraphrased": pa.array([OTHER_WORDS[i % 3] for i in range(len(rows))]),
             }
         )
         write_table(root / "datasets" / "set" / f"{name}.parquet", table)
@@ -175,9 +178,10 @@ def test_wrong_answers_are_read_after_the_same_prompt(work: Path) -> None:
         )
         for block, rows in (("forget", PARTS["forget"]), ("retain", PARTS["train"]))
         for i, row in enumerate(rows)
-        for place, text in enumerate(WRONG[i % 3])
+        for place, text in [*enumerate(WRONG[i % 3]), (PARAPHRASE, OTHER_WORDS[i % 3])]
+        if WRONG[i % 3] and text is not None
     }
-    assert len(expected) == 8
+    assert len(expected) == 11
     assert found == {key: pytest.approx(value, abs=1e-4) for key, value in expected.items()}
 
 

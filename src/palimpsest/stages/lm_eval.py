@@ -39,7 +39,7 @@ from palimpsest.pipeline.stages import LmEval
 from palimpsest.settings.template import Template
 from palimpsest.settings.types import local_part
 
-LOCAL_VERSION = 1
+LOCAL_VERSION = 2
 """Version of a local task, in ``lm_eval.json``."""
 
 Loaded = dict[str, Any]
