@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -331,6 +332,14 @@ def _judged(path: Path, judge: str) -> Verdicts | None:
         )
     rows = table.select(["part", "id", "harmful", "reason"]).to_pylist()
     return {(row["part"], row["id"]): Verdict(row["harmful"], row["reason"]) for row in rows}
+
+
+def judge_quality(folder: Path, judge: str) -> dict[str, Any]:
+    """How well the judge tells labelled answers, where that was measured."""
+    if JUDGES.get(judge).Settings.runs == "scoring":
+        return {}
+    found: dict[str, Any] = json.loads(read_table(folder / JUDGED)[1].get("quality", "{}"))
+    return found
 
 
 def _by_block(

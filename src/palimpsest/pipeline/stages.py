@@ -479,6 +479,23 @@ class Sweep(Batched):
 
 
 @declared
+class TrainJudge(Stage):
+    """Train the judge `trained` on labelled answers; measure it on those to other questions."""
+
+    per = ("dataset", "part")
+    work = "palimpsest.stages.train_judge:train_judge"
+    ram_mb, seconds = 700, 30.0
+
+    datasets: options.Datasets
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        trained = getattr(cfg.judges, "trained", None)
+        return {"settings": None if trained is None else tracked(trained)}
+
+
+@declared
 class Judge(Stage):
     """What a classifier or a chat model says about the answers to what is forbidden."""
 
@@ -489,14 +506,17 @@ class Judge(Stage):
 
     generations: Annotated[Path, Option("generations.parquet of one seed")]
     datasets: options.Datasets
+    trained: (
+        Annotated[Path, Option("manifest.json of a judge that was trained here", folder)] | None
+    ) = None
     out: options.OutFile
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
         return {
-            "judge": cfg.score.harm_judge,
-            "settings": _judge(cfg, tracked),
+            "judge": cfg.harm_judge(w.model),
+            "settings": _judge(cfg, w.model, tracked),
             "parts": _forbidden(cfg, w.model),
             "answers": scenario.evaluate.answers,
             "sampled": cfg.measure.sampling.seeds,
@@ -509,7 +529,7 @@ class Judge(Stage):
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return _judge(cfg, untracked)
+        return _judge(cfg, w.model, untracked)
 
 
 @declared
@@ -551,7 +571,7 @@ class Score(Stage):
             "alternatives": scenario.evaluate.alternatives,
             "sampled": cfg.measure.sampling.seeds,
             "wrappers": sorted(cfg.measure.wrappers),
-            "score": cfg.score.model_dump(),
+            "score": cfg.score.model_dump() | {"harm_judge": cfg.harm_judge(w.model)},
             "measures": measures_version(),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
         }
@@ -621,8 +641,8 @@ class Report(Stage):
         return page == "report"
 
 
-def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
-    settings = getattr(cfg.judges, cfg.score.harm_judge, None)
+def _judge(cfg: Config, model: str, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
+    settings = getattr(cfg.judges, cfg.harm_judge(model), None)
     return {} if settings is None else which(settings)
 
 

@@ -20,7 +20,7 @@ from palimpsest.metrics.declaration import PARTS, Scored
 from palimpsest.metrics.lm_eval import lm_eval_block
 from palimpsest.metrics.parts import Part, further, read_part
 from palimpsest.metrics.provenance import provenance
-from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
+from palimpsest.metrics.rows import answers_by_block, judge_quality, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
 from palimpsest.pipeline.stages import Score
 from palimpsest.settings.types import dataset_of
@@ -49,7 +49,8 @@ def score(job: Score) -> dict[str, Any]:
     }
     greedy = [part for name in PARTS for part in parts if part.block == name]
     parts += further_parts
-    scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), settings)
+    quality = judge_quality(next(iter(seeds.values())), settings["harm_judge"])
+    scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), settings, quality)
     used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,
