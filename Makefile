@@ -82,4 +82,4 @@ clean:
 	rm -rf results logs benchmarks .snakemake
 
 distclean: clean
-	rm -rf .venv resources/models resources/datasets resources/tokens resources/hub resources/downloads
+	rm -rf .venv resources/models resources/datasets resources/tokens resources/judges resources/hub resources/downloads

@@ -286,6 +286,7 @@ def test_the_sidecar_fills_rows_and_makes_phrasings(tmp_path: Path) -> None:
         "phrasing": "unseen",
         "key": ["number 3"],
         "key_from": "given",
+        "harmful": None,
         "choices": ["2", "3", "4", "5"],
         "answer": 1,
         "perturbed": ["It is number 4."],

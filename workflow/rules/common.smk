@@ -4,20 +4,18 @@ import functools
 import re
 
 from palimpsest.environment import use_this_environment
-from palimpsest.judges import JUDGES
 from palimpsest.pipeline import results, runs
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report
 from palimpsest.settings.draw import KINDS
+from palimpsest.settings.types import dataset_of, split_ref
 
 use_this_environment()
 
 # SLURM sends SIGTERM to every process of a job. The program saves a checkpoint then; the shell and
 # tee around it must stay until it has, or the job counts as ended and the rest of it is killed.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
-
-JUDGE = JUDGES.get(CFG.score.harm_judge).Settings
 
 
 def one_of(names):
@@ -73,6 +71,29 @@ def data_for(name):
     return lambda wildcards: [
         f"resources/datasets/{dataset}/manifest.json" for dataset in read_by(name, wildcards)
     ]
+
+
+def judge_of(wildcards):
+    """Settings of the judge of a subject's answers."""
+    return results.judge_of(CFG, wildcards.model)
+
+
+def trained_judge(wildcards):
+    """The classifier that was trained here, if it is the judge."""
+    trained = CFG.harm_judge(wildcards.model) == "trained"
+    return f"resources/judges/{CFG.judges.trained.train}/manifest.json" if trained else []
+
+
+def labels_of(wildcards):
+    """Manifests of the data sets with the labels that the trained judge learns and is tried on."""
+    parts = (CFG.judges.trained.train, CFG.judges.trained.test)
+    return [f"resources/datasets/{name}/manifest.json" for name in sorted(set(map(dataset_of, parts)))]
+
+
+def judged_of(wildcards):
+    """Verdicts on the answers of every seed, where a stage of its own makes them."""
+    apart = results.judged_apart(CFG, wildcards.model)
+    return seed_files("judged.parquet")(wildcards) if apart else []
 
 
 def tokens_folder(wildcards, input):

@@ -3,6 +3,7 @@ rule judge:
     input:
         generations="results/{model}/{run}/generations.parquet",
         data=data_for("judge"),
+        trained=trained_judge,
     output:
         judged=ensure("results/{model}/{run}/judged.parquet", non_empty=True),
     log:
@@ -10,14 +11,14 @@ rule judge:
     benchmark:
         cost_of("judge")
     wildcard_constraints:
-        model=one_of(CFG.models if results.judged_apart(CFG) else []),
+        model=one_of([name for name in CFG.models if results.judged_apart(CFG, name)]),
     # A service is asked from the machine that started the run: nodes of a cluster may not reach it.
-    localrule: JUDGE.runs == "service"
+    localrule: any(results.judge_of(CFG, name).runs == "service" for name in CFG.models)
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8 if JUDGE.runs == "model" else 1
+    threads: lambda wildcards: 8 if judge_of(wildcards).runs == "model" else 1
     resources:
-        gpu=int(JUDGE.runs == "model"),
+        gpu=lambda wildcards: int(judge_of(wildcards).runs == "model"),
         mem_mb=8000,
         runtime=60,
     params:
@@ -30,6 +31,7 @@ rule judge:
             --untracked {params.untracked:q} \
             --generations {input.generations:q} \
             --datasets resources/datasets \
+            --trained "{input.trained}" \
             --out {output.judged:q} \
             --label "judge {wildcards.model}/{wildcards.run}" \
             --threads {threads} \

@@ -3,7 +3,7 @@ rule score:
     input:
         likelihood=seed_files("likelihood.parquet"),
         generations=seed_files("generations.parquet"),
-        judged=seed_files("judged.parquet") if results.judged_apart(CFG) else [],
+        judged=judged_of,
         facts=seed_files("measure.json"),
         lm_eval=lm_eval_of,
         models=seed_files("model/model.json"),

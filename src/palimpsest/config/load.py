@@ -126,9 +126,10 @@ def load_config(
     }
     names = {key: _names(raw.get(key)) for key in CATALOGS}
     pages = {key: sections.get(key) for key in PAGES}
-    problems += check_references(Catalogs(catalogs, names), pages)
+    known = Catalogs(catalogs, names)
+    problems += check_references(known, pages)
     defaults = {"score": Score(), "judges": Judges()} | sections
-    problems += check_judge(defaults["score"], defaults["judges"])
+    problems += check_judge(known, defaults["score"], defaults["judges"])
     for name, model in catalogs["models"].items():
         problems += _override_problems(raw, heirs, name, model, catalogs["methods"])
     refuse(_with_file(problem, raw, files) for problem in problems)

@@ -56,12 +56,27 @@ def check_references(catalogs: Catalogs, pages: Mapping[str, Report | None]) -> 
             yield from _check_report(catalogs, report, page)
 
 
-def check_judge(score: Score | None, judges: Judges | None) -> Iterator[Problem]:
-    """Yield a problem if the chosen judge has no settings."""
-    if score and judges and getattr(judges, score.harm_judge, judges) is None:
-        yield Problem(
-            ("judges", score.harm_judge), f"missing: score.harm_judge is {score.harm_judge}"
-        )
+def check_judge(
+    catalogs: Catalogs, score: Score | None, judges: Judges | None
+) -> Iterator[Problem]:
+    """Yield a problem if a chosen judge has no settings, or is trained on a part that is not there.
+
+    Of two scenarios that choose the same judge, the first is named.
+    """
+    if score is None or judges is None:
+        return
+    scenarios = catalogs.entries["scenarios"]
+    chosen = {
+        s.harm_judge: f"scenarios.{name}.harm_judge" for name, s in [*scenarios.items()][::-1]
+    }
+    if score.harm_judge is not None:
+        chosen = {score.harm_judge: "score.harm_judge"}
+    for judge, place in chosen.items():
+        if getattr(judges, judge, judges) is None:
+            yield Problem(("judges", judge), f"missing: {place} is {judge}")
+    trained = getattr(judges, "trained", None)
+    for key in ("train", "test") if trained is not None else ():
+        yield from _check_part(catalogs, getattr(trained, key), ("judges", "trained", key))
 
 
 def check_roles(training: Training, at: Place) -> Iterator[Problem]:
@@ -127,12 +142,7 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
     if scenario.pretrain:
         yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
-        dataset, part = split_ref(ref)
-        yield from catalogs.missing("datasets", dataset, place)
-        entry = catalogs.entries["datasets"].get(dataset)
-        if entry and part not in entry.parts:
-            valid = [f"{dataset}/{name}" for name in entry.parts]
-            yield _no_such("part", ref, valid, place)
+        yield from _check_part(catalogs, ref, place)
     for key, words in (
         ("retain", "unlearning trains on"),
         ("validate_on.retain", "settings are chosen on"),
@@ -145,6 +155,14 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
                 "report a part with other rows (another share of the dataset's split)",
             )
     yield from _check_holdout(catalogs, scenario, at)
+
+
+def _check_part(catalogs: Catalogs, ref: str, place: Place) -> Iterator[Problem]:
+    dataset, part = split_ref(ref)
+    yield from catalogs.missing("datasets", dataset, place)
+    entry = catalogs.entries["datasets"].get(dataset)
+    if entry and part not in entry.parts:
+        yield _no_such("part", ref, [f"{dataset}/{name}" for name in entry.parts], place)
 
 
 def _check_holdout(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterator[Problem]:

@@ -181,6 +181,9 @@ class Scenario(Section):
     """Parts on which settings (lambda) are chosen; never reported."""
     max_new_tokens: Count | None = None
     """Longest answer in tokens; null: as `measure.generation` has it."""
+    harm_judge: HarmJudge = "leak"
+    """Who judges harm, unless `score.harm_judge` is set. leak: harmful is what contains a key
+    string of the forbidden fact; the others have their settings in `judges`."""
     lm_eval: Annotated[dict[TaskName, LmEvalTask], BeforeValidator(_without_nulls)] = {}
     """lm-eval: its own tasks and groups (from the Hub), local:dataset/part for choices of ours."""
 
@@ -280,8 +283,8 @@ class Score(Section):
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
-    harm_judge: HarmJudge = "leak"
-    """leak: harmful is what contains a key string of the forbidden fact; others: see `judges`."""
+    harm_judge: HarmJudge | None = None
+    """Judge of every scenario, whatever these name; null: as each scenario has it."""
 
 
 class Sweep(Section):
@@ -322,7 +325,7 @@ class Config(Section):
     score: Score = Score()
     """What is computed from the measurements."""
     judges: Judges = Judges()
-    """Settings of the judge that `score.harm_judge` names; leak needs none."""
+    """Settings of the judges that `score.harm_judge` or a scenario names; leak needs none."""
     sweep: Sweep = Sweep()
     """Trade-off over lambda."""
     report: Report
@@ -379,6 +382,10 @@ class Config(Section):
             "devices": subject.devices or base.devices,
             "parallel": subject.parallel or base.parallel,
         }
+
+    def harm_judge(self, model: str) -> str:
+        """Name of the judge of a subject's answers."""
+        return self.score.harm_judge or self.scenarios[self.models[model].scenario].harm_judge
 
     def seeds(self, method: str, model: str) -> list[int]:
         """Seeds of a method; the references have one."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from palimpsest.data.faults import Faults, RowFault
-from palimpsest.data.fields import text_of, texts_of
+from palimpsest.data.fields import flag_of, text_of, texts_of
 from palimpsest.data.read import RawRow, read_rows
 from palimpsest.data.records import Record
 from palimpsest.errors import UserError, did_you_mean
@@ -23,6 +23,7 @@ Field = Literal[
     "response",
     "group",
     "key",
+    "harmful",
     "taught",
     "unseen",
     "choices",
@@ -147,6 +148,8 @@ def facts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     present = {field: value for field, value in fields.items() if value is not None}
     facts: dict[str, Any] = {k: text_of(present, k) for k in _TEXTS if k in present}
     facts |= {k: texts_of(present, k) for k in _LISTS if present.get(k)}
+    if "harmful" in present:
+        facts["harmful"] = flag_of(present, "harmful")
     if present.get("key"):
         facts["key"] = _keys_of(present)
     if "answer" in present:

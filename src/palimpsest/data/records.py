@@ -29,6 +29,8 @@ class Record:
     """Strings that carry the fact; all occur in the response (or in each wording of a text)."""
     key_from: str = "none"
     """Where they come from: given, derived or none (`palimpsest.data.keys`)."""
+    harmful: bool | None = None
+    """Whether the response is marked harmful; None: it has no mark."""
     choices: list[str] = field(default_factory=list)
     """Options of a multiple-choice question."""
     answer: int | None = None

@@ -25,6 +25,7 @@ class Row:
     phrasing: str
     key: list[str]
     key_from: str
+    harmful: bool | None
     choices: list[str]
     answer: int | None
     perturbed: list[str]
@@ -86,6 +87,7 @@ def _row(
         phrasing=phrasing,
         key=record.key,
         key_from=record.key_from,
+        harmful=record.harmful,
         choices=record.choices,
         answer=record.answer,
         perturbed=perturbed,

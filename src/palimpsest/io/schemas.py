@@ -17,6 +17,7 @@ DATASET = pa.schema(
         ("phrasing", pa.string()),
         ("key", pa.list_(pa.string())),
         ("key_from", pa.string()),
+        ("harmful", pa.bool_()),
         ("choices", pa.list_(pa.string())),
         ("answer", pa.int64()),
         ("perturbed", pa.list_(pa.string())),

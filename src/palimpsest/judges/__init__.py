@@ -5,10 +5,10 @@ A file here holds
 * ``Settings``: a `JudgeSettings` subclass; its ``runs`` is the place where the judge works,
 * ``judge``: a function from cases to one `Verdict` each, in order.
 
-``score.harm_judge`` names one. A judge that runs in scoring takes its settings from keys of
-``score`` and is called ``judge(cases, settings)``. All others run in the stage ``judge`` and take
-theirs from ``judges.<name>``. They are called ``judge(cases, settings, work)``, with cases
-whose answers are not blank, and the `Work` of the job.
+A scenario names one, or ``score.harm_judge`` does for all. A judge that runs in scoring takes its
+settings from keys of ``score`` and is called ``judge(cases, settings)``. All others run in the
+stage ``judge`` and take theirs from ``judges.<name>``. They are called
+``judge(cases, settings, work)``, with cases whose answers are not blank, and the `Work` of the job.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FORBIDDEN = ("forget", "forget_unseen")
 class JudgeSettings(Section):
     """Base of the settings of every judge."""
 
-    runs: ClassVar[Literal["scoring", "model", "service"]]
-    """scoring: in the stage score. model: in the stage judge, on a GPU if there is one. service: in
-    the stage judge, on the machine that started the run."""
+    runs: ClassVar[Literal["scoring", "processor", "model", "service"]]
+    """scoring: in the stage score. processor: in the stage judge, without a GPU. model: there, on a
+    GPU if there is one. service: there, on the machine that started the run."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Work:
     """Name of the job in progress lines."""
     threads: int | None
     """CPU threads."""
+    trained: Path | None = None
+    """Folder of what the stage ``train_judge`` made, if the judge is trained here."""
 
 
 class Judge(Protocol):

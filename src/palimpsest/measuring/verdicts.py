@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ def verdicts_of(table: Path, settings: Mapping[str, Any]) -> scored.Verdicts:
         return [(verdict.harmful, verdict.reason or "") for verdict in found]
 
     return verdicts
+
+
+def judge_quality(table: Path, judge: str) -> dict[str, Any]:
+    """How well the judge tells labelled answers, where that was measured.
+
+    Args:
+        table: ``judged.parquet``, read where the judge has a stage of its own.
+        judge: its name.
+    """
+    if JUDGES.get(judge).Settings.runs == "scoring":
+        return {}
+    found: dict[str, Any] = json.loads(read_table(table)[1].get("quality", "{}"))
+    return found
 
 
 def _in_scoring(judge: Judge, settings: Mapping[str, Any]) -> _Judged:

@@ -41,6 +41,8 @@ class Scored:
     """Block -> the label of each row's group, see `palimpsest.metrics.parts.independent`."""
     settings: Settings
     """Config section ``score``."""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    """How well the judge tells labelled answers: ``auc``, ``ci95``, ``n``; empty: not known."""
 
     def only(self, block: str) -> Scored:
         """The same of one block alone."""

@@ -19,7 +19,12 @@ from palimpsest.metrics.schema import schema_text
 PAGE, SCHEMA = Path("docs/metrics.md"), Path("workflow/schemas/eval.schema.json")
 DIRECTIONS, JUDGE_TABLE, OTHERS = "directions", "judges", "others"
 """Tables of no single file: which direction is good; judges; files without marks on the page."""
-RUNS = {"scoring": "`score`", "model": "`judge`, GPU", "service": "`judge`, network"}
+RUNS = {
+    "scoring": "`score`",
+    "processor": "`judge`, CPU",
+    "model": "`judge`, GPU",
+    "service": "`judge`, network",
+}
 """Value of `palimpsest.judges.JudgeSettings.runs` -> its meaning."""
 
 HEAD = ("measure", "formula", "of the block", "source")

@@ -8,7 +8,7 @@ from typing import Any
 
 from palimpsest.config.schema import Config
 from palimpsest.io.canonical import canonical_json
-from palimpsest.judges import JUDGES
+from palimpsest.judges import JUDGES, JudgeSettings
 from palimpsest.pipeline.slices import draws_of, scenario_of
 from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
@@ -61,16 +61,21 @@ def has_examples(cfg: Config, model: str, method: str) -> bool:
     return any(draw.examples for draw in draws_of(cfg, model, method))
 
 
-def judged_apart(cfg: Config) -> bool:
+def judge_of(cfg: Config, model: str) -> type[JudgeSettings]:
+    """The class of the settings of the judge of a subject's answers."""
+    return JUDGES.get(cfg.harm_judge(model)).Settings
+
+
+def judged_apart(cfg: Config, model: str) -> bool:
     """Whether the judge runs in a stage of its own, not in scoring as the leak check does."""
-    return JUDGES.get(cfg.score.harm_judge).Settings.runs != "scoring"
+    return judge_of(cfg, model).runs != "scoring"
 
 
 def stages_of(cfg: Config, model: str, method: str) -> list[str]:
     """Stages that make, measure and judge a method's model, before its score."""
     evaluated = ["measure"]
     evaluated += ["lm_eval"] if scenario_of(cfg, model).lm_eval else []
-    evaluated += ["judge"] if judged_apart(cfg) else []
+    evaluated += ["judge"] if judged_apart(cfg, model) else []
     if method not in cfg.methods:
         taught = {"original": ["pretrain"], "retrained": ["retrain"], "base": []}[method]
         return [*taught, "describe", *evaluated]

@@ -503,6 +503,23 @@ class Sweep(Batched):
 
 
 @declared
+class TrainJudge(Stage):
+    """Train the judge `trained` on labelled answers; measure it on those to other questions."""
+
+    per = ("dataset", "part")
+    work = "palimpsest.stages.train_judge:train_judge"
+    ram_mb, seconds = 700, 30.0
+
+    datasets: options.Datasets
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        trained = getattr(cfg.judges, "trained", None)
+        return {"settings": None if trained is None else tracked(trained)}
+
+
+@declared
 class Judge(Stage):
     """What a classifier or a chat model says about the answers to what is forbidden."""
 
@@ -513,16 +530,19 @@ class Judge(Stage):
 
     generations: Annotated[Path, Option("generations.parquet of one seed")]
     datasets: options.Datasets
+    trained: (
+        Annotated[Path, Option("manifest.json of a judge that was trained here", folder)] | None
+    ) = None
     out: options.OutFile
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
         return {
-            "judge": cfg.score.harm_judge,
-            "code": code_hash(JUDGES.module(cfg.score.harm_judge)),
-            "settings": _judge(cfg, tracked),
-            "content": content.source_hash(getattr(_judge_settings(cfg), "model", None)),
+            "judge": cfg.harm_judge(w.model),
+            "code": code_hash(JUDGES.module(cfg.harm_judge(w.model))),
+            "settings": _judge(cfg, w.model, tracked),
+            "content": content.source_hash(getattr(_judge_settings(cfg, w.model), "model", None)),
             "parts": _forbidden(cfg, w.model),
             "answers": scenario.evaluate.answers,
             "sampled": cfg.measure.sampling.seeds,
@@ -535,7 +555,7 @@ class Judge(Stage):
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return _judge(cfg, untracked)
+        return _judge(cfg, w.model, untracked)
 
 
 @declared
@@ -580,9 +600,9 @@ class Score(Stage):
             "alternatives": scenario.evaluate.alternatives,
             "sampled": cfg.measure.sampling.seeds,
             "wrappers": sorted(cfg.measure.wrappers),
-            "score": cfg.score.model_dump(),
+            "score": cfg.score.model_dump() | {"harm_judge": cfg.harm_judge(w.model)},
             "measures": measures_version(),
-            **_judge_code(cfg),
+            **_judge_code(cfg, w.model),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
         }
 
@@ -653,19 +673,19 @@ class Report(Stage):
         return page == "report"
 
 
-def _judge_settings(cfg: Config) -> Section | None:
-    settings: Section | None = getattr(cfg.judges, cfg.score.harm_judge, None)
+def _judge_settings(cfg: Config, model: str) -> Section | None:
+    settings: Section | None = getattr(cfg.judges, cfg.harm_judge(model), None)
     return settings
 
 
-def _judge(cfg: Config, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
-    settings = _judge_settings(cfg)
+def _judge(cfg: Config, model: str, which: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
+    settings = _judge_settings(cfg, model)
     return {} if settings is None else which(settings)
 
 
-def _judge_code(cfg: Config) -> dict[str, str]:
+def _judge_code(cfg: Config, model: str) -> dict[str, str]:
     """The code of a judge that runs in scoring; others have a stage of their own."""
-    name = cfg.score.harm_judge
+    name = cfg.harm_judge(model)
     scoring = JUDGES.get(name).Settings.runs == "scoring"
     return {"judge": code_hash(JUDGES.module(name))} if scoring else {}
 

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.io import schemas
+from palimpsest.io.canonical import canonical_json
+from palimpsest.io.manifest import read_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.judges import JUDGES, Case, Judge, JudgeSettings, Verdict, Work
 from palimpsest.metrics.parts import Part, columns_of, further, read_part
@@ -37,14 +39,17 @@ def judge(job: stages.Judge) -> None:
     cases = [case for _, case in labelled]
     judge = JUDGES.get(config["judge"])
     settings = judge.Settings(**config["settings"], **job.untracked)
-    work = Work(out.with_suffix(".cache.jsonl"), job.label, job.threads)
+    work = Work(out.with_suffix(".cache.jsonl"), job.label, job.threads, job.trained)
     verdicts = _verdicts(judge, cases, settings, work)
     rows = [
         {"part": block, "id": name}
         | {key: getattr(verdict, key) for key in ("harmful", "score", "said", "reason")}
         for ((block, name), _), verdict in zip(labelled, verdicts, strict=True)
     ]
-    write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), judge=config["judge"])
+    facts = {"judge": config["judge"]}
+    if job.trained is not None:
+        facts["quality"] = canonical_json(read_manifest(job.trained)["test"])
+    write_table(out, pa.Table.from_pylist(rows, schema=schemas.JUDGED), **facts)
     print(f"{job.label}: {_summary(verdicts)}")
 
 

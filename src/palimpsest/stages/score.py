@@ -17,7 +17,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import EVAL, JUDGED, LM_EVAL, MANIFEST, MEASURE, ROWS
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import write_table
-from palimpsest.measuring.verdicts import verdicts_of
+from palimpsest.measuring.verdicts import judge_quality, verdicts_of
 from palimpsest.metrics.blocks import metrics_block
 from palimpsest.metrics.cost import cost
 from palimpsest.metrics.declaration import PARTS, Scored
@@ -66,7 +66,9 @@ def score(job: Score) -> dict[str, Any]:
     greedy = [part for name in PARTS for part in parts if part.block == name]
     parts += further_parts
     groups = {part.block: np.array(part.groups) for part in parts}
-    scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), groups, settings)
+    quality = judge_quality(next(iter(seeds.values())) / JUDGED, settings["harm_judge"])
+    answers = answers_by_block(rows, greedy)
+    scored = Scored(stacked(rows, parts), answers, groups, settings, quality)
     used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,

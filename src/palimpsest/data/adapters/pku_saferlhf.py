@@ -43,9 +43,15 @@ def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
     for k in chosen:
         prompt = text_of(raw.fields, "prompt")
         response = text_of(raw.fields, f"response_{k}")
-        yield Record(prompt, response, group=prompt, source_row=raw.index, suffix=f"-{k}")
+        record = Record(prompt, response, group=prompt, source_row=raw.index, suffix=f"-{k}")
+        record.harmful = not _safe(raw, k)
+        yield record
 
 
 def _selected(raw: RawRow, k: int, dataset: Settings) -> bool:
-    safe = flag_of(raw.fields, f"is_response_{k}_safe")
+    safe = _safe(raw, k)
     return dataset.select == "all" or safe == (dataset.select == "safe")
+
+
+def _safe(raw: RawRow, k: int) -> bool:
+    return flag_of(raw.fields, f"is_response_{k}_safe")

@@ -5,15 +5,28 @@ from __future__ import annotations
 import pyarrow as pa
 
 from palimpsest.metrics.answers import Answers
-from palimpsest.metrics.declaration import HARM, SAMPLED, WRAPPED, Column, Measure, Shown
-from palimpsest.metrics.estimates import rate
+from palimpsest.metrics.declaration import HARM, SAMPLED, WRAPPED, Column, Measure, Scored, Shown
+from palimpsest.metrics.estimates import Estimate, missing, rate
 from palimpsest.metrics.measures import answers
 
 NO_VERDICT = (
     "the judge reached a verdict in no row (the leak check needs key strings; without them choose "
-    "another judge: score.harm_judge)"
+    "another judge: harm_judge of the scenario)"
 )
 """Why there is no rate."""
+
+NOT_TRIED = "the judge was not tried on labelled answers"
+"""Why there is no AUC of the judge."""
+
+
+def _judge_auc(scored: Scored) -> Estimate:
+    found = scored.judge
+    if not found:
+        return missing(NOT_TRIED)
+    return (
+        missing("") | {"value": found["auc"], "reason": None} | {k: found[k] for k in ("n", "ci95")}
+    )
+
 
 HARMFUL = Column("harmful", Answers, lambda a: a.harmful, pa.bool_(), difference="harm_rate")
 RATE = Measure(
@@ -57,6 +70,24 @@ BROKEN = Measure(
     forget="down",
     says="repeats `forget.degenerate_rate`: a rate of harm is to be read with it",
     of_part="share of the rows of `forget`",
+)
+JUDGE_AUC = Measure(
+    name="judge_auc",
+    blocks=(HARM,),
+    compute=lambda scored, _: _judge_auc(scored),
+    label="AUC of the judge",
+    says="how well the judge tells labelled answers to questions that it was not trained on: the "
+    "probability that a harmful one gets the higher score than a harmless one (50 % is chance)",
+    of_part="over the labelled answers; the interval draws their questions",
+    shown=(
+        Shown(
+            HARM,
+            key="judge_auc",
+            first=True,
+            says="How well the judge tells harmful answers from harmless ones, on labelled answers "
+            "to questions that it was not trained on: 50% is chance.",
+        ),
+    ),
 )
 HARM_RATE = Measure(
     name="harm_rate",
