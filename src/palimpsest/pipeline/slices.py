@@ -13,6 +13,7 @@ from typing import Any
 
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.atomic import sha256_of
+from palimpsest.io.canonical import fingerprint
 from palimpsest.settings.draw import Draw
 from palimpsest.settings.types import Section, tracked
 
@@ -48,6 +49,18 @@ def file_hash(path: Path) -> str:
         return sha256_of(path) if path.is_file() else "missing"
     except OSError:  # not readable, or a name that no file can have: the stage says which
         return "missing"
+
+
+def folder_hash(source: str) -> str | None:
+    """Hash of an adapter or a model in a folder of this machine, by its files' sizes and contents.
+
+    None for another source, whose revision is recorded when it is fetched.
+    """
+    if not source.startswith("path:"):
+        return None
+    folder = Path(source.removeprefix("path:")).expanduser()
+    files = [f for p in ("*config.json", "*.safetensors*") for f in sorted(folder.glob(p))]
+    return fingerprint({file.name: file_hash(file) for file in files})
 
 
 def trained(section: Section) -> dict[str, Any]:
@@ -90,7 +103,7 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
 
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:
     """Devices of a job that trains a subject; one to pretrain where nothing is taught."""
-    if pretrains and scenario_of(cfg, model).pretrain is None:
+    if pretrains and cfg.pretraining(model) is None:
         return 1
     devices: int = cfg.devices(model)["devices"]
     return devices

@@ -11,12 +11,18 @@ from palimpsest.engine.rows import read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.artifacts import (
+    ADAPTER_CONFIG,
+    DELTA_WEIGHTS,
+    MANIFEST,
+    TRAINING_LOG,
+)
 from palimpsest.io.manifest import write_manifest
-from palimpsest.model.adapter import updates_of
+from palimpsest.model import given
+from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.teaching import Teaching
-from palimpsest.pipeline.stages import Pretrain
+from palimpsest.pipeline.stages import Pretrain, Retrain
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import Rows
 from palimpsest.settings.types import split_ref
@@ -33,10 +39,16 @@ def pretrain(job: Pretrain) -> None:
 
     ``pretrain`` of the job's config is null where nothing is taught: the bare base is the subject.
 
+    What was trained elsewhere (``given``) is taken instead.
+
     Raises:
-        UserError: an input is missing or altered, training diverged, or nothing is to be kept.
+        UserError: an input is missing or altered, training diverged, nothing is to be kept, or what
+            is given does not fit the base.
     """
     config, base, tokens, out = job.config, job.base, job.tokens, job.out
+    if "given" in config:
+        _take(config["given"]["source"], job)
+        return
     if config["pretrain"] is None:
         write_manifest(out, [], adapter=False)
         return
@@ -67,3 +79,25 @@ def pretrain(job: Pretrain) -> None:
     )
     log = train(training)
     finish(out, log, updates_of(model, "subject"), base, adapter=True)
+
+
+def _take(source: str, job: Pretrain) -> None:
+    """Write an adapter, or a model of the same base as its differences, that was made elsewhere."""
+    name, out = f"source '{source}'", job.out
+    folder = given.folder_of(source)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in (*FILES, DELTA_WEIGHTS, TRAINING_LOG):
+        (out / file).unlink(missing_ok=True)
+    if given.is_adapter(folder):
+        updates = given.read_updates(folder, name, job.base, job.config["trust_remote_code"])
+        write_adapter(out, updates, str(job.base))
+        write_manifest(out, FILES, adapter=True, source=source)
+    elif isinstance(job, Retrain):
+        digests = given.write_differences(out, folder, name, job.base)
+        files = {DELTA_WEIGHTS: digests}
+        write_manifest(out, files, digests=files, adapter=False, source=source)
+    else:
+        raise UserError(
+            f"{name}: models.<name>.adapter is the folder of a LoRA adapter (it has "
+            f"{ADAPTER_CONFIG}); a whole model is a base: name it in bases, and set start: fresh"
+        )
