@@ -17,9 +17,9 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import write_document
 from palimpsest.model.delta import (
     add_deltas,
+    add_to_weights,
     attach_deltas,
     base_tensors,
-    merge_deltas,
     read_deltas,
     set_factor,
     write_deltas,
@@ -122,13 +122,18 @@ def test_small_updates_of_a_bfloat16_weight_add_up() -> None:
     assert (moved[large & (plain.abs() < 0.2)] != plain[large & (plain.abs() < 0.2)]).any()
 
 
-def test_merging_puts_the_differences_into_the_weights() -> None:
-    model = tiny.llama()
-    tiny.perturb(add_deltas(model, [DOWN, r"model\.embed_tokens\.weight"]))
-    before = logits(model)
-    merge_deltas(model)
-    assert torch.equal(logits(model), before)
-    assert "parametrizations" not in "".join(name for name, _ in model.named_modules())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_differences_in_the_weights_give_the_bits_of_those_beside_them(dtype: torch.dtype) -> None:
+    beside, within = tiny.llama(dtype), tiny.llama(dtype)
+    values = add_deltas(beside, [DOWN, r"model\.embed_tokens\.weight"])
+    tiny.perturb(values)
+    before = logits(within)
+    add_to_weights(within, values)
+    assert torch.equal(logits(within), logits(beside))
+    assert not torch.equal(logits(within), before)
+    assert within.lm_head.weight is within.model.embed_tokens.weight
+    with pytest.raises(UserError, match="the model has no tensor other"):
+        add_to_weights(within, {"other": values["model.embed_tokens.weight"]})
 
 
 def test_differences_come_back_as_they_were_written(tmp_path: Path) -> None:

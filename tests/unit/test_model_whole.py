@@ -197,5 +197,6 @@ def test_the_first_blocks_are_loaded_alone(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"lacks tensors .*: {DOWN}$"):
         load_base(lacking, "float32", CPU, blocks=2)
     per_block = variant(whole, tmp_path / "per-block", config={"widths": [1, 2, 3, 4]})
-    assert can_load_first(whole)
-    assert not can_load_first(per_block)
+    assert can_load_first(whole, 3)
+    assert not can_load_first(whole, 4)
+    assert not can_load_first(per_block, 3)

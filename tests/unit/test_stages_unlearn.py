@@ -32,7 +32,7 @@ from palimpsest.io.artifacts import (
     VECTORS,
 )
 from palimpsest.io.atomic import sha256_of
-from palimpsest.io.manifest import read_manifest
+from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.private import BEFORE
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
@@ -48,6 +48,7 @@ from palimpsest.pipeline.stages import (
     Retrain,
     Unlearn,
 )
+from palimpsest.stages.common import load_to_train
 from palimpsest.stages.examples import read_examples
 from palimpsest.stages.method import Trained, train_method
 from palimpsest.stages.region import region as select_region
@@ -247,6 +248,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     other = work.unlearn(f"{name}-other", {**work.config(name), "seed": 1})
     assert sha256_of(again / file) == sha256_of(unlearned[name] / file)
     assert sha256_of(other / file) != sha256_of(unlearned[name] / file)
+
+
+def test_blocks_that_no_pass_runs_are_not_loaded(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RMU ends at its block: the 24 blocks above would be most of its memory."""
+    bare = work.at("bare")
+    write_manifest(bare, [], adapter=False)
+    loaded: list[int] = []
+
+    def load_and_count(*args: Any) -> Any:
+        model: Any = load_to_train(*args)
+        loaded.append(len(model.model.layers))
+        return model
+
+    monkeypatch.setattr("palimpsest.stages.method.load_to_train", load_and_count)
+    few = work.unlearn("rmu-few", work.config("rmu"), bare)
+    monkeypatch.setattr("palimpsest.stages.method._blocks_read", lambda *_: None)
+    full = work.unlearn("rmu-full", work.config("rmu"), bare)
+    assert loaded == [3, tiny.LAYERS]
+    for file in (DELTA_WEIGHTS, VECTORS):
+        assert sha256_of(few / file) == sha256_of(full / file)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])

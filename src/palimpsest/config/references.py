@@ -115,12 +115,21 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
     yield from catalogs.missing("scenarios", model.scenario, (*at, "scenario"))
     scenario = catalogs.entries["scenarios"].get(model.scenario)
     base = catalogs.entries["bases"].get(model.base)
-    if base and scenario and scenario.pretrain:
+    if base and scenario and scenario.pretrain and model.adapter is None:
         trained_roles = [role for role in roles(scenario.pretrain.training.lora) if role in ROLES]
         if (role := lacking(trained_roles, base.modules)) is not None:
             text = f"base '{model.base}' has no module of the role '{role}', which scenario "
             yield Problem((*at, "base"), f"{text}'{model.scenario}' trains")
-    if model.retrained and scenario and not scenario.kept():
+    for key in ("adapter", "retrained"):
+        source = getattr(model, key)
+        if isinstance(source, str) and not source.startswith(("path:", "hub:")):
+            yield Problem((*at, key), f"'{source}': path:folder or hub:org/name is needed here")
+    if model.adapter is not None and model.retrained is True:
+        text = "true would teach the base, and the subject is an adapter that was made "
+        yield Problem(
+            (*at, "retrained"), f"{text}elsewhere; name one made like it, or leave it out"
+        )
+    elif model.retrained is True and scenario and not scenario.kept():
         yield Problem(
             (*at, "retrained"),
             f"scenario '{model.scenario}' teaches nothing that is to be kept, so there is no "

@@ -214,8 +214,12 @@ class Model(Section):
     """Key of ``scenarios``."""
     title: str = ""
     """Name shown in the report."""
-    retrained: bool = False
-    """Compare methods with `retrained`, the gold standard; it costs a second pretraining."""
+    adapter: Source | None = None
+    """A LoRA adapter that makes the subject, in place of ``pretrain``: path:folder or
+    hub:org/name."""
+    retrained: bool | Source = False
+    """Compare methods with `retrained`, the gold standard; it costs a second pretraining, or it is
+    one that you have: an adapter or a whole model by path:folder or hub:org/name."""
     devices: Count | None = None
     """Devices of a job that trains this subject; null: as its base has it."""
     parallel: Parallel | None = None
@@ -363,7 +367,7 @@ class Config(Section):
     def pretraining(self, model: str) -> Pretraining | None:
         """What a subject is taught first; modules have the names that its base gives them."""
         settings = self.scenarios[self.models[model].scenario].pretrain
-        if settings is None:
+        if settings is None or self.models[model].adapter is not None:
             return None
         return settings.model_copy(update={"training": self._resolved(settings.training, model)})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,13 @@ from palimpsest.engine.kernels.compiled import compile_blocks, try_out
 from palimpsest.engine.kernels.packing import Packing
 from palimpsest.engine.kernels.patch import keep_less
 from palimpsest.engine.kernels.recompute import recompute_blocks
+from palimpsest.engine.logits import head_of
 from palimpsest.engine.prefixes import PrefixCache
 from palimpsest.engine.probe import report_off, why_not_pack, why_not_split
 from palimpsest.engine.rows import Row, length_groups
 from palimpsest.errors import UserError
 from palimpsest.limits import PASS_TOKENS
+from palimpsest.model.whole import why_not
 from palimpsest.settings.draw import Reads
 
 FINAL = Reads()
@@ -48,13 +51,14 @@ class Body:
         compiled: run the blocks from `first_trained` on through `torch.compile`.
 
     Attributes:
-        head: the language-model head.
+        head: the language-model head, with what the architecture does to its output.
         lowest: index of the first block with trained weights.
         first_trained: the same if the blocks below it run apart and their outputs are kept, else 0.
         packs: whether rows are packed into one sequence.
 
     Raises:
-        UserError: `compiled`, and this machine cannot compile.
+        UserError: `compiled`, and this machine cannot compile; or the architecture is one that the
+            engine cannot run.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class Body:
         recompute: bool = False,
         compiled: bool = False,
     ) -> None:
+        if why := why_not(model):
+            raise UserError(f"{type(model).__name__} is not supported: {why}")
         self.decoder = Decoder(model.get_decoder())  # type: ignore[operator]
-        self.head = model.get_output_embeddings()  # type: ignore[operator]
+        self.head: Any = head_of(model, self.decoder)
         weight = self.head.weight
         self.device, self.vocabulary = weight.device, len(weight)
         # With sharded weights (FSDP) a block runs in all processes or in none, so each process

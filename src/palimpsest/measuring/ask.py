@@ -14,7 +14,7 @@ from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.model.base import load_tokenizer
-from palimpsest.model.unlearned import load_model
+from palimpsest.model.unlearned import freed, load_model
 
 
 def answers(
@@ -50,4 +50,7 @@ def answers(
     for name, folder in folders.items():
         model = load_model(folder, base, settings.dtype, device, settings.trust_remote_code)
         texts[name] = answer(model, tokenizer, [row], max_new_tokens, 1)[0].text
+        # Freed before the next one is loaded: two at once may not fit.
+        del model
+        freed()
     return texts

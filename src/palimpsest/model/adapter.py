@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ class Update:
         a: [rank, inputs].
         b: [outputs, rank].
         scale: factor on the product.
+        transposed: whether the module keeps W as [inputs, outputs] (GPT-2's ``Conv1D``).
     """
 
     a: Tensor
     b: Tensor
     scale: float
+    transposed: bool = False
 
 
 def read_files(folder: Path, manifest: str = MANIFEST) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -60,7 +62,7 @@ def read_adapter(folder: Path, manifest: str = MANIFEST) -> dict[str, Update]:
         rank = config["rank_pattern"].get(name, config["r"])
         alpha = config["alpha_pattern"].get(name, config["lora_alpha"])
         b = tensors[key.replace(".lora_A.", ".lora_B.")]
-        updates[name] = Update(a, b, alpha / rank)
+        updates[name] = Update(a, b, alpha / rank, config.get("fan_in_fan_out", False))
     return updates
 
 
@@ -89,7 +91,7 @@ def write_adapter(folder: Path, updates: dict[str, Update], base: str | Path) ->
         "inference_mode": True,
         "bias": "none",
         "lora_dropout": 0.0,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(update.transposed for update in updates.values()),
         "r": rank,
         "lora_alpha": alpha,
         "target_modules": sorted(updates),
@@ -117,6 +119,7 @@ def updates_of(model: Any, adapter: str) -> dict[str, Update]:
             module.lora_A[adapter].weight.detach().cpu().clone(),
             module.lora_B[adapter].weight.detach().cpu().clone(),
             module.scaling[adapter],
+            bool(module.fan_in_fan_out),
         )
         for name, module in model.named_modules()
         if adapter in getattr(module, "lora_A", {})
@@ -131,11 +134,13 @@ def add(first: dict[str, Update], second: dict[str, Update], factor: float) -> d
     """
     result = dict(first)
     for name, update in second.items():
-        scaled = Update(update.a, update.b * (factor * update.scale), 1.0)
+        scaled = replace(update, b=update.b * (factor * update.scale), scale=1.0)
         if name in first:
             one = first[name]
-            scaled = Update(
-                torch.cat([one.a, scaled.a]), torch.cat([one.b * one.scale, scaled.b], dim=1), 1.0
+            scaled = replace(
+                scaled,
+                a=torch.cat([one.a, scaled.a]),
+                b=torch.cat([one.b * one.scale, scaled.b], dim=1),
             )
         result[name] = scaled
     return result

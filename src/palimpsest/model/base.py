@@ -45,7 +45,7 @@ def load_base(
     network = load(
         folder,
         str(folder),
-        blocks if blocks is not None and can_load_first(folder) else None,
+        blocks if blocks is not None and can_load_first(folder, blocks) else None,
         trust_remote_code,
         dtype=number_type(folder, dtype, device),
         **straight,

@@ -129,20 +129,19 @@ def _delta_of(module: nn.Module, attribute: str) -> Delta | None:
     return delta
 
 
-def merge_deltas(model: nn.Module) -> None:
-    """Add every difference to its weight and remove it."""
-    merged: set[int] = set()
-    for module in list(model.modules()):
-        if not parametrize.is_parametrized(module):
-            continue
-        for attribute in list(module.parametrizations):  # type: ignore[arg-type]
-            value = getattr(module, attribute).detach()
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-            weight = getattr(module, attribute)
-            # A tied tensor stands in several places but takes its difference once.
-            if id(weight) not in merged:
-                weight.data = value
-                merged.add(id(weight))
+def add_to_weights(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Add differences to the weights themselves, one after the other, in the weights' type.
+
+    Raises:
+        UserError: the model has no such tensor.
+    """
+    places = base_tensors(model)
+    for name, value in values.items():
+        if name not in places:
+            raise UserError(f"the model has no tensor {name}{did_you_mean(name, places)}")
+        module, attribute = places[name][0]
+        weight = getattr(module, attribute)
+        weight.data = (weight.data + value.to(weight.device)).to(weight.dtype)
 
 
 def base_tensors(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

@@ -10,8 +10,9 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from palimpsest.errors import UserError, did_you_mean
+from palimpsest.errors import UserError, did_you_mean, one_line
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.adapter import Update, read_files
@@ -64,10 +65,7 @@ def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) 
     """Attach the adapter in `folder` as `name`: frozen, and active together with the others."""
     settings, tensors = read_files(folder, manifest)
     config = peft.LoraConfig.from_peft_type(**settings)
-    if isinstance(model, peft.PeftModel):
-        model.add_adapter(name, config)
-    else:
-        model = peft.get_peft_model(model, config, adapter_name=name)
+    model = _with_adapter(model, name, config)
     result: Any = peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
     if result.unexpected_keys:
         raise UserError(
@@ -75,6 +73,19 @@ def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) 
             f"{result.unexpected_keys[0]}"
         )
     return activate(model)
+
+
+def _with_adapter(model: nn.Module, name: str, config: Any) -> Any:
+    try:
+        if isinstance(model, peft.PeftModel):
+            model.add_adapter(name, config)
+            return model
+        return peft.get_peft_model(model, config, adapter_name=name)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        said = one_line(" ".join(str(error).split()), 300)
+        raise UserError(
+            f"training.lora: PEFT cannot adapt these modules of the model: {said}"
+        ) from error
 
 
 def add_trainable(
@@ -92,14 +103,12 @@ def add_trainable(
         The PEFT model with all adapters active, and the trained tensors (fp32) by name.
 
     Raises:
-        UserError: a target matches no module, or `first_layer` is beyond the last block.
+        UserError: a target matches no module, PEFT cannot adapt it, or `first_layer` is beyond the
+            last block.
     """
     config = lora_config(model, lora)
     torch.manual_seed(seed)
-    if isinstance(model, peft.PeftModel):
-        model.add_adapter(name, config)
-    else:
-        model = peft.get_peft_model(model, config, adapter_name=name)
+    model = _with_adapter(model, name, config)
     activate(model)
     weights = {}
     for key, parameter in model.named_parameters():
@@ -133,15 +142,17 @@ def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     linear = {
-        name.removesuffix(".base_layer").split(".")[-1]
+        f".{name.removesuffix('.base_layer')}": module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and "lora_" not in name
     }
+    found = [name for name in linear if name.endswith(tuple(f".{t}" for t in lora.targets))]
     for target in lora.targets:
-        if target not in linear:
+        if not any(name.endswith(f".{target}") for name in found):
+            last = {name.split(".")[-1] for name in linear}
             raise UserError(
                 f"training.lora.targets: no linear module '{target}' in the model"
-                f"{did_you_mean(target, linear)}"
+                f"{did_you_mean(target, last)}"
             )
     blocks = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     if lora.first_layer >= blocks:
@@ -156,5 +167,6 @@ def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
         layers_to_transform=list(range(lora.first_layer, blocks)) if lora.first_layer else None,
         lora_dropout=0.0,
         bias="none",
+        fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in found),
         task_type="CAUSAL_LM",
     )

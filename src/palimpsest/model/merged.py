@@ -162,6 +162,8 @@ def _merged(file: Path, changes: Mapping[str, Change], key: str, rows: slice) ->
 
 def _apply_rows(weight: Tensor, rows: slice, update: Update) -> Tensor:
     # W + scale * B A
+    if update.transposed:
+        return _wide(weight) + update.scale * (update.a[:, rows].float().T @ update.b.float().T)
     return _wide(weight) + update.scale * (update.b[rows].float() @ update.a.float())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from palimpsest.engine.kernels.patch import keep_less
 from palimpsest.io.artifacts import MODEL
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.base import load_base
-from palimpsest.model.delta import attach_deltas, merge_deltas, read_deltas
+from palimpsest.model.delta import add_to_weights, read_deltas
 from palimpsest.model.description import check_base
 from palimpsest.model.lora import attach
 
@@ -22,8 +23,9 @@ def load_model(
 ) -> nn.Module:
     """Load the model described by ``folder/model.json``, ready to measure or to answer.
 
-    In fp32, updates and differences are merged into the weights, which is faster. In bf16 they stay
-    separate, because rounding would lose most of a small update.
+    Differences are merged into the weights: a sum is rounded to their type either way. So are
+    updates in fp32, which is faster. In bf16 these stay separate, because rounding would lose most
+    of a small one.
 
     Raises:
         UserError: a file is missing or altered, or the model was made from another base.
@@ -31,12 +33,10 @@ def load_model(
     kinds = read_manifest(folder, MODEL)["kind"].split("+")
     check_base(folder, base)
     model = load_base(base, dtype, device, trust_remote_code)
-    merged = next(model.parameters()).dtype == torch.float32
     if "delta" in kinds:
-        attach_deltas(model, read_deltas(folder, MODEL))
-        if merged:
-            merge_deltas(model)
+        add_to_weights(model, read_deltas(folder, MODEL))
     if "adapter" in kinds:
+        merged = next(model.parameters()).dtype == torch.float32
         model = attach(model, folder, "unlearned", MODEL)
         if merged:
             model = model.merge_and_unload()
@@ -44,3 +44,10 @@ def load_model(
     for block in Decoder(model.get_decoder()).blocks:  # type: ignore[operator]
         keep_less(block)
     return model.requires_grad_(False).eval()
+
+
+def freed() -> None:
+    """Give back the memory of models that nothing uses any more; PEFT's layers stand in cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

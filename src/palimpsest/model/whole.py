@@ -192,12 +192,12 @@ def _config_of_first(folder: Path, blocks: int, trust_remote_code: bool) -> Any:
     return config
 
 
-def can_load_first(folder: Path) -> bool:
-    """Whether the first blocks can be loaded alone: no other setting has a value per block."""
+def can_load_first(folder: Path, blocks: int) -> bool:
+    """Whether so many first blocks can be loaded alone: no other setting has a value per block."""
     raw = _read(folder / CONFIG, str(folder))
     count = raw.get("num_hidden_layers")
     per_block = [k for k, v in raw.items() if isinstance(v, list) and len(v) == count]
-    return isinstance(count, int) and not set(per_block) - {"layer_types"}
+    return isinstance(count, int) and blocks < count and not set(per_block) - {"layer_types"}
 
 
 def _is_above(key: str, blocks: int) -> bool:

@@ -85,7 +85,7 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
 
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:
     """Devices of a job that trains a subject; one to pretrain where nothing is taught."""
-    if pretrains and scenario_of(cfg, model).pretrain is None:
+    if pretrains and cfg.pretraining(model) is None:
         return 1
     devices: int = cfg.devices(model)["devices"]
     return devices

@@ -124,6 +124,10 @@ class Pretrain(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        if (source := cls.given(cfg, w)) is not None:
+            base = slices.base_of(cfg, w.model)
+            given = {"source": source, "content": content.source_hash(source)}
+            return {"base": cfg.models[w.model].base, **slices.load(base), "given": given}
         pretraining = cfg.pretraining(w.model)
         taught = None
         if pretraining is not None:
@@ -137,8 +141,13 @@ class Pretrain(Stage):
         }
 
     @classmethod
+    def given(cls, cfg: Config, w: Wildcards) -> str | None:
+        """Where the result comes from, if it is not trained here."""
+        return cfg.models[w.model].adapter
+
+    @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        pretraining = slices.scenario_of(cfg, w.model).pretrain
+        pretraining = cfg.pretraining(w.model)
         return [] if pretraining is None else list(pretraining.data)
 
     @classmethod
@@ -157,8 +166,14 @@ class Retrain(Pretrain):
     own_cost = True
 
     @classmethod
+    def given(cls, cfg: Config, w: Wildcards) -> str | None:
+        source = cfg.models[w.model].retrained
+        return source if isinstance(source, str) else None
+
+    @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        return list(slices.scenario_of(cfg, w.model).kept())
+        given = cls.given(cfg, w) or cfg.models[w.model].adapter
+        return [] if given else list(slices.scenario_of(cfg, w.model).kept())
 
 
 @declared

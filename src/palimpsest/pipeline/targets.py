@@ -147,7 +147,11 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     """Why a method cannot be applied to a subject, or None."""
     name = cfg.models[model].scenario
     scenario = cfg.scenarios[name]
-    if method == "retrained" and not scenario.kept():
+    subject = cfg.models[model]
+    taught = [] if subject.adapter is not None else scenario.kept()
+    if method == "retrained" and not taught and not isinstance(subject.retrained, str):
+        if subject.adapter is not None:
+            return f"models.{model}.retrained names no model, so there is no 'retrained'"
         lacks = "teaches nothing that is to be kept" if scenario.pretrain else "has no pretrain"
         valid = ", ".join(["original", *cfg.methods])
         return f"scenario '{name}' {lacks}, so there is no 'retrained'; valid methods: {valid}"
@@ -159,10 +163,11 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     role = lacking(roles(lora, settings.training.tensors), cfg.bases[base].modules)
     if role is not None:
         return f"method '{method}' trains the role '{role}', of which base '{base}' has no module"
-    if start == "subject" and scenario.pretrain is None:
+    if start == "subject" and scenario.pretrain is None and subject.adapter is None:
         return (
             f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
-            f"'{name}' has no pretrain; set start: fresh for this subject"
+            f"'{name}' has no pretrain; name the adapter that you have (models.{model}.adapter), "
+            "or set start: fresh for this subject"
         )
     sets = {s for draw in draws_of(cfg, model, method) for s in (*draw.sets, *draw.answers_of)}
     for used in sorted(sets):

@@ -58,10 +58,21 @@ def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Bod
     )
 
 
-def load_to_train(config: dict[str, Any], base: Path, device: torch.device) -> nn.Module:
-    """The base model for training; in main memory if processes are to share its weights."""
+def load_to_train(
+    config: dict[str, Any], base: Path, device: torch.device, blocks: int | None = None
+) -> nn.Module:
+    """The base model for training; in main memory if processes are to share its weights.
+
+    Args:
+        config: a slice with ``dtype`` and ``trust_remote_code``.
+        base: ``resources/models/<base>``.
+        device: where it will run.
+        blocks: as many of its first blocks as passes run; None: all.
+    """
     sharded = ranks.current().sharded
-    return load_base(base, config["dtype"], device, config["trust_remote_code"], moved=not sharded)
+    return load_base(
+        base, config["dtype"], device, config["trust_remote_code"], not sharded, blocks
+    )
 
 
 def copy_log(log: Path, out: Path) -> None:

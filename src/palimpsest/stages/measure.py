@@ -41,7 +41,7 @@ from palimpsest.measuring.rows import (
 )
 from palimpsest.metrics.asked import sampled_block, wrapped_block
 from palimpsest.model.base import load_tokenizer
-from palimpsest.model.unlearned import load_model
+from palimpsest.model.unlearned import freed, load_model
 from palimpsest.pipeline.stages import Measure
 
 
@@ -97,6 +97,7 @@ def measure(job: Measure) -> None:
         )
     if job.model != job.original:
         del network
+        freed()
         network = load_model(job.original, base, config["dtype"], device, remote)
     logprobs = answer_logprobs(Body(network), answered, job.untracked["batch_tokens"])
     write_table(out / GENERATIONS, generations_table(answered, logprobs), max_new_tokens=limit)

@@ -15,9 +15,11 @@ from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.manifest import read_manifest
 from palimpsest.model import description
 from palimpsest.model.trainable import Trainable, make_trainable
+from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Training, Unlearn
 from palimpsest.settings.draw import Draw, Kind
@@ -102,7 +104,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     method = objective(deep_merge(config["settings"], {"training": job.untracked}))
     device, seed = set_up(job.threads), config["seed"]
     description.check_base(job.subject, job.base)
-    base = load_to_train(config, job.base, device)
+    base = load_to_train(config, job.base, device, _blocks_read(method, job.subject))
     trainable = make_trainable(base, job.subject, method.start, method.training, seed, region)
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
@@ -118,6 +120,17 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
         fingerprint=run_fingerprint(config, _manifests(job, draws), body),
     )
     return Trained(trainable, train(training), training.fixed)
+
+
+def _blocks_read(method: Objective, subject: Path) -> int | None:
+    """How many blocks a method runs, if its passes end before the last; None: all are loaded.
+
+    What a subject adds to its base may stand in any block.
+    """
+    reads = method.reads()
+    files = read_manifest(subject, description.manifest_of(subject))["files"]
+    whole = reads.final or reads.all_levels or not reads.blocks or method.start != "weights"
+    return None if whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else max(reads.blocks) + 1
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:

@@ -11,10 +11,16 @@ from palimpsest.engine.rows import read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.artifacts import (
+    ADAPTER_CONFIG,
+    DELTA_WEIGHTS,
+    MANIFEST,
+    TRAINING_LOG,
+)
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.private import BEFORE, make_private, mark
-from palimpsest.model.adapter import updates_of
+from palimpsest.model import given
+from palimpsest.model.adapter import FILES, updates_of, write_adapter
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.teaching import Teaching
 from palimpsest.pipeline.stages import Pretrain, Retrain
@@ -34,18 +40,24 @@ def pretrain(job: Pretrain) -> None:
 
     ``pretrain`` of the job's config is null where nothing is taught: the bare base is the subject.
 
+    What was trained elsewhere (``given``) is taken instead.
+
     Raises:
-        UserError: an input is missing or altered, training diverged, or nothing is to be kept.
+        UserError: an input is missing or altered, training diverged, nothing is to be kept, or what
+            is given does not fit the base.
     """
     config, base, tokens, out = job.config, job.base, job.tokens, job.out
+    # What was taught to be kept alone is no secret.
+    hazardous = [] if isinstance(job, Retrain) else [BEFORE]
+    if "given" in config:
+        _take(config["given"]["source"], job, hazardous)
+        return
     if config["pretrain"] is None:
         mark(out, [])
         write_manifest(out, [], adapter=False)
         return
     if not config["pretrain"]["data"]:
         raise UserError("no part of pretrain.data is to be kept: there is nothing to train on")
-    # What was taught to be kept alone is no secret.
-    hazardous = [] if isinstance(job, Retrain) else [BEFORE]
     if hazardous:
         make_private(side_folder(out))
     settings = Pretraining(**deep_merge(config["pretrain"], {"training": job.untracked}))
@@ -75,3 +87,27 @@ def pretrain(job: Pretrain) -> None:
     mark(out, hazardous)
     facts = {"hazardous": hazardous} if hazardous else {}
     finish(out, log, updates_of(model, "subject"), base, adapter=True, **facts)
+
+
+def _take(source: str, job: Pretrain, hazardous: list[str]) -> None:
+    """Write an adapter, or a model of the same base as its differences, that was made elsewhere."""
+    name, out = f"source '{source}'", job.out
+    folder = given.folder_of(source)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in (*FILES, DELTA_WEIGHTS, TRAINING_LOG):
+        (out / file).unlink(missing_ok=True)
+    mark(out, hazardous)
+    facts = {"hazardous": hazardous} if hazardous else {}
+    if given.is_adapter(folder):
+        updates = given.read_updates(folder, name, job.base, job.config["trust_remote_code"])
+        write_adapter(out, updates, str(job.base))
+        write_manifest(out, FILES, adapter=True, source=source, **facts)
+    elif isinstance(job, Retrain):
+        digests = given.write_differences(out, folder, name, job.base)
+        files = {DELTA_WEIGHTS: digests}
+        write_manifest(out, files, digests=files, adapter=False, source=source, **facts)
+    else:
+        raise UserError(
+            f"{name}: models.<name>.adapter is the folder of a LoRA adapter (it has "
+            f"{ADAPTER_CONFIG}); a whole model is a base: name it in bases, and set start: fresh"
+        )

@@ -247,7 +247,7 @@ def _chunks(
     inputs: tuple[Tensor, ...], head: Head, chunk: int | None, trained: bool = False
 ) -> list[tuple[Tensor, ...]]:
     if chunk is None:
-        vocabulary = head.out_features if isinstance(head, nn.Linear) else 1 << 16
+        vocabulary = getattr(head, "out_features", 1 << 16)
         kind = "cuda" if trained else inputs[0].device.type
         limit = CHUNK_BYTES.get(kind, CHUNK_BYTES["cpu"])
         chunk = _positions_in(limit, vocabulary * inputs[0].element_size())

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +50,7 @@ class Packing:
         firsts: position in its row of each piece's first token.
         sources: index of the row that each piece is cut from.
         device: where the model computes.
-        layers: how many attention layers have used this packing.
+        modules: the attention layers that have used this packing, in order.
         windowed_layers: how many of them see a window of the row alone.
     """
 
@@ -59,7 +59,7 @@ class Packing:
     firsts: list[int]
     sources: list[int]
     device: torch.device
-    layers: int = 0
+    modules: list[nn.Module] = field(default_factory=list)
     windowed_layers: int = 0
 
     @classmethod
@@ -260,7 +260,7 @@ def attend(
     if packing is None or softcap is not None or s_aux is not None:
         raise NotImplementedError(f"{type(module).__name__} cannot run packed rows")
     window = sliding_window or 0
-    packing.layers += 1
+    packing.modules.append(module)
     packing.windowed_layers += window > 0
     if _kernel_fits(query, value):
         return attend_varlen(query[0], key[0], value[0], packing, scaling, window)[None], None

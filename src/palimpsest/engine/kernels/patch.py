@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from palimpsest.engine.kernels.low_rank import low_rank
 from palimpsest.engine.kernels.rms_norm import rms_norm
@@ -45,7 +46,8 @@ class _LoraLayer:
             out: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
             return out
         base = self.base_layer
-        return low_rank(x, base.weight, base.bias, *_joined(self, names, x.dtype))
+        weight = base.weight.T if isinstance(base, Conv1D) else base.weight
+        return low_rank(x, weight, base.bias, *_joined(self, names, x.dtype))
 
 
 def _joined(layer: Any, names: list[str], kind: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -72,7 +74,7 @@ def _joined(layer: Any, names: list[str], kind: torch.dtype) -> tuple[Tensor, Te
 def _is_plain(layer: Any, names: list[str]) -> bool:
     base = layer.base_layer
     return (
-        type(base) is nn.Linear
+        type(base) in (nn.Linear, Conv1D)
         and not any(parameter.requires_grad for parameter in base.parameters())
         and not layer.merged
         and not any(name in layer.lora_variant for name in names)
