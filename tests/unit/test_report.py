@@ -409,9 +409,9 @@ def test_costs_stand_in_the_order_of_the_pipeline_with_their_totals(
     assert values[:7] == [
         "4 min 0 s",
         "1 min 35 s",
-        "3 s",
+        "3.0 s",
         "41 s",
-        "1 s",
+        "1.0 s",
         "1 min 38 s",
         "6 min 20 s",
     ]

@@ -330,7 +330,7 @@ def test_parts_and_search_filter_the_answers(browser: Any, page: str) -> None:
 
 def test_erased_words_can_be_shown(browser: Any, page: str) -> None:
     show(browser, page)
-    erased = next(e for e in found(browser, ".example:not([hidden]) del"))
+    erased = found(browser, ".example:not([hidden]) .answer:not([hidden]) del")[0]
     assert not erased.is_displayed()
     found(browser, "[data-erased]")[0].click()
     assert erased.is_displayed()

@@ -319,7 +319,7 @@ def _text(value: float | None, form: Any) -> str:
 
 def _provenance(runs: list[Run]) -> dict[str, Any]:
     """Hashes and facts that all runs share, shown once, and those of each run."""
-    each = [run.eval["provenance"] for run in runs]
+    each = [_with_changes(run.eval["provenance"]) for run in runs]
     return {
         "shared": _provenance_block(_shared(each)),
         "runs": [
@@ -327,6 +327,13 @@ def _provenance(runs: list[Run]) -> dict[str, Any]:
             for run, provenance in zip(runs, each, strict=True)
         ],
     }
+
+
+def _with_changes(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The commit does not tell what ran where files had been changed since: the text says so."""
+    if not (provenance.get("git") and provenance.get("git_changed")):
+        return dict(provenance)
+    return {**provenance, "git": f"{provenance['git']}, with changed files"}
 
 
 def _foreign_code(runs: list[Run]) -> bool:
@@ -342,17 +349,11 @@ def _provenance_block(provenance: Mapping[str, Any]) -> dict[str, Any]:
             for kind in ("data", "model")
             for name, value in sorted((provenance.get(kind) or {}).items())
         ],
-        "facts": [(key, _fact(provenance, key)) for key in FACTS if provenance.get(key)],
+        "facts": [(key, _plain(provenance[key])) for key in FACTS if provenance.get(key)],
         "config": json.dumps(provenance["config"], indent=2, sort_keys=True)
         if provenance.get("config")
         else "",
     }
-
-
-def _fact(provenance: Mapping[str, Any], key: str) -> str:
-    # The commit does not tell what ran where files had been changed since.
-    changed = key == "git" and provenance.get("git_changed")
-    return _plain(provenance[key]) + (", with changed files" if changed else "")
 
 
 def _plain(value: Any) -> str:
