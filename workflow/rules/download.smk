@@ -16,7 +16,7 @@ rule download_model:
         config=config_of("download_model"),
     shell:
         """
-        python workflow/scripts/stage.py download_model \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" download_model \
             --config {params.config:q} \
             --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
@@ -40,7 +40,7 @@ rule download_data:
         config=config_of("download_data"),
     shell:
         """
-        python workflow/scripts/stage.py download_data \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" download_data \
             --config {params.config:q} \
             --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
