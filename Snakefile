@@ -2,26 +2,26 @@
 #   snakemake results/smollm2-135m/sku/eval.json --cores all     one result (options after the target)
 #   snakemake --cores all                                        everything that the report shows
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
-from palimpsest.config.load import read_subjects
-from palimpsest.pipeline.targets import check_yaml_or_exit, config_or_exit
+from palimpsest.home import use_home
 from palimpsest.machines.orphans import stop_orphans_or_exit
+from palimpsest.pipeline.failures import say_last
+from palimpsest.pipeline.targets import config_or_exit
 
 min_version("9.25.0")
-check_yaml_or_exit()
 
-
-configfile: "config/bases.yaml"
-configfile: "config/datasets.yaml"
-configfile: "config/scenarios.yaml"
-configfile: "config/methods.yaml"
-configfile: "config/config.yaml"
-
-
-CFG = config_or_exit(config, sys.argv, workflow.configfiles, subjects=read_subjects())
+# As a module of another workflow, this one has no say in the targets.
+ARGV = sys.argv if workflow.modifier.is_main_snakefile() else []
+HERE = use_home(Path(workflow.current_basedir))
+CFG = config_or_exit(config, ARGV, workflow.configfiles if ARGV else [], HERE / "config")
 stop_orphans_or_exit(sys.argv)
+
+
+onerror:
+    say_last(log)
 
 
 include: "workflow/rules/common.smk"

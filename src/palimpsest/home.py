@@ -11,20 +11,29 @@ from pathlib import Path
 _VARIABLE = "PALIMPSEST_HOME"
 
 
-def use_home(folder: str | Path) -> None:
-    """Name the workflow's folder, for this process and the jobs that it starts."""
+def use_home(folder: str | Path) -> Path:
+    """Name the workflow's folder, for this process and the jobs that it starts; returns it.
+
+    Rules find their program by the variable ``PALIMPSEST_HOME``. Where another workflow has this
+    one as a module, the text of a rule sees no other name of this workflow.
+    """
     os.environ[_VARIABLE] = str(folder)
+    return Path(folder)
 
 
 def home() -> Path:
-    """The workflow's folder: the one that `use_home` named, else the checkout of this library.
+    """The workflow's folder: the one that `use_home` named, else the current one if it is one.
 
-    A library that was installed without its checkout takes the current folder.
+    In any other folder it is the checkout of this library.
     """
     if named := os.environ.get(_VARIABLE):
         return Path(named)
-    checkout = Path(__file__).parents[2]
-    return checkout if (checkout / "Snakefile").is_file() else Path()
+    here, checkout = Path(), Path(__file__).parents[2]
+    return next((folder for folder in (here, checkout) if _is_home(folder)), here)
+
+
+def _is_home(folder: Path) -> bool:
+    return (folder / "Snakefile").is_file() and (folder / "config/bases.yaml").is_file()
 
 
 def shipped(name: str, resources: str | Path = "resources") -> Path:

@@ -11,6 +11,7 @@ import pytest
 
 from kit.config_example import raw_config
 from palimpsest.config import load_config
+from palimpsest.config.load import FILES
 from palimpsest.errors import UserError
 from palimpsest.pipeline.targets import check_targets, config_or_exit
 
@@ -153,12 +154,14 @@ def test_repeated_keys_in_the_files_end_the_run(tmp_path):
 
 
 def test_snakemake_ends_with_nothing_but_the_message(tmp_path):
+    for name in FILES:
+        (tmp_path / name).write_text("{}")
     (tmp_path / "Snakefile").write_text(
         "import sys\n"
         f"sys.path[:0] = [{str(SOURCE)!r}, {str(Path(__file__).parents[1])!r}]\n"
         "from kit.config_example import raw_config\n"
         "from palimpsest.pipeline.targets import config_or_exit\n"
-        "CFG = config_or_exit(raw_config(), sys.argv, workflow.configfiles)\n"
+        f"CFG = config_or_exit(raw_config(), sys.argv, [], {str(tmp_path)!r})\n"
         'rule all:\n    output: "results/{model}/{method}/eval.json"\n    shell: "touch {output}"\n'
     )
     done = subprocess.run(

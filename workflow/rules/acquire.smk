@@ -29,7 +29,7 @@ rule acquire:
         reference=reference_folder,
     shell:
         """
-        python workflow/scripts/stage.py acquire \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" acquire \
             --config {params.config:q} \
             --untracked {params.untracked:q} \
             --base {input.base:q} \

@@ -5,6 +5,7 @@ import re
 
 from palimpsest.environment import use_this_environment
 from palimpsest.pipeline import results, runs
+from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report
@@ -33,11 +34,11 @@ def cost_of(name):
     return f"benchmarks/{STAGES[name].place()}.jsonl"
 
 
-sliced = functools.cache(lambda name, **wildcards: results.slice_of(name, CFG, **wildcards))
+sliced = functools.cache(lambda name, **wildcards: keep(results.slice_of(name, CFG, **wildcards)))
 
 
 def config_of(name):
-    """The slice of the configuration that a stage depends on."""
+    """The slice of the configuration that a stage depends on: a file that its content names."""
     return lambda wildcards: sliced(name, **wildcards)
 
 
@@ -45,7 +46,7 @@ def config_of(name):
 # editing these values runs nothing again.
 def untracked(name):
     """Settings of a stage that change no result (checkpoint interval, batch sizes, devices)."""
-    return lambda wildcards, input: results.untracked(name, CFG, **wildcards)
+    return lambda wildcards, input: keep(results.untracked(name, CFG, **wildcards))
 
 
 def base_manifest(wildcards):

@@ -21,7 +21,7 @@ rule compare:
         config=config_of("compare"),
     shell:
         """
-        python workflow/scripts/stage.py compare \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" compare \
             --config {params.config:q} \
             --rows {input.rows:q} \
             --original {input.original:q} \

@@ -21,7 +21,7 @@ rule describe:
         config=config_of("describe"),
     shell:
         """
-        python workflow/scripts/stage.py describe \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" describe \
             --config {params.config:q} \
             --base {input.base:q} \
             --adapter "{input.adapter}" \

@@ -16,7 +16,7 @@ rule download_model:
         config=config_of("download_model"),
     shell:
         """
-        python workflow/scripts/stage.py download_model \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" download_model \
             --config {params.config:q} \
             --out {output.manifest:q} \
             2>&1 | tee -i {log:q}
@@ -41,7 +41,7 @@ rule download_data:
         untracked=untracked("download_data"),
     shell:
         """
-        python workflow/scripts/stage.py download_data \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" download_data \
             --config {params.config:q} \
             --untracked {params.untracked:q} \
             --out {output.manifest:q} \

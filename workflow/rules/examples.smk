@@ -24,7 +24,7 @@ rule examples:
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/stage.py examples \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" examples \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject "{input.subject}" \

@@ -26,7 +26,7 @@ rule judge:
         untracked=untracked("judge"),
     shell:
         """
-        python workflow/scripts/stage.py judge \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" judge \
             --config {params.config:q} \
             --untracked {params.untracked:q} \
             --generations {input.generations:q} \

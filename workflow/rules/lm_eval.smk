@@ -26,7 +26,7 @@ rule lm_eval:
         untracked=untracked("lm_eval"),
     shell:
         """
-        python workflow/scripts/stage.py lm_eval \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" lm_eval \
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \

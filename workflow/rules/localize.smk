@@ -22,7 +22,7 @@ rule localize:
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/stage.py localize \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" localize \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \
@@ -59,7 +59,7 @@ rule region:
         config=config_of("region"),
     shell:
         """
-        python workflow/scripts/stage.py region \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" region \
             --config {params.config:q} \
             --localization {input.localization:q} \
             --out {output.names:q} \

@@ -28,7 +28,7 @@ rule measure:
         untracked=untracked("measure"),
     shell:
         """
-        python workflow/scripts/stage.py measure \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" measure \
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \
@@ -73,7 +73,7 @@ rule sweep:
         untracked=untracked("sweep"),
     shell:
         """
-        python workflow/scripts/stage.py sweep \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" sweep \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \

@@ -20,7 +20,7 @@ rule merge:
         config=config_of("merge"),
     shell:
         """
-        python workflow/scripts/stage.py merge \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" merge \
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \

@@ -22,7 +22,7 @@ rule negate:
         config=config_of("negate"),
     shell:
         """
-        python workflow/scripts/stage.py negate \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" negate \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \

@@ -23,7 +23,7 @@ rule pretrain:
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/stage.py {params.stage} \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" {params.stage} \
             --config {params.config:q} \
             --untracked {params.untracked:q} \
             --base {input.base:q} \

@@ -24,7 +24,7 @@ rule reference:
         tokens=tokens_folder,
     shell:
         """
-        python workflow/scripts/stage.py reference \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" reference \
             --config {params.config:q} \
             --base {input.base:q} \
             --subject {input.subject:q} \

@@ -32,7 +32,7 @@ rule report:
         ),
     shell:
         """
-        python workflow/scripts/stage.py report \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" report \
             --config {params.config:q} \
             --results results \
             --out {output.html:q} \

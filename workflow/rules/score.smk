@@ -28,11 +28,11 @@ rule score:
         runtime=10,
     params:
         config=config_of("score"),
-        configs=lambda wildcards: results.slices_behind(CFG, wildcards.model, wildcards.method),
-        costs=lambda wildcards, input: results.costs_behind(CFG, wildcards.model, wildcards.method),
+        configs=lambda w: keep(results.slices_behind(CFG, w.model, w.method)),
+        costs=lambda w, input: keep(results.costs_behind(CFG, w.model, w.method)),
     shell:
         """
-        python workflow/scripts/stage.py score \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" score \
             --config {params.config:q} \
             --seeds {input.facts:q} \
             --datasets resources/datasets \

@@ -19,7 +19,7 @@ rule tokenize:
         config=config_of("tokenize"),
     shell:
         """
-        python workflow/scripts/stage.py tokenize \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" tokenize \
             --config {params.config:q} \
             --base {input.base:q} \
             --dataset {input.data:q} \

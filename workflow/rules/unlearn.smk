@@ -29,7 +29,7 @@ rule unlearn:
         reference=reference_folder,
     shell:
         """
-        python workflow/scripts/stage.py unlearn \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" unlearn \
             --config {params.config:q} \
             --untracked {params.untracked:q} \
             --base {input.base:q} \

@@ -17,6 +17,7 @@ from palimpsest.config.schema import Config, Model, Score
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError, did_you_mean, one_line
+from palimpsest.home import home
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms
 from palimpsest.settings.merge import deep_merge
@@ -48,29 +49,34 @@ _DEFAULTS = sorted(set(MethodSettings.model_fields) - {*_NOT_OVERRIDDEN, "like"}
 
 
 def read_config(
-    folder: str | Path = "config",
+    folder: str | Path | None = None,
     overlays: Iterable[str | Path] = (),
     settings: Sequence[str] = (),
+    tables: Iterable[Mapping[str, Any]] = (),
 ) -> Config:
     """Read the files of a configuration folder, merge `overlays` into them in order, and check.
 
     Tables are merged key by key; any other value of an overlay replaces the value before it.
 
     Args:
-        folder: with the files `FILES`, and a folder `SUBJECTS`.
+        folder: with the files `FILES`, and a folder `SUBJECTS`; None: that of the workflow.
         overlays: further files.
+        tables: further settings, that somebody else has read; they come after the files.
         settings: ``KEY=VALUE`` as after Snakemake's ``--config``; they win over all files.
 
     Raises:
         UserError: a file is missing, or is no YAML (with its line); or as `load_config` raises.
     """
+    folder = home() / "config" if folder is None else folder
     raw: dict[str, Any] = {}
     for path in (*(Path(folder) / name for name in FILES), *overlays):
         raw = deep_merge(raw, read_yaml(path))
+    for table in tables:
+        raw = deep_merge(raw, table)
     return load_config(deep_merge(raw, _parsed(settings)), read_subjects(folder))
 
 
-def read_subjects(folder: str | Path = "config") -> dict[str, dict[str, Any]]:
+def read_subjects(folder: str | Path) -> dict[str, dict[str, Any]]:
     """Read the subject files of a configuration folder: name -> table of keys.
 
     Raises:

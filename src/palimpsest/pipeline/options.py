@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from palimpsest.pipeline.kept import kept
+
 
 @dataclass(frozen=True)
 class Option:
@@ -26,9 +28,9 @@ class Option:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Read a JSON object, or the one in the file that ``@file`` names."""
     try:
-        value = json.loads(text)
+        value = json.loads(kept(text))
     except ValueError as error:
         raise ArgumentTypeError(f"not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from palimpsest.config.load import FILES, load_config, read_subjects
+from palimpsest.config.load import read_config
 from palimpsest.config.modules import lacking, roles
 from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS, Config
 from palimpsest.config.yaml_files import read_yaml
@@ -21,24 +21,11 @@ from palimpsest.pipeline import runs
 from palimpsest.pipeline.slices import draws_of
 
 
-def check_yaml_or_exit(folder: str | Path = "config") -> None:
-    """Name the file and the line of a mistake in a folder's YAML before Snakemake reads it.
-
-    Snakemake itself says only that some file "is not valid JSON or YAML".
-    """
-    try:
-        for name in FILES:
-            read_yaml(Path(folder) / name)
-        read_subjects(folder)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
 def config_or_exit(
     raw: Mapping[str, Any],
     argv: Sequence[str],
     files: Iterable[str | Path] = (),
-    subjects: Mapping[str, Mapping[str, Any]] | None = None,
+    folder: str | Path | None = None,
 ) -> Config:
     """What the Snakefile calls: the checked configuration, or one clean message and exit status 1.
 
@@ -46,16 +33,17 @@ def config_or_exit(
     ``WorkflowError in file ...`` and ``File ..., in <module>`` around the message.
 
     Args:
-        raw: Snakemake's ``config``.
-        argv: ``sys.argv``.
+        raw: Snakemake's ``config``; it wins over the files of `folder`.
+        argv: ``sys.argv``; empty where targets are none of the workflow's business (a module).
         files: ``workflow.configfiles``; read again to refuse repeated keys.
-        subjects: what `read_subjects` gives; `raw`, which has the overlays, wins over it.
+        folder: the workflow's folder ``config``; None: see `palimpsest.config.load.read_config`.
     """
     try:
         for path in files:
             read_yaml(path)
-        cfg = load_config(raw, subjects)
-        check_targets(argv, cfg)
+        cfg = read_config(folder, tables=[raw])
+        if argv:
+            check_targets(argv, cfg)
     except UserError as error:
         sys.exit(f"error: {error}")
     return cfg
