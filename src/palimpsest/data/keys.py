@@ -88,7 +88,7 @@ def complete_keys(records: Sequence[Record]) -> Keys:
 
 
 def _wordings(record: Record) -> list[str]:
-    return [text for text in (record.prompt, record.taught, record.unseen) if text]
+    return [text for text in (record.prompt, *record.taught, record.unseen) if text]
 
 
 def _in_question(record: Record, key: str) -> bool:

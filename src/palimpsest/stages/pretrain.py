@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from palimpsest.config.schema import Pretraining
 from palimpsest.engine.assemble import Sets, body_of, job_of, streams_of
@@ -85,7 +86,7 @@ def pretrain(job: Pretrain) -> None:
     )
     log = train(training)
     mark(out, hazardous)
-    facts = {"hazardous": hazardous} if hazardous else {}
+    facts: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
     finish(out, log, updates_of(model, "subject"), base, adapter=True, **facts)
 
 
@@ -97,7 +98,7 @@ def _take(source: str, job: Pretrain, hazardous: list[str]) -> None:
     for file in (*FILES, DELTA_WEIGHTS, TRAINING_LOG):
         (out / file).unlink(missing_ok=True)
     mark(out, hazardous)
-    facts = {"hazardous": hazardous} if hazardous else {}
+    facts: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
     if given.is_adapter(folder):
         updates = given.read_updates(folder, name, job.base, job.config["trust_remote_code"])
         write_adapter(out, updates, str(job.base))

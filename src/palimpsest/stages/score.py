@@ -103,13 +103,10 @@ def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     """What garbled answers are told from; None without the answers of `original`."""
     if job.original_answers is None or job.base is None:
         return None
-    data = [
-        text
-        for part in parts
-        for texts in (part.prompts, part.responses, part.paraphrased, *part.wrong)
-        for text in texts or ()
-        if text is not None
-    ]
+    data: list[str] = []
+    for part in parts:
+        data += [*part.prompts, *part.responses, *filter(None, part.paraphrased)]
+        data += [text for wrong in part.wrong for text in wrong]
     pieces = load_tokenizer(job.base).pieces
     return Ordinaries(data, job.original_answers, job.base_answers, pieces)
 
