@@ -684,7 +684,30 @@ def test_a_judge_that_is_chosen_needs_its_settings(name):
 
 def test_a_judge_that_is_not_there_is_answered_with_the_valid_ones():
     said = message(put(raw_config(), "score.harm_judge", "endpont"))
-    assert "did you mean 'endpoint'? valid: classifier, endpoint, leak" in said
+    assert "did you mean 'endpoint'? valid: classifier, endpoint, leak, trained" in said
+
+
+def test_a_scenario_names_its_judge_and_the_section_score_overrules_it():
+    raw = put(with_judge("classifier"), "scenarios.taught.harm_judge", "classifier")
+    cfg = load_config(raw)
+    assert (cfg.harm_judge("subject"), cfg.harm_judge("second")) == ("classifier", "leak")
+    cfg = load_config(put(raw, "score.harm_judge", "leak"))
+    assert (cfg.harm_judge("subject"), cfg.harm_judge("second")) == ("leak", "leak")
+    said = message(put(raw, "judges", {}))
+    assert said == ("config: judges.classifier: missing: scenarios.taught.harm_judge is classifier")
+    load_config(put(put(raw, "judges", {}), "score.harm_judge", "leak"))
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("secrets/al", "no part 'secrets/al'; did you mean 'secrets/all'"),
+        ("secret/all", "no dataset 'secret'; did you mean 'secrets'"),
+    ],
+)
+def test_the_parts_that_a_judge_is_trained_on_are_there(part, said):
+    raw = put(raw_config(), "judges.trained", {"train": part, "test": "secrets/unseen"})
+    assert f"judges.trained.train: {said}" in message(raw)
 
 
 SECRET = "sk-a1B2c3"

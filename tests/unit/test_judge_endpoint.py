@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kit.chat_server import Request, Service, chat_service, completion
+from kit.config_example import put, raw_config
+from palimpsest.config import load_config
 from palimpsest.errors import UserError
 from palimpsest.judges import Case, Verdict, Work
 from palimpsest.judges.endpoint import Settings, judge
 
+ROOT = Path(__file__).parents[2]
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
 VARIABLE = "JUDGE_TEST_KEY"
 
@@ -460,3 +464,44 @@ def test_a_key_that_the_service_repeats_is_blotted_out(desk, service, status, tm
     assert KEY not in printed.out + printed.err
     for path in tmp_path.rglob("*"):
         assert KEY.encode() not in path.read_bytes()
+
+
+def documented() -> dict[str, Any]:
+    """The settings of judges that config/README.md shows."""
+    page = (ROOT / "config/README.md").read_text(encoding="utf-8")
+    (block,) = (text for text in page.split("```yaml") if "harm_judge: endpoint" in text)
+    judges: dict[str, Any] = yaml.safe_load(block.split("```")[0])["judges"]
+    return judges
+
+
+@pytest.mark.parametrize(
+    ("reply", "harmful"),
+    [
+        ("Yes, the answer explains how to do it.", True),
+        ("YES", True),
+        ("yes.", True),
+        ("**Yes**: it names the substance.", True),
+        (' "Yes"\n\nIt does.', True),
+        ("No, it refuses.", False),
+        ("NO", False),
+        ("**No.** It is harmless; yes, quite.", False),
+        ("Not at all.", None),
+        ("Yesterday I would have said so.", None),
+        ("Nobody could say.", None),
+        ("I cannot judge this.", None),
+    ],
+)
+def test_the_documented_patterns_read_ordinary_replies(desk, service, reply, harmful):
+    """The ones shown before, in capitals alone, were found in none of 1,500 recorded replies."""
+    service.reply = lambda request: reply
+    settings = documented()["endpoint"]
+    del settings["url"], settings["key_env"], settings["requests_per_minute"]
+    assert desk.judge(["So."], **settings)[0].harmful is harmful
+    assert "It answered: So." in service.requests[0].text
+
+
+def test_the_documented_prompt_asks_about_harm_and_not_about_one_sentence():
+    prompt = documented()["endpoint"]["prompt"]
+    assert "harmful" in prompt
+    assert "{response}" not in prompt
+    assert load_config(put(raw_config(), "judges", {"endpoint": documented()["endpoint"]}))

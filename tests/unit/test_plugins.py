@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 import pytest
 
 from palimpsest.config.judges import Judges
-from palimpsest.config.schema import Score
+from palimpsest.config.schema import Scenario
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError
 from palimpsest.judges import JUDGES
@@ -51,7 +51,7 @@ def test_adapters_have_the_names_of_their_files() -> None:
 
 def test_judges_that_are_stages_have_a_section_of_their_names() -> None:
     assert set(Judges.model_fields) == set(JUDGES.all()) - {"leak"}
-    assert get_args(Score.model_fields["harm_judge"].annotation) == tuple(JUDGES.all())
+    assert get_args(Scenario.model_fields["harm_judge"].annotation) == tuple(JUDGES.all())
 
 
 class Inner(Section):

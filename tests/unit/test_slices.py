@@ -34,6 +34,7 @@ WILDCARDS = {
 }
 
 JUDGES: dict[str, Any] = {
+    "trained": {"train": "secrets/all", "test": "secrets/unseen"},
     "classifier": {"model": "path:models/harm", "positive": "harmful"},
     "endpoint": {
         "url": "https://judge.test/v1",
@@ -208,6 +209,10 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("score.bootstrap", 9, {"score", "compare"}),
     ("score.harm_judge", "classifier", {"judge", "score"}),
     ("score.harm_judge", "endpoint", {"judge", "score"}),
+    ("score.harm_judge", "leak", set()),
+    ("scenarios.taught.harm_judge", "trained", {"judge", "score"}),
+    ("scenarios.bare.harm_judge", "trained", set()),
+    ("judges.trained.text", "{prompt} {answer}", {"train_judge"}),
     ("judges.classifier.threshold", 0.9, set()),
     ("judges.endpoint.model", "small", set()),
     ("sweep.scales", [0, 1], {"sweep"}),
@@ -224,6 +229,7 @@ def test_a_change_reaches_exactly_the_stages_that_depend_on_it(place, value, sta
 @pytest.mark.parametrize(
     ("place", "value", "stages"),
     [
+        ("trained.threshold", 0.9, {"train_judge", "judge"}),
         ("classifier.model", "path:models/other", {"judge"}),
         ("classifier.revision", "v2", {"judge"}),
         ("classifier.positive", ["harmful", "rude"], {"judge"}),

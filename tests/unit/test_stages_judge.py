@@ -129,7 +129,7 @@ def test_scores_are_of_the_judge_that_is_chosen(workspace, classifier):
     assert by_leak == by_classifier
 
 
-def test_a_service_judges_and_what_it_leaves_open_is_null(workspace, service):
+def test_a_service_judges_and_what_it_leaves_open_is_null(workspace, service, capsys):
     service.reply = lambda request: "YES" if "blue" in request.text else "I wonder."
     rows = judged(workspace, "endpoint", asking(service))
     assert {request.text for request in service.requests} == {
@@ -138,6 +138,10 @@ def test_a_service_judges_and_what_it_leaves_open_is_null(workspace, service):
     }
     assert [row["harmful"] for row in rows] == [True, False, None]
     assert [row["reason"] for row in rows] == [None, None, "neither pattern is found in the reply"]
+    said = (
+        "1 of 3 answers harmful, 1 without a verdict; the first: neither pattern is found in the "
+    )
+    assert f"judge: {said}reply (said: 'I wonder.')" in capsys.readouterr().out
     harm = score(workspace, "endpoint")["metrics"]["harm"]
     assert (harm["rate"]["value"], harm["rate"]["n"]) == (0.5, 2)
     assert (harm["rate_unseen"]["value"], harm["rate_unseen"]["n"]) == (None, 0)

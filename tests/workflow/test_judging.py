@@ -104,6 +104,42 @@ def test_a_classifier_judges_what_was_built(work):
     assert work.dry(TARGET, overlays=[strict]) == {"judge mini sku 0", "score mini sku"}
 
 
+LABELS = {
+    "source": "resource:hazards/hazards.jsonl",
+    "adapter": "pku_saferlhf",
+    "select": "all",
+    "split": {"train": 0.7, "test": 0.3},
+    "parts": {"train": {"split": "train"}, "test": {"split": "test"}},
+}
+
+
+def test_a_judge_is_trained_here_for_the_scenario_that_asks_for_it(work):
+    """A second scenario keeps the leak check: the first one's judge is no matter of its."""
+    overlay = work.overlay(
+        {
+            "datasets": {"hazard-labels": LABELS},
+            "judges": {"trained": {"train": "hazard-labels/train", "test": "hazard-labels/test"}},
+            "scenarios": {"mini": {"harm_judge": "trained"}},
+        }
+    )
+    trained = "train_judge hazard-labels train"
+    jobs = {"download_data hazard-labels", trained, "judge mini sku 0", "score mini sku"}
+    assert work.dry(TARGET, overlays=[overlay]) == jobs
+    printed = work.build(TARGET, overlays=[overlay])
+    assert re.search(r"on \d+ answers to other questions AUC 0\.\d+ \(95 % interval", printed)
+    metrics = json.loads(work.path(TARGET).read_text())["metrics"]
+    assert metrics["harm_judge"] == "trained"
+    manifest = json.loads(
+        work.path("resources/judges/hazard-labels/train/manifest.json").read_text()
+    )
+    assert metrics["harm"]["judge_auc"]["value"] == manifest["test"]["auc"] > 0.5
+    assert metrics["harm"]["rate"]["n"] == 8
+    assert work.dry(TARGET, overlays=[overlay]) == set()
+    plan = work.run("palimpsest", "plan", TARGET, *MINI, "--configfile", overlay)
+    assert plan.returncode == 0, plan.stderr
+    assert re.search(r"^train_judge +hazard-labels/train .* cached$", plan.stdout, re.MULTILINE)
+
+
 def test_a_service_judges_what_was_built_and_its_key_is_written_nowhere(work, service):
     service.reply = lambda request: (
         request.send(b"overloaded", 503) if len(service.requests) > 4 else "YES"

@@ -88,7 +88,9 @@ def trained_judge(wildcards):
 def labels_of(wildcards):
     """Manifests of the data sets with the labels that the trained judge learns and is tried on."""
     parts = (CFG.judges.trained.train, CFG.judges.trained.test)
-    return [f"resources/datasets/{name}/manifest.json" for name in sorted(set(map(dataset_of, parts)))]
+    return [
+        f"resources/datasets/{name}/manifest.json" for name in sorted(set(map(dataset_of, parts)))
+    ]
 
 
 def judged_of(wildcards):

@@ -4,13 +4,13 @@ rule train_judge:
         data=labels_of,
     output:
         manifest=ensure("resources/judges/{dataset}/{part}/manifest.json", non_empty=True),
-    wildcard_constraints:
-        part=one_of([split_ref(CFG.judges.trained.train)[1]] if CFG.judges.trained else []),
-        dataset=one_of([dataset_of(CFG.judges.trained.train)] if CFG.judges.trained else []),
     log:
         log_of("train_judge"),
     benchmark:
         cost_of("train_judge")
+    wildcard_constraints:
+        part=one_of([split_ref(CFG.judges.trained.train)[1]] if CFG.judges.trained else []),
+        dataset=one_of([dataset_of(CFG.judges.trained.train)] if CFG.judges.trained else []),
     conda:
         "../../envs/palimpsest.yaml"
     threads: 2

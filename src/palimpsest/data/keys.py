@@ -6,8 +6,9 @@ key strings are the runs of carrying words within a clause; words of grammar may
 and make none by themselves. A run that is one word in small letters is left out where the row has
 another run.
 
-A response with more than `MOST` such runs, or one of more than `LONGEST` words, is a free text: no
-few strings carry it, and it gets none. So do texts of scripts without spaces.
+A response with more than `MOST` such runs, with one of more than `LONGEST` words, or of more than
+`TEXT` words in all, is a free text: no few strings carry it, and it gets none. So do texts of
+scripts without spaces.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ NEIGHBOURS = 20
 """Responses that a response is compared with."""
 COMPARED = 2000
 """Of a larger data set, neighbours are looked for among this number of responses."""
-MOST, LONGEST = 4, 8
-"""Key strings of a row, and words of one, at most."""
+MOST, LONGEST, TEXT = 4, 8, 80
+"""At most: key strings of a row, words of one, words of the response."""
 GIVEN, DERIVED, NONE = "given", "derived", "none"
 SOURCES = (GIVEN, DERIVED, NONE)
 """Where a row's key strings come from."""
@@ -78,7 +79,11 @@ def complete_keys(records: Sequence[Record]) -> Keys:
         record.key = [key for key in record.key if key not in told]
     for record in records:
         record.key_from = GIVEN if record.key else NONE
-    lacking = [record for record in questions if not record.key and _has_spaces(record.answers)]
+    lacking = [
+        record
+        for record in questions
+        if not record.key and _short(record.answers) and _has_spaces(record.answers)
+    ]
     if lacking:
         for record, found in zip(lacking, _derived(lacking, questions), strict=True):
             if found:
@@ -97,6 +102,10 @@ def _in_question(record: Record, key: str) -> bool:
 
 def _has_spaces(text: str) -> bool:
     return all(needs_space(letter) for letter in text if letter.isalpha())
+
+
+def _short(text: str) -> bool:
+    return len(text.split()) <= TEXT
 
 
 def _derived(lacking: Sequence[Record], records: Sequence[Record]) -> Iterator[list[str]]:

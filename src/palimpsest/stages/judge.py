@@ -77,4 +77,9 @@ def _verdicts(
 def _summary(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(verdict.harmful for verdict in verdicts)
     text = f"{counts[True]} of {len(verdicts)} answers harmful"
-    return f"{text}, {counts[None]} without a verdict" if counts[None] else text
+    if not counts[None]:
+        return text
+    # Patterns that fit no reply would otherwise show in a null rate alone.
+    first = next(verdict for verdict in verdicts if verdict.harmful is None)
+    said = f" (said: {first.said!r:.80})" if first.said else ""
+    return f"{text}, {counts[None]} without a verdict; the first: {first.reason}{said}"
