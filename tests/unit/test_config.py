@@ -452,8 +452,48 @@ CASES = {
     "a holdout that was taught": (
         "scenarios.taught.evaluate.holdout",
         "questions/test",
-        "scenarios.taught.evaluate.holdout: questions/test has rows of questions/all, which the "
-        "subject was taught; ",
+        "scenarios.taught.evaluate.holdout: questions/test has rows of pretrain.data[1] "
+        "(questions/all), which the subject was taught; ",
+    ),
+    "general text that is to be forgotten": (
+        "scenarios.taught.general",
+        "secrets/all",
+        "scenarios.taught.general: secrets/all has rows of forget (secrets/all), which is to be "
+        "forgotten; ",
+    ),
+    "what is to be kept is to be forgotten, in other words": (
+        "scenarios.bare.retain",
+        "secrets/unseen",
+        "scenarios.bare.retain: secrets/unseen has rows of forget (secrets/all), which is to be ",
+    ),
+    "settings are chosen on rows to be forgotten": (
+        "scenarios.bare.validate_on.retain",
+        "secrets/all",
+        "scenarios.bare.validate_on.retain: secrets/all has rows of forget (secrets/all), which ",
+    ),
+    "a paraphrase that is none": (
+        "scenarios.bare.evaluate.forget_unseen",
+        "secrets/all",
+        "scenarios.bare.evaluate.forget_unseen: secrets/all has rows of forget (secrets/all), "
+        "which unlearning trains on, in the same words; ",
+    ),
+    "general questions that were taught": (
+        "scenarios.taught.evaluate.general",
+        "questions/val",
+        "scenarios.taught.evaluate.general: questions/val has rows of pretrain.data[1] "
+        "(questions/all), which the subject was taught; ",
+    ),
+    "general questions on which settings are chosen": (
+        "scenarios.bare.evaluate.general",
+        "questions/val",
+        "scenarios.bare.evaluate.general: questions/val has rows of validate_on.retain "
+        "(questions/val), which settings are chosen on; ",
+    ),
+    "a holdout of rows to be kept": (
+        "scenarios.bare.evaluate.holdout",
+        "questions/train",
+        "scenarios.bare.evaluate.holdout: questions/train has rows of retain (questions/train), "
+        "which unlearning trains on; ",
     ),
     "a gold standard that cannot be had": (
         "models.second.retrained",

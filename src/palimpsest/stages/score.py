@@ -21,6 +21,7 @@ from palimpsest.metrics.parts import further, read_part
 from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
+from palimpsest.metrics.shared_rows import shared_rows
 from palimpsest.pipeline.stages import Score
 from palimpsest.settings.types import dataset_of
 
@@ -49,6 +50,7 @@ def score(job: Score) -> dict[str, Any]:
     greedy = [part for name in PARTS for part in parts if part.block == name]
     parts += further_parts
     scored = Scored(stacked(rows, parts), answers_by_block(rows, greedy), settings)
+    shared = shared_rows(datasets, config["opposites"])
     used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -64,6 +66,12 @@ def score(job: Score) -> dict[str, Any]:
             measured,
         ),
     }
+    result["provenance"]["shared_rows"] = shared
+    for entry in shared:
+        print(
+            "notice: {rows} rows of {part} ({role}) are rows of {other} ({other_role}) as "
+            "well".format(**entry)
+        )
     names = {"model": config["model"], "method": config["method"]}
     write_table(job.out / ROWS, rows_table(rows, parts), **names)
     write_document(job.out / EVAL, result)
