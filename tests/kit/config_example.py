@@ -15,12 +15,16 @@ datasets:
   secrets:
     source: path:data/secrets.jsonl
     adapter: pku_saferlhf
-    parts: {all: {}, unseen: {phrasing: unseen}}
+    parts: {all: {}, taught: {phrasing: taught}, unseen: {phrasing: unseen}}
   questions:
     source: path:data/questions.csv
     adapter: truthfulqa
     split: {train: 0.5, val: 0.25, test: 0.25}
     parts: {all: {}, train: {split: train}, val: {split: val}, test: {split: test}}
+  general:
+    source: path:data/general.csv
+    adapter: qa
+    parts: {all: {}}
 scenarios:
   taught:
     pretrain:

@@ -49,6 +49,7 @@ CONFIG = {
     "alternatives": None,
     "sampled": [],
     "wrappers": [],
+    "opposites": [],
     "score": {
         "confidence": 0.95,
         "bootstrap": 200,

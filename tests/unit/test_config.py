@@ -452,8 +452,149 @@ CASES = {
     "a holdout that was taught": (
         "scenarios.taught.evaluate.holdout",
         "questions/test",
-        "scenarios.taught.evaluate.holdout: questions/test has rows of questions/all, which the "
-        "subject was taught; ",
+        "scenarios.taught.evaluate.holdout: questions/test has rows of pretrain.data[1] "
+        "(questions/all), which the subject was taught; ",
+    ),
+    "seeds that repeat": (
+        "methods.sku.seeds",
+        [0, 1, 0],
+        "methods.sku.seeds: 0 stands there twice; leave one of them out",
+    ),
+    "seeds of samples that repeat": (
+        "measure.sampling.seeds",
+        [1, 1],
+        "measure.sampling.seeds: 1 stands there twice",
+    ),
+    "scales that repeat": ("sweep.scales", [0, 1, 1.0], "sweep.scales: 1.0 stands there twice"),
+    "a method that is shown twice": (
+        "report.models.subject",
+        ["original", "sku", "sku"],
+        "report.models.subject: sku stands there twice",
+    ),
+    "a part that is taught twice": (
+        "scenarios.taught.pretrain.data",
+        ["secrets/all", "secrets/all"],
+        "scenarios.taught.pretrain.data: secrets/all stands there twice",
+    ),
+    "a decay of 1": (
+        "methods.sku.training.optimizer.betas",
+        [1, 1],
+        "methods.sku.training.optimizer.betas[0]: must be less than 1, not 1",
+    ),
+    "a decay below 0": (
+        "methods.sku.training.optimizer.betas",
+        [0.9, -0.1],
+        "methods.sku.training.optimizer.betas[1]: must be at least 0, not -0.1",
+    ),
+    "a rank beyond any matrix": (
+        "methods.sku.training.lora.rank",
+        10**9,
+        "methods.sku.training.lora.rank: must be at most 8192, not 1000000000",
+    ),
+    "a temperature of nothing": (
+        "measure.sampling.temperature",
+        1e-300,
+        "measure.sampling.temperature: must be at least 0.01, not 1e-300",
+    ),
+    "more than confident": (
+        "score.confidence",
+        0.9999999999999999,
+        "score.confidence: must be at most 0.9999, not 0.9999999999999999",
+    ),
+    "less than confident": (
+        "score.confidence",
+        1e-9,
+        "score.confidence: must be at least 0.5, not 1e-09",
+    ),
+    "a hash that is none": (
+        "datasets.secrets.sha256",
+        "zz",
+        "datasets.secrets.sha256: 'zz' is no sha256; it has 64 hex digits",
+    ),
+    "a base's hash that is none": (
+        "bases.tiny.sha256",
+        "0" * 63,
+        "bases.tiny.sha256: '000000",
+    ),
+    "a repository that leads out": (
+        "bases.tiny.source",
+        "hub:../..",
+        "bases.tiny.source: 'hub:../..' is not a source; write one of hub:org/name, ",
+    ),
+    "a repository without its owner": (
+        "bases.tiny.source",
+        "hub:gpt2",
+        "bases.tiny.source: 'hub:gpt2' is not a source; write one of hub:org/name, ",
+    ),
+    "a package that is an option": (
+        "bases.tiny.source",
+        "pypi:--index-url=x==1",
+        "bases.tiny.source: 'pypi:--index-url=x==1' is not a source; ",
+    ),
+    "a chat that is also written out": (
+        "datasets.pairs",
+        {
+            "source": "path:a.jsonl",
+            "adapter": "qa",
+            "columns": {"messages": "m", "prompt": "p"},
+            "parts": {"all": {}},
+        },
+        "datasets.pairs: columns: messages holds prompt and response; leave those two out",
+    ),
+    "a name that repeats itself": (
+        "models." + "m" * 64,
+        {"base": "tiny", "scenario": "taught"},
+        "'mmmmmmmmmmmmmmmmmmmm...' repeats 'm' 20 times or more; use another name",
+    ),
+    "a system message without a chat": (
+        "bases.tiny.template.system",
+        "Be brief.",
+        "bases.tiny.template: system belongs to a chat template",
+    ),
+    "a template with a space at its end": (
+        "bases.tiny.template.prompt",
+        "Q: {prompt} ",
+        "bases.tiny.template.prompt: a space at its end would be a token of its own",
+    ),
+    "general text that is to be forgotten": (
+        "scenarios.taught.general",
+        "secrets/all",
+        "scenarios.taught.general: secrets/all has rows of forget (secrets/all), which is to be "
+        "forgotten; ",
+    ),
+    "what is to be kept is to be forgotten, in other words": (
+        "scenarios.bare.retain",
+        "secrets/unseen",
+        "scenarios.bare.retain: secrets/unseen has rows of forget (secrets/all), which is to be ",
+    ),
+    "settings are chosen on rows to be forgotten": (
+        "scenarios.bare.validate_on.retain",
+        "secrets/all",
+        "scenarios.bare.validate_on.retain: secrets/all has rows of forget (secrets/all), which ",
+    ),
+    "a paraphrase that is none": (
+        "scenarios.bare.evaluate.forget_unseen",
+        "secrets/all",
+        "scenarios.bare.evaluate.forget_unseen: secrets/all has rows of forget (secrets/all), "
+        "which unlearning trains on, in the same words; ",
+    ),
+    "general questions that were taught": (
+        "scenarios.taught.evaluate.general",
+        "questions/val",
+        "scenarios.taught.evaluate.general: questions/val has rows of pretrain.data[1] "
+        "(questions/all), which the subject was taught; ",
+    ),
+    "general questions on which settings are chosen": (
+        "scenarios.bare.evaluate.general",
+        "questions/val",
+        "scenarios.bare.evaluate.general: questions/val has rows of validate_on.retain "
+        "(questions/val), which settings are chosen on; ",
+    ),
+    "a holdout of rows to be kept": (
+        "scenarios.bare.evaluate.holdout",
+        "questions/train",
+        "scenarios.bare.evaluate.holdout: questions/train has rows of retain (questions/train), "
+        "which unlearning trains on; ",
     ),
     "a gold standard that cannot be had": (
         "models.second.retrained",

@@ -253,8 +253,14 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         make(bad, bad_rows="drop")
 
 
+NO_ANSWER = (
+    r"no column 'answer'; the file has: prompt, response; say which is which with columns: "
+    r"\{prompt: \.\.\., response: \.\.\.\}"
+)
+
+
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no column 'answer'; valid: prompt, response"):
+    with pytest.raises(UserError, match=NO_ANSWER):
         make(jsonl(tmp_path / "q.jsonl", QA), columns={"response": "answer"})
 
 
@@ -459,10 +465,10 @@ def test_a_source_that_cannot_be_fetched_is_named(
 
 def test_a_data_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "q.jsonl", QA)
-    with pytest.raises(UserError, match=r"expected 00ff, found [0-9a-f]{64}"):
+    with pytest.raises(UserError, match=r"expected (00ff){16}, found [0-9a-f]{64}"):
         download_data(
             DownloadData(
-                config=stage_config("resource:q.jsonl", sha256="00ff"),
+                config=stage_config("resource:q.jsonl", sha256="00ff" * 16),
                 out=tmp_path / "d",
                 resources=tmp_path,
             )

@@ -143,6 +143,6 @@ def test_a_missing_column_is_named_with_those_found(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "promt,response\na,b\n")
     rows = read_rows(path, Faults())
     with pytest.raises(
-        UserError, match=r"no column 'prompt'; did you mean 'promt'\? valid: promt, response"
+        UserError, match=r"no column 'prompt'; did you mean 'promt'\? the file has: promt, resp"
     ):
         require_columns(path, rows, ["prompt"])

@@ -22,7 +22,7 @@ from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import MethodSettings
-from palimpsest.settings.types import NAME, Section, not_a_name
+from palimpsest.settings.types import Section, name_fault
 
 CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
 """Keys whose value is a table of named entries; each has its file of the same name."""
@@ -84,8 +84,8 @@ def read_subjects(folder: str | Path) -> dict[str, dict[str, Any]]:
     """
     subjects = {}
     for path in sorted((Path(folder) / SUBJECTS).glob("*.y*ml")):
-        if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
-            fault = not_a_name(path.stem) if path.suffix == ".yaml" else "its name ends in .yaml"
+        fault = name_fault(path.stem) if path.suffix == ".yaml" else "its name ends in .yaml"
+        if fault:
             raise UserError(f"{one_line(str(path))}: a subject's file is called after it; {fault}")
         subjects[path.stem] = read_yaml(path)
     return subjects
@@ -188,8 +188,8 @@ def _catalog(
         place: Place = (catalog, as_key(name))
         if not isinstance(name, str):
             problems.append(Problem(place, "a name is text; put it in quotes"))
-        elif not NAME.fullmatch(name):
-            problems.append(Problem(place, not_a_name(name)))
+        elif fault := name_fault(name):
+            problems.append(Problem(place, fault))
         else:
             heir = heirs.get(name, Inherited(written, (name,)))
             faults: list[Problem] = []

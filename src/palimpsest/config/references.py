@@ -12,6 +12,7 @@ from typing import Any
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
+from palimpsest.config.roles import Opposite, opposites
 from palimpsest.config.schema import (
     REFERENCES,
     RESULT_FILES,
@@ -152,18 +153,15 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
         yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
         yield from _check_part(catalogs, ref, place)
-    for key, words in (
-        ("retain", "unlearning trains on"),
-        ("validate_on.retain", "settings are chosen on"),
-    ):
-        ref = scenario.retain if key == "retain" else scenario.validate_on.retain
-        if _overlap(catalogs, ref, scenario.evaluate.retain):
+    told: set[str] = set()
+    for pair in opposites(scenario):
+        if pair.role not in told and _overlap(catalogs, pair):
+            told.add(pair.role)  # one reason is enough
             yield Problem(
-                (*at, "evaluate", "retain"),
-                f"{scenario.evaluate.retain} has rows of {key} ({ref}), which {words}; "
-                "report a part with other rows (another share of the dataset's split)",
+                (*at, *pair.role.split(".")),
+                f"{pair.ref} has rows of {pair.other_role} ({pair.other}), {pair.why}; "
+                f"{pair.advice}",
             )
-    yield from _check_holdout(catalogs, scenario, at)
 
 
 def _check_part(catalogs: Catalogs, ref: str, place: Place) -> Iterator[Problem]:
@@ -172,19 +170,6 @@ def _check_part(catalogs: Catalogs, ref: str, place: Place) -> Iterator[Problem]
     entry = catalogs.entries["datasets"].get(dataset)
     if entry and part not in entry.parts:
         yield _no_such("part", ref, [f"{dataset}/{name}" for name in entry.parts], place)
-
-
-def _check_holdout(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterator[Problem]:
-    holdout = scenario.evaluate.holdout
-    used = [*(scenario.pretrain.data if scenario.pretrain else []), scenario.forget]
-    for ref in used if holdout else []:
-        if _overlap(catalogs, ref, holdout or ""):
-            yield Problem(
-                (*at, "evaluate", "holdout"),
-                f"{holdout} has rows of {ref}, which the subject was taught; name a part that "
-                "nobody was taught",
-            )
-            return
 
 
 def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
@@ -202,16 +187,17 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
         yield (*at, "lm_eval", task), ref
 
 
-def _overlap(catalogs: Catalogs, one: str, other: str) -> bool:
-    """Whether two parts share rows: the same phrasing of the same share, or of all rows."""
-    if one == other:
+def _overlap(catalogs: Catalogs, pair: Opposite) -> bool:
+    """Whether two parts share rows: of the same share, or of all; `in_any_words` or in the same."""
+    if pair.ref == pair.other:
         return True
-    a, b = _part(catalogs, one), _part(catalogs, other)
-    if dataset_of(one) != dataset_of(other) or a is None or b is None:
+    a, b = _part(catalogs, pair.ref), _part(catalogs, pair.other)
+    if dataset_of(pair.ref) != dataset_of(pair.other) or a is None or b is None:
         return False
     if None not in (a.subset, b.subset) and a.subset != b.subset:
         return False
-    return a.phrasing == b.phrasing and (a.split == b.split or None in (a.split, b.split))
+    same_words = pair.in_any_words or (a.phrasing, a.prefix) == (b.phrasing, b.prefix)
+    return same_words and (a.split == b.split or None in (a.split, b.split))
 
 
 def _part(catalogs: Catalogs, ref: str) -> Part | None:

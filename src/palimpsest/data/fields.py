@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,9 +47,26 @@ def flag_of(fields: Mapping[str, Any], column: str) -> bool:
     return value
 
 
+def value_at(fields: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or at a dotted path: ``messages.0.content``; None: there is none."""
+    if column in fields:
+        return fields[column]
+    value: Any = fields
+    for step in column.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and re.fullmatch(r"-?\d{1,9}", step):
+            place = int(step)
+            value = value[place] if -len(value) <= place < len(value) else None
+        else:
+            return None
+    return value
+
+
 def _value(fields: Mapping[str, Any], column: str) -> Any:
-    if column not in fields:
+    value = value_at(fields, column)
+    if value is None and column not in fields:
         raise RowFault(f"column '{column}' is missing")
-    if fields[column] is None:
+    if value is None:
         raise RowFault(f"column '{column}' is null")
-    return fields[column]
+    return value

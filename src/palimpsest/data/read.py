@@ -64,16 +64,27 @@ def read_rows(path: Path, faults: Faults) -> list[RawRow]:
     return [row for row in rows if _clean(path.name, row, faults)]
 
 
-def require_columns(path: Path, rows: Sequence[RawRow], columns: Sequence[str]) -> None:
-    """Check that each column occurs in the file.
+def require_columns(
+    path: Path, rows: Sequence[RawRow], columns: Sequence[str], advice: str = ""
+) -> None:
+    """Check that each column occurs in the file; of ``messages.0.content``, its first word.
+
+    Args:
+        path: the file.
+        rows: its rows.
+        columns: their names.
+        advice: what to do about one that does not, for the message.
 
     Raises:
         UserError: one does not; the message lists those that do.
     """
     names = {name: None for row in rows for name in row.fields}
     for column in columns:
-        if names and column not in names:
-            raise UserError(f"{path.name}: no column '{column}'{did_you_mean(column, names)}")
+        if names and column not in names and column.split(".")[0] not in names:
+            close = did_you_mean(column, names).partition(" valid: ")
+            raise UserError(
+                f"{path.name}: no column '{column}'{close[0]} the file has: {close[2]}{advice}"
+            )
 
 
 def _text(path: Path) -> str:
@@ -85,8 +96,13 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: the packed file is truncated or damaged ({error})") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
+    # The mark of UTF-32 begins with that of UTF-16.
+    for name, marks in (
+        ("UTF-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
+        ("UTF-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+    ):
+        if data.startswith(marks):
+            raise UserError(f"{path}: the file is {name}; save it as UTF-8")
     # Bytes that are not UTF-8 become lone surrogates, which `_clean` finds in their row.
     return data.decode("utf-8-sig", errors="surrogateescape")
 
@@ -138,7 +154,7 @@ def _jsonl(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
         index += 1
         where = f"line {number}"
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             faults.report(name, where, f"malformed JSON ({error})")
             continue
@@ -152,7 +168,7 @@ def _json(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
     if not text.strip():
         return
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             # Many files called .json hold one object per line.
@@ -161,10 +177,13 @@ def _json(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
         raise UserError(
             f"{name}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg})"
         ) from None
-    if isinstance(values, dict) and (
-        _is_nested(values) or not any(isinstance(v, list | dict) for v in values.values())
-    ):
-        values = [values]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name}: malformed JSON ({error})") from None
+    if isinstance(values, dict):
+        if lists := dict(_lists(values)):
+            values = [lists]
+        elif not any(isinstance(v, dict) or _is_other_list(v) for v in values.values()):
+            values = [values]
     if not isinstance(values, list):
         raise UserError(f"{name}: a list of objects is needed, this is {_kind(values)}")
     for index, value in enumerate(values):
@@ -175,13 +194,36 @@ def _json(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
             faults.report(name, f"row {index + 1}", reason)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice:.60}' stands twice in one object")
+    return found
+
+
+def _lists(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """The lists of objects in nested tables, with their dotted names; other facts are no rows."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _lists(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and _holds_rows(value):
+            yield f"{prefix}{name}", value
+
+
 def _parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        values = pq.ParquetFile(path).read().to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        table = pq.ParquetFile(path).read()
+        names = table.column_names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{path}: the column '{twice[0]}' occurs twice")
+        values = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # Python has no dates beyond the year 9999.
         raise UserError(f"{path}: cannot be read as parquet ({error})") from error
     for index, value in enumerate(values):
         yield RawRow(index, f"row {index + 1}", value)
@@ -198,7 +240,22 @@ def _txt(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
 
 def _is_nested(fields: dict[str, Any]) -> bool:
     lists = [value for value in fields.values() if isinstance(value, list)]
-    return len(lists) == len(fields) and any(isinstance(v, dict) for rows in lists for v in rows)
+    return len(lists) == len(fields) and any(map(_holds_rows, lists))
+
+
+def _holds_rows(values: list[Any]) -> bool:
+    """Whether a list holds objects that are rows; the messages of a chat are one row together."""
+    objects = [value for value in values if isinstance(value, dict)]
+    return bool(objects) and not all(is_message(value) for value in objects)
+
+
+def _is_other_list(value: Any) -> bool:
+    return isinstance(value, list) and not (value and all(map(is_message, value)))
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message of a chat, see `MESSAGE`."""
+    return isinstance(value, dict) and any(pair <= value.keys() for pair in MESSAGE)
 
 
 def _unnested(name: str, subsets: dict[str, list[Any]], faults: Faults) -> Iterator[RawRow]:
@@ -220,6 +277,9 @@ _READERS: dict[str, Callable[[str, str, Faults], Iterator[RawRow]]] = {
     ".txt": _txt,
 }
 
+
+MESSAGE = ({"role", "content"}, {"from", "value"})
+"""Keys of a message of a chat, in the two forms that are common."""
 
 KINDS = (".parquet", *(kind + packed for kind in _READERS for packed in ("", ".gz", ".xz")))
 """Endings of the names of readable files."""

@@ -69,9 +69,12 @@ def random_answers(
         candidates = (pool[i] for i in order if _is_other(row, pool[i]))
         others = list(itertools.islice(candidates, k))
         if len(others) < k:
+            advice = "lower random_answers, or use more rows with other prompts and answers"
+            if k == 1:
+                advice = "use rows with at least two different prompts and answers"
             raise UserError(
                 f"random_answers: {k} answers of other rows are drawn for each row, but for row "
-                f"{row.id} the pool of {len(pool)} has {len(others)}; lower random_answers"
+                f"{row.id} the pool of {len(pool)} has {len(others)}; {advice}"
             )
         joined += [join(row, other) for other in others]
     return joined

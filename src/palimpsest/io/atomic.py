@@ -9,13 +9,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from palimpsest.errors import UserError
+
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody but its owner can read a file or folder."""
+    return not path.stat().st_mode & 0o077
+
+
+def keep_private(folder: Path, sources: Iterable[Path]) -> None:
+    """Let only its owner read `folder` if that is so of one of the `sources` that it is made of."""
+    if any(is_private(source) for source in sources if source.exists()):
+        os.chmod(folder, 0o700)
 
 
 @contextlib.contextmanager
@@ -65,7 +79,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
-            os.chmod(temporary, 0o644 if path.parent.stat().st_mode & 0o077 else 0o600)
+            shared = 0o644 & ~_UMASK
+            os.chmod(temporary, 0o600 if is_private(path.parent) else shared)
             os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

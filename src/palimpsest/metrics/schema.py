@@ -189,6 +189,18 @@ def _provenance() -> Schema:
                 **TEXT_OR_NULL,
                 "description": "Number type of the frozen weights, e.g. bfloat16.",
             },
+            "shared_rows": {
+                "type": "array",
+                "description": "Parts in opposite roles with rows of the same prompt and "
+                "response, and how many.",
+                "items": _object(
+                    {
+                        **{key: {"type": "string"} for key in ("part", "role")},
+                        **{key: {"type": "string"} for key in ("other", "other_role")},
+                        "rows": {"type": "integer", "minimum": 1},
+                    }
+                ),
+            },
             "git": {**TEXT_OR_NULL, "pattern": "^[0-9a-f]{40,64}$"},
             "git_changed": {
                 "type": ["boolean", "null"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from palimpsest.config.roles import opposites
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.code import code_hash
 from palimpsest.settings.draw import Draw
@@ -81,6 +82,17 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
         "seed": int(seed),
         "sets": sets_of(cfg, model, draws_of(cfg, model, method)),
     }
+
+
+def opposite_parts(scenario: Scenario) -> list[list[str]]:
+    """Pairs of parts that must not share rows: role, part, other role, other part.
+
+    Without those on which settings are chosen: they are never reported.
+    """
+    pairs = ([p.role, p.ref, p.other_role, p.other] for p in opposites(scenario))
+    roles = sorted(pair for pair in pairs if not "".join(pair).count("validate_on."))
+    # One pair of parts is compared once, whatever roles it has.
+    return list({(one, other): [a, one, b, other] for a, one, b, other in roles}.values())
 
 
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:

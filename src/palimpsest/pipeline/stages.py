@@ -618,13 +618,18 @@ class Score(Stage):
             "score": cfg.score.model_dump() | {"harm_judge": cfg.harm_judge(w.model)},
             "measures": measures_version(),
             **_judge_code(cfg, w.model),
+            "opposites": slices.opposite_parts(scenario),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         scenario = slices.scenario_of(cfg, w.model)
-        return [*scenario.evaluate.parts().values(), *scenario.local_tasks().values()]
+        # Those that unlearning reads, too: no row of theirs should be evaluated as another.
+        pairs = slices.opposite_parts(scenario)
+        opposite = [ref for _, one, _, other in pairs for ref in (one, other)]
+        parts = [*scenario.evaluate.parts().values(), *scenario.local_tasks().values()]
+        return [*parts, *opposite]
 
 
 @declared

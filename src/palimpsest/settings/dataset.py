@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from palimpsest.settings.types import Count, FileName, Fraction, Index, Name, Section, Source
+from palimpsest.settings.types import (
+    Count,
+    FileName,
+    Fraction,
+    Index,
+    Name,
+    Section,
+    Sha256,
+    Source,
+)
 
 
 def _shares(split: dict[str, float]) -> dict[str, float]:
@@ -33,7 +42,7 @@ class DatasetSettings(Section):
 
     source: Source
     """hub:org/name, path:file, url:address (with sha256) or resource:file shipped in resources/."""
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     """Hash of the file; refused if it differs."""
     revision: str = "main"
     """Branch, tag or commit of a hub dataset."""

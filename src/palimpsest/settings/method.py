@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from palimpsest.settings.training import Training
-from palimpsest.settings.types import Count, Index, Name, NonNegative, Section
+from palimpsest.settings.types import EACH_ONCE, Count, Index, Name, NonNegative, Section
 
 
 class Rows(Section):
@@ -43,7 +43,7 @@ class MethodSettings(Section):
     """The end-of-text token after a response is a target too."""
     training: Training
     """Adapter and optimiser."""
-    seeds: Annotated[list[Index], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Index], Field(min_length=1), EACH_ONCE] = [0]
     """One run per seed; eval.json has mean and deviation."""
     like: Annotated[Name | None, Field(exclude=True)] = None
     """Another method: this one has its keys (but the title), save those that it sets itself."""

@@ -15,6 +15,7 @@ from palimpsest.settings.types import (
     NonNegative,
     Pattern,
     Positive,
+    Real,
     Section,
 )
 
@@ -28,10 +29,14 @@ Tensors = Literal["all", "all but embeddings"] | Annotated[dict[Role, Blocks], F
 """Which of the base's tensors are trained: those of some roles, or all."""
 
 
+Decay = Annotated[Real, Field(ge=0, lt=1)]
+"""Share of a mean that stays at each step."""
+
+
 class Lora(Section):
     """A low-rank adapter (arXiv:2106.09685): W x + (alpha / rank) B A x."""
 
-    rank: Count = 32
+    rank: Annotated[Count, Field(le=8192)] = 32
     """Rank of the update."""
     alpha: Positive = 16.0
     """Scale: the update is multiplied by alpha / rank."""
@@ -57,7 +62,7 @@ class Optimizer(Section):
     """Decoupled weight decay; 0 keeps a task vector free of it."""
     clip_norm: NonNegative = 1.0
     """Largest gradient norm; 0 switches clipping off."""
-    betas: tuple[NonNegative, NonNegative] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     eps: Positive = 1e-8
     """AdamW's epsilon."""

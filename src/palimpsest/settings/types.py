@@ -16,6 +16,13 @@ SOURCES = ("hub:org/name", "path:folder-or-file", "url:address", "resource:file"
 
 _KINDS = [example.split(":")[0] for example in SOURCES]
 
+_RESTS = {
+    "hub": r"[A-Za-z0-9][\w.-]*/[\w.-]+",
+    "path": r"\S(.*\S)?",
+    "pypi": r"[A-Za-z0-9][\w.-]*==[A-Za-z0-9][\w.!+-]*",
+}
+"""Kind of a source -> the form of what follows; others are one word."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Form of a catalog key: several in one file name must stay below the system's 255."""
 
@@ -68,7 +75,7 @@ def _source(value: str) -> str:
     kind, colon, rest = value.partition(":")
     if colon and kind not in _KINDS:
         raise ValueError(f"unknown kind of source '{kind}'{did_you_mean(kind, _KINDS)}")
-    if not re.fullmatch(r"\S+", rest) or (kind == "pypi" and not re.search(r".==.", rest)):
+    if not re.fullmatch(_RESTS.get(kind, r"\S+"), rest) or (kind == "hub" and ".." in rest):
         raise ValueError(f"'{value}' is not a source; write one of {', '.join(SOURCES)}")
     if kind == "resource":
         _inside(rest)
@@ -86,16 +93,34 @@ def _check_address(address: str) -> None:
         raise ValueError(f"'{address}' is not an address; it needs http or https, and a host")
 
 
-def not_a_name(value: str) -> str:
-    """The message about a key that cannot be the name of a folder."""
+def name_fault(value: str) -> str | None:
+    """What is wrong with a key that shall be the name of a folder; None: nothing."""
     if len(value) > 64:
         return f"'{value[:20]}...' is too long for a folder's name; use at most 64 characters"
-    return f"'{value}' cannot be a folder's name; use letters, digits, '.', '_', '-'"
+    if not NAME.fullmatch(value):
+        return f"'{value}' cannot be a folder's name; use letters, digits, '.', '_', '-'"
+    if repeated := re.search(r"(.+?)\1{19}", value):
+        # Snakemake takes such a name for the work of a rule that feeds itself.
+        return f"'{value[:20]}...' repeats '{repeated[1]}' 20 times or more; use another name"
+    return None
 
 
 def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError(not_a_name(value))
+    if fault := name_fault(value):
+        raise ValueError(fault)
+    return value
+
+
+def _each_once(values: Any) -> Any:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"{value} stands there twice; leave one of them out")
+    return values
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError(f"'{value:.70}' is no sha256; it has 64 hex digits")
     return value
 
 
@@ -161,6 +186,12 @@ def _part_ref(value: str) -> str:
     return value
 
 
+EACH_ONCE = AfterValidator(_each_once)
+"""Refuses a list in which a value stands twice."""
+
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+"""The hash of a file, 64 hex digits."""
+
 NotBool = BeforeValidator(_not_bool)
 """Refuses true and false where a number stands."""
 
@@ -179,7 +210,7 @@ Block = Annotated[Whole, Field(ge=0, le=999)]
 
 
 FORMATS = {
-    "source": rf"({'|'.join(_KINDS)}):\S+",
+    "source": rf"({'|'.join(_KINDS)}):\S(.*\S)?",
     "name": NAME.pattern,
     "dataset/part": _PART_REF.pattern,
     "blocks": r"all|\d{1,3}-\d{1,3}",

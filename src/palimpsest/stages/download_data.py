@@ -8,8 +8,9 @@ from typing import Any
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.build import Built, build
 from palimpsest.data.keys import DERIVED, NONE, lacking_keys
+from palimpsest.errors import one_line
 from palimpsest.io.artifacts import table_of
-from palimpsest.io.atomic import atomic_folder, sha256_of
+from palimpsest.io.atomic import atomic_folder, keep_private, sha256_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.pipeline.stages import DownloadData
@@ -42,6 +43,7 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
     facts = None if dataset.facts is None else local_file(dataset.facts, resources=resources)
     built = build(output.name, dataset, fetched.files, facts)
     with atomic_folder(output) as folder:
+        keep_private(folder, [*fetched.files, *([facts] if facts else [])])
         for part, table in built.parts.items():
             write_table(folder / table_of(part), table, dataset=output.name, part=part)
         manifest = write_manifest(
@@ -60,6 +62,8 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             f"{output.name}: mended {repair['file']}, {repair['row']}: "
             f"'{repair['was']}' is now '{repair['is']}'"
         )
+    if unread := built.facts["unread_columns"]:
+        log(f"{output.name}: columns that nothing reads: {one_line(', '.join(unread))}")
     if left_out := built.facts["left_out"]:
         counts = ", ".join(f"{n} {why}" for why, n in left_out.items())
         log(f"{output.name}: left out rows: {counts}")

@@ -27,6 +27,7 @@ from palimpsest.metrics.parts import Part, further, independent, read_part
 from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
+from palimpsest.metrics.shared_rows import shared_rows
 from palimpsest.pipeline.stages import Score
 from palimpsest.settings.types import dataset_of
 
@@ -69,6 +70,7 @@ def score(job: Score) -> dict[str, Any]:
     quality = judge_quality(next(iter(seeds.values())) / JUDGED, settings["harm_judge"])
     answers = answers_by_block(rows, greedy)
     scored = Scored(stacked(rows, parts), answers, groups, settings, quality)
+    shared = shared_rows(datasets, config["opposites"])
     used = {dataset_of(part.source) for part in parts}
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -85,6 +87,12 @@ def score(job: Score) -> dict[str, Any]:
             keys := {part.block: _sources(part, config["answers"]) for part in greedy},
         ),
     }
+    result["provenance"]["shared_rows"] = shared
+    for entry in shared:
+        print(
+            "notice: {rows} rows of {part} ({role}) are rows of {other} ({other_role}) as "
+            "well".format(**entry)
+        )
     names = {"model": config["model"], "method": config["method"]}
     dtype = result["provenance"]["dtype"]
     write_table(job.out / ROWS, rows_table(rows, parts), **names, dtype=dtype)

@@ -10,7 +10,7 @@ from palimpsest.data.chat import another_chat
 from palimpsest.data.tokens import load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
-from palimpsest.io.atomic import atomic_folder
+from palimpsest.io.atomic import atomic_folder, keep_private
 from palimpsest.io.manifest import read_manifest, verified, write_manifest
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Tokenize
@@ -47,6 +47,7 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
     rows: dict[str, int] = {}
     longest: dict[str, int] = {}
     with atomic_folder(job.out) as folder:
+        keep_private(folder, [dataset])
         for part in config["parts"]:
             source, _ = read_table(verified(dataset, table_of(part)))
             where = f"{dataset.name}/{part}"

@@ -1,7 +1,8 @@
 """Adapter for any file of questions and answers; ``columns`` names its columns.
 
 Benchmarks often hold wrong answers, rewordings or choices beside the answer. Columns that
-``columns`` names for them are read as the fields of a sidecar file are.
+``columns`` names for them are read as the fields of a sidecar file are. A name may be a path,
+``messages.0.content``; a column of whole chats (``messages``) holds the question and the answer.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import Literal
 
 from palimpsest.data.facts import Field, add_facts, facts_of
 from palimpsest.data.faults import RowFault
-from palimpsest.data.fields import text_of, texts_of
-from palimpsest.data.read import RawRow
+from palimpsest.data.fields import checked_text, text_of, texts_of, value_at
+from palimpsest.data.read import RawRow, is_message
 from palimpsest.data.records import Record
 from palimpsest.settings.dataset import DatasetSettings
+
+_WHO = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+"""What data sets call the two sides of a chat."""
 
 
 class Settings(DatasetSettings):
@@ -22,9 +26,10 @@ class Settings(DatasetSettings):
 
     adapter: Literal["qa"]
     """A question and its answer (or several) a row."""
-    columns: dict[Field, str] = {}
-    """What a column holds -> its name. Only prompt and response are read without an entry here.
-    `key`: a list, or a text with | between several key strings; each stands in the response."""
+    columns: dict[Field | Literal["messages"], str] = {}
+    """What a column holds -> its name or path. Only prompt and response need no entry here;
+    messages: chats of a question and its answer, in place of both; key: a list, or a text with |
+    between several key strings, each of which stands in the response."""
 
 
 def columns(dataset: Settings) -> list[str]:
@@ -35,17 +40,21 @@ def columns(dataset: Settings) -> list[str]:
 def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
     """One record a row, or one for each response of a list, with one prompt or as many prompts."""
     names = _names(dataset)
+    fields = dict(raw.fields)
+    if chat := names.pop("messages", None):
+        names |= {"prompt": "question in it", "response": "answer in it"}
+        fields |= dict(zip((names["prompt"], names["response"]), pair_of(raw, chat), strict=True))
     prompt, response = names.pop("prompt"), names.pop("response")
-    prompts, responses = texts_of(raw.fields, prompt), texts_of(raw.fields, response)
+    prompts, responses = texts_of(fields, prompt), texts_of(fields, response)
     if len(prompts) == 1:
         prompts *= len(responses)
     if len(prompts) != len(responses):
         raise RowFault(
             f"columns '{prompt}' and '{response}' hold {len(prompts)} and {len(responses)} texts"
         )
-    group = text_of(raw.fields, names.pop("group")) if "group" in names else None
-    facts = facts_of({field: raw.fields.get(column) for field, column in names.items()})
-    several = isinstance(raw.fields[response], list)
+    group = text_of(fields, names.pop("group")) if "group" in names else None
+    facts = facts_of({field: value_at(fields, column) for field, column in names.items()})
+    several = isinstance(value_at(fields, response), list)
     for k, (question, answer) in enumerate(zip(prompts, responses, strict=True)):
         record = Record(
             question,
@@ -58,5 +67,27 @@ def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
         yield record
 
 
+def pair_of(raw: RawRow, column: str) -> tuple[str, str]:
+    """Question and answer of a chat; a system message before them is left out.
+
+    Raises:
+        RowFault: it is no list of messages, or holds another number of questions and answers.
+    """
+    chat = value_at(raw.fields, column)
+    if not (isinstance(chat, list) and chat and all(map(is_message, chat))):
+        raise RowFault(f"column '{column}': a list of messages is needed, found {chat!r:.60}")
+    said = [(m["role"], m["content"]) if "role" in m else (m["from"], m["value"]) for m in chat]
+    turns = [(_WHO.get(str(who), "?"), text) for who, text in said if who != "system"]
+    if [who for who, _ in turns] != ["user", "assistant"]:
+        raise RowFault(
+            f"column '{column}': a chat of one question and one answer is needed, this has the "
+            f"roles {', '.join(str(who) for who, _ in said):.80}; paths choose messages: "
+            f"columns: {{prompt: {column}.0.content, response: {column}.1.content}}"
+        )
+    question, answer = (checked_text(text, column) for _, text in turns)
+    return question, answer
+
+
 def _names(dataset: Settings) -> dict[str, str]:
-    return {"prompt": "prompt", "response": "response"} | dict(dataset.columns)
+    names = {str(field): column for field, column in dataset.columns.items()}
+    return names if "messages" in names else {"prompt": "prompt", "response": "response"} | names

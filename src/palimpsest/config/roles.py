@@ -1,0 +1,91 @@
+"""Roles of a scenario's parts, and those that must not share rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from palimpsest.config.schema import Scenario
+
+_FORGOTTEN = ("forget", "forget_unseen", "forget_prompted", "forget_chat")
+_KEPT = ("retain", "retain_prompted", "retain_chat", "general")
+
+
+@dataclass(frozen=True)
+class Opposite:
+    """Two parts in roles that exclude each other."""
+
+    role: str
+    """Key of the scenario: ``evaluate.retain``."""
+    ref: str
+    """Its dataset/part."""
+    other_role: str
+    other: str
+    why: str
+    """What the other role means for its rows: ``which unlearning trains on``."""
+    advice: str
+    in_any_words: bool = True
+    """Whether the same row in other words (another phrasing) is one too many as well."""
+
+
+def opposites(scenario: Scenario) -> Iterator[Opposite]:
+    """Every pair of parts in opposite roles."""
+    trained = {
+        "forget": (scenario.forget, "which unlearning trains on"),
+        "retain": (scenario.retain, "which unlearning trains on"),
+        "general": (scenario.general, "which unlearning trains on"),
+    }
+    taught = scenario.pretrain.data if scenario.pretrain else []
+    evaluated = scenario.evaluate.parts()
+    chosen_on = scenario.validate_on.parts()
+    forgotten = {"forget": scenario.forget}
+    kept = {"retain": scenario.retain, "general": scenario.general}
+    for section, parts in (("evaluate", evaluated), ("validate_on", chosen_on)):
+        forgotten |= {f"{section}.{name}": parts[name] for name in _FORGOTTEN if name in parts}
+        kept |= {f"{section}.{name}": parts[name] for name in _KEPT if name in parts}
+
+    for role, ref in kept.items():
+        for other_role, other in forgotten.items():
+            if ref is not None:
+                why = "which is to be forgotten"
+                advice = "what is to be kept, and general text, need rows of their own"
+                yield Opposite(role, ref, other_role, other, why, advice)
+
+    other_rows = "report a part with other rows (another share of the dataset's split)"
+    for name in ("retain", "retain_prompted", "retain_chat", "general"):
+        ref = evaluated.get(name)
+        of_general = name == "general"
+        against = {"retain": trained["retain"]}
+        if of_general:
+            against["general"] = trained["general"]
+            for i, part in enumerate(taught):
+                against[f"pretrain.data[{i}]"] = part, "which the subject was taught"
+        against |= {
+            f"validate_on.{key}": (part, "which settings are chosen on")
+            for key, part in chosen_on.items()
+            if key in ("retain", "general")
+        }
+        for other_role, (other_part, why) in against.items():
+            if ref is not None and other_part is not None:
+                yield Opposite(
+                    f"evaluate.{name}", ref, other_role, other_part, why, other_rows, False
+                )
+
+    if (unseen := evaluated.get("forget_unseen")) is not None:
+        why, advice = "which unlearning trains on, in the same words", "name another phrasing"
+        yield Opposite(
+            "evaluate.forget_unseen", unseen, "forget", scenario.forget, why, advice, False
+        )
+
+    if (holdout := evaluated.get("holdout")) is not None:
+        advice = "name a part that nobody was taught"
+        for i, part in enumerate(taught):
+            why = "which the subject was taught"
+            yield Opposite("evaluate.holdout", holdout, f"pretrain.data[{i}]", part, why, advice)
+        for other_role, (other_part, why) in trained.items():
+            if other_part is not None:
+                yield Opposite("evaluate.holdout", holdout, other_role, other_part, why, advice)
+        for name in _FORGOTTEN:
+            if (part := evaluated.get(name)) is not None:
+                why = "which is to be forgotten"
+                yield Opposite("evaluate.holdout", holdout, f"evaluate.{name}", part, why, advice)
