@@ -35,6 +35,12 @@ class Part:
     paraphrased: list[str | None]
     """The right answers in other words; None where the data have none."""
 
+    def texts(self) -> list[str]:
+        """Every question and answer of the rows."""
+        paraphrased = [text for text in self.paraphrased if text is not None]
+        wrong = itertools.chain.from_iterable(self.wrong)
+        return [*self.prompts, *self.responses, *paraphrased, *wrong]
+
     def at(self, places: Sequence[int]) -> Part:
         """The part with the rows at `places` alone."""
         return replace(

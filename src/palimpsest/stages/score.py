@@ -78,15 +78,9 @@ def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     """What garbled answers are told from; None without the answers of `original`."""
     if job.original_answers is None or job.base is None:
         return None
-    data = [
-        text
-        for part in parts
-        for texts in (part.prompts, part.responses, part.paraphrased, *part.wrong)
-        for text in texts or ()
-        if text is not None
-    ]
+    texts = [text for part in parts for text in part.texts()]
     pieces = load_tokenizer(job.base).pieces
-    return Ordinaries(data, job.original_answers, job.base_answers, pieces)
+    return Ordinaries(texts, job.original_answers, job.base_answers, pieces)
 
 
 def _files(costs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
