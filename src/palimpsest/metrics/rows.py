@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import GENERATIONS, LIKELIHOOD
+from palimpsest.io.tables import read_table
 from palimpsest.metrics import teacher_forced as forced
 from palimpsest.metrics.answers import Answers, rouge_of
 from palimpsest.metrics.asked import (
