@@ -296,6 +296,7 @@ def test_the_sidecar_fills_rows_and_makes_phrasings(tmp_path: Path) -> None:
         "choices": ["2", "3", "4", "5"],
         "answer": 1,
         "perturbed": ["It is number 4."],
+        "paraphrased": None,
         "paraphrase_of": "set-00003",
         "question": None,
     }

@@ -44,6 +44,12 @@ class Part:
     groups: list[str]
     """The data set's group of each row; after `independent`, a label common to all parts."""
 
+    def texts(self) -> list[str]:
+        """Every question and answer of the rows."""
+        paraphrased = [text for text in self.paraphrased if text is not None]
+        wrong = itertools.chain.from_iterable(self.wrong)
+        return [*self.prompts, *self.responses, *paraphrased, *wrong]
+
     def at(self, places: Sequence[int]) -> Part:
         """The part with the rows at `places` alone."""
         return replace(

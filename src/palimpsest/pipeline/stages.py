@@ -426,7 +426,7 @@ class Merge(OfRun):
 class Measure(Batched, OfRun):
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
 
-    version = 5
+    version = 6
     work = "palimpsest.stages.measure:measure"
     gpu = True
     needs = Estimate.measure
@@ -491,7 +491,7 @@ class LmEval(Batched, OfRun):
 class Sweep(Batched):
     """The trade-off over lambda on validation rows: one load, no training."""
 
-    version = 2
+    version = 3
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
     needs = Estimate.sweep

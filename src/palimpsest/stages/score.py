@@ -111,12 +111,9 @@ def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     """What garbled answers are told from; None without the answers of `original`."""
     if job.original_answers is None or job.base is None:
         return None
-    data: list[str] = []
-    for part in parts:
-        data += [*part.prompts, *part.responses, *filter(None, part.paraphrased)]
-        data += [text for wrong in part.wrong for text in wrong]
+    texts = [text for part in parts for text in part.texts()]
     pieces = load_tokenizer(job.base).pieces
-    return Ordinaries(data, job.original_answers, job.base_answers, pieces)
+    return Ordinaries(texts, job.original_answers, job.base_answers, pieces)
 
 
 def _sources(part: Part, answers: int | None) -> dict[str, int]:
