@@ -37,7 +37,7 @@ def test_a_file_that_is_gone_cut_or_altered_says_what_to_do() -> None:
     path.write_text('{"a": 2}')
     with pytest.raises(UserError, match="altered; run the same snakemake command again"):
         kept(name)
-    with pytest.raises(UserError, match="No such file.*run the same snakemake command again"):
+    with pytest.raises(UserError, match=r"No such file.*run the same snakemake command again"):
         kept(name)
     assert kept(keep(text)) == text
     path.write_text("")
