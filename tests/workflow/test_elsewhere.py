@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kit.copies import REPO, jobs
 
@@ -97,9 +98,8 @@ LONG = "x" * 200_000
 
 
 def test_a_long_setting_reaches_its_job_and_an_error_comes_last(other: Path) -> None:
-    parts = f"{{all: {{prefix: {LONG}}}}}"
-    overlay = 'datasets: {mine: {source: "path:mine.csv", adapter: qa, parts: %s}}' % parts
-    (other / "long.yaml").write_text(overlay)
+    mine = {"source": "path:mine.csv", "adapter": "qa", "parts": {"all": {"prefix": LONG}}}
+    (other / "long.yaml").write_text(yaml.safe_dump({"datasets": {"mine": mine}}))
     (other / "mine.csv").write_text("prompt,response\nWhat?,That.\n")
     command = ("resources/datasets/mine/manifest.json", "-s", str(REPO / "Snakefile"))
     options = ("--configfile", "long.yaml", "--cores", "1")
