@@ -5,7 +5,7 @@
 # make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
 # make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
 # make lint     formatters, linters and the type checker alone
-# make lock     writes the installed versions to envs/requirements.lock
+# make lock     writes the installed versions to envs/requirements.lock and envs/palimpsest.yaml
 # make clean    removes what was computed; downloads stay
 # make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
@@ -26,6 +26,7 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 		echo "error: $(PYTHON) is not Python 3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the packages of envs/requirements.lock into .venv (2 GB, some minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
@@ -77,6 +78,7 @@ lock: .venv/.installed
 		python -m pip freeze --exclude-editable | \
 		sed 's/+cpu$$//; s/ @ .*//; /^snakemake-executor-plugin-slurm/d') > .lock.tmp
 	mv .lock.tmp envs/requirements.lock
+	python -m palimpsest.docs
 
 clean:
 	rm -rf results logs benchmarks .snakemake

@@ -13,10 +13,12 @@ from palimpsest.pipeline.targets import config_or_exit
 
 min_version("9.25.0")
 
-# As a module of another workflow, this one has no say in the targets.
-ARGV = sys.argv if workflow.modifier.is_main_snakefile() else []
 HERE = use_home(Path(workflow.current_basedir))
-CFG = config_or_exit(config, ARGV, workflow.configfiles if ARGV else [], HERE / "config")
+# As a module of another workflow, this one has no say in its targets and files.
+ALONE = Path(workflow.main_snakefile).resolve() == (HERE / "Snakefile").resolve()
+CFG = config_or_exit(
+    config, sys.argv if ALONE else [], workflow.configfiles if ALONE else [], HERE / "config"
+)
 stop_orphans_or_exit(sys.argv)
 
 

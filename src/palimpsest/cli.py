@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shlex
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from palimpsest import __version__
 from palimpsest.config import Config, read_config
 from palimpsest.errors import UserError, did_you_mean, run_cli
+from palimpsest.home import home
 from palimpsest.io.artifacts import MODEL
 from palimpsest.pipeline import runs
-from palimpsest.pipeline.targets import target_faults
+from palimpsest.pipeline.launch import command, divided, nested, rules
+from palimpsest.pipeline.targets import target_faults, unsuited
 
 
 def main() -> None:
@@ -31,10 +37,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Look at models that have unlearned something. Snakemake builds them:"
         " `snakemake results/<model>/<method>/eval.json --cores all`.",
     )
-    parser.add_argument(
-        "--configfile", type=Path, action="append", default=[], help="overlay, as for snakemake"
-    )
+    parser.add_argument("--version", action="version", version=f"palimpsest {__version__}")
+    _add_settings(parser, "first_")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
     ask = commands.add_parser(
         "ask",
         help="print a model's answers before and after unlearning",
@@ -51,9 +57,171 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--max-new-tokens", type=_positive, default=64, help="longest answer (default: 64)"
     )
+    _add_settings(ask)
     ask.set_defaults(run=_ask)
     _add_plan(commands)
+    _add_list(commands)
+    _add_purge(commands)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, before: str = "") -> None:
+    """The options of every command; they may also stand before it (`before` keeps those apart)."""
+    options: dict[str, tuple[str, str, str]] = {
+        "--configfile": ("overlays", "FILE", "overlays, as for snakemake"),
+        "--config": ("config", "KEY=VALUE", "settings, as for snakemake"),
+        "--set": ("set", "A.B=VALUE", "settings by their place: methods.sku.scale=2"),
+    }
+    for option, (name, metavar, text) in options.items():
+        parser.add_argument(
+            option,
+            # Before the command, more values would take the command for one of them.
+            **({"action": "append"} if before else {"nargs": "+", "action": "extend"}),
+            default=[],
+            dest=before + name,
+            metavar=metavar,
+            help=f"{text}; before or after the command",
+        )
+
+
+def _settings(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Overlays and ``--config`` words of a command, from both places where they may stand."""
+    table = nested([*args.first_set, *args.set])
+    config = [*args.first_config, *args.config, *(f"{k}={json.dumps(v)}" for k, v in table.items())]
+    return [*args.first_overlays, *args.overlays], config
+
+
+def _read(args: argparse.Namespace) -> Config:
+    overlays, config = _settings(args)
+    return read_config(overlays=overlays, settings=config)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="build targets with Snakemake; options in any order",
+        description="Build targets with Snakemake. Targets and Snakemake's options may stand in "
+        "any order. All cores and all GPUs that are found are used, unless options say otherwise.",
+        epilog="example: palimpsest run results/smollm2-135m/sku/eval.json -n "
+        "--set models.smollm2-135m.methods.sku.scale=2",
+        add_help=False,
+    )
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="TARGET or OPTION")
+    run.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from snakemake.cli import main as snakemake  # slow to import
+
+    if args.words in (["-h"], ["--help"]):
+        _parser()._subparsers._group_actions[0].choices["run"].print_help()  # type: ignore
+        print("\nSnakemake's options: snakemake --help")
+        return
+    chosen, words = _cut(args.words, "--set")
+    before = [*(["--configfile", *args.first_overlays] if args.first_overlays else [])]
+    before += ["--config", *args.first_config] if args.first_config else []
+    sys.argv = ["snakemake", *command([*words, *before], [*args.first_set, *chosen])]
+    snakemake(sys.argv[1:])
+
+
+def _cut(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """Values of an option that is ours, and the other words: each has one value."""
+    values, rest, words = list[str](), list[str](), list(words)
+    while words:
+        word = words.pop(0)
+        if word.startswith(f"{option}="):
+            values.append(word.partition("=")[2])
+        elif word == option:
+            if not words:
+                raise UserError(f"{option} needs a value: {option} methods.sku.scale=2")
+            while words and re.match(r"[\w.\"-]+=", words[0]) and not words[0].startswith("-"):
+                values.append(words.pop(0))
+        else:
+            rest.append(word)
+    return values, rest
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listed = commands.add_parser(
+        "list",
+        help="print the names that a target can have: subjects, methods, parts",
+        description="Print what the configuration names, a line each.",
+        epilog="example: palimpsest list methods smollm2-135m",
+    )
+    listed.add_argument("what", nargs="?", choices=sorted(LISTS), default="subjects")
+    listed.add_argument("model", nargs="?", help="with methods: those that suit this subject")
+    _add_settings(listed)
+    listed.set_defaults(run=_list)
+
+
+def _list(args: argparse.Namespace) -> None:
+    cfg = _read(args)
+    lines = LISTS[args.what](cfg)
+    if args.model is not None:
+        if args.what != "methods":
+            raise UserError(f"a subject can only follow 'methods', not '{args.what}'")
+        if args.model not in cfg.models:
+            raise UserError(f"no subject '{args.model}'{did_you_mean(args.model, cfg.models)}")
+        lines = {name: text for name, text in lines.items() if not unsuited(cfg, args.model, name)}
+    width = max(map(len, lines), default=0)
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}".rstrip())
+
+
+LISTS: dict[str, Callable[[Config], dict[str, str]]] = {
+    "bases": lambda cfg: {name: base.source for name, base in cfg.bases.items()},
+    "subjects": lambda cfg: {
+        name: model.title or cfg.scenarios[model.scenario].title
+        for name, model in cfg.models.items()
+    },
+    "methods": lambda cfg: {
+        name: cfg.methods[name].title if name in cfg.methods else "reference"
+        for name in cfg.method_names()
+    },
+    "datasets": lambda cfg: {name: data.source for name, data in cfg.datasets.items()},
+    "parts": lambda cfg: {
+        f"{name}/{part}": "" for name, data in cfg.datasets.items() for part in data.parts
+    },
+    "scenarios": lambda cfg: {name: scenario.title for name, scenario in cfg.scenarios.items()},
+}
+"""What ``palimpsest list`` can print: name -> a few words on it."""
+
+
+def _add_purge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    purge = commands.add_parser(
+        "purge",
+        help="remove a data set and what was made of it",
+        description="Remove a data set and what was made of it: tables, tokens, the results, logs "
+        "and costs of every subject that reads it, and the pages. Unlearned models in merged/ "
+        "stay. It lists all of it first and asks. docs/remains.md says what it cannot reach.",
+    )
+    purge.add_argument("dataset", help="key of datasets")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
+    _add_settings(purge)
+    purge.set_defaults(run=_purge)
+
+
+def _purge(args: argparse.Namespace) -> None:
+    from palimpsest.pipeline.purge import left_of, made_of, remove
+
+    cfg = _read(args)
+    if args.dataset not in cfg.datasets:
+        raise UserError(f"no dataset '{args.dataset}'{did_you_mean(args.dataset, cfg.datasets)}")
+    paths = made_of(cfg, args.dataset)
+    print(*paths or ["nothing was made of it"], sep="\n")
+    for line in left_of(cfg, args.dataset):
+        print(f"stays: {line}")
+    if not paths:
+        return
+    if not args.yes:
+        try:
+            answer = input(f"remove these {len(paths)} files and folders? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise UserError("nothing was removed (--yes does not ask)")
+    remove(paths)
+    print("removed")
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,21 +242,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="TARGET",
         help="files or rules, as for snakemake (default: its default target, results/report.html)",
     )
-    plan.add_argument(
-        "--configfile",
-        type=Path,
-        action="append",
-        default=[],
-        dest="overlays",
-        help="overlay, as for snakemake; may be given several times",
-    )
-    plan.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting, as for snakemake; may be given several times",
-    )
+    _add_settings(plan)
     plan.set_defaults(run=_plan)
 
 
@@ -104,15 +258,18 @@ def _plan(args: argparse.Namespace) -> None:
     from palimpsest.pipeline.plan.machine import this_machine
     from palimpsest.pipeline.plan.table import text_of
 
-    overlays = [*args.configfile, *args.overlays]
-    cfg = read_config(overlays=overlays, settings=args.config)
-    options = ["--configfile", *map(str, overlays)] if overlays else []
-    options += ["--config", *args.config] if args.config else []
-    print(text_of(plan(cfg, jobs_of(args.targets, options), this_machine()), cfg))
+    # ``--configfile A TARGET``: what looks like a target is one.
+    more, args.overlays = divided(["-", *args.overlays], rules(home()))
+    args.overlays.remove("-")
+    overlays, config = _settings(args)
+    cfg = read_config(overlays=overlays, settings=config)
+    options = ["--configfile", *overlays] if overlays else []
+    options += ["--config", *config] if config else []
+    print(text_of(plan(cfg, jobs_of([*args.targets, *more], options), this_machine()), cfg))
 
 
 def _ask(args: argparse.Namespace) -> None:
-    cfg = read_config(overlays=args.configfile)
+    cfg = _read(args)
     run = _checked_run(args, cfg)
     if not args.prompt.strip():
         raise UserError("the prompt is empty")
@@ -163,7 +320,8 @@ def _refuse_missing(args: argparse.Namespace, run: str, files: Sequence[str]) ->
         if derived and file == last:
             # How a derived run is built depends on what it is.
             raise UserError(f"{file} is not built{did_you_mean(run, runs.runs_of(args.model))}")
-        overlays = ["--configfile", *map(str, args.configfile)] if args.configfile else []
+        files_of_config, _ = _settings(args)
+        overlays = ["--configfile", *files_of_config] if files_of_config else []
         targets = [name for name in files if not (derived and name == last)]
         command = shlex.join(["snakemake", *targets, *overlays, "--cores", "all"])
         raise UserError(f"{file} is not built yet: {command}")

@@ -1,4 +1,4 @@
-"""Generate files from the code: schemas, key tables, tables of measures and stages.
+"""Generate files from the code and the pins: schemas, tables of keys, measures and stages.
 
 ``python -m palimpsest.docs`` writes them; ``--check`` exits with 1 if they are outdated.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import palimpsest.config.docs
 import palimpsest.metrics.docs
+import palimpsest.packages
 import palimpsest.pipeline.docs
 from palimpsest.errors import UserError, run_cli
 from palimpsest.io.atomic import write_text
@@ -19,6 +20,7 @@ from palimpsest.io.markdown import read_page
 PAGES = (
     palimpsest.config.docs.pages,
     palimpsest.metrics.docs.pages,
+    palimpsest.packages.pages,
     palimpsest.pipeline.docs.pages,
 )
 """Each takes the folder of a checkout and returns path -> text of its generated files."""

@@ -46,7 +46,7 @@ def refused(copy: Copy, *args: str) -> str:
 def test_every_option_of_every_command_has_a_value(copy):
     """A method without a reference or without labelled rows has an empty one, not none."""
     done = copy.snakemake("all_methods", "--dry-run", "--printshellcmds", "--cores", "all")
-    commands = re.findall(r"^ *python workflow/scripts/.*\n(?:.*\n)*?(?=\n)", done.stdout, re.M)
+    commands = re.findall(r"^ *python .*workflow/scripts/.*\n(?:.*\n)*?(?=\n)", done.stdout, re.M)
     assert len(commands) > 60, done.stdout + done.stderr
     for command in commands:
         words = shlex.split(command.replace("\\\n", " ").split("2>&1")[0])

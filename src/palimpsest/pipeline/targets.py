@@ -6,6 +6,7 @@ while it reads the Snakefile; its own argument parser does.
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +18,12 @@ from palimpsest.config.modules import lacking, roles
 from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS, Config
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
+from palimpsest.home import home
+from palimpsest.io.artifacts import COMPARE, EVAL, ROWS
 from palimpsest.pipeline import runs
+from palimpsest.pipeline.launch import rules
 from palimpsest.pipeline.slices import draws_of
+from palimpsest.pipeline.stages import STAGES
 
 
 def config_or_exit(
@@ -55,7 +60,9 @@ def check_targets(argv: Sequence[str], cfg: Config) -> None:
     Raises:
         UserError: a path names a subject, method, seed, base, dataset or part that is not there.
     """
-    faults = [f"{t}: {fault}" for t in targets_of(argv) for fault in target_faults(t, cfg)]
+    targets = targets_of(argv)
+    faults = [f"{t}: {fault}" for t in targets for fault in target_faults(t, cfg)]
+    faults += [fault for t in targets for fault in _rule_faults(t, rules(home()))]
     if faults:
         raise UserError("\n  ".join(one_screen(faults)))
 
@@ -67,6 +74,21 @@ def targets_of(argv: Sequence[str]) -> list[str]:
     from snakemake.cli import parse_args  # slow to import, and loaded already where it matters
 
     return list(parse_args(list(argv[1:]))[1].targets or [])
+
+
+def _rule_faults(target: str, known: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a word that can only be the name of a rule."""
+    if known and re.fullmatch(r"\w[\w-]*", target) and not Path(target).exists():
+        if target not in known:
+            yield (
+                f"no rule '{target}'{did_you_mean(target, known)}; a result is named by its file: "
+                "results/<model>/<method>/eval.json"
+            )
+        elif target in STAGES:
+            yield (
+                f"'{target}' is a stage of many results: name one of its files (docs/stages.md), "
+                "such as results/<model>/<method>/eval.json"
+            )
 
 
 def target_faults(target: str, cfg: Config) -> Iterator[str]:
@@ -101,6 +123,8 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         yield from _unknown("method", method, cfg.method_names())
     elif not file:
         yield f"this is a folder; ask for a file in it, such as results/{model}/{method}/eval.json"
+    elif len(file) == 1 and (close := _misspelt(file[0])):
+        yield f"no file '{file[0]}' in a method's folder; did you mean '{close}'?"
     elif fault := unsuited(cfg, model, method):
         yield fault
     elif seed := re.fullmatch(r"seed-(.*)", file[0]):
@@ -111,6 +135,13 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         name = cfg.models[model].scenario
         if file[-1] == "lm_eval.json" and not cfg.scenarios[name].lm_eval:
             yield f"scenario '{name}' has no task for lm-eval; set scenarios.{name}.lm_eval"
+
+
+def _misspelt(file: str) -> str | None:
+    """The file of a method that is meant; None if it is one, or something else altogether."""
+    known = (EVAL, ROWS, COMPARE)
+    close = difflib.get_close_matches(file, known, n=1, cutoff=0.85)
+    return close[0] if close and file not in known else None
 
 
 def _run_faults(run: PurePosixPath, rest: Sequence[str]) -> Iterator[str]:

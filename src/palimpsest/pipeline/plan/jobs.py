@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from palimpsest.config.schema import SUBJECT_FOLDERS
 from palimpsest.errors import UserError, one_line, one_screen
+from palimpsest.home import home
 from palimpsest.pipeline.runs import RUN
 
 
@@ -51,6 +52,8 @@ def jobs_of(targets: Sequence[str], options: Sequence[str] = ()) -> list[Job]:
         UserError: Snakemake refuses the configuration or a target; the message is Snakemake's.
     """
     command = [sys.executable, "-m", "snakemake", "--summary", "--cores", "1", *options, "--"]
+    if home() != Path():
+        command[3:3] = ["--snakefile", str(home() / "Snakefile")]
     done = subprocess.run([*command, *targets], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(_message(done.stderr + done.stdout))
