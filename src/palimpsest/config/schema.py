@@ -66,6 +66,9 @@ class Base(Section):
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto: bfloat16 where the machine is fast at it, else float32."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Bits of the frozen matrices: 4 or 8, for methods that train an adapter; needs the extra
+    ``quantize``."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
     template: Template = Template()
@@ -80,6 +83,10 @@ class Base(Section):
     """GPUs (without one: processes on the CPU) that a job which trains this model runs on."""
     parallel: Parallel = "ddp"
     """ddp: each device holds the whole model; fsdp: each holds a share of the frozen weights."""
+
+    def loaded_as(self) -> str:
+        """``dtype`` as stages get it: ``nf4:auto`` where the weights are quantised."""
+        return f"{self.quantize}:{self.dtype}" if self.quantize else self.dtype
 
 
 class Pretraining(Section):

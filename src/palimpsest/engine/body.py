@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,8 @@ class Body:
         if why := why_not(model):
             raise UserError(f"{type(model).__name__} is not supported: {why}")
         self.decoder = Decoder(model.get_decoder())  # type: ignore[operator]
-        self.head: Any = head_of(model, self.decoder)
-        weight = self.head.weight
+        self.head = cast("Any", head_of(model, self.decoder))
+        weight: Tensor = self.head.weight
         self.device, self.vocabulary = weight.device, len(weight)
         # With sharded weights (FSDP) a block runs in all processes or in none, so each process
         # makes exactly one pass over its rows, through all blocks.
