@@ -68,7 +68,8 @@ def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path) -> None:
         assert column(make(tmp_path / name), "response") == TEXTS, name
     assert column(make(tmp_path / "other.jsonl", columns={"text": "body"}), "response") == TEXTS
     with pytest.raises(
-        UserError, match=r"no column 'text'; the file has: body; say which it is with columns: {text"
+        UserError,
+        match=r"no column 'text'; the file has: body; say which it is with columns: {text",
     ):
         make(tmp_path / "other.jsonl")
 

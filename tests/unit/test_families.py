@@ -203,7 +203,7 @@ def other_logits(change: Any) -> Any:
 
 def test_logits_that_do_not_follow_from_the_head_are_refused_with_both_numbers() -> None:
     assert Body(other_logits(lambda z: -2.5 * z)).head.factor == -2.5
-    with pytest.raises(UserError, match=r"for small states 1 times .* for large ones 0\.\d+ times"):
+    with pytest.raises(UserError, match=r"for small states \S+ times .* for large ones \S+ times"):
         Body(other_logits(lambda z: z / (1 + z.abs())))
     with pytest.raises(UserError, match="neither a multiple"):
         Body(other_logits(lambda z: z + torch.arange(z.shape[-1])))
@@ -222,7 +222,7 @@ def test_a_decoder_that_the_model_prepares_states_for_is_refused() -> None:
     plain = model.model.forward
 
     def forward(**kwargs: Any) -> Any:
-        inside = "logits_to_keep" in kwargs or kwargs.get("past_key_values", 0) is None
+        inside = "past_key_values" in kwargs
         output = plain(**kwargs)
         if inside:
             output.last_hidden_state = 2 * output.last_hidden_state

@@ -159,7 +159,7 @@ A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
         (changed_config(use_dora=True), "use_dora is set"),
         (
             lambda f: (f / "adapter_config.json").write_text("{}"),
-            "not of an adapter by PEFT .*peft_type",
+            "by PEFT .*peft_type",
         ),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "is missing; it has .*README"),
         (
@@ -170,7 +170,7 @@ A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
         (changed_tensors(lambda t: t | {A: t[A][:, :5].clone()}), "does not fit .*32 inputs"),
         (changed_tensors(lambda t: t | {A: t[A] * torch.nan}), "not finite"),
         (
-            changed_tensors(lambda t: t | {"base_model.model.lm_head.weight": t[A].clone()}),
+            changed_tensors(lambda t: t | {"base_model.model.lm_head": t[A].clone()}),
             "no part of",
         ),
         (

@@ -71,6 +71,9 @@ class Base(Section):
     is fast at it, else float32; all later jobs follow."""
     license: str | None = None
     """Its licence, for the card of a model that is made of it (``apache-2.0``)."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Bits of the frozen matrices: 4 or 8, for methods that train an adapter; needs the extra
+    ``quantize``."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
     template: Annotated[Template, AsWritten] = Template()
@@ -85,6 +88,10 @@ class Base(Section):
     """GPUs (without one: processes on the CPU) that a job which trains this model runs on."""
     parallel: Parallel = "ddp"
     """ddp: each device holds the whole model; fsdp: each holds a share of the frozen weights."""
+
+    def loaded_as(self) -> str:
+        """``dtype`` as stages get it: ``nf4:auto`` where the weights are quantised."""
+        return f"{self.quantize}:{self.dtype}" if self.quantize else self.dtype
 
 
 class Pretraining(Section):

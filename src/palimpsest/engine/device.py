@@ -114,6 +114,11 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
             float32.
         device: where the model runs.
     """
+    if ":" in name:
+        raise UserError(
+            f"bases.<base>.quantize: {name.partition(':')[0]}: vllm would answer with the plain "
+            "weights, another model; set measure.generation.backend: transformers"
+        )
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     return torch.bfloat16 if _computes_bf16(device) else torch.float32

@@ -48,7 +48,7 @@ def answers(
     row = Row("prompt", torch.tensor(ids), len(ids))
     texts = {}
     for name, folder in folders.items():
-        model = load_model(folder, base, settings.dtype, device, settings.trust_remote_code)
+        model = load_model(folder, base, settings.loaded_as(), device, settings.trust_remote_code)
         texts[name] = answer(model, tokenizer, [row], max_new_tokens, 1)[0].text
         # Freed before the next one is loaded: two at once may not fit.
         del model

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from palimpsest.data.end_token import end_tokens
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
-from palimpsest.model.number_type import number_type
+from palimpsest.model import quantized
 from palimpsest.model.whole import can_load_first, load, refuse_not_finite
 
 
@@ -29,7 +29,8 @@ def load_base(
 
     Args:
         folder: ``resources/models/<base>``.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        dtype: ``auto``, ``float32`` or ``bfloat16``; with ``nf4:`` or ``int8:`` before it, the
+            blocks' matrices are quantised.
         device: where the model will run.
         trust_remote_code: run Python code that the repository carries.
         moved: load the model to `device`; otherwise it stays in main memory.
@@ -42,15 +43,24 @@ def load_base(
     verified_folder(folder)
     # Weights that are stored in another type go to a GPU as they are and are converted there.
     straight = {"device_map": {"": device}} if moved and device.type != "cpu" else {}
+    kind, plain = quantized.split(dtype)
+    number = number_type(folder, plain, device)
+    if kind:
+        if not moved:
+            raise UserError(
+                f"bases.<base>.quantize: {kind}: fsdp cannot share such weights; use ddp"
+            )
+        straight = quantized.options(kind, number, device)
     network = load(
         folder,
         str(folder),
         blocks if blocks is not None and can_load_first(folder, blocks) else None,
         trust_remote_code,
-        dtype=number_type(folder, dtype, device),
+        dtype=number,
         **straight,
     )
     refuse_not_finite(network, str(folder))
+    quantized.without_inference_kernels(network)
     return network.requires_grad_(False).eval()
 
 

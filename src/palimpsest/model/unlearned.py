@@ -10,12 +10,14 @@ from torch import nn
 
 from palimpsest.engine.decoder import Decoder
 from palimpsest.engine.kernels.patch import keep_less
+from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MODEL
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import add_to_weights, read_deltas
 from palimpsest.model.description import check_base
 from palimpsest.model.lora import attach
+from palimpsest.model.quantized import is_quantized
 
 
 def load_model(
@@ -34,9 +36,15 @@ def load_model(
     check_base(folder, base)
     model = load_base(base, dtype, device, trust_remote_code)
     if "delta" in kinds:
+        if is_quantized(model):
+            raise UserError(
+                f"{folder} has differences of the base's weights, which bases.<base>.quantize has "
+                "quantised; they need the plain ones"
+            )
         add_to_weights(model, read_deltas(folder, MODEL))
     if "adapter" in kinds:
-        merged = next(model.parameters()).dtype == torch.float32
+        plain = not is_quantized(model)
+        merged = plain and next(model.parameters()).dtype == torch.float32
         model = attach(model, folder, "unlearned", MODEL)
         if merged:
             model = model.merge_and_unload()

@@ -29,7 +29,7 @@ def scenario_of(cfg: Config, model: str) -> Scenario:
 
 def load(base: Base) -> dict[str, Any]:
     """How a base is loaded."""
-    return {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code}
+    return {"dtype": base.loaded_as(), "trust_remote_code": base.trust_remote_code}
 
 
 def longest_answer(cfg: Config, model: str) -> int | None:

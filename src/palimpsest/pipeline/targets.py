@@ -182,6 +182,11 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     role = lacking(roles(lora, settings.training.tensors), cfg.bases[base].modules)
     if role is not None:
         return f"method '{method}' trains the role '{role}', of which base '{base}' has no module"
+    if start == "weights" and (kind := cfg.bases[base].quantize):
+        return (
+            f"method '{method}' trains the base's own weights (start: weights), and those of base "
+            f"'{base}' are quantised (quantize: {kind}); take a base without quantize"
+        )
     if start == "subject" and scenario.pretrain is None and subject.adapter is None:
         return (
             f"method '{method}' trains the subject's own adapter (start: subject), and scenario "

@@ -117,6 +117,8 @@ def _replacement(layer: Any) -> type | None:
 @torch.no_grad()
 def _agrees(layer: Any, replacement: Any, weight: Tensor) -> bool:
     """Whether the replacement's forward pass gives the layer's output to the last bit."""
+    if not weight.is_floating_point():  # quantised: the layers below still save what they can
+        return False
     x = torch.linspace(-1, 1, weight.shape[-1], dtype=weight.dtype, device=weight.device)[None]
     x = torch.cat([x, 1000 * x])  # some architectures clip large values
     try:

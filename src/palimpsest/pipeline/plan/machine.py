@@ -87,6 +87,8 @@ def width_of(base: Base, machine: Machine, folder: Path) -> int:
         machine: where jobs would run.
         folder: ``resources/models/<base>``.
     """
+    if base.quantize:
+        return 1  # 4 bits and scales, and plain embeddings and head: 0.6 and less, 1.1 with int8
     record = folder / NUMBER_TYPE
     name = base.dtype
     if name == "auto" and record.is_file():
