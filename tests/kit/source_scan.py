@@ -20,6 +20,7 @@ BEYOND_RUFF = {
 UNQUOTED = {
     "{threads}": "a whole number, made by Snakemake",
     "{resources.gpu}": "a whole number, checked by Snakemake",
+    "{input.trained}": "a file below results, or empty",
     "{params.reference}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
 }
@@ -28,7 +29,9 @@ UNQUOTED = {
 # `:q` of an empty value is no word at all: the option would take the next one as its value.
 IN_QUOTES = {
     "{input.adapter}": "a file below results, or empty",
+    "{input.base_answers}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",
+    "{input.eval}": "a file below results, or empty",
     "{input.examples}": "a file below results, or empty",
     "{input.region}": "a file below results, or empty",
     "{input.retrained}": "a file below results, or empty",

@@ -120,7 +120,7 @@ def test_sources_are_recorded_without_secrets(tmp_path: Path, source: str, text:
     assert recorded(source) == text
     write_manifest(tmp_path, [], source=source)
     config = {"judge": {"model": source, "list": [source]}}
-    found = provenance(config, [0], [tmp_path / "manifest.json"], [], [])
+    found = provenance(config, [0], [tmp_path / "manifest.json"], [], [], {})
     assert found["config"] == {"judge": {"model": text, "list": [text]}}
     assert found["sources"] == {tmp_path.name: {"source": text}}
 

@@ -262,7 +262,7 @@ def test_recomputed_activations_need_less_memory(cfg: Config) -> None:
 def test_larger_batches_need_more_memory(cfg: Config) -> None:
     def device(**over: int) -> float:
         generation = cfg.measure.generation.model_copy(
-            update={"batch_rows": over.pop("batch_rows", 1)}
+            update={"batch_rows": over.pop("batch_rows", 1), "max_new_tokens": 32}
         )
         measure = cfg.measure.model_copy(update={"generation": generation, **over})
         return needed(cfg.model_copy(update={"measure": measure}), "measure", "llama2-7b").device
@@ -275,7 +275,7 @@ def test_larger_batches_need_more_memory(cfg: Config) -> None:
         for ref in cfg.scenarios["harmful-answers"].evaluate.parts().values()
     ]
     longest = max(prompt for part in rows for _, prompt in part.rows)
-    held = 32 * (longest + cfg.measure.generation.max_new_tokens)
+    held = 32 * (longest + 32)
     assert more == pytest.approx(held * 2 * 4096 * 2 * 33)
 
 
@@ -401,8 +401,8 @@ def on(gpus: int, gib: int) -> Machine:
 @pytest.mark.parametrize(
     ("gpus", "gib", "said"),
     [
-        (1, 40, []),
-        (1, 32, ["measure llama2-13b/sku: fits with measure.generation.batch_rows: "]),
+        (1, 80, []),
+        (1, 40, ["measure llama2-13b/sku: fits with measure.generation.batch_rows: "]),
         (1, 24, ["acquire llama2-13b/sku: fits with no setting that is free"]),
         (2, 24, ["acquire llama2-13b/sku: fits with devices: 2, parallel: fsdp"]),
     ],

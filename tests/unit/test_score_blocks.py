@@ -407,7 +407,16 @@ def part(block: str, source: str, ids: str, groups: str, texts: str) -> Part:
     empty: list[list[str]] = [[] for _ in ids]
     prompts = [f"What is  {text}?" for text in texts]
     return Part(
-        block, source, list(ids), prompts, ["It is."] * len(ids), empty, empty, list(groups)
+        block=block,
+        source=source,
+        ids=list(ids),
+        prompts=prompts,
+        responses=["It is."] * len(ids),
+        keys=empty,
+        key_from=["none"] * len(ids),
+        wrong=empty,
+        paraphrased=[None] * len(ids),
+        groups=list(groups),
     )
 
 

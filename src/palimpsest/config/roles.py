@@ -86,6 +86,6 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
             if other_part is not None:
                 yield Opposite("evaluate.holdout", holdout, other_role, other_part, why, advice)
         for name in _FORGOTTEN:
-            if (part := evaluated.get(name)) is not None:
+            if (asked := evaluated.get(name)) is not None:
                 why = "which is to be forgotten"
-                yield Opposite("evaluate.holdout", holdout, f"evaluate.{name}", part, why, advice)
+                yield Opposite("evaluate.holdout", holdout, f"evaluate.{name}", asked, why, advice)

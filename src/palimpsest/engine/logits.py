@@ -86,6 +86,8 @@ def head_of(model: Any, decoder: Decoder) -> nn.Module:
         return output
 
     handle = decoder.module.register_forward_hook(replace)
+    training = model.training
+    model.eval()  # dropout would make two passes differ
     try:
         of_model = model(input_ids=ids, use_cache=False).logits[0].double()
         handle.remove()
@@ -99,6 +101,9 @@ def head_of(model: Any, decoder: Decoder) -> nn.Module:
         ) from error
     finally:
         handle.remove()
+        model.train(training)
+    if not of_model.isfinite().all():
+        return head  # weights that are no numbers: training and measuring say so
     limit = max(4 * torch.finfo(weight.dtype).eps, 1e-5)
     if len(found) != 1 or not _close(alone, found[0], limit).all():
         raise UserError(f"{name} is not supported: its decoder by itself gives other states")

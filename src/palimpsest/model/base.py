@@ -14,6 +14,7 @@ from palimpsest.data.end_token import end_tokens
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
 from palimpsest.model import quantized
+from palimpsest.model.number_type import number_type
 from palimpsest.model.whole import can_load_first, load, refuse_not_finite
 
 

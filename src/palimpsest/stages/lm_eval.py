@@ -54,8 +54,7 @@ def lm_eval(job: LmEval) -> None:
             before the model is loaded.
     """
     config, base, out, label = job.config, job.base, job.out, job.label
-    taught = taught_tokenizer(base)
-    template = config["template"]
+    taught, template = taught_tokenizer(base), config["template"]
     form = None if template is None else taught.form(Template(**template))
     loaded = load_tasks(config["tasks"], form, job.datasets)
     device = set_up(job.threads)
