@@ -17,6 +17,7 @@ from palimpsest.config.modules import resolved
 from palimpsest.engine import probe
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import answer
+from palimpsest.engine.kernels.packing import Packing
 from palimpsest.engine.logits import ScaledHead
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
@@ -177,6 +178,28 @@ def test_what_falls_back_says_so_once(capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(set(lines)) > 0
     assert all(line.startswith("packing is off for this architecture: ") for line in lines)
+
+
+def wide_mixtral() -> Any:
+    """In bf16 the last bit of its states chooses other experts: packed or alone, they differ."""
+    keys = {**FAMILIES["mixtral"].keys, "hidden_size": 256, "num_local_experts": 8}
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(transformers.MixtralConfig(**keys))
+    return tiny.frozen(made, torch.bfloat16)
+
+
+def test_experts_do_not_keep_rows_from_being_packed_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = wide_mixtral()
+    assert Body(model).packs
+    monkeypatch.setattr(probe, "_has_experts", lambda config: False)
+    assert not Body(model).packs, "the final states alone do not tell"
+    monkeypatch.undo()
+    right = Packing.positions.fget
+    assert right is not None
+    monkeypatch.setattr(Packing, "positions", property(lambda self: right(self).flip(-1)))
+    assert not Body(model).packs, "attention at wrong positions is found"
 
 
 def test_what_cannot_work_is_refused_by_name() -> None:

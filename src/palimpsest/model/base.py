@@ -12,7 +12,7 @@ from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
 from palimpsest.model import quantized
-from palimpsest.model.whole import can_load_first, load, refuse_not_finite
+from palimpsest.model.whole import can_load_first, load, refuse_not_finite, vocabulary_of
 
 
 def load_base(
@@ -45,9 +45,7 @@ def load_base(
     number = resolve_dtype(plain, device)
     if kind:
         if not moved:
-            raise UserError(
-                f"bases.<base>.quantize: {kind}: fsdp cannot share such weights; use ddp"
-            )
+            raise UserError(f"bases.<base>.quantize: {kind}: fsdp cannot share it; set ddp")
         straight = quantized.options(kind, number, device)
     network = load(
         folder,
@@ -72,7 +70,9 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
-    if tokenizer.pad_token is None:
+    size = vocabulary_of(folder)
+    # Padding is masked, but even so it is looked up in the embeddings.
+    if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer

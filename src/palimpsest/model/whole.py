@@ -200,6 +200,13 @@ def can_load_first(folder: Path, blocks: int) -> bool:
     return isinstance(count, int) and blocks < count and not set(per_block) - {"layer_types"}
 
 
+def vocabulary_of(folder: Path) -> int | None:
+    """Number of a model's embeddings; None if its configuration does not say."""
+    raw = _read(folder / CONFIG, str(folder))
+    size = raw.get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def _is_above(key: str, blocks: int) -> bool:
     match = re.search(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.", key)
     return bool(match) and int(match[1]) >= blocks  # type: ignore[index]
