@@ -12,7 +12,7 @@ from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
 from palimpsest.model import quantized
-from palimpsest.model.whole import can_load_first, load, refuse_not_finite, vocabulary_of
+from palimpsest.model.whole import load, refuse_not_finite, vocabulary_of
 
 
 def load_base(
@@ -50,7 +50,7 @@ def load_base(
     network = load(
         folder,
         str(folder),
-        blocks if blocks is not None and can_load_first(folder, blocks) else None,
+        blocks,
         trust_remote_code,
         dtype=number,
         **straight,
