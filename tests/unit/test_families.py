@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,16 @@ from kit.families import FAMILIES, Family
 from palimpsest.config.modules import resolved
 from palimpsest.engine import probe
 from palimpsest.engine.body import Body
+from palimpsest.engine.decoder import blocks_of
 from palimpsest.engine.generate import answer
+from palimpsest.engine.kernels.packing import Packing
 from palimpsest.engine.logits import ScaledHead
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
 from palimpsest.measuring.likelihood import _token_columns
+from palimpsest.model.base import load_base
+from palimpsest.model.whole import check_weights_of
 from palimpsest.settings.training import Lora, Optimizer, Training
 
 SHAPES = [(5, 9), (3, 14), (7, 4), (4, 11)]
@@ -152,6 +157,20 @@ def test_answers_are_those_of_plain_transformers(family: Family) -> None:
         assert len(given.ids) == 8 or given.stopped
 
 
+def test_what_is_saved_is_loaded_whole_and_its_first_blocks_alone(
+    family: Family, tmp_path: Path
+) -> None:
+    model = family.model(torch.float32)
+    folder = tiny.save_base(tmp_path / "base", model)
+    check_weights_of(folder, "it")
+    expected = model.state_dict()
+    for blocks in (None, 2):
+        found = load_base(folder, "float32", torch.device("cpu"), blocks=blocks)
+        assert len(blocks_of(found.get_decoder())) == (blocks or tiny.LAYERS)
+        for name, tensor in found.state_dict().items():
+            assert torch.equal(tensor, expected[name])
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "cohere", "gpt2", "mixtral"])
 def test_in_bf16_no_form_is_worse_than_plain_bf16(name: str) -> None:
     family = FAMILIES[name]
@@ -177,6 +196,43 @@ def test_what_falls_back_says_so_once(capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(set(lines)) > 0
     assert all(line.startswith("packing is off for this architecture: ") for line in lines)
+
+
+def test_of_experts_the_attention_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last bit of a state may choose other experts, and then the final states differ."""
+    model = FAMILIES["mixtral"].model(torch.bfloat16)
+    body = Body(model)
+    rows, limit = ROWS[:3], torch.finfo(torch.bfloat16).eps ** 0.5
+
+    def agrees() -> bool:
+        packing = Packing.of(rows, body.device)
+        ids = packing.batch([row.ids for row in rows])
+        with torch.no_grad():
+            body.decoder.run({"input_ids": ids}, layout=packing)
+            return probe._attention_agrees(body.decoder, rows, body.device, packing, limit)
+
+    assert body.packs
+    assert agrees()
+    gates = [layer.mlp.gate for layer in model.model.layers]
+    flips = [gate.register_forward_hook(_other_experts_for_long) for gate in gates]
+    assert agrees(), "other experts are no reason"
+    assert Body(model).packs
+    monkeypatch.setattr(probe, "_has_experts", lambda config: False)
+    assert not Body(model).packs, "by the final states alone, they would be"
+    monkeypatch.undo()
+    for flip in flips:
+        flip.remove()
+    right = Packing.positions.fget
+    assert right is not None
+    monkeypatch.setattr(Packing, "positions", property(lambda self: right(self).flip(-1)))
+    assert not agrees()
+    assert not Body(model).packs, "attention at wrong positions is found"
+
+
+def _other_experts_for_long(_: Any, __: Any, chosen: tuple[Tensor, ...]) -> Any:
+    """Where many tokens are together, as if packed, experts are chosen in another order."""
+    logits, weights, experts = chosen
+    return (logits, weights, 3 - experts) if len(experts) > 16 else chosen
 
 
 def test_what_cannot_work_is_refused_by_name() -> None:

@@ -16,8 +16,7 @@ from torch import Tensor
 from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
-from palimpsest.model.base import load_base
-from palimpsest.model.whole import can_load_first
+from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.sources.models import fetch_model
 
 CPU = torch.device("cpu")
@@ -187,6 +186,16 @@ def test_an_adapter_is_no_base(whole: Path, tmp_path: Path, weights: bool) -> No
     assert ("base weights" in str(raised.value)) is weights
 
 
+@pytest.mark.parametrize(("size", "pad"), [(120, 100), (100, tiny.EOS)])
+def test_a_pad_token_has_an_embedding(tmp_path: Path, size: int, pad: int) -> None:
+    folder = tiny.save_base(tmp_path / "base", tiny.llama(torch.float32, vocab_size=size))
+    words = tiny.tokenizer()
+    words.add_special_tokens({"pad_token": "<beyond>"})
+    words.save_pretrained(folder)
+    write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
+    assert load_tokenizer(folder).pad_token_id == pad
+
+
 def test_the_first_blocks_are_loaded_alone(whole: Path, tmp_path: Path) -> None:
     all_of_it = load_base(whole, "float32", CPU)
     first = load_base(whole, "float32", CPU, blocks=2)
@@ -197,6 +206,5 @@ def test_the_first_blocks_are_loaded_alone(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"lacks tensors .*: {DOWN}$"):
         load_base(lacking, "float32", CPU, blocks=2)
     per_block = variant(whole, tmp_path / "per-block", config={"widths": [1, 2, 3, 4]})
-    assert can_load_first(whole, 3)
-    assert not can_load_first(whole, 4)
-    assert not can_load_first(per_block, 3)
+    for folder, blocks, loaded in ((whole, 3, 3), (whole, 9, 4), (per_block, 3, 4)):
+        assert len(load_base(folder, "float32", CPU, blocks=blocks).model.layers) == loaded

@@ -72,8 +72,7 @@ class Base(Section):
     license: str | None = None
     """Its licence, for the card of a model that is made of it (``apache-2.0``)."""
     quantize: Literal["nf4", "int8"] | None = None
-    """Bits of the frozen matrices: 4 or 8, for methods that train an adapter; needs the extra
-    ``quantize``."""
+    """Frozen matrices in 4 or 8 bits, for methods that train an adapter (extra: ``quantize``)."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository carries."""
     template: Annotated[Template, AsWritten] = Template()
@@ -224,11 +223,9 @@ class Model(Section):
     title: str = ""
     """Name shown in the report."""
     adapter: Source | None = None
-    """A LoRA adapter that makes the subject, in place of ``pretrain``: path:folder or
-    hub:org/name."""
+    """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
     retrained: bool | Source = False
-    """Compare methods with `retrained`, the gold standard; it costs a second pretraining, or it is
-    one that you have: an adapter or a whole model by path:folder or hub:org/name."""
+    """Compare with `retrained`, the gold standard; true: pretrain it; path:, hub:: it is there."""
     devices: Count | None = None
     """Devices of a job that trains this subject; null: as its base has it."""
     parallel: Parallel | None = None

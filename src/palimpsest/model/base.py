@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
 from palimpsest.model import quantized
 from palimpsest.model.number_type import number_type
-from palimpsest.model.whole import can_load_first, load, refuse_not_finite
+from palimpsest.model.whole import load, refuse_not_finite, vocabulary_of
 
 
 def load_base(
@@ -48,14 +47,12 @@ def load_base(
     number = number_type(folder, plain, device)
     if kind:
         if not moved:
-            raise UserError(
-                f"bases.<base>.quantize: {kind}: fsdp cannot share such weights; use ddp"
-            )
+            raise UserError(f"bases.<base>.quantize: {kind}: fsdp cannot share it; set ddp")
         straight = quantized.options(kind, number, device)
     network = load(
         folder,
         str(folder),
-        blocks if blocks is not None and can_load_first(folder, blocks) else None,
+        blocks,
         trust_remote_code,
         dtype=number,
         **straight,
@@ -82,7 +79,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         ends = end_tokens(folder, tokenizer.get_vocab().get)
         if ends.taught is not None:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends.taught)
-    vocabulary = _vocabulary(folder)
+    vocabulary = vocabulary_of(folder) or sys.maxsize
     if tokenizer.pad_token is None or tokenizer.pad_token_id >= vocabulary:
         tokenizer.pad_token = tokenizer.eos_token
     # On a GPU such an id ends the process with an assertion that names nothing.
@@ -94,13 +91,6 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         )
     tokenizer.padding_side = "left"
     return tokenizer
-
-
-def _vocabulary(folder: Path) -> int:
-    """Number of the model's input embeddings; without bound where its config does not tell."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    sizes = (part.get("vocab_size") for part in (config, config.get("text_config") or {}))
-    return next((size for size in sizes if size), sys.maxsize)
 
 
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:

@@ -64,7 +64,7 @@ def without_inference_kernels(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def is_quantized(model: Any) -> bool:

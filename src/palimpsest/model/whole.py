@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers.utils import logging
 from palimpsest.errors import UserError, one_line
 from palimpsest.io.artifacts import ADAPTER_CONFIG
 from palimpsest.io.tensors import read_block, specs_of
+from palimpsest.model.names import block_of
 
 CONFIG = "config.json"
 
@@ -110,7 +110,7 @@ def load(
     Args:
         folder: a Hugging Face folder with safetensors.
         name: what errors call it.
-        blocks: load only so many of the first blocks; None: all.
+        blocks: load no more than so many first blocks, where the architecture allows it; None: all.
         trust_remote_code: run Python code that the folder carries.
         how: further options of `from_pretrained` (``dtype``, ``device_map``).
 
@@ -119,9 +119,10 @@ def load(
             transformers cannot load it.
     """
     raw = _read(folder / CONFIG, name)
-    if blocks is not None:
-        how["config"] = _config_of_first(folder, blocks, trust_remote_code)
     with _explained(folder, name, raw), _quiet():
+        first = blocks and _config_of_first(folder, blocks, trust_remote_code)
+        if first:
+            how["config"] = first
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             trust_remote_code=trust_remote_code,
@@ -133,8 +134,8 @@ def load(
     network: nn.Module
     network, report = loaded
     unknown = [key for key in report["unexpected_keys"] if not _is_buffer(key, network)]
-    if blocks is not None:
-        unknown = [key for key in unknown if not _is_above(key, blocks)]
+    if first:
+        unknown = [key for key in unknown if (block_of(key) or 0) < (blocks or 0)]
     shapes = [
         f"{key} {list(stored)} instead of {list(needed)}"
         for key, stored, needed in report["mismatched_keys"]
@@ -184,25 +185,24 @@ def _lists(decoder: nn.Module) -> Iterator[nn.ModuleList]:
 
 
 def _config_of_first(folder: Path, blocks: int, trust_remote_code: bool) -> Any:
+    """The configuration of the first blocks alone; None where another setting has block values."""
     how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **how)
-    if (kinds := getattr(config, "layer_types", None)) is not None:
-        config.layer_types = kinds[:blocks]
+    count = getattr(config, "num_hidden_layers", 0)
+    lists = {k for k, v in config.to_dict().items() if isinstance(v, list) and len(v) == count}
+    if not blocks < count or lists - {"layer_types"}:
+        return None
+    if "layer_types" in lists:
+        config.layer_types = config.layer_types[:blocks]
     config.num_hidden_layers = blocks
     return config
 
 
-def can_load_first(folder: Path, blocks: int) -> bool:
-    """Whether so many first blocks can be loaded alone: no other setting has a value per block."""
+def vocabulary_of(folder: Path) -> int | None:
+    """Number of a model's embeddings; None if its configuration does not say."""
     raw = _read(folder / CONFIG, str(folder))
-    count = raw.get("num_hidden_layers")
-    per_block = [k for k, v in raw.items() if isinstance(v, list) and len(v) == count]
-    return isinstance(count, int) and blocks < count and not set(per_block) - {"layer_types"}
-
-
-def _is_above(key: str, blocks: int) -> bool:
-    match = re.search(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.", key)
-    return bool(match) and int(match[1]) >= blocks  # type: ignore[index]
+    size = raw.get("vocab_size") or (raw.get("text_config") or {}).get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def _is_buffer(key: str, model: nn.Module) -> bool:

@@ -185,8 +185,9 @@ def test_dropout_is_off_in_model_and_reference() -> None:
     row = tiny.rows([(6, 8)])[0]
     first, second = (Body(model).hidden([row])[0] for _ in range(2))
     assert torch.equal(first, second)
+    body = Body(model)
     model.train()
-    noisy, again = (Body(model).hidden([row])[0] for _ in range(2))
+    noisy, again = (body.hidden([row])[0] for _ in range(2))
     assert not torch.allclose(noisy, again)
     for key in ALGORITHMS:
         modules = dict(methods.bench(key).model.named_modules()).items()
