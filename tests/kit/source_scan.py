@@ -29,6 +29,7 @@ UNQUOTED = {
 IN_QUOTES = {
     "{input.adapter}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",
+    "{input.eval}": "a file below results, or empty",
     "{input.examples}": "a file below results, or empty",
     "{input.region}": "a file below results, or empty",
     "{input.retrained}": "a file below results, or empty",
