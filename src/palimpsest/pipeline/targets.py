@@ -81,7 +81,7 @@ def _rule_faults(target: str, known: Sequence[str]) -> Iterator[str]:
     if known and re.fullmatch(r"\w[\w-]*", target) and not Path(target).exists():
         if target not in known:
             yield (
-                f"no rule '{target}'{did_you_mean(target, known)}; a result is named by its file: "
+                f"no rule '{target}'{did_you_mean(target, set(known) - set(STAGES))}; a result is named by its file: "
                 "results/<model>/<method>/eval.json"
             )
         elif target in STAGES:
