@@ -18,7 +18,7 @@ from palimpsest.errors import UserError, did_you_mean, run_cli
 from palimpsest.home import home
 from palimpsest.io.artifacts import MODEL
 from palimpsest.pipeline import runs
-from palimpsest.pipeline.launch import command, divided, nested, rules
+from palimpsest.pipeline.launch import command, is_target, nested, rules
 from palimpsest.pipeline.targets import target_faults, unsuited
 
 
@@ -261,8 +261,9 @@ def _plan(args: argparse.Namespace) -> None:
     from palimpsest.pipeline.plan.table import text_of
 
     # ``--configfile A TARGET``: what looks like a target is one.
-    more, args.overlays = divided(["-", *args.overlays], rules(home()))
-    args.overlays.remove("-")
+    known = rules(home())
+    more = [word for word in args.overlays if is_target(word, known)]
+    args.overlays = [word for word in args.overlays if word not in more]
     overlays, config = _settings(args)
     cfg = read_config(overlays=overlays, settings=config)
     options = ["--configfile", *overlays] if overlays else []

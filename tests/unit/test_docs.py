@@ -15,7 +15,7 @@ from palimpsest.pipeline.docs import GPU_JOBS, PROFILE, outputs_of_rules
 from palimpsest.pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("config", "docs", "profiles", "workflow")
+FOLDERS = ("config", "docs", "envs", "profiles", "workflow")
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def test_every_file_is_current() -> None:
         ("docs/metrics.md", "mean of hit(t)", "anything"),
         ("workflow/schemas/eval.schema.json", "Palimpsest eval.json", "a file"),
         ("docs/stages.md", "| `unlearn` |", "| `forget` |"),
+        ("envs/palimpsest.yaml", "- torch==", "- torch>="),
         (PROFILE, "#   unlearn: *gpu\n", ""),
     ],
 )
@@ -54,6 +55,14 @@ def test_a_file_that_was_edited_is_named_and_written_anew(
     monkeypatch.setattr("sys.argv", ["docs", "--root", str(checkout)])
     main()
     assert file.read_text() == text
+
+
+def test_the_conda_environment_has_every_pin_and_no_other_file() -> None:
+    environment = yaml.safe_load((ROOT / "envs/palimpsest.yaml").read_text())
+    (pins,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    lines = (ROOT / "envs/requirements.lock").read_text().splitlines()
+    assert pins == [line for line in lines if not line.startswith("#")]
+    assert not any(pin.startswith("-") for pin in pins), "Snakemake copies this file alone"
 
 
 def test_a_page_must_have_its_marks(checkout: Path) -> None:

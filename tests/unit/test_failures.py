@@ -32,4 +32,4 @@ def test_each_failed_job_has_its_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_a_log_there_is_nothing_to_say(tmp_path: Path) -> None:
-    assert last_words(None) == last_words(tmp_path / "none.log") == []
+    assert last_words(tmp_path / "none.log") == []

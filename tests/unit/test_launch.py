@@ -8,7 +8,7 @@ from palimpsest.errors import UserError
 from palimpsest.home import home
 from palimpsest.pipeline.launch import command, divided, nested, rules
 
-EVAL, KNOWN = "results/mini/sku/eval.json", ["all", "catalog"]
+EVAL, KNOWN = "results/mini/sku/eval.json", ["all", "catalog", "score"]
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,10 @@ EVAL, KNOWN = "results/mini/sku/eval.json", ["all", "catalog"]
     [
         (f"{EVAL} --cores 2", [EVAL], "--cores 2"),
         (f"--resources gpu=4 {EVAL}", [EVAL], "--resources gpu=4"),
-        (f"-n --cores all {EVAL} --forcerun score catalog", [EVAL, "catalog"], None),
+        (f"-n --cores all {EVAL}", [EVAL], "-n --cores all"),
+        (f"-n all --forcerun score all {EVAL} -p", ["all", EVAL], "-n --forcerun score all -p"),
+        (f"--until score --cores=2 {EVAL}", [EVAL], "--until score --cores=2"),
+        (f"-n {EVAL} catalog", [EVAL, "catalog"], "-n"),
         (f"--cores 2 --configfile config/test/mini.yaml {EVAL}", [EVAL], None),
         ("--configfile results/my.yaml all", ["all"], "--configfile results/my.yaml"),
         (f"reslts/typo -n -- {EVAL}", ["reslts/typo", EVAL], "-n"),

@@ -125,10 +125,11 @@ TASK = "scenarios.taught.lm_eval.local:questions/test"
 TRAINED = ("pretrain", "retrain", "reference", "localize", "acquire", "unlearn")
 LOADED = ("lm_eval", "sweep")
 ONLY: list[tuple[str, Any, set[str]]] = [
-    ("bases.tiny.source", "path:models/else", {"download_model"}),
-    ("bases.tiny.revision", "v2", {"download_model"}),
-    ("bases.tiny.template.response", "{response}", {"tokenize", "measure", "lm_eval"}),
-    ("bases.tiny.template.eos", False, {"tokenize", "measure"}),
+    ("bases.tiny.source", "path:models/else", {"download_model", "merge"}),
+    ("bases.tiny.revision", "v2", {"download_model", "merge"}),
+    ("bases.tiny.license", "mit", {"merge"}),
+    ("bases.tiny.template.response", "{response}", {"tokenize", "measure", "lm_eval", "merge"}),
+    ("bases.tiny.template.eos", False, {"tokenize", "measure", "merge"}),
     (
         "bases.tiny.dtype",
         "float32",
@@ -168,7 +169,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     (
         "models.subject.base",
         "other",
-        {*TRAINED, "describe", "measure", "lm_eval", "sweep"},
+        {*TRAINED, "describe", "measure", "lm_eval", "sweep", "merge"},
     ),
     ("models.subject.title", "words", {"report"}),
     ("methods.sku.steps", 11, {"acquire"}),
@@ -290,7 +291,7 @@ def test_vllm_decides_itself_what_is_decoded_together():
 def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
     raw = put(raw_config(), "scenarios.taught.lm_eval", {"mmlu": {}})
     other = put(raw, "bases.tiny.template.response", "{response}")
-    assert changed(slices(raw), slices(other)) == {"tokenize", "measure"}
+    assert changed(slices(raw), slices(other)) == {"tokenize", "measure", "merge"}
 
 
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():

@@ -50,6 +50,7 @@ from palimpsest.model.merged import with_rope_of_old
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Acquire, Merge, Pretrain
 from palimpsest.stages import method
+from palimpsest.stages.common import run_fingerprint
 from palimpsest.stages.merge import merge
 from palimpsest.stages.reference import folder_of, with_reference
 
@@ -664,6 +665,21 @@ def test_arithmetic_is_made_repeatable_and_threads_are_set() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_are_part_of_a_run_on_the_processor_alone() -> None:
+    """Elsewhere a checkpoint goes on with another number of cores."""
+    before, found = torch.get_num_threads(), dict[str, set[str]]()
+    try:
+        for device in ("cpu", "cuda"):
+            body = Body(tiny.llama(torch.float32))
+            body.device = torch.device(device)
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found.setdefault(device, set()).add(run_fingerprint({}, [], body))
+    finally:
+        torch.set_num_threads(before)
+    assert (len(found["cpu"]), len(found["cuda"])) == (2, 1)
 
 
 def test_a_method_that_wants_general_rows_says_so_where_the_scenario_has_none(work: Work) -> None:

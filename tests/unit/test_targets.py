@@ -143,6 +143,28 @@ def test_targets_after_two_dashes_are_seen(program):
         check_targets(argv, CFG)
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("sku", "no rule 'sku'; valid: all, all_methods, bench, catalog; a result is named by"),
+        ("catalogue", "no rule 'catalogue'; did you mean 'catalog'?"),
+        ("measure", "'measure' is a stage of many results: name one of its files"),
+        ("results/subject/sku/eval.jso", "no file 'eval.jso' in a method's folder; did you mean"),
+    ],
+)
+def test_a_rule_or_a_file_that_is_not_there_gets_a_hint(target, said):
+    with pytest.raises(UserError) as raised:
+        check_targets(["/usr/bin/snakemake", target], CFG)
+    assert said in str(raised.value)
+
+
+def test_rules_and_files_of_others_are_snakemakes_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "summary").touch()
+    for target in ("all", "catalog", "summary", "results/subject/sku/mine.json", "plots/a.png"):
+        check_targets(["/usr/bin/snakemake", target], CFG)
+
+
 def test_other_programs_have_no_targets():
     check_targets(["/usr/bin/pytest", "--no-such-option", "results/x/y"], CFG)
 

@@ -18,7 +18,7 @@ RULE = re.compile(
     r"^(?:use )?rule (?:pretrain as )?(\w+)(?::| with:)\n(.*?)(?=^rule |^use rule |\Z)",
     re.MULTILINE | re.DOTALL,
 )
-COMMAND = re.compile(r"^ *python workflow/scripts/.*\n(?:.*\n)*?(?=\n)", re.MULTILINE)
+COMMAND = re.compile(r"^ *python .*workflow/scripts/.*\n(?:.*\n)*?(?=\n)", re.MULTILINE)
 HOLDER = """
 import sys
 from palimpsest.machines.lease import use_gpus

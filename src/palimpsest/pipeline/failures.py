@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from palimpsest.errors import one_line, one_screen
@@ -12,22 +13,27 @@ from palimpsest.errors import one_line, one_screen
 _FAILED = re.compile(r"^\s*log: (.+?) \(check log file", re.MULTILINE)
 
 
-def say_last(log: str | Path | None) -> None:
+def say_last(logs: Sequence[str]) -> None:
     """Print the errors of a run's failed jobs when Snakemake ends.
 
     Args:
-        log: Snakemake's own log of the run.
+        logs: Snakemake's own logs of the run.
     """
-    atexit.register(lambda: print("\n".join(last_words(log)), file=sys.stderr, flush=True))
+    atexit.register(_say, logs)
 
 
-def last_words(log: str | Path | None) -> list[str]:
+def _say(logs: Sequence[str]) -> None:
+    if words := [word for log in logs for word in last_words(log)]:
+        print("\n".join(words), file=sys.stderr, flush=True)
+
+
+def last_words(log: str | Path) -> list[str]:
     """The errors that jobs have left in their logs: ``error: ... (logs/negate/...)``.
 
     A job that ends without an error of ours (a kill, a traceback) has its last line.
     """
     try:
-        text = Path(str(log)).read_text(encoding="utf-8", errors="replace")
+        text = Path(log).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     words = []

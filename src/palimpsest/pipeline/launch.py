@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from palimpsest.home import home
 from palimpsest.machines.gpus import usable
 from palimpsest.settings.merge import deep_merge
 
-_FILE = re.compile(r"(?:results|resources/(?:models|datasets|tokens))/.*(?<!\.yaml)")
+_FILE = re.compile(r"(?:results|resources/(?:models|datasets|tokens))/.*")
 _RULE = re.compile(r"^rule (\w+):", re.MULTILINE)
 _ELSEWHERE = ("--executor", "-e", "--profile", "--workflow-profile", "--jobs", "-j")
 """Options after which the number of this machine's cores and GPUs is none of our business."""
+
+
+_RULES = ("--forcerun", "-R", "--until", "-U", "--omit-from", "-O", "--allowed-rules")
 
 
 def rules(folder: Path) -> list[str]:
@@ -32,25 +35,45 @@ def rules(folder: Path) -> list[str]:
     return [name for f in files if f.is_file() for name in _RULE.findall(f.read_text("utf-8"))]
 
 
-def divided(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+def is_target(word: str, known: Sequence[str]) -> bool:
+    """Whether a word looks like a target: a result's path, or the name of a rule."""
+    return word in known or _FILE.fullmatch(word) is not None
+
+
+def takes_value(option: str) -> bool:
+    """Whether the word after an option of Snakemake's is its value."""
+    from snakemake.cli import get_argument_parser  # slow to import
+
+    action = get_argument_parser()._option_string_actions.get(option)
+    return action is not None and action.nargs != 0
+
+
+def divided(
+    words: Sequence[str], known: Sequence[str], takes_value: Callable[[str], bool] = takes_value
+) -> tuple[list[str], list[str]]:
     """Targets and options in a command line in any order.
 
-    A target is what stands before the first option, what looks like a result's path, the name of a
-    rule, and what follows ``--``.
+    A target is what stands before the first option, what looks like one and does not follow an
+    option as its value, and what stands after ``--``.
 
     Args:
         words: the command line after ``palimpsest run``.
         known: names of rules.
+        takes_value: whether the word after an option is its value.
     """
     words, after = list(words), list[str]()
     if "--" in words:
         place = words.index("--")
         words, after = words[:place], words[place + 1 :]
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    targets, options = words[:first], list[str]()
-    for word in words[first:]:
-        is_target = word in known or _FILE.fullmatch(word)
-        (targets if is_target else options).append(word)
+    targets, options, option = words[:first], list[str](), ""
+    for before, word in zip(["", *words[first:]], words[first:]):
+        option = word if word.startswith("-") else option
+        value = before.startswith("-") and takes_value(before)
+        # --forcerun has names of rules, perhaps several.
+        named = word in known and option in _RULES
+        found = is_target(word, known) and not value and not named
+        (targets if found else options).append(word)
     return [*targets, *after], options
 
 

@@ -80,10 +80,9 @@ def _rule_faults(target: str, known: Sequence[str]) -> Iterator[str]:
     """What is wrong with a word that can only be the name of a rule."""
     if known and re.fullmatch(r"\w[\w-]*", target) and not Path(target).exists():
         if target not in known:
-            yield (
-                f"no rule '{target}'{did_you_mean(target, known)}; a result is named by its file: "
-                "results/<model>/<method>/eval.json"
-            )
+            hint = did_you_mean(target, set(known) - set(STAGES))
+            result = "a result is named by its file: results/<model>/<method>/eval.json"
+            yield f"no rule '{target}'{hint}; {result}"
         elif target in STAGES:
             yield (
                 f"'{target}' is a stage of many results: name one of its files (docs/stages.md), "

@@ -42,7 +42,8 @@ def side_folder(out: Path) -> Path:
 def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Body) -> str:
     """Identity of a training run: settings, inputs, number type, threads and processes.
 
-    Threads and processes count, since a resumed run must end with the same bytes.
+    Threads (of a CPU) and processes count, since a resumed run must end with the same bytes. On a
+    GPU threads change nothing.
     """
     group = ranks.current()
     of_processes = {"processes": [group.count, group.sharded]} if group.count > 1 else {}
@@ -52,7 +53,7 @@ def run_fingerprint(config: dict[str, Any], manifests: Sequence[Path], body: Bod
             "inputs": [sha256_of(path) for path in manifests],
             "dtype": str(body.head.weight.dtype),
             "device": body.device.type,
-            "threads": torch.get_num_threads(),
+            **({"threads": torch.get_num_threads()} if body.device.type == "cpu" else {}),
             **of_processes,
         }
     )
