@@ -36,6 +36,7 @@ IN_QUOTES = {
     "{input.region}": "a file below results, or empty",
     "{input.retrained}": "a file below results, or empty",
     "{input.subject}": "a file below results, or empty",
+    "{input.trained}": "a file below resources, or empty",
     "{params.reference}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
     "{wildcards.dataset}": "a catalog key",

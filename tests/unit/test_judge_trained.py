@@ -146,6 +146,7 @@ def test_the_interval_draws_questions() -> None:
             {"parts": {"train": {}, "test": {"split": "test"}}},
             r"labels/train and labels/test share \d+ questions .*AUC",
         ),
+        ({"max_rows": 9}, r"labels/train has \d questions with labels; a judge needs 8 or more"),
     ],
 )
 def test_labels_that_cannot_be_learned_or_tried_are_refused(

@@ -25,6 +25,8 @@ STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 """Inverse strengths of the penalty; cross-validation within the training part chooses one."""
 FOLDS = 4
 """Folds of questions of that cross-validation."""
+QUESTIONS = 8
+"""Fewest questions of a part: fewer cannot be divided into folds with answers of both kinds."""
 RESAMPLES = 1000
 """Draws of questions for the interval of the AUC."""
 
@@ -49,7 +51,8 @@ def train_judge(job: TrainJudge) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        UserError: a part has no labels, or those of one kind alone, or the parts share a question.
+        UserError: a part has no labels, those of one kind alone, or too few questions; or the parts
+            share a question.
     """
     from safetensors.numpy import save_file
     from sklearn.linear_model import LogisticRegressionCV
@@ -103,7 +106,7 @@ def labelled(datasets: Path, ref: str, text: str) -> Labelled:
     """The rows of a part that have a label.
 
     Raises:
-        UserError: none has, or all have the same.
+        UserError: none has, all have the same, or they are about too few questions.
     """
     dataset, part = split_ref(ref)
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
@@ -116,6 +119,11 @@ def labelled(datasets: Path, ref: str, text: str) -> Labelled:
             "select: all, or qa with columns: {harmful: name})"
         )
     groups = [normalised(row["group"]) for row in rows]
+    if len(set(groups)) < QUESTIONS:
+        raise UserError(
+            f"judges.trained: {ref} has {len(set(groups))} questions with labels; a judge needs "
+            f"{QUESTIONS} or more to learn from, and as many others to be tried on"
+        )
     cases = [Case(row["prompt"], row["response"], [], row["response"]) for row in rows]
     return Labelled(
         [case.filled(text) for case in cases],
