@@ -39,7 +39,9 @@ def tokenized(*datasets: str) -> set[str]:
 BOTH = made("sku") | made("sku-anchored")
 COMPARED = compared("sku") | compared("sku-anchored")
 ALL_SCORED = {f"score mini {method}" for method in ("original", *METHODS)} | COMPARED
-ALL_MEASURED = {f"measure mini {method} 0" for method in ("original", *METHODS)} | ALL_SCORED
+ALL_MEASURED = {
+    f"measure mini {method} 0" for method in ("base", "original", *METHODS)
+} | ALL_SCORED
 TAUGHT = (
     {"pretrain mini", "reference mini mini-questions train states", "describe mini original"}
     | BOTH
