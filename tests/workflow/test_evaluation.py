@@ -36,7 +36,6 @@ def varied(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     overlay = copy.overlay(OVERLAY)
     planned = copy.dry(*TARGETS, overlays=[overlay])
     assert {job for job in planned if job.split()[0] not in ("download_data", "tokenize")} == {
-        "describe mini base",
         *(f"measure mini {method} 0" for method in ("base", "original", "sku")),
         *(f"score mini {method}" for method in ("original", "sku")),
         "compare mini sku",

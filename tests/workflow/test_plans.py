@@ -23,6 +23,8 @@ EVERY_STAGE = {
     "reference llama2-13b truthfulqa train states",
     "acquire llama2-13b sku 0",
     "negate llama2-13b sku 0",
+    # Its answers say which of the method's are garbled.
+    "measure llama2-13b original 0",
     "measure llama2-13b sku 0",
     "score llama2-13b sku",
 }
