@@ -157,7 +157,11 @@ ONLY: list[tuple[str, Any, set[str]]] = [
         "secrets/taught",
         {"acquire", "localize", "examples", "unlearn", "score"},
     ),
-    ("scenarios.taught.evaluate.forget_unseen", None, {"measure", "judge", "score"}),
+    (
+        "scenarios.taught.evaluate.forget_unseen",
+        None,
+        {"measure", "judge", "score", "report"},
+    ),
     ("scenarios.taught.evaluate.general", "general/all", {"measure", "score"}),
     ("scenarios.taught.validate_on.forget", "secrets/unseen", {"sweep"}),
     (f"{TASK}.shots", 2, {"lm_eval"}),

@@ -384,13 +384,14 @@ def test_the_choices_of_a_text_answer_its_question(work):
     assert (question.prompt, question.answer, left_out) == ("What?", 1, 0)
 
 
-# Neither base nor model is there: a task that cannot be run is refused before they are looked for.
+# The model is not there: a task that cannot be run is refused before it is looked for.
 
 
 def refused(work: Path, tmp_path: Path, tasks: dict[str, Any]) -> str:
     absent = tmp_path / "absent"
     absent.mkdir()
-    (absent / "datasets").symlink_to(work / "datasets")
+    for name in ("base", "datasets"):
+        (absent / name).symlink_to(work / name)
     with pytest.raises(UserError) as error:
         run(absent, tmp_path / "out", tasks)
     assert not (tmp_path / "out").exists()
