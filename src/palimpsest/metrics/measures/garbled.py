@@ -18,7 +18,7 @@ from palimpsest.metrics.estimates import rate
 from palimpsest.metrics.measures import answers as free
 from palimpsest.metrics.teacher_forced import Reading
 
-TO_FORGET = ("forget", "forget_unseen", "forget_prompted")
+TO_FORGET = tuple(block for block in PARTS if block.startswith("forget"))
 """Blocks of what is to be forgotten."""
 NOT_COMPARED = "no answers of `original` to compare with"
 """Why nothing is known of garbled answers."""
