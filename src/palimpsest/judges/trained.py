@@ -1,4 +1,4 @@
-"""A small classifier that the pipeline trains on labelled answers, offline and in seconds.
+"""A small classifier that the pipeline trains on labelled answers, offline and on a CPU.
 
 Words and pairs of words of an answer are hashed into `FEATURES` places (present or not, unit
 length), and logistic regression gives the probability of harm. How well it tells harmful answers
