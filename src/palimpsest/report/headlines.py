@@ -39,8 +39,8 @@ class Figure:
     note: str
     tip: str
     better: str
-    reference: str | None = None
-    """The value of a model that was never taught what is to be forgotten, and which one that is."""
+    reference: str = ""
+    """The values of models that were never taught what is to be forgotten, with their names."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ def best(subject: Subject) -> Run | None:
     return None
 
 
-def never_taught(subject: Subject) -> Run | None:
-    """The model that was never taught what is to be forgotten: `retrained`, else the base."""
-    return subject.retrained or subject.base
+def never_taught(subject: Subject) -> list[Run]:
+    """The models that were never taught what is to be forgotten: the base and `retrained`."""
+    return [run for run in (subject.base, subject.retrained) if run is not None]
 
 
 def _headline(run: Run, subject: Subject) -> Headline:
     original, never = subject.original, never_taught(subject)
     figures, absent = _figures(run, original, never)
-    told, tells = _tells(run, never)
+    told, tells = _tells(run, never[0] if never else None)
     return Headline(
         method=run.method,
         title=run.title,
@@ -390,7 +390,7 @@ _FIGURES = (
 
 
 def _figures(
-    run: Run, original: Run | None, never: Run | None
+    run: Run, original: Run | None, never: list[Run]
 ) -> tuple[list[tuple[str, list[Figure]]], list[tuple[str, str]]]:
     shown: dict[str, list[Figure]] = {}
     absent = []
@@ -407,14 +407,15 @@ def _figures(
 def _figure(
     run: Run,
     original: Run | None,
-    never: Run | None,
+    never: list[Run],
     label: str,
     path: str,
     better: str,
     meaning: str,
 ) -> Figure:
     form = decimal if path.endswith("perplexity") else percent
-    measure, first, reference = run.measure(path), _value(original, path), _value(never, path)
+    measure, first = run.measure(path), _value(original, path)
+    references = [(one, value) for one in never if (value := one.value(path)) is not None]
     return Figure(
         label=label,
         original=None if first is None else form(first),
@@ -422,9 +423,7 @@ def _figure(
         note=meaning,
         tip=interval(measure, form, run.confidence),
         better=better,
-        reference=None
-        if never is None or reference is None
-        else f"{_called(never)}: {form(reference)}",
+        reference="; ".join(f"{_called(one)}: {form(value)}" for one, value in references),
     )
 
 

@@ -280,7 +280,10 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
     costs = [run.eval["cost"] for run in runs]
     seconds = [cost.get("wall_s") or {} for cost in costs]
     columns = [
-        (_stage_label(stage), [_text(times.get(stage), duration) for times in seconds])
+        (
+            _stage_label(stage, sum(stage in times for times in seconds)),
+            [_text(times.get(stage), duration) for times in seconds],
+        )
         for stage in in_order(stage for times in seconds for stage in times)
     ]
     alone, everything = (
@@ -307,9 +310,9 @@ def in_order(stages: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(stages), key=lambda name: places.get(name, len(places)))
 
 
-def _stage_label(stage: str) -> str:
+def _stage_label(stage: str, methods: int) -> str:
     per = STAGES[stage].per if stage in STAGES else ("method",)
-    shared = not {"method", "run"} & set(per)
+    shared = methods > 1 and not {"method", "run"} & set(per)
     return f"{stage} (once for all methods)" if shared else stage
 
 
