@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from palimpsest import __version__
 from palimpsest.config import Config, read_config
@@ -72,11 +73,12 @@ def _add_settings(parser: argparse.ArgumentParser, before: str = "") -> None:
         "--config": ("config", "KEY=VALUE", "settings, as for snakemake"),
         "--set": ("set", "A.B=VALUE", "settings by their place: methods.sku.scale=2"),
     }
+    # Before the command, more values would take the command for one of them.
+    many: dict[str, Any] = {"action": "append"} if before else {"nargs": "+", "action": "extend"}
     for option, (name, metavar, text) in options.items():
         parser.add_argument(
             option,
-            # Before the command, more values would take the command for one of them.
-            **({"action": "append"} if before else {"nargs": "+", "action": "extend"}),
+            **many,
             default=[],
             dest=before + name,
             metavar=metavar,
@@ -208,7 +210,7 @@ def _purge(args: argparse.Namespace) -> None:
     if args.dataset not in cfg.datasets:
         raise UserError(f"no dataset '{args.dataset}'{did_you_mean(args.dataset, cfg.datasets)}")
     paths = made_of(cfg, args.dataset)
-    print(*paths or ["nothing was made of it"], sep="\n")
+    print("\n".join(map(str, paths)) or "nothing was made of it")
     for line in left_of(cfg, args.dataset):
         print(f"stays: {line}")
     if not paths:
