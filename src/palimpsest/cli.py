@@ -210,7 +210,7 @@ def _purge(args: argparse.Namespace) -> None:
     if args.dataset not in cfg.datasets:
         raise UserError(f"no dataset '{args.dataset}'{did_you_mean(args.dataset, cfg.datasets)}")
     paths = made_of(cfg, args.dataset)
-    print(*map(str, paths) if paths else ["nothing was made of it"], sep="\n")
+    print("\n".join(map(str, paths)) or "nothing was made of it")
     for line in left_of(cfg, args.dataset):
         print(f"stays: {line}")
     if not paths:
