@@ -12,7 +12,7 @@ from palimpsest.engine.device import resolve_dtype
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import verified_folder
 from palimpsest.model import quantized
-from palimpsest.model.whole import load, refuse_not_finite, vocabulary_of
+from palimpsest.model.whole import load, refuse_not_finite
 
 
 def load_base(
@@ -70,9 +70,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
-    size = vocabulary_of(folder)
-    # Padding is masked, but even so it is looked up in the embeddings.
-    if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
+    if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer

@@ -198,13 +198,6 @@ def _config_of_first(folder: Path, blocks: int, trust_remote_code: bool) -> Any:
     return config
 
 
-def vocabulary_of(folder: Path) -> int | None:
-    """Number of a model's embeddings; None if its configuration does not say."""
-    raw = _read(folder / CONFIG, str(folder))
-    size = raw.get("vocab_size")
-    return size if isinstance(size, int) else None
-
-
 def _is_buffer(key: str, model: nn.Module) -> bool:
     """Whether a stored tensor is one that the model computes itself (frequencies, masks).
 

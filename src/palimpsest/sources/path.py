@@ -50,7 +50,7 @@ def take_folder(source: Path, target: Path, trust_remote_code: bool = False) -> 
     for path in sorted(source.iterdir()):
         if path.is_file() and any(fnmatch.fnmatch(path.name, p) for p in _TAKEN):
             take_file(path, target / path.name)
-    complete_tokenizer(target, str(source), trust_remote_code)
+    complete_tokenizer(target, trust_remote_code, str(source))
     check_weights_of(target, str(source), trust_remote_code)
     return {"format": "safetensors"}
 

@@ -19,19 +19,22 @@ _PROBES = (
 )
 
 
-def complete_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) -> None:
+def complete_tokenizer(
+    folder: Path, trust_remote_code: bool = False, label: str | None = None
+) -> None:
     """Write ``tokenizer.json`` into a model folder if it is absent or gives other ids.
 
     Args:
         folder: a model folder.
-        name: what errors call it.
         trust_remote_code: whether Python code in it may run.
+        label: its name in errors; None: its path.
 
     Raises:
         UserError: the folder's tokenizer cannot be read, or `tokenizers` has no form of it.
     """
     from transformers import AutoTokenizer
 
+    name = label or str(folder)
     try:
         # Always passed: without it, transformers would ask on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(
