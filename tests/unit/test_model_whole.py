@@ -16,7 +16,7 @@ from torch import Tensor
 from kit import models as tiny
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
-from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.base import load_base
 from palimpsest.sources.models import fetch_model
 
 CPU = torch.device("cpu")
@@ -184,16 +184,6 @@ def test_an_adapter_is_no_base(whole: Path, tmp_path: Path, weights: bool) -> No
     with pytest.raises(UserError, match=r"a LoRA adapter .* models\.<name>\.adapter") as raised:
         fetch_model(f"path:{folder}", tmp_path / "out", log=[].append)
     assert ("base weights" in str(raised.value)) is weights
-
-
-@pytest.mark.parametrize(("size", "pad"), [(120, 100), (100, tiny.EOS)])
-def test_a_pad_token_has_an_embedding(tmp_path: Path, size: int, pad: int) -> None:
-    folder = tiny.save_base(tmp_path / "base", tiny.llama(torch.float32, vocab_size=size))
-    words = tiny.tokenizer()
-    words.add_special_tokens({"pad_token": "<beyond>"})
-    words.save_pretrained(folder)
-    write_manifest(folder, [p.name for p in folder.iterdir() if p.name != "manifest.json"])
-    assert load_tokenizer(folder).pad_token_id == pad
 
 
 def test_the_first_blocks_are_loaded_alone(whole: Path, tmp_path: Path) -> None:

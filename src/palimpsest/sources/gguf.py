@@ -46,7 +46,7 @@ def convert_gguf(path: Path, folder: Path, log: Callable[[str], None] = print) -
     model, tokenizer = _load(path)
     log(f"  writing {model.num_parameters() / 1e6:.1f}M parameters in fp32")
     _save(model, tokenizer, path.stem, folder)
-    complete_tokenizer(folder, path.name)
+    complete_tokenizer(folder, label=path.name)
     check_weights_of(folder, path.name)
     return {"format": "gguf", "gguf": path.name, "tensors": count}
 

@@ -49,7 +49,7 @@ def take_folder(source: Path, target: Path, trust_remote_code: bool = False) -> 
     check_weights(source)
     for path in taken(source):
         take_file(path, target / path.name)
-    complete_tokenizer(target, str(source), trust_remote_code)
+    complete_tokenizer(target, trust_remote_code, str(source))
     check_weights_of(target, str(source), trust_remote_code)
     return {"format": "safetensors"}
 

@@ -18,19 +18,22 @@ _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tik
 """One of these holds a tokenizer's words."""
 
 
-def complete_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) -> None:
+def complete_tokenizer(
+    folder: Path, trust_remote_code: bool = False, label: str | None = None
+) -> None:
     """Write ``tokenizer.json`` into a model folder if it is absent or gives other ids.
 
     Args:
         folder: a model folder.
-        name: what errors call it.
         trust_remote_code: whether Python code in it may run.
+        label: its name in errors; None: its path.
 
     Raises:
         UserError: the folder's tokenizer cannot be read, or `tokenizers` has no form of it.
     """
     from transformers import AutoTokenizer
 
+    name = label or str(folder)
     configured_ids(folder)  # transformers would refuse some of what is wrong there, in its words
     if not trust_remote_code and not any(any(folder.glob(file)) for file in _FILES):
         raise UserError(

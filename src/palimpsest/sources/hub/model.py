@@ -58,7 +58,7 @@ def fetch_hub_model(
     for file, path in fetch(repository, small, records, log).files.items():
         take_file(path, folder / file)
     check_config(folder, f"source '{repository}'", trust_remote_code)
-    complete_tokenizer(folder, f"source '{repository}'", trust_remote_code)
+    complete_tokenizer(folder, trust_remote_code, f"source '{repository}'")
     snapshot = fetch(repository, needed, records, log)
     pickles = {n: p for n, p in snapshot.files.items() if _matches(n, PICKLED)}
     for file, path in snapshot.files.items():
