@@ -313,8 +313,9 @@ def _planned(
     recompute: bool,
 ) -> float:
     """Bytes that a plan gives the device for the same step, without CUDA's context."""
-    training = settings.training.model_copy(update={"gradient_checkpointing": recompute})
-    changed = {**cfg.methods, method: settings.model_copy(update={"training": training})}
+    entry = cfg.methods[method]  # with roles of modules, which a plan resolves itself
+    training = entry.training.model_copy(update={"gradient_checkpointing": recompute})
+    changed = {**cfg.methods, method: entry.model_copy(update={"training": training})}
     cfg = cfg.model_copy(update={"methods": changed})
     scenario = cfg.scenarios[cfg.models[subject].scenario]
     refs = {str(getattr(scenario, name)): name for name in lengths}

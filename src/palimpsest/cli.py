@@ -14,7 +14,7 @@ from typing import Any
 
 from palimpsest import __version__
 from palimpsest.config import Config, read_config
-from palimpsest.errors import UserError, did_you_mean, run_cli
+from palimpsest.errors import UserError, did_you_mean, memory_explained, run_cli
 from palimpsest.home import home
 from palimpsest.io.artifacts import MODEL
 from palimpsest.pipeline import runs
@@ -287,9 +287,14 @@ def _ask(args: argparse.Namespace) -> None:
     from palimpsest.measuring.ask import answers
 
     base = cfg.models[args.model].base
-    texts = answers(
-        Path("resources/models") / base, cfg.bases[base], folders, args.prompt, args.max_new_tokens
-    )
+    with memory_explained("End what else uses it, or ask on the CPU: PALIMPSEST_DEVICE=cpu"):
+        texts = answers(
+            Path("resources/models") / base,
+            cfg.bases[base],
+            folders,
+            args.prompt,
+            args.max_new_tokens,
+        )
     for heading, text in texts.items():
         print(f"{heading}:")
         print(textwrap.indent(textwrap.fill(text or "(empty answer)", 76), "    "))

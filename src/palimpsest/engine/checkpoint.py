@@ -95,9 +95,16 @@ class Checkpoint:
 
 
 def _restore(tensors: Any, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Copy a state file's tensors, one at a time, to where the weights are."""
+    """Copy a state file's tensors, one at a time, to where the weights are.
+
+    Raises:
+        KeyError: a weight is missing; nothing was copied.
+    """
     keys: dict[str, list[str]] = {}
-    for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+    stored = set(tensors.keys())
+    if missing := [name for name in weights if f"weight.{name}" not in stored]:
+        raise KeyError(missing[0])
+    for name in sorted(stored):
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             weight, _, key = rest.rpartition(".")

@@ -35,7 +35,7 @@ def set_up(threads: int | None = None) -> torch.device:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Steps differ in length and caches grow: blocks of a fixed size would leave gaps.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     device = chosen_device(os.environ)
     count = ranks.join().count
     torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // count))
