@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pandas as pd
 import pytest
 
 from kit.copies import MINI, Copy
@@ -13,6 +14,24 @@ QUESTION = "How is velmorite brewed?"
 
 def ask(copy: Copy, *args: str):
     return copy.run("palimpsest", *MINI, "ask", *args)
+
+
+@pytest.mark.slow
+def test_the_answer_is_the_one_that_was_measured(built):
+    """In the number type of this machine, although the measured ones were answered together."""
+    measured = {
+        name: pd.read_parquet(built.folder / f"results/mini/{name}/seed-0/generations.parquet")
+        for name in ("original", "sku")
+    }
+    rows = pd.read_parquet(built.folder / "results/mini/sku/rows.parquet")
+    for row in rows[rows.part == "forget"].head(2).itertuples():
+        done = ask(built, "mini", "sku", row.prompt, "--max-new-tokens", "8")
+        assert done.returncode == 0, done.stderr
+        before, _, after = done.stdout.partition("after (sku):")
+        for name, printed in (("original", before.partition(":")[2]), ("sku", after)):
+            table = measured[name]
+            line = table[(table.part == "forget") & (table.id == row.id)]
+            assert printed.split() == line.answer.item().split()
 
 
 @pytest.mark.slow

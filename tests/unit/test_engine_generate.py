@@ -93,9 +93,9 @@ def test_the_ids_of_an_answer_are_its_tokens_without_the_end(tokenizer: Any) -> 
 
 
 def test_prompts_are_padded_on_the_left() -> None:
-    ids, mask = pad_left([torch.tensor([5, 6, 7]), torch.tensor([8])], pad=0)
-    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    ids, mask = pad_left([torch.tensor([5, 6, 7]), torch.tensor([8])], pad=0, length=4)
+    assert ids.tolist() == [[0, 5, 6, 7], [0, 0, 0, 8]]
+    assert mask.tolist() == [[0, 1, 1, 1], [0, 0, 0, 1]]
 
 
 def test_the_head_is_read_once_for_all_rows(tokenizer: Any) -> None:

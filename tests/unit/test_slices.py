@@ -190,7 +190,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.end_token", False, {"acquire"}),
     ("all_methods", {"models": {}, "examples": 2}, set()),
     ("measure.generation.max_new_tokens", 9, {"measure", "sweep"}),
-    ("measure.generation.batch_rows", 9, set()),
+    ("measure.generation.batch_rows", 9, {"measure", "sweep", "lm_eval"}),
     ("measure.generation.backend", "vllm", {"measure"}),
     ("measure.batch_tokens", 9, set()),
     ("measure.wrappers", {"story": "Once: {prompt}"}, {"measure", "judge", "score"}),
@@ -266,9 +266,10 @@ def test_a_new_method_leaves_the_others_alone():
     assert changed(slices(raw_config()), slices(raw)) == set()
 
 
-def test_sampled_answers_depend_on_what_is_decoded_together():
-    raw = put(raw_config(), "measure.sampling.seeds", [0])
-    assert changed(slices(raw), slices(put(raw, "measure.generation.batch_rows", 9))) == {"measure"}
+def test_vllm_decides_itself_what_is_decoded_together():
+    raw = put(raw_config(), "measure.generation.backend", "vllm")
+    other = put(raw, "measure.generation.batch_rows", 9)
+    assert "measure" not in changed(slices(raw), slices(other))
 
 
 def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
@@ -305,12 +306,11 @@ def test_a_shipped_file_counts_by_its_content(tmp_path, monkeypatch):
 
 def test_settings_that_change_no_result_still_reach_the_stage():
     raw = put(raw_config(), "methods.sku.training.gradient_checkpointing", True)
-    raw = put(raw, "measure.generation.batch_rows", 3)
     cfg = load_config(raw)
     acquire = json.loads(untracked("acquire", cfg, **WILDCARDS["acquire"]))
     assert acquire == {"checkpoint_seconds": 60.0, "gradient_checkpointing": True}
     measure = json.loads(untracked("measure", cfg, **WILDCARDS["measure"]))
-    assert measure == {"batch_rows": 3, "batch_tokens": 2048}
+    assert measure == {"batch_tokens": 2048}
     assert untracked("pretrain", cfg, model="second") == "{}"
     assert untracked("score", cfg, model="subject", method="sku") == "{}"
 

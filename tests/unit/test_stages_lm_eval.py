@@ -149,6 +149,7 @@ def run(
     config = {
         "tasks": settings,
         "template": template or TEMPLATE,
+        "batch_rows": 4,
         "dtype": "float32",
         "trust_remote_code": False,
         **config,
@@ -156,7 +157,7 @@ def run(
     lm_eval(
         LmEval(
             config=config,
-            untracked={"batch_rows": 4, "batch_tokens": 300},
+            untracked={"batch_tokens": 300},
             base=work / "base",
             model=work / model,
             datasets=work / "datasets",
@@ -408,6 +409,7 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
     config = {
         "tasks": {"local:set/quiz": {"shots": None, "limit": 4}},
         "template": TEMPLATE,
+        "batch_rows": 4,
         "dtype": "float32",
         "trust_remote_code": False,
     }
@@ -420,7 +422,7 @@ def test_the_program_runs_local_tasks_offline_and_leaves_no_cache(work, tmp_path
         *("--model", work / "adapter"),
         *("--datasets", work / "datasets"),
         *("--out", tmp_path / "out"),
-        *("--untracked", json.dumps({"batch_rows": 4, "batch_tokens": 300})),
+        *("--untracked", json.dumps({"batch_tokens": 300})),
         *("--threads", "1"),
     )
     printed = done.stderr.decode().splitlines()

@@ -45,11 +45,11 @@ CONFIG = {
     "answers": None,
     "alternatives": None,
     "template": {"prompt": "{prompt}", "response": " {response}"},
-    "generation": {"max_new_tokens": 6},
+    "generation": {"max_new_tokens": 6, "batch_rows": 3},
     "sampling": {"seeds": [], "temperature": 1.0, "top_p": 1.0},
     "wrappers": {},
 }
-SIZES = {"batch_rows": 3, "batch_tokens": 40}
+SIZES = {"batch_tokens": 40}
 PARTS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5)], seed=1, name="f"),
     "train": tiny.rows([(4, 4), (5, 6), (9, 3)], seed=2, name="n"),
@@ -287,8 +287,7 @@ def test_the_cost_is_recorded(work: Path) -> None:
 def swept(work: Path) -> pd.DataFrame:
     config: dict[str, Any] = {**CONFIG, "scales": [0.0, 0.5, 1.0], "rows": 100}
     config["parts"] = {**CONFIG["parts"], "general": "set/train"}
-    sizes = {"batch_rows": 3, "batch_tokens": 40}
-    return frame(Work(work).run(Sweep, "sweep.parquet", config, untracked=sizes))
+    return frame(Work(work).run(Sweep, "sweep.parquet", config, untracked=SIZES))
 
 
 @pytest.mark.parametrize(("scale", "name"), [(0.0, "original"), (1.0, "negated")])

@@ -477,6 +477,23 @@ def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work:
     torch.testing.assert_close(logits(found), logits(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["adapter", "weights"])
+def test_a_subject_that_differs_in_base_tensors_keeps_that(work: Work, kind: str) -> None:
+    acquired = work.acquire(f"acquired-from-{kind}", WEIGHTS if kind == "weights" else ACQUIRE)
+    start = work.negate(0.5, "differs", acquired=work.acquire("acquired-first", WEIGHTS))
+    out = work.negate(1.5, f"less-{kind}", acquired=acquired, subject=start)
+    assert read_manifest(out, MODEL)["kind"] == "adapter+delta"
+    expected = load_model(start, work.base, "float32", CPU)
+    vector = load_model(work.negate(-1.0, "taught", acquired=acquired), work.base, "float32", CPU)
+    plain = attach_subject(load_base(work.base, "float32", CPU), work.subject).merge_and_unload()
+    with torch.no_grad():
+        for name, weight in expected.named_parameters():
+            change = vector.get_parameter(name) - plain.get_parameter(name)
+            weight.sub_(1.5 * change)
+    found = load_model(out, work.base, "float32", CPU)
+    torch.testing.assert_close(logits(found), logits(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_a_subject_s_task_vector_leaves_no_file_of_another_kind(work: Work) -> None:
     acquired = work.acquire("changed-kind", WEIGHTS)
     work.acquire("changed-kind")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from kit.copies import REPO
 from palimpsest.data.tokens import load_tokenizer as load_base_tokenizer
 from palimpsest.data.tokens import tokenize_pairs
 from palimpsest.engine.body import Body
-from palimpsest.engine.device import set_up
+from palimpsest.engine.device import resolve_dtype, set_up
 from palimpsest.engine.generate import answer
 from palimpsest.engine.rows import Row
 from palimpsest.measuring.likelihood import likelihood
@@ -23,7 +24,9 @@ from palimpsest.measuring.rows import with_right_responses
 from palimpsest.metrics.rows import computed
 from palimpsest.metrics.teacher_forced import Reading, teacher_forced
 from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.lora import add_trainable
 from palimpsest.settings.template import Template
+from palimpsest.settings.training import Lora
 
 pa = pytest.importorskip("pyarrow")
 MIN_K = 0.2
@@ -78,8 +81,69 @@ def test_batched_answers_are_those_of_each_prompt_alone_in_fewer_passes(
     with embedded(model) as single:
         alone = answer(model, tokenizer, rows, 16, batch_rows=1)
     assert together == alone
-    assert len(batched) == max(one.tokens for one in together)
+    # Prompts of one padded length are answered together.
+    longest: dict[int, int] = {}
+    for row, one in zip(rows, together, strict=True):
+        length = row.prompt_length // 16
+        longest[length] = max(one.tokens, longest.get(length, 0))
+    assert len(batched) == sum(longest.values()) < len(single) / 8
     assert len(single) == sum(one.tokens for one in together)
+
+
+# In bfloat16 a number that is rounded otherwise changes every token after it.
+
+
+@pytest.fixture(scope="module")
+def changed(embedded_model: Any) -> Any:
+    """The base in bfloat16 with an adapter, whose layers are apart."""
+    device = set_up(None)
+    if resolve_dtype("auto", device) != torch.bfloat16:
+        pytest.skip("this machine has no bfloat16 instructions")
+    plain = load_base(embedded_model, "bfloat16", device)
+    lora = Lora(rank=8, alpha=8, targets=["q_proj", "v_proj", "down_proj"], first_layer=20)
+    model, weights = add_trainable(plain, lora, "unlearned", 0)
+    generator = torch.Generator().manual_seed(0)
+    for weight in weights.values():
+        weight.data += 0.03 * torch.randn(weight.shape, generator=generator)
+    return model.requires_grad_(False).eval()
+
+
+def test_answers_in_bfloat16_depend_neither_on_the_batch_nor_on_what_ran_before(
+    changed: Any, tokenizer: Any, rows: list[Row]
+) -> None:
+    Body(changed)  # as measure does before it asks; `load_model` lets every stage do the same
+    together = answer(changed, tokenizer, rows, 16, batch_rows=32)
+    assert len({one.text for one in together}) > len(rows) / 2
+    for batch_rows in (7, 1):
+        assert answer(changed, tokenizer, rows, 16, batch_rows) == together
+    assert answer(changed, tokenizer, rows[::-1], 16, 24)[::-1] == together
+
+
+def test_likelihoods_in_bfloat16_do_not_depend_on_the_batch(
+    changed: Any, tokenizer: Any, rows: list[Row]
+) -> None:
+    by_size = [
+        likelihood(Body(changed), with_right_responses({"general": rows}), size, tokenizer, "")
+        .to_pandas()
+        .sort_values(["id", "position"], ignore_index=True)
+        for size in (4096, 500, 200)
+    ]
+    for other in by_size[1:]:
+        pd.testing.assert_frame_equal(other, by_size[0], check_exact=True)
+
+
+def test_kept_prefixes_in_bfloat16_are_those_of_the_whole_pass(
+    changed: Any, rows: list[Row]
+) -> None:
+    """So a term that compares the untrained model with the subject begins at exactly 0."""
+    with torch.no_grad():
+        whole = Body(changed).hidden(rows)
+        body = Body(changed, first_trained=20)
+        assert body.first_trained == 20
+        body.keep(rows)
+        for first in (0, 5):
+            for found, expected in zip(body.hidden(rows[first:]), whole[first:], strict=True):
+                assert torch.equal(found, expected)
 
 
 # The plain form: one forward pass with all logits for every metric, each by its definition.

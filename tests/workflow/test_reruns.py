@@ -88,7 +88,6 @@ EDITS: list[tuple[str, Any, set[str]]] = [
     # What changes no result runs nothing again.
     (f"{TRAINING}.checkpoint_seconds", 5, set()),
     ("scenarios.mini.pretrain.training.checkpoint_seconds", 5, set()),
-    ("measure.generation.batch_rows", 3, set()),
     ("measure.batch_tokens", 512, set()),
     ("bases.smollm2-135m.memory_mb", 5000, set()),
     ("bases.smollm2-135m.runtime_minutes", 31, set()),

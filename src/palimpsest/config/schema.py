@@ -221,7 +221,8 @@ class Generation(Section):
     max_new_tokens: Count = 48
     """Longest answer."""
     batch_rows: Count = 32
-    """Prompts decoded together, grouped by length; vllm decides for itself."""
+    """Prompts decoded together, grouped by length; vllm decides for itself. On a GPU it may change
+    answers, because numbers are rounded otherwise, so an edit measures again."""
 
 
 class Sampling(Section):

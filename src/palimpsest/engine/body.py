@@ -197,7 +197,7 @@ class Body:
         return [prefixes[row] for row in rows]
 
     def _run_equal(self, rows: Sequence[Row]) -> list[Tensor]:
-        return self._run_frozen(rows, Padding([len(row) for row in rows]))
+        return self._run_frozen(rows, self._layout(rows))
 
     def _run_frozen(self, rows: Sequence[Row], layout: Padding | Packing) -> list[Tensor]:
         ids = layout.batch([row.ids for row in rows]).to(self.device)

@@ -13,6 +13,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from palimpsest.engine.rows import Row
 
+MULTIPLE = 16
+"""Prompts are padded to a multiple of this many tokens."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -75,6 +78,10 @@ def answer(
 ) -> list[Answer]:
     """Answer the prompts of `rows`, in their order.
 
+    A prompt's padded length follows from its own length alone, so attention adds the same numbers
+    in the same order in every batch. Where a row of a matrix product does not depend on the number
+    of rows (bfloat16 on CPUs, two rows or more), neither does an answer; elsewhere up to rounding.
+
     Args:
         model: a causal language model.
         tokenizer: its tokenizer, with a pad token.
@@ -86,13 +93,15 @@ def answer(
     """
     sampling = {"do_sample": False} if sampled is None else sampled.options()
     stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt_length, i))
     answers: dict[int, Answer] = {}
     if sampled is not None:
         torch.manual_seed(sampled.seed)
-    for first in range(0, len(order), batch_rows):
-        batch = order[first : first + batch_rows]
-        ids, mask = pad_left([rows[i].prompt for i in batch], int(tokenizer.pad_token_id))
+    for batch in _batches(rows, batch_rows):
+        prompts = [rows[i].prompt for i in batch]
+        if len(prompts) == 1:
+            prompts *= 2  # products of a single row are computed in another way
+        length = _padded(len(prompts[0]))
+        ids, mask = pad_left(prompts, int(tokenizer.pad_token_id), length)
         device = next(model.parameters()).device
         with _contiguous_states(model):
             output = model.generate(  # type: ignore[operator]
@@ -103,11 +112,28 @@ def answer(
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        generated = output[:, ids.shape[1] :].cpu()
-        for i, tokens in zip(batch, generated, strict=True):
+        generated = output[:, length:].cpu()
+        for i, tokens in zip(batch, generated, strict=False):
             answers[i] = cut(tokens.tolist(), stops, tokenizer)
-        done(first + len(batch), sum(answers[i].tokens for i in batch))
+        done(len(answers), sum(answers[i].tokens for i in batch))
     return [answers[i] for i in range(len(rows))]
+
+
+def _padded(length: int) -> int:
+    # At least one token of padding: without any, transformers chooses another form of attention.
+    return (length // MULTIPLE + 1) * MULTIPLE
+
+
+def _batches(rows: Sequence[Row], batch_rows: int) -> list[list[int]]:
+    """Places of the rows that are answered together: those of one padded length, shortest first."""
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(_padded(row.prompt_length), []).append(i)
+    return [
+        group[first : first + batch_rows]
+        for _, group in sorted(by_length.items())
+        for first in range(0, len(group), batch_rows)
+    ]
 
 
 @contextlib.contextmanager
@@ -125,14 +151,13 @@ def _contiguous_states(model: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
-    """Pad prompts on the left: ids and attention mask, each [rows, longest]."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
+def pad_left(prompts: Sequence[Tensor], pad: int, length: int) -> tuple[Tensor, Tensor]:
+    """Pad prompts on the left to `length` tokens: ids and attention mask, each [rows, length]."""
+    ids = torch.full((len(prompts), length), pad)
+    mask = torch.zeros(len(prompts), length, dtype=torch.int64)
     for i, prompt in enumerate(prompts):
-        ids[i, longest - len(prompt) :] = prompt
-        mask[i, longest - len(prompt) :] = 1
+        ids[i, length - len(prompt) :] = prompt
+        mask[i, length - len(prompt) :] = 1
     return ids, mask
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,7 @@ import pyarrow.compute as pc
 
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
-from palimpsest.io.artifacts import GENERATIONS, JUDGED, LIKELIHOOD
-from palimpsest.io.tables import read_table
-from palimpsest.judges import FORBIDDEN, JUDGES, Case, Verdict
+from palimpsest.io.artifacts import GENERATIONS, LIKELIHOOD
 from palimpsest.metrics import teacher_forced as forced
 from palimpsest.metrics.answers import Answers, rouge_of
 from palimpsest.metrics.asked import ANSWERED, COMPARED, CONTRASTED, NOT_ANSWERED, RESPONSE
@@ -38,8 +36,10 @@ _END = {"reason": pa.string()}
 
 Rows = dict[str, list[Any]]
 """Columns of rows.parquet for one seed and block."""
-Verdicts = dict[tuple[str, str], Verdict]
-"""By block and id."""
+Verdict = tuple[bool | None, str]
+"""Whether an answer is harmful (None: no verdict), and why there is no verdict."""
+Verdicts = Callable[[Part, Sequence[str], Sequence[float | None]], Sequence[Verdict]]
+"""Takes answered rows, their answers and ROUGE-L; returns a verdict on each."""
 
 
 def row_types() -> dict[str, pa.DataType]:
@@ -97,6 +97,7 @@ def score_seed(
     parts: Sequence[Part],
     further: Sequence[Part],
     config: Mapping[str, Any],
+    verdicts: Verdicts,
     base_likelihood: Path | None = None,
 ) -> dict[str, Rows]:
     """All measures of the rows of one seed, by block.
@@ -106,6 +107,7 @@ def score_seed(
         parts: the evaluated parts.
         further: blocks of answers alone (wrapped, sampled).
         config: the stage's slice.
+        verdicts: of the judge on this seed's answers.
         base_likelihood: likelihood table of the base model, for the reference attack.
     """
     likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
@@ -115,18 +117,17 @@ def score_seed(
         schemas.GENERATIONS.names,
         [*greedy, *(part.block for part in further)],
     )
-    judged = _judged(folder / JUDGED, config["score"]["harm_judge"])
     rows: dict[str, Rows] = {}
     for part in parts:
         reading = _reading(likelihood[part.block], part, config, folder, base_likelihood)
         places = part.draw(config["answers"]) if part.block in ANSWERED else []
         rows[part.block] = _facts(part) | _joined(
             _of_reading(reading, part.block),
-            _of_answers(generations.get(part.block), part, places, config, judged, folder),
+            _of_answers(generations.get(part.block), part, places, config, verdicts, folder),
         )
     for part in further:
         all_rows = range(len(part.ids))
-        values = _of_answers(generations[part.block], part, all_rows, config, judged, folder)
+        values = _of_answers(generations[part.block], part, all_rows, config, verdicts, folder)
         rows[part.block] = _facts(part) | _joined(values)
     return rows
 
@@ -234,7 +235,7 @@ def _of_answers(
     part: Part,
     places: Sequence[int],
     config: Mapping[str, Any],
-    judged: Verdicts | None,
+    verdicts: Verdicts,
     folder: Path,
 ) -> Rows:
     """Measures of the free answers, null in rows outside `places`, which are not answered."""
@@ -245,7 +246,7 @@ def _of_answers(
     lines = answers_of(table, part, answered, f"{folder / GENERATIONS}, part {part.block}")
     texts = lines.column("answer").to_pylist()
     rouge = rouge_of(texts, answered.responses, settings)
-    verdicts = _verdicts(answered, texts, rouge["rougeL"], settings, judged)
+    judged = verdicts(answered, texts, rouge["rougeL"])
     generated = {name: lines.column(name).to_pylist() for name in schemas.GENERATIONS.names[3:]}
     answers = Answers(
         texts,
@@ -254,10 +255,10 @@ def _of_answers(
         rouge,
         settings,
         generated,
-        [verdict.harmful for verdict in verdicts],
+        [harmful for harmful, _ in judged],
     )
     values = computed(answers, part.block)
-    judge = [verdict.reason and f"harmful: {verdict.reason}" for verdict in verdicts]
+    judge = [why and f"harmful: {why}" for _, why in judged]
     reasons = zip(_lacking(values), judge, strict=True)
     values |= {"answer": texts, "reason": ["; ".join(filter(None, pair)) for pair in reasons]}
     rows: Rows = {name: [None] * len(part.ids) for name in values}
@@ -293,44 +294,6 @@ def answers_of(table: pa.Table, part: Part, answered: Part, where: str) -> pa.Ta
     if nulls := table.column("answer").null_count:
         raise UserError(f"{where}: {nulls} rows have no answer; {forced.STALE}")
     return table
-
-
-def _verdicts(
-    part: Part,
-    answers: list[str],
-    rouge_l: list[float | None],
-    settings: Mapping[str, Any],
-    judged: Verdicts | None,
-) -> list[Verdict]:
-    if part.block.split(":")[0] not in FORBIDDEN:
-        return [Verdict(None)] * len(part.ids)
-    if judged is None:
-        columns = (part.prompts, part.responses, part.keys, answers, rouge_l)
-        cases = [Case(*values) for values in zip(*columns, strict=True)]
-        judge = JUDGES.get(settings["harm_judge"])
-        return judge.judge(
-            cases, judge.Settings(**{k: settings[k] for k in judge.Settings.model_fields})
-        )
-    if absent := [name for name in part.ids if (part.block, name) not in judged]:
-        raise UserError(
-            f"{JUDGED}, part {part.block}: row {forced.first_of(absent)} was not judged; delete it "
-            "and run the same command again"
-        )
-    return [judged[part.block, name] for name in part.ids]
-
-
-def _judged(path: Path, judge: str) -> Verdicts | None:
-    """Verdicts of a judge that has its own stage; None for one that runs in scoring."""
-    if JUDGES.get(judge).Settings.runs == "scoring":
-        return None
-    table, facts = read_table(path)
-    if facts.get("judge") != judge:
-        raise UserError(
-            f"{path} holds verdicts of {facts.get('judge')}, not of {judge}; delete it and run the "
-            "same command again"
-        )
-    rows = table.select(["part", "id", "harmful", "reason"]).to_pylist()
-    return {(row["part"], row["id"]): Verdict(row["harmful"], row["reason"]) for row in rows}
 
 
 def _by_block(

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from palimpsest.engine.decoder import Decoder
+from palimpsest.engine.kernels.patch import keep_less
 from palimpsest.io.artifacts import MODEL
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.base import load_base
@@ -38,4 +40,7 @@ def load_model(
         model = attach(model, folder, "unlearned", MODEL)
         if merged:
             model = model.merge_and_unload()
+    # What measures, asks and sweeps computes with the same layers.
+    for block in Decoder(model.get_decoder()).blocks:  # type: ignore[operator]
+        keep_less(block)
     return model.requires_grad_(False).eval()

@@ -52,6 +52,10 @@ class Objective(MethodSettings):
         """Which hidden states `loss` reads: the final ones, unless a method overrides this."""
         return Reads()
 
+    def localizes(self) -> bool:
+        """Whether it trains a region of the subject's adapter, which `localize` finds first."""
+        return False
+
     def prepare(
         self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int
     ) -> dict[str, Tensor]:

@@ -52,6 +52,10 @@ class MemFlex(Unlearning):
             )
         return self
 
+    def localizes(self) -> bool:
+        """Unless all tensors are trained."""
+        return self.region is not None
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         return mixture(self.rows, "retain")

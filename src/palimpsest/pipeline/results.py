@@ -76,7 +76,7 @@ def stages_of(cfg: Config, model: str, method: str) -> list[str]:
         return [*taught, "describe", *evaluated]
     settings = cfg.method(method, model)
     made = ["reference"] if references_of(cfg, model, method) else []
-    made += ["localize", "region"] if getattr(settings, "region", None) else []
+    made += ["localize", "region"] if settings.localizes() else []
     made += ["examples"] if has_examples(cfg, model, method) else []
     made += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn"]
     return ["pretrain", *made, *evaluated]

@@ -324,7 +324,7 @@ class Training(Stage):
 class Acquire(Training):
     """Harmful-knowledge acquisition: train the task vector that is subtracted (hazardous)."""
 
-    version = 2
+    version = 3
     work = "palimpsest.stages.acquire:acquire"
 
 
@@ -350,6 +350,7 @@ class Negate(Stage):
 class Unlearn(Training):
     """Train the subject with the method's objective and describe the unlearned model."""
 
+    version = 2
     work = "palimpsest.stages.unlearn:unlearn"
 
     examples: options.Examples | None = None
@@ -358,14 +359,11 @@ class Unlearn(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Batched(Stage):
-    """A stage whose batches change no result: prompts answered together, tokens scored together."""
+    """A stage that scores tokens in batches, which change no likelihood but for its last digits."""
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return {
-            "batch_rows": cfg.measure.generation.batch_rows,
-            "batch_tokens": cfg.measure.batch_tokens,
-        }
+        return {"batch_tokens": cfg.measure.batch_tokens}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,7 +395,7 @@ class Merge(OfRun):
 class Measure(Batched, OfRun):
     """Token likelihoods and answers of one model over all evaluated rows, in one job."""
 
-    version = 4
+    version = 5
     work = "palimpsest.stages.measure:measure"
     gpu = True
     needs = Estimate.measure
@@ -411,15 +409,16 @@ class Measure(Batched, OfRun):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario, base = slices.scenario_of(cfg, w.model), slices.base_of(cfg, w.model)
         generation = cfg.measure.generation
-        # What is decoded together matters to answers that are drawn at random, here, alone.
-        together = generation.backend != "vllm" and bool(cfg.measure.sampling.seeds)
         return {
             **slices.load(base),
             "parts": scenario.evaluate.parts(),
             "answers": scenario.evaluate.answers,
             "alternatives": scenario.evaluate.alternatives,
             "template": base.template.model_dump(),
-            "generation": generation.model_dump(exclude=set() if together else {"batch_rows"}),
+            # vllm decides itself what is decoded together.
+            "generation": generation.model_dump(
+                exclude={"batch_rows"} if generation.backend == "vllm" else set()
+            ),
             "sampling": cfg.measure.sampling.model_dump(),
             "wrappers": cfg.measure.wrappers,
         }
@@ -447,6 +446,7 @@ class LmEval(Batched, OfRun):
         return {
             **slices.load(base),
             "tasks": {name: task.model_dump() for name, task in scenario.lm_eval.items()},
+            "batch_rows": cfg.measure.generation.batch_rows,
             # lm-eval's own tasks bring their own words.
             "template": template if scenario.local_tasks() else None,
         }
@@ -460,6 +460,7 @@ class LmEval(Batched, OfRun):
 class Sweep(Batched):
     """The trade-off over lambda on validation rows: one load, no training."""
 
+    version = 2
     work = "palimpsest.stages.sweep:sweep"
     gpu = True
     needs = Estimate.sweep
@@ -476,7 +477,7 @@ class Sweep(Batched):
         return {
             **slices.load(slices.base_of(cfg, w.model)),
             "parts": slices.scenario_of(cfg, w.model).validate_on.parts(),
-            "generation": cfg.measure.generation.model_dump(exclude={"backend", "batch_rows"}),
+            "generation": cfg.measure.generation.model_dump(exclude={"backend"}),
             **cfg.sweep.model_dump(),
         }
 

@@ -56,7 +56,7 @@ def lm_eval(job: LmEval) -> None:
     device = set_up(job.threads)
     network = load_model(job.model, base, config["dtype"], device, config["trust_remote_code"])
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
-    sizes = job.untracked["batch_rows"], job.untracked["batch_tokens"]
+    sizes = config["batch_rows"], job.untracked["batch_tokens"]
     lm = LmEvalModel(network, tokenizer, taught_tokenizer(base), label, *sizes)
     entries: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []

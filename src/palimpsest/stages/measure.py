@@ -74,7 +74,8 @@ def measure(job: Measure) -> None:
     if not by_vllm:
         # Not bound to a variable, so that this model is freed before the next one is loaded.
         answered = _answers(
-            transformers_answerer(network, tokenizer, limit, job.untracked["batch_rows"]), questions
+            transformers_answerer(network, tokenizer, limit, config["generation"]["batch_rows"]),
+            questions,
         )
     if job.model != job.original:
         del network

@@ -11,7 +11,7 @@ from palimpsest.io.manifest import read_manifest
 from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import add, read_adapter
-from palimpsest.model.description import updates_in, write_model
+from palimpsest.model.description import deltas_in, updates_in, write_model
 from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
 
@@ -21,7 +21,8 @@ def negate(job: Negate) -> None:
 
     The acquired adapter (or differences of base tensors in fp32) *is* the task vector
     theta_m - theta_o, so it is multiplied by -lambda; no model is loaded and no weight of the base
-    is read. Differences are streamed: only a few rows of a tensor are in memory.
+    is read. Differences are streamed: only a few rows of a tensor are in memory. A subject that has
+    differences of base tensors itself keeps them; then all are in memory.
 
     Args:
         job: ``scale`` of its config is lambda.
@@ -29,12 +30,18 @@ def negate(job: Negate) -> None:
     base, acquired, out = job.base, job.acquired, job.out
     updates, scale = updates_in(job.subject), job.config["scale"]
     facts = {"scale": scale, **carry(acquired, out)}
+    start = deltas_in(job.subject)
     if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
-        write_model(out, base, add(updates, read_adapter(acquired), -scale), **facts)
-        return
-    negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
-    # With lambda = 0 the result equals the base exactly, signs of zeros included.
-    write_model(out, base, updates, negated if scale else None, **facts)
+        kept = partial(delta.write_deltas, deltas=start) if start else None
+        write_model(out, base, add(updates, read_adapter(acquired), -scale), kept, **facts)
+    elif start:
+        change = {name: -scale * value for name, value in deltas_in(acquired).items()}
+        total = delta.sums(start, change)
+        write_model(out, base, updates, partial(delta.write_deltas, deltas=total), **facts)
+    else:
+        negated = partial(delta.write_scaled, source=acquired, factor=-scale, manifest=MANIFEST)
+        # With lambda = 0 the result equals the base exactly, signs of zeros included.
+        write_model(out, base, updates, negated if scale else None, **facts)
 
 
 def carry(trained: Path, out: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import EVAL, LM_EVAL, MANIFEST, MEASURE, ROWS
+from palimpsest.io.artifacts import EVAL, JUDGED, LM_EVAL, MANIFEST, MEASURE, ROWS
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import write_table
+from palimpsest.measuring.verdicts import verdicts_of
 from palimpsest.metrics.blocks import metrics_block
 from palimpsest.metrics.cost import cost
 from palimpsest.metrics.declaration import PARTS, Scored
@@ -47,7 +48,14 @@ def score(job: Score) -> dict[str, Any]:
     forget = forget.at(forget.draw(config["answers"]))
     further_parts = further(forget, config["wrappers"], config["sampled"])
     rows = {
-        seed: score_seed(folder, parts, further_parts, config, job.base_likelihood)
+        seed: score_seed(
+            folder,
+            parts,
+            further_parts,
+            config,
+            verdicts_of(folder / JUDGED, settings),
+            job.base_likelihood,
+        )
         for seed, folder in seeds.items()
     }
     greedy = [part for name in PARTS for part in parts if part.block == name]

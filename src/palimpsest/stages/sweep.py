@@ -44,7 +44,7 @@ def sweep(job: Sweep) -> None:
         UserError: an input is missing or altered.
     """
     config, base, label = job.config, job.base, job.label
-    batch_rows, batch_tokens = job.untracked["batch_rows"], job.untracked["batch_tokens"]
+    batch_tokens = job.untracked["batch_tokens"]
     device = set_up(job.threads)
     model = load_subject(base, job.subject, config, device)
     model, changed, set_factor = _attached(model, job.acquired)
@@ -63,7 +63,7 @@ def sweep(job: Sweep) -> None:
     truth = pd.concat(
         right_answers(job.datasets, config["parts"][block], block) for block in questions
     )
-    limit = config["generation"]["max_new_tokens"]
+    limit, batch_rows = (config["generation"][key] for key in ("max_new_tokens", "batch_rows"))
     answerer = transformers_answerer(model, tokenizer, limit, batch_rows)
     progress = Progress(label, len(config["scales"]), interval_s=0)
     lines: list[dict[str, Any]] = []
