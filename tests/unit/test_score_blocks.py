@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from palimpsest.metrics.measures.truth_ratio import (
     retain_score,
     truth_ratio,
 )
-from palimpsest.metrics.parts import Part, independent
+from palimpsest.metrics.parts import Part, independent, read_part
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/schemas/eval.schema.json").read_text(encoding="utf-8"))
@@ -402,29 +403,24 @@ def test_wrapped_and_sampled_answers_have_blocks_of_their_own(workspace: Workspa
 # Rows that belong together
 
 
-def part(block: str, source: str, ids: str, groups: str, texts: str) -> Part:
+def part(known: Part, source: str, ids: str, groups: str, texts: str) -> Part:
     """A part of rows that are written as letters: their ids, groups and questions."""
-    empty: list[list[str]] = [[] for _ in ids]
-    prompts = [f"What is  {text}?" for text in texts]
-    return Part(
-        block=block,
+    return replace(
+        known,
         source=source,
         ids=list(ids),
-        prompts=prompts,
-        responses=["It is."] * len(ids),
-        keys=empty,
-        key_from=["none"] * len(ids),
-        wrong=empty,
-        paraphrased=[None] * len(ids),
         groups=list(groups),
+        prompts=[f"What is  {text}?" for text in texts],
+        responses=["It is."] * len(ids),
     )
 
 
-def test_rows_of_a_group_and_copies_belong_together_over_all_parts() -> None:
+def test_rows_of_a_group_and_copies_belong_together_over_all_parts(workspace: Workspace) -> None:
+    known = read_part(workspace.datasets, "forget", "hazards/taught")
     parts = [
-        part("forget", "facts/taught", "abcd", "xxyz", "klmn"),
-        part("forget_unseen", "facts/unseen", "ef", "zv", "op"),
-        part("retain", "other/all", "ghi", "xuw", "Mqr"),
+        part(known, "facts/taught", "abcd", "xxyz", "klmn"),
+        part(known, "facts/unseen", "ef", "zv", "op"),
+        part(known, "other/all", "ghi", "xuw", "Mqr"),
     ]
     forget, paraphrases, retain = (found.groups for found in independent(parts))
     assert forget == ["a", "a", "c", "d"], "a and b have one group"
