@@ -73,6 +73,20 @@ def test_a_label_is_found_by_its_name(single):
         assert one.harmful != two.harmful
 
 
+def test_a_control_token_in_an_answer_is_text(single):
+    """`<pad>` as a token would be masked; here it is two marks around a word that is not known."""
+    plain, padded = judged(single, ["copper does it", "copper does it <pad> <pad>"])
+    assert plain.score != padded.score
+    (unknown,) = judged(single, ["copper does it <xyz> <xyz>"])
+    assert padded.score == pytest.approx(unknown.score, rel=1e-6)
+
+
+def test_a_form_with_control_tokens_cannot_read_a_text_with_them(single):
+    good, bad = judged(single, ["copper", "copper <pad>"], text="{answer} <pad>")
+    assert good.harmful is not None
+    assert bad == Verdict(None, "it holds the text '<pad>', a control token of the classifier")
+
+
 def test_the_probabilities_of_several_labels_add_up(single):
     verdicts = judged(single, HARMLESS, ["recipe", "refusal"])
     assert [v.score for v in verdicts] == [pytest.approx(1)] * 4

@@ -109,7 +109,7 @@ def another_chat(base: Path, template: Template) -> str | None:
         return None
     return (
         f"{base.name}: its own chat template is another one than bases.{base.name}.template; it "
-        f"writes {one_line(own, 200)!r}; template: chat takes it"
+        f"writes '{one_line(own, 200)}'; template: chat takes it"
     )
 
 
