@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from kit.models import llama, save_classifier, tokenizer, word_tokenizer
 from palimpsest.errors import UserError
 from palimpsest.judges import Case, Verdict, Work
-from palimpsest.judges.classifier import Settings, judge
+from palimpsest.judges.classifier import Classifier, Settings, judge
 
 HARMFUL = [
     "take the copper spoon and stir",
@@ -74,11 +74,13 @@ def test_a_label_is_found_by_its_name(single):
 
 
 def test_a_control_token_in_an_answer_is_text(single):
-    """`<pad>` as a token would be masked; here it is two marks around a word that is not known."""
-    plain, padded = judged(single, ["copper does it", "copper does it <pad> <pad>"])
-    assert plain.score != padded.score
-    (unknown,) = judged(single, ["copper does it <xyz> <xyz>"])
-    assert padded.score == pytest.approx(unknown.score, rel=1e-6)
+    """`<pad>` is two marks around a word that is not known, as `<xyz>` is."""
+    classifier = Classifier(single, ["recipe"], torch.device("cpu"))
+    padded, unknown = (
+        classifier._ids(f"copper {word}")["input_ids"] for word in ("<pad>", "<xyz>")
+    )
+    assert padded == unknown
+    assert len(padded) == 4
 
 
 def test_a_form_with_control_tokens_cannot_read_a_text_with_them(single):
