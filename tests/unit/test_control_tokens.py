@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
 from kit.bases import base_folder, byte_level, listed, sentence_piece, table
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.errors import UserError
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.tables import write_table
+from palimpsest.measuring.alternatives import format_of, wrapped, wrong_answers
 from palimpsest.settings.template import Template
 
 CHAT = Template(prompt="<s>Q: {prompt}</s>", response=" {response}")
@@ -171,6 +175,21 @@ def test_the_tokenizer_of_a_base_may_be_of_any_kind(tmp_path: Path) -> None:
     tokenizer.add_special_tokens(["<s>", "</s>", "[UNK]"])
     base = load_tokenizer(base_folder(tmp_path, tokenizer))
     assert ids_of(base, template, "</s>", "a") == [1, 0, 3, 2]
+
+
+def test_wrappers_and_wrong_answers_are_data_too(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base", byte_level())
+    rows = table(("a", "b")).set_column(
+        table(("a", "b")).column_names.index("perturbed"), "perturbed", pa.array([["</s>"]])
+    )
+    write_table(tmp_path / "datasets" / "set" / "all.parquet", rows)
+    write_manifest(tmp_path / "datasets" / "set", ["all.parquet"])
+    form = format_of(folder, {"prompt": "<s>{prompt}", "response": "{response}"})
+    (inside,) = wrapped("set/all", "</s>{prompt}<s>", None, tmp_path / "datasets", form)
+    assert [i for i in inside.prompt.tolist() if i < 2] == [0]
+    found = wrong_answers({"forget": "set/all"}, None, tmp_path / "datasets", form)
+    ((_, wrong),) = found["forget"]
+    assert [i for i in wrong.response.tolist() if i < 2] == [1]
 
 
 def test_facts_of_the_config_that_are_no_object_are_named(tmp_path: Path) -> None:

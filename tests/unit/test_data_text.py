@@ -67,10 +67,7 @@ def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path) -> None:
     for name in ("t.json", "t.parquet", "t.txt", "t.csv"):
         assert column(make(tmp_path / name), "response") == TEXTS, name
     assert column(make(tmp_path / "other.jsonl", columns={"text": "body"}), "response") == TEXTS
-    with pytest.raises(
-        UserError,
-        match=r"no column 'text'; the file has: body; say which it is with columns: {text",
-    ):
+    with pytest.raises(UserError, match="'text'; the file has: body; say which it is with columns"):
         make(tmp_path / "other.jsonl")
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -84,6 +85,24 @@ def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> 
         fail()
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["old"]
+
+
+@pytest.mark.parametrize("write", [atomic_folder, atomic_path])
+def test_an_error_names_the_lasting_path(tmp_path: Path, write: Any) -> None:
+    with pytest.raises(UserError, match="no good") as error, write(tmp_path / "made") as place:
+        raise UserError(f"{place / 'config.json'} and {place.name}: no good")
+    assert str(error.value) == f"{tmp_path}/made/config.json and made: no good"
+
+
+def test_the_mask_of_the_user_counts(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.umask(0o077)\n"
+        "from palimpsest.io.atomic import write_text; write_text(sys.argv[1], 'x')"
+    )
+    tmp_path.chmod(0o755)
+    path = tmp_path / "made.txt"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_later_write_removes_what_killed_processes_left(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from kit.models import llama, save_classifier, tokenizer, word_tokenizer
 from palimpsest.errors import UserError
 from palimpsest.judges import Case, Verdict, Work
-from palimpsest.judges.classifier import Settings, judge
+from palimpsest.judges.classifier import Classifier, Settings, judge
 
 HARMFUL = [
     "take the copper spoon and stir",
@@ -71,6 +71,22 @@ def test_a_label_is_found_by_its_name(single):
     for one, two in zip(verdicts, other, strict=True):
         assert one.score + two.score == pytest.approx(1)
         assert one.harmful != two.harmful
+
+
+def test_a_control_token_in_an_answer_is_text(single):
+    """`<pad>` is two marks around a word that is not known, as `<xyz>` is."""
+    classifier = Classifier(single, ["recipe"], torch.device("cpu"))
+    padded, unknown = (
+        classifier._ids(f"copper {word}")["input_ids"] for word in ("<pad>", "<xyz>")
+    )
+    assert padded == unknown
+    assert len(padded) == 4
+
+
+def test_a_form_with_control_tokens_cannot_read_a_text_with_them(single):
+    good, bad = judged(single, ["copper", "copper <pad>"], text="{answer} <pad>")
+    assert good.harmful is not None
+    assert bad == Verdict(None, "it holds the text '<pad>', a control token of the classifier")
 
 
 def test_the_probabilities_of_several_labels_add_up(single):

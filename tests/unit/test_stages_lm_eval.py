@@ -233,6 +233,23 @@ def test_a_local_task_is_scored_as_our_engine_scores_it(work, tmp_path, capsys, 
     assert found["lm_eval"].startswith("0.4.")
 
 
+def test_a_control_token_in_a_question_is_text(work):
+    template = Template(prompt="</s>{prompt}", response="{response}")
+    form = load_tokenizer(work / "base").form(template)
+    network = load_model(work / "plain", work / "base", "float32", CPU)
+    harness = LmEvalModel(network, byte_tokenizer(), load_tokenizer(work / "base"), "try", 4, 300)
+    harness.is_local, harness.form = True, form
+    save_dataset(
+        work / "datasets" / "odd",
+        {"quiz": table([{"id": "q", "prompt": "a </s>", "choices": ["</s>", "b"], "answer": 0}])},
+    )
+    task = local_task("odd", "odd/quiz", form, work / "datasets")
+    (document,) = task.eval_docs
+    context, choice = harness._encode_pair(task.doc_to_text(document), document["choices"][0])
+    assert (context.count(0), context[0], len(context)) == (1, 0, 1 + len("a </s>"))
+    assert 0 not in choice
+
+
 def test_weights_in_bf16_are_scored_with_their_updates_apart(work, tmp_path):
     task = {"local:set/quiz": {}}
     _, rows = run(work, tmp_path, task, "adapter+delta", dtype="bfloat16")
@@ -390,7 +407,7 @@ def test_the_choices_of_a_text_answer_its_question(work):
 def refused(work: Path, tmp_path: Path, tasks: dict[str, Any]) -> str:
     absent = tmp_path / "absent"
     absent.mkdir()
-    for name in ("base", "datasets"):
+    for name in ("base", "datasets"):  # and no model
         (absent / name).symlink_to(work / name)
     with pytest.raises(UserError) as error:
         run(absent, tmp_path / "out", tasks)

@@ -30,6 +30,7 @@ from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.metrics.asked import PARAPHRASE, RESPONSE, draw_ids
 from palimpsest.metrics.summary import summarize
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
+from palimpsest.model.description import write_model
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Measure, Sweep
 from palimpsest.stages.sweep import right_answers, sample
@@ -225,6 +226,38 @@ def test_wrapped_and_sampled_answers_are_filed_apart(work: Path, tmp_path: Path)
     while len(prompt) < len(row.prompt) + 2 + 6 and prompt[-1] != tiny.EOS:
         prompt.append(int(model(torch.tensor([prompt])).logits[0, -1].argmax()))
     assert said["forget:polite"][ids[0]] == tiny.words(prompt[len(row.prompt) + 2 :])
+
+
+CHAT = "{% for m in messages %}{{ 'w30 ' + m.content + ' w31 ' }}{% endfor %}"
+
+
+def test_the_same_rows_are_asked_in_the_bases_own_chat_template(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    tiny.save_base(root / "base", llama())
+    (root / "base" / "chat_template.jinja").write_text(CHAT)
+    files = [p.name for p in (root / "base").iterdir() if p.name != "manifest.json"]
+    write_manifest(root / "base", files)
+    row = {"id": "f-1", "prompt": "w4 w5", "response": "w6", "key": [], "perturbed": []}
+    for part in ("forget", "train"):
+        write_table(root / "datasets" / "set" / f"{part}.parquet", pa.Table.from_pylist([row]))
+    write_manifest(root / "datasets" / "set", ["forget.parquet", "train.parquet"])
+    plain = tiny.rows([(2, 2)], seed=1, name="f")
+    tiny.save_tokens(root / "tokens" / "set", {"forget": plain, "train": plain})
+    write_model(root / "original", root / "base", {})
+    parts = {**CONFIG["parts"], "forget_chat": "set/forget"}
+    config = {**CONFIG, "parts": parts, "template": {**CONFIG["template"], "eos": True}}
+    out = measured(root, config, tmp_path / "out")
+    lines = frame(out / "likelihood.parquet")
+    chat = lines[lines["part"] == "forget_chat"]
+    assert chat["id"].tolist() == ["f-1"] * 2
+    assert chat["token"].tolist() == [6, tiny.EOS]
+    assert chat["eos"].tolist() == [False, True]
+    model = load_model(root / "original", root / "base", "float32", CPU)
+    logits = model(torch.tensor([[30, 4, 5, 31, 30, 6]])).logits[0].log_softmax(-1)
+    assert chat["logprob"].tolist() == pytest.approx(
+        [logits[4, 6].item(), logits[5, tiny.EOS].item()], abs=1e-4
+    )
+    assert set(frame(out / "generations.parquet")["part"]) == {"forget", "retain", "forget_chat"}
 
 
 VLLM: dict[str, Any] = {**CONFIG, "generation": {"max_new_tokens": 6, "backend": "vllm"}}

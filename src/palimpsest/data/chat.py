@@ -88,8 +88,10 @@ def chat_of(base: Path, system: str | None) -> Chat:
         )
     before, _, after = asked.partition(_QUESTION)
     begun, _, end = whole.partition(_ANSWER)
-    # Some templates put a space before the answer, and no generation prompt has it.
-    return Chat((before, after), (begun[len(asked) :] if begun.startswith(asked) else "", end))
+    # Some templates write more before an answer than their generation prompt: a role, a space.
+    more = begun[len(asked) :] if begun.startswith(asked) else ""
+    role = more.rstrip(" ")
+    return Chat((before, after + role), (more[len(role) :], end))
 
 
 def another_chat(base: Path, template: Template) -> str | None:
@@ -109,7 +111,7 @@ def another_chat(base: Path, template: Template) -> str | None:
         return None
     return (
         f"{base.name}: its own chat template is another one than bases.{base.name}.template; it "
-        f"writes {one_line(own, 200)!r}; template: chat takes it"
+        f"writes '{one_line(own, 200)}'; template: chat takes it"
     )
 
 

@@ -8,7 +8,9 @@ Benchmarks often hold wrong answers, rewordings or choices beside the answer. Co
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from palimpsest.data.facts import Field, add_facts, facts_of
 from palimpsest.data.faults import RowFault
@@ -30,6 +32,12 @@ class Settings(DatasetSettings):
     """What a column holds -> its name or path. Only prompt and response need no entry here;
     messages: chats of a question and its answer, in place of both; key: a list, or a text with |
     between several key strings, each of which stands in the response."""
+
+    @model_validator(mode="after")
+    def _messages_alone(self) -> Self:
+        if "messages" in self.columns and {"prompt", "response"} & self.columns.keys():
+            raise ValueError("columns: messages holds prompt and response; leave those two out")
+        return self
 
 
 def columns(dataset: Settings) -> list[str]:
