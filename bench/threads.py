@@ -1,7 +1,7 @@
 """Threads beside other work: tokens/s of a LoRA step on the CPU, for each way to wait.
 
 ``python -m bench.threads [BUSY]``: the model is the embedded one; BUSY other processes (by default
-none) compute meanwhile. Each way has a process, since OpenMP reads its settings once; they take turns.
+none) compute meanwhile. Each way has a process, since OpenMP reads its settings once.
 """
 
 from __future__ import annotations

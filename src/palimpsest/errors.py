@@ -75,7 +75,7 @@ def run_cli(main: Callable[[], None]) -> None:
     (``| head``) quietly with 141.
 
     Args:
-        main: the program. It must import torch itself, after memory and threads are configured here.
+        main: the program. It must import torch itself, once memory and threads are configured.
     """
     # Large tensors in huge pages: fewer page faults, and less memory lost between tensors. PyTorch
     # reads this once, at its first allocation.
