@@ -28,8 +28,24 @@ def main() -> None:
 
 
 def _main() -> None:
-    args = _parser().parse_args()
+    words, after = _split(sys.argv[1:])
+    args = _parser().parse_args(words)
+    if after is not None:
+        args.words = after
     args.run(args)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The words up to ``run``, if that is the command, and those after it, which are Snakemake's.
+
+    argparse cannot leave options to another program: it refuses those that it does not know.
+    """
+    place = 0
+    while place < len(words) and words[place].startswith("-"):
+        place += 1 if "=" in words[place] else 2
+    if list(words[place : place + 1]) != ["run"]:
+        return list(words), None
+    return list(words[: place + 1]), list(words[place + 1 :])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,9 +122,8 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "any order. All cores and all GPUs that are found are used, unless options say otherwise.",
         epilog="example: palimpsest run results/smollm2-135m/sku/eval.json -n "
         "--set models.smollm2-135m.methods.sku.scale=2",
-        add_help=False,
+        usage="palimpsest run [TARGET or OPTION ...]",
     )
-    run.add_argument("words", nargs=argparse.REMAINDER, metavar="TARGET or OPTION")
     run.set_defaults(run=_run)
 
 
@@ -116,9 +131,7 @@ def _run(args: argparse.Namespace) -> None:
     from snakemake.cli import main as snakemake  # slow to import
 
     if args.words in (["-h"], ["--help"]):
-        _parser()._subparsers._group_actions[0].choices["run"].print_help()  # type: ignore
-        print("\nSnakemake's options: snakemake --help")
-        return
+        _parser().parse_args(["run", "--help"])
     chosen, words = _cut(args.words, "--set")
     before = [*(["--configfile", *args.first_overlays] if args.first_overlays else [])]
     before += ["--config", *args.first_config] if args.first_config else []

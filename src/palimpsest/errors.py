@@ -106,11 +106,14 @@ def run_cli(main: Callable[[], None]) -> None:
     (``| head``) quietly with 141.
 
     Args:
-        main: the program. It must import torch itself, after the allocator is configured here.
+        main: the program. It must import torch itself, once memory and threads are configured.
     """
     # Large tensors in huge pages: fewer page faults, and less memory lost between tensors. PyTorch
     # reads this once, at its first allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Threads that wait for each other sleep: beside another program, one that spins takes the core
+    # of the thread that it waits for (docs/performance.md). OpenMP reads this once, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     previous_handler = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest import __version__
-from palimpsest.cli import LISTS
+from palimpsest.cli import LISTS, _split
 
 REPO = Path(__file__).parents[2]
 MINI = ["--configfile", "config/test/mini.yaml"]
@@ -67,3 +67,18 @@ def test_a_mistake_is_answered_in_one_line(args: list[str], said: str) -> None:
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "ours", "theirs"),
+    [
+        ("run -n --resources gpu=2 all", "run", "-n --resources gpu=2 all"),
+        ("--configfile a.yaml run -n", "--configfile a.yaml run", "-n"),
+        ("--set=score.bootstrap=2 run", "--set=score.bootstrap=2 run", ""),
+        ("ask mini run --seed 1", "ask mini run --seed 1", None),
+        ("--version", "--version", None),
+        ("", "", None),
+    ],
+)
+def test_what_follows_run_is_snakemakes(words: str, ours: str, theirs: str | None) -> None:
+    assert _split(words.split()) == (ours.split(), theirs if theirs is None else theirs.split())

@@ -26,6 +26,27 @@ def test_a_user_error_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "error: mend this\n"
 
 
+@pytest.mark.parametrize(
+    ("own", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    own: dict[str, str], found: str
+) -> None:
+    program = (
+        "import os\nfrom palimpsest.errors import run_cli\n"
+        "run_cli(lambda: print(os.environ['OMP_WAIT_POLICY']))"
+    )
+    environ = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | own
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environ, "PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == found
+
+
 def test_ctrl_c_is_status_130() -> None:
     def main() -> None:
         raise KeyboardInterrupt
