@@ -16,6 +16,7 @@ from kit.scored import CONFIG, answer_line, lines
 from palimpsest.io.atomic import write_json, write_text
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.asked import CONTRASTED
 from palimpsest.metrics.estimates import Estimate, rate
 from palimpsest.pipeline.stages import Compare, Score
 from palimpsest.stages.compare import compare
@@ -219,7 +220,7 @@ def _write_likelihood(path: Path, rows: list[dict[str, Any]], empty: str = "") -
         part, name, right = row["part"], row["id"], row["right"]
         hits = "" if part == empty else HITS[right]
         table += lines(part, name, hits, PROBABILITY[right])
-        if part in ("forget", "retain", "general"):
+        if part in CONTRASTED:
             table += lines(part, name, "00", 0.02 if right else 0.08, 0)
     write_table(path, pa.Table.from_pylist(table))
 
