@@ -28,9 +28,8 @@ class Settings(DatasetSettings):
 
     adapter: Literal["qa"]
     """A question and its answer (or several) a row."""
-    columns: dict[Field | Literal["messages"], str] = {}
-    """What a column holds -> its name or path. Only prompt and response need no entry here;
-    messages: chats of a question and its answer, in place of both."""
+    columns: dict[Literal[Field, "messages"], str] = {}
+    """What a column holds -> its name or path; messages: chats, for both prompt and response."""
 
     @model_validator(mode="after")
     def _messages_alone(self) -> Self:
