@@ -259,11 +259,10 @@ def test_a_gated_repository_needs_a_token_that_is_never_written(desk: Desk, hub:
     ("keys", "message"),
     [
         ({"source": "hub:org/none"}, "there is no such dataset at http://127.0.0.1"),
-        ({"source": "hub:not/a/name"}, "'not/a/name' cannot be a repository; write hub:org/name"),
         ({"revision": "dev"}, "there is no revision 'dev'"),
         ({"files": ["nowhere/*"]}, "files: nothing is called 'nowhere/*'; there are: data/test"),
-        ({"sha256": "00ff", "files": ["more/*"]}, "sha256 is for a single file, this means 2"),
-        ({"sha256": "00ff"}, "expected 00ff, found"),
+        ({"sha256": "00ff" * 16, "files": ["more/*"]}, "sha256 is for a single file, this means 2"),
+        ({"sha256": "00ff" * 16}, "expected 00ff"),
     ],
 )
 def test_what_is_not_there_is_named(desk: Desk, keys: dict[str, Any], message: str) -> None:
@@ -386,8 +385,8 @@ def test_a_token_in_an_address_is_asked_with_and_recorded_nowhere(
     assert "s3cret" in hub.matching("GET .*table")[0][1]
     assert desk.manifest["source"] == f"url:{address}"
     for refused in (
-        desk.refused(source=signed, sha256="00"),
-        desk.refused(source=signed.replace("table", "none"), sha256="00"),
+        desk.refused(source=signed, sha256="00" * 32),
+        desk.refused(source=signed.replace("table", "none"), sha256="00" * 32),
     ):
         assert f"source 'url:{address}".replace("table.csv", "") in refused
     assert "s3cret" not in desk.printed
@@ -419,7 +418,7 @@ def test_an_address_with_other_bytes_is_refused(desk: Desk, hub: Hub, address: s
     desk.data(source=f"url:{address}", sha256=SHA)
     missing = address.replace("table", "none")
     assert "the server answered with status 404" in desk.refused(
-        source=f"url:{missing}", sha256="00"
+        source=f"url:{missing}", sha256="00" * 32
     )
 
 

@@ -82,9 +82,9 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
         for i, part in enumerate(taught):
             why = "which the subject was taught"
             yield Opposite("evaluate.holdout", holdout, f"pretrain.data[{i}]", part, why, advice)
-        for other_role, (other_part, why) in trained.items():
-            if other_part is not None:
-                yield Opposite("evaluate.holdout", holdout, other_role, other_part, why, advice)
+        for other_role, (used, why) in trained.items():
+            if used is not None:
+                yield Opposite("evaluate.holdout", holdout, other_role, used, why, advice)
         for name in _FORGOTTEN:
             if (asked := evaluated.get(name)) is not None:
                 why = "which is to be forgotten"

@@ -113,6 +113,7 @@ def answer(
                 **sampling,
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=pad,
+                disable_compile=True,  # some configurations name a cache that compiles by itself
             )
         generated = output[:, length:].cpu()
         for i, tokens in zip(batch, generated, strict=False):

@@ -28,7 +28,7 @@ class Settings(DatasetSettings):
 
     adapter: Literal["qa"]
     """A question and its answer (or several) a row."""
-    columns: dict[Field | Literal["messages"], str] = {}
+    columns: dict[Literal[Field, "messages"], str] = {}
     """What a column holds -> its name or path. Only prompt and response need no entry here;
     messages: chats of a question and its answer, in place of both; key: a list, or a text with |
     between several key strings, each of which stands in the response."""
