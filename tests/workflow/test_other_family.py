@@ -52,9 +52,12 @@ def test_the_chain_runs_on_another_family(
     copy: Copy = checkout(tmp_path)
     save_base(copy.path(FOLDER), embedded_model)
     overlay = copy.overlay(settings())
-    targets = ["results/mini/sku/eval.json", "results/mini/sku/seed-0/merged/manifest.json"]
+    targets = [
+        "results/mini/sku/eval.json",
+        "results/mini/sku/seed-0/merged/manifest.json",
+        "results/mini/original/seed-0/measure.json",
+    ]
     copy.build(*targets, overlays=[overlay])
-
     found = json.loads(copy.path(targets[0]).read_text())["metrics"]
     assert found["forget"]["perplexity"]["value"] > 1
     merged = copy.path("results/mini/sku/seed-0/merged")
