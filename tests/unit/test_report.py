@@ -108,7 +108,7 @@ def test_the_headline_has_the_numbers_before_and_after(page: str) -> None:
     assert (
         "SKU, anchored When asked, it says a part of it. It keeps nearly all of the rest." in text
     )
-    assert "Membership inference is not told apart from chance." in text
+    assert "Its likelihoods are not told apart from those of a model never taught: the" in text
     assert "Of the questions to forget it answered 100% before and answers 4% now" in text
     assert "never taught: 0%" in text
 
@@ -438,7 +438,7 @@ def test_a_number_that_nothing_was_measured_for_is_named_with_what_to_add(
         evaluation["metrics"]["general"] = {name: missing(reason) for name in block}
         write_document(path, evaluation)
     page = " ".join(body(report(own_results)).split())
-    assert "Not measured: general perplexity (the scenario evaluates no general part;" in page
+    assert "general perplexity (the scenario evaluates no general part;" in page
     assert '<strong class="none"' not in page
     first = page.split("Methods compared")[1].split("<details")[0]
     assert "In general" not in first, "a column without any value is left out"
