@@ -123,7 +123,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("scenarios.taught.pretrain.epochs", 3, {"pretrain", "retrain"}),
     ("scenarios.taught.pretrain.training.checkpoint_seconds", 1, set()),
     ("scenarios.taught.forget", "secrets/unseen", {"acquire", "localize", "examples", "unlearn"}),
-    ("scenarios.taught.evaluate.forget_unseen", None, {"measure", "judge", "score"}),
+    ("scenarios.taught.evaluate.forget_unseen", None, {"measure", "judge", "score", "report"}),
     ("scenarios.taught.evaluate.general", "questions/val", {"measure", "score"}),
     ("scenarios.taught.validate_on.forget", "secrets/unseen", {"sweep"}),
     (f"{TASK}.shots", 2, {"lm_eval"}),
