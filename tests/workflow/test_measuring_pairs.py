@@ -123,7 +123,13 @@ def test_likelihoods_in_bfloat16_do_not_depend_on_the_batch(
     changed: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
     by_size = [
-        likelihood(Body(changed), with_right_responses({"general": rows}), size, tokenizer, "")
+        likelihood(
+            Body(changed),
+            with_right_responses({"general": rows}),
+            size,
+            {tokenizer.eos_token_id},
+            "",
+        )
         .to_pandas()
         .sort_values(["id", "position"], ignore_index=True)
         for size in (4096, 500, 200)
