@@ -48,7 +48,8 @@ def commands(copy: Copy, *args: str) -> dict[str, list[str]]:
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, list[str]] = {}
     for command in COMMAND.findall(done.stdout):
-        words = shlex.split(command.replace("\\\n", " ").split("2>&1")[0])
+        command = command.replace("\\\n", " ").replace("$PALIMPSEST_HOME", ".")
+        words = shlex.split(command.split("2>&1")[0])
         if "--gpus" in words:
             found.setdefault(words[2], words)
     return found

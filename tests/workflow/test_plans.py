@@ -26,6 +26,10 @@ EVERY_STAGE = {
     # Its answers say which of the method's are garbled.
     "measure llama2-13b original 0",
     "measure llama2-13b sku 0",
+    # Its responses have no key strings: a classifier judges them, which is trained here.
+    "download_data pku-saferlhf-labels",
+    "train_judge pku-saferlhf-labels train",
+    "judge llama2-13b sku 0",
     "score llama2-13b sku",
 }
 TARGET = "results/llama2-13b/sku/eval.json"
