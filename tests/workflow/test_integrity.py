@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kit.copies import MINI as OPTIONS
 from kit.copies import MODEL, Copy
@@ -17,6 +18,7 @@ from palimpsest.config import read_config
 from palimpsest.engine.rows import read_rows
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MODEL as DESCRIPTION
+from palimpsest.io.artifacts import NUMBER_TYPE
 from palimpsest.io.manifest import verified_folder
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.metrics.cost import training_log
@@ -24,6 +26,7 @@ from palimpsest.metrics.parts import read_part
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.description import updates_in
+from palimpsest.model.number_type import number_type
 from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import Compare, Score
 from palimpsest.report.inputs import read_subjects
@@ -68,6 +71,7 @@ def reported(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
+    f"{BASE}/{NUMBER_TYPE}": lambda path: number_type(path.parent, "auto", torch.device("cpu")),
     f"{BASE}/*": lambda path: load_tokenizer(path.parent),
     f"{DATASETS}/*": lambda p: read_part(DATASETS, "x", f"{p.parent.name}/{part_of(p)}"),
     "resources/tokens/*": lambda p: read_rows(p.parent, part_of(p)),
