@@ -61,6 +61,8 @@ def test_its_jobs_ask_for_as_many_gpus_and_so_much_memory(work):
         assert "gpu=2" in asked[name]
         assert "mem_mb=8000" in asked[name]
     assert "gpu=1" in asked["measure"]
-    untracked = re.findall(r"--untracked '([^']*devices[^']*)'", done.stdout)
+    files = re.findall(r"--untracked @(\S+)", done.stdout)
+    texts = [work.path(file).read_text() for file in files]
+    untracked = [text for text in texts if "devices" in text]
     assert len(untracked) >= 3
     assert all(json.loads(text)["parallel"] == "fsdp" for text in untracked)
