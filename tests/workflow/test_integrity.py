@@ -66,7 +66,8 @@ def compared(path: Path) -> None:
 
 def reported(path: Path) -> None:
     read_subjects(
-        {"report": {"models": {"mini": ["original", "sku", "sku-anchored"]}}}, Path("results")
+        {"report": {"models": {"mini": ["original", "base", "sku", "sku-anchored"]}}},
+        Path("results"),
     )
 
 
