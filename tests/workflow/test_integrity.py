@@ -84,7 +84,7 @@ READERS: dict[str, Callable[[Path], object]] = {
         [], p.parents[2], "mini-questions/train", "states"
     ),
     f"{MINI}/*/acquired/*": lambda p: read_adapter(p.parent),
-    f"{MINI}/*/model/*": lambda p: read_adapter(p.parent, DESCRIPTION),
+    f"{MINI}/*/model/*": lambda p: updates_in(p.parent),
     f"{MINI}/*/sweep.parquet": reported,
     f"{MINI}/*/seed-0/*": scored,
     f"{MINI}/*/rows.parquet": reported,
