@@ -146,10 +146,10 @@ def test_what_lm_eval_has_nothing_to_do_for_is_no_target(copy):
 
 
 def readme_commands() -> list[str]:
-    """Snakemake commands in the README's code blocks."""
+    """Commands of Snakemake and ``palimpsest run`` in the README's code blocks."""
     blocks = re.findall(r"^```\n(.*?)^```", (REPO / "README.md").read_text(), re.S | re.M)
     lines = [line for block in blocks for line in block.splitlines()]
-    return [line.strip() for line in lines if line.startswith("snakemake ")]
+    return [line.strip() for line in lines if line.startswith(("snakemake ", "palimpsest run "))]
 
 
 def test_the_readme_shows_the_commands_that_are_tried_here():
