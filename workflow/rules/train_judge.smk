@@ -22,7 +22,7 @@ rule train_judge:
         config=config_of("train_judge"),
     shell:
         """
-        python workflow/scripts/stage.py train_judge \
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" train_judge \
             --config {params.config:q} \
             --datasets resources/datasets \
             --out {output.manifest:q} \

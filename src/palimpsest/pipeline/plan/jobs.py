@@ -86,6 +86,8 @@ def wildcards_of(path: str) -> dict[str, str]:
             return {"base": base}
         case ["resources", "datasets", dataset, *_]:
             return {"dataset": dataset}
+        case ["resources", "judges", dataset, part, *_]:
+            return {"dataset": dataset, "part": part}
         case ["resources", "tokens", base, dataset, *_]:
             return {"base": base, "dataset": dataset}
         case ["results", model, "reference", dataset, kind, *_]:
