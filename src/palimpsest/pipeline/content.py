@@ -16,7 +16,7 @@ from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.home import shipped
-from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.artifacts import ADAPTER_CONFIG, MANIFEST
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.digest import XXH3, digests_of
 from palimpsest.io.manifest import read_manifest
@@ -55,10 +55,11 @@ def source_hash(source: str | None, made: Path | None = None) -> str | None:
 
 
 def path_hash(path: Path) -> str:
-    """Hash of a file, or of the files of a model's folder; `MISSING` if neither is there."""
+    """Hash of a file, or of a folder's model or adapter; `MISSING` if there is none."""
     try:
         if path.is_dir():
-            return fingerprint({file.name: file_hash(file) for file in taken(path)})
+            files = {*taken(path), *path.glob(ADAPTER_CONFIG)}
+            return fingerprint({file.name: file_hash(file) for file in files})
         return file_hash(path)
     except OSError:  # not readable, or a name that no file can have: the stage says which
         return MISSING
