@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +24,19 @@ _FILES = re.compile(r"^ {4}(?:input|output|log|benchmark): (.*)$", re.MULTILINE)
 _SNAKEMAKES = re.compile(r"(Using workflow specific profile|Config file .* is extended) .*")
 
 
+LINKED = ("workflow", "profiles", "envs")
+
+
 def plan(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """``snakemake -n`` with the repository's rules and the configuration of `folder`."""
     snakemake = Path(sys.executable).with_name("snakemake")
+    # The configuration that counts is the one beside the Snakefile.
+    shutil.copy(REPO / "Snakefile", folder)
+    for name in LINKED:
+        (folder / name).symlink_to(REPO / name)
     paths = [str(REPO / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
-        [snakemake, "-n", "-s", REPO / "Snakefile", "-d", folder, "--cores", "1", *options],
+        [snakemake, "-n", "-s", folder / "Snakefile", "-d", folder, "--cores", "1", *options],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
@@ -102,7 +110,8 @@ def test_15_damaged_configurations_are_planned_or_refused(tmp_path):
     assert set(tmp_path.iterdir()) == parents
     for folder, _ in cases:
         assert list(folder.parent.iterdir()) == [folder]
-        assert {p.name for p in folder.iterdir()} <= {"config", "overlay.yaml", ".snakemake"}
+        own = {"config", "overlay.yaml", ".snakemake", "Snakefile", *LINKED}
+        assert {p.name for p in folder.iterdir()} <= own
     assert not Path("pwned").exists()
 
 
