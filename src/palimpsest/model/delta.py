@@ -7,7 +7,7 @@ never lost by rounding in a bf16 weight.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -108,12 +108,18 @@ def freeze_deltas(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: the model has no such tensor.
     """
-    places = base_tensors(model)
+    places = _places_of(model, values)
     for name, value in values.items():
-        if name not in places:
-            raise UserError(f"the model has no tensor {name}{did_you_mean(name, places)}")
         first, attribute = places[name][0]
         _register(places[name], Delta(frozen=value.to(getattr(first, attribute).device)))
+
+
+def _places_of(model: nn.Module, names: Iterable[str]) -> dict[str, list[tuple[nn.Module, str]]]:
+    places = base_tensors(model)
+    for name in names:
+        if name not in places:
+            raise UserError(f"the model has no tensor {name}{did_you_mean(name, places)}")
+    return places
 
 
 def _register(places: Sequence[tuple[nn.Module, str]], delta: Delta) -> None:
@@ -135,10 +141,8 @@ def add_to_weights(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: the model has no such tensor.
     """
-    places = base_tensors(model)
+    places = _places_of(model, values)
     for name, value in values.items():
-        if name not in places:
-            raise UserError(f"the model has no tensor {name}{did_you_mean(name, places)}")
         module, attribute = places[name][0]
         weight = getattr(module, attribute)
         weight.data = (weight.data + value.to(weight.device)).to(weight.dtype)
