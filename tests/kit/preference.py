@@ -49,16 +49,22 @@ class Rows:
         return waves + model.bonus * torch.nn.functional.one_hot(self.labels(b), VOCABULARY)
 
     def stream(self) -> Stream:
-        """The rows after a forward pass of the trained model, with the subject's costs."""
+        """The rows after a forward pass of the trained model, with the subject's costs and states."""
         rows, states = [], []
         for b in range(len(self.targets)):
             labels = self.labels(b)
             logs = self.logits(b, self.subject).log_softmax(-1)
             costs = -logs.gather(1, labels[:, None])[:, 0]
             ids = torch.cat([torch.zeros(1, dtype=torch.int64), labels])
-            rows.append(Row(f"row-{b}", ids, 1, reference_costs=costs))
+            reference = torch.cat([self.logits(b, self.subject), torch.zeros(1, VOCABULARY)])
+            rows.append(Row(f"row-{b}", ids, 1, reference, reference_costs=costs))
             states.append(torch.cat([self.logits(b, self.trained), torch.zeros(1, VOCABULARY)]))
         return Stream(rows, states, lambda hidden: hidden)
 
 
 FORGET = Rows((4, 2, 3), 3, 5, 1, trained=Model(0.2, 1.5), subject=Model(0.5, 2.5))
+WANTED = Rows((3, 4, 2), 4, 2, 3, trained=Model(0.8, 0.5), subject=Model(1.0, 0.7))
+"""Alternates or refusals to the prompts of `FORGET`, row by row."""
+RETAIN = Rows((2, 5), 2, 7, 2, trained=Model(1.3, 2.2), subject=Model(1.4, 2.4))
+REFUSALS = Rows((3, 2), 5, 3, 4, trained=Model(0.1, 0.3), subject=Model(0.1, 0.3))
+"""Refusals to the prompts of `RETAIN`, row by row; what the subject makes of them is not given."""
