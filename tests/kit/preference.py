@@ -46,10 +46,12 @@ class Rows:
         t = torch.arange(self.targets[b], dtype=torch.float64)[:, None]
         v = torch.arange(VOCABULARY, dtype=torch.float64)[None]
         waves = 1.7 * (0.9 * v + 1.1 * t + 0.6 * b + model.phase).sin()
-        return waves + model.bonus * torch.nn.functional.one_hot(self.labels(b), VOCABULARY)
+        return (
+            waves + model.bonus * torch.nn.functional.one_hot(self.labels(b), VOCABULARY).double()
+        )
 
     def stream(self) -> Stream:
-        """The rows after a forward pass of the trained model, with the subject's costs and states."""
+        """The rows after the trained model's forward pass; the subject's costs and states."""
         rows, states = [], []
         for b in range(len(self.targets)):
             labels = self.labels(b)
