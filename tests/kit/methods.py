@@ -40,8 +40,12 @@ SETS = {
 }
 
 
-NEEDED: dict[str, dict[str, Any]] = {"rmu": {"layer": 2}}
-"""Keys without a default."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "rmu": {"layer": 2},
+    "rr": {"blocks": [1, 2]},
+    "pdu": {"epsilon": {"value": 0.3}},
+}
+"""Keys without a default, or whose default needs a model."""
 
 
 def method(key: str, **over: Any) -> Any:
