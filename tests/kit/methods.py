@@ -21,7 +21,7 @@ from palimpsest.model.delta import add_deltas
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.settings.draw import Draw, Kind
-from palimpsest.stages.examples import best_wrong_guesses, rows_of
+from palimpsest.stages.examples import best_wrong_guesses, generic_guesses, rows_of
 
 ALGORITHMS = tuple(algorithms())
 ON_WEIGHTS = tuple(
@@ -29,6 +29,9 @@ ON_WEIGHTS = tuple(
 )
 DOWN = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
 RATE: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_seconds": 1e9}
+
+SPECIAL = torch.tensor([0, tiny.EOS])
+"""Tokens of the small models that are no label."""
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
 """Keys of a stage's slice about loading the base."""
@@ -84,8 +87,17 @@ class Memory:
             [self.sets[name] for name in draw.sets],
             self.seed,
             lambda: torch.arange(2, tiny.VOCABULARY),
-            lambda rows: best_wrong_guesses(Body(self.subject), rows, torch.tensor([0, tiny.EOS])),
+            {"adversarial": self._best_wrong, "generic": self._generic},
         )
+
+    def _best_wrong(self, rows: Sequence[Row]) -> list[Row]:
+        return best_wrong_guesses(Body(self.subject), rows, SPECIAL)
+
+    def _generic(self, rows: Sequence[Row]) -> list[Row]:
+        body = Body(self.subject)
+        reinforced, _ = tiny.with_lora(self.subject)
+        more = Body(reinforced.get_base_model())
+        return generic_guesses(body.hidden, more.hidden, body.head, rows, SPECIAL, 5.0)
 
 
 @dataclass

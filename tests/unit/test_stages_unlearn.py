@@ -40,6 +40,7 @@ from palimpsest.model.trainable import make_trainable
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import (
+    Acquire,
     Examples,
     Localize,
     Merge,
@@ -74,6 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "max_entropy": BLOCKS,
     "min_posterior": BLOCKS,
     "random_matching": BLOCKS,
+    "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
 }
 """Settings of every algorithm whose trained model is the result."""
@@ -114,7 +116,12 @@ class Work(jobs.Work):
         made = None
         if any(draw.examples for draw in draws):
             minimal = {k: v for k, v in config["settings"].items() if k != "region"}
-            made = self.run(Examples, f"{name}-examples", {**config, "settings": minimal})
+            made = self.run(
+                Examples,
+                f"{name}-examples",
+                {**config, "settings": minimal},
+                acquired=self.vector() if any(d.labels == "generic" for d in draws) else None,
+            )
         return self.run(
             Unlearn,
             f"{name}/model",
@@ -124,6 +131,16 @@ class Work(jobs.Work):
             **({"subject": subject} if subject else {}),
             reference=self.reference if any(draw.reference for draw in draws) else None,
             examples=made,
+        )
+
+    def vector(self) -> Path:
+        """A task vector: the subject learns the forget rows once more."""
+        settings = {"algorithm": "task_vector", "steps": 20, "rows": {"forget": 4}, **FRESH}
+        sets = {"forget": "set/forget"}
+        return self.run(
+            Acquire,
+            "acquired",
+            {**LOAD, "settings": settings, "seed": 0, "sets": sets},
         )
 
     def costs(self, model: Any, part: str) -> float:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Labels = Literal["own", "random", "adversarial"]
-"""Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
+Labels = Literal["own", "random", "adversarial", "generic"]
+"""Targets of a stream: the rows' own tokens, random ones, the subject's best wrong guesses, or what
+it would say without what a reinforced model is surer of."""
+
+ASKING: tuple[Labels, ...] = ("adversarial", "generic")
+"""Labels that need the subject."""
 
 Kind = Literal["states", "costs"]
 """What the subject computes on a row: final hidden states [length, width], or the cost of each
