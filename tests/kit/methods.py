@@ -40,10 +40,11 @@ SETS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5), (6, 2)], seed=1, name="f"),
     "retain": tiny.rows([(4, 4), (5, 6), (3, 3), (6, 7)], seed=2, name="n"),
     "general": tiny.rows([(2, 4), (5, 3), (3, 7), (4, 4)], seed=3, name="g"),
+    "declined": tiny.rows([(3, 2), (6, 4), (4, 3)], seed=4, name="d"),
 }
 
 
-NEEDED: dict[str, dict[str, Any]] = {"rmu": {"layer": 2}}
+NEEDED: dict[str, dict[str, Any]] = {"lunar": {"layer": 2}, "rmu": {"layer": 2}}
 """Keys without a default."""
 
 

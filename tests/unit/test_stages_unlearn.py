@@ -59,8 +59,14 @@ LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "fi
 FRESH = {"training": {"lora": LORA, "optimizer": {"learning_rate": 2e-2}}}
 SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}}}
 MLP = [r"model\.layers\.[12]\.mlp\..*_proj\.weight"]
+MLP_2 = [r"model\.layers\.2\.mlp\.down_proj\.weight"]
 BLOCKS = {"training": {"parameters": MLP, "optimizer": {"learning_rate": 1e-2}}}
-SETS = {"forget": "set/forget", "retain": "set/train", "general": "set/other"}
+SETS = {
+    "forget": "set/forget",
+    "retain": "set/train",
+    "general": "set/other",
+    "declined": "set/other",
+}
 METHODS: dict[str, dict[str, Any]] = {
     "finetune": FRESH,
     "gradient_ascent": {**FRESH, "steps": 8},
@@ -76,6 +82,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "min_posterior": BLOCKS,
     "random_matching": BLOCKS,
     "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
+    "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
 }
 """Settings of every algorithm whose trained model is the result."""

@@ -201,6 +201,8 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
     yield (*at, "retain"), scenario.retain
     if scenario.general:
         yield (*at, "general"), scenario.general
+    if scenario.declined:
+        yield (*at, "declined"), scenario.declined
     for section in ("evaluate", "validate_on"):
         for name, ref in getattr(scenario, section).parts().items():
             yield (*at, section, name), ref

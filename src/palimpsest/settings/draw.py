@@ -25,7 +25,8 @@ class Draw:
 
     Attributes:
         rows: rows a step.
-        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``.
+        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``,
+            ``declined``.
         labels: the targets; other than ``own`` they come from the labelled examples.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.

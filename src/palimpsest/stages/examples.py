@@ -67,7 +67,7 @@ def examples(job: Examples) -> None:
         )
         counts[name] = len(rows)
         write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
-    held = {"hazardous": hazardous} if hazardous else {}
+    held: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
     write_manifest(out, list(map(table_of, counts)), rows=counts, **held)
 
 
