@@ -131,7 +131,15 @@ def job_of(
         forgets=frozenset(name for name, draw in objective.draws().items() if draw.forgets),
     )
     tensors = _prepared(objective, job) if fixed is None else dict(fixed)
-    return replace(job, loss=lambda step: objective.loss(step, tensors), fixed=tensors)
+    state = objective.state()
+    read = {**tensors, **state, "share": job.share}
+    return replace(
+        job,
+        loss=lambda step: objective.loss(step, read),
+        after_step=lambda step: objective.after_step(step, read),
+        fixed=tensors,
+        state=state,
+    )
 
 
 @torch.no_grad()

@@ -64,6 +64,9 @@ class Job:
         reads: hidden states that the objective reads.
         finished: called after every step; returns why training ends here, or None to go on.
         fixed: tensors that `loss` reads and that training does not change.
+        state: tensors that `loss` reads and that `after_step` changes; checkpoints keep them.
+        after_step: called after every step; returns the tensors of `state` that it changes.
+        share: scalar that `loss` reads: the steps done as a share of all.
         forgets: streams whose rows are to be unlearned: their cost may rise without end.
     """
 
@@ -80,6 +83,9 @@ class Job:
     reads: Reads = FINAL
     finished: Callable[[Mapping[str, Stream]], str | None] | None = None
     fixed: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    after_step: Callable[[Mapping[str, Stream]], Mapping[str, Tensor]] | None = None
+    share: Tensor = field(default_factory=lambda: torch.zeros(()))
     forgets: frozenset[str] = frozenset()
 
 
@@ -110,7 +116,7 @@ def train(job: Job) -> Path:
     optimizer = optimizer_of(job.weights, job.optimizer)
     checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
     with ranks.main_first():  # it deletes a checkpoint with another fingerprint
-        done = checkpoint.load(job.weights, optimizer)
+        done = checkpoint.load(job.weights, optimizer, job.state)
     steps = _steps(job, optimizer, done, untrained)
     if ranks.current().rank:
         for _ in steps:
@@ -126,14 +132,14 @@ def train(job: Job) -> Path:
             loss, ended = sum(result.terms.values()), result.ended
             line = {"step": result.step, "steps": job.steps, "loss": loss, "terms": result.terms}
             facts = {"lr": result.rate, "grad_norm": result.norm, "tokens": result.tokens}
-            facts |= {"seconds": log.seconds, **_peak(job.body.device)}
+            facts |= {**result.facts, "seconds": log.seconds, **_peak(job.body.device)}
             log.write({**line, **facts, **({"ended": ended} if ended else {})})
             progress.update(result.step, result.tokens, loss=loss, **result.terms)
             if ended:
                 progress.note(f"ended after step {result.step}: {ended}")
             elif stop or time.monotonic() - saved_at >= pause:
                 saving = time.monotonic()
-                checkpoint.save(result.step, job.weights, optimizer)
+                checkpoint.save(result.step, job.weights, optimizer, job.state)
                 saved_at = time.monotonic()
                 pause = pause_after(saved_at - saving, job.checkpoint_seconds)
             if stop and not ended:
@@ -182,6 +188,7 @@ class StepResult:
         norm: norm of the gradient before clipping.
         tokens: tokens that the step read.
         ended: why training ends after this step, or None.
+        facts: what only some methods log: ``state``, the scalars of the method's state in the step.
     """
 
     step: int
@@ -190,6 +197,7 @@ class StepResult:
     norm: float
     tokens: int
     ended: str | None
+    facts: dict[str, dict[str, float]]
 
 
 def _steps(
@@ -200,11 +208,14 @@ def _steps(
         rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        job.share.fill_(step / job.steps)
+        scalars = {name: value.item() for name, value in job.state.items() if not value.dim()}
         streams = job.streams.draw(step)
         terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
         read = [rows for name, rows in streams.items() if name not in job.reads.unread]
         tokens = sum(len(row) for rows in read for row in rows)
-        yield StepResult(step + 1, rate, terms, norm, tokens, ended)
+        facts = {"state": scalars} if scalars else {}
+        yield StepResult(step + 1, rate, terms, norm, tokens, ended, facts)
         if ended:
             return
 
@@ -328,6 +339,10 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     largest = _largest(job.weights.values()).item()
     _check({"root mean square of a trained tensor": largest}, step, limit=GROWN)
+    if job.after_step:
+        with torch.no_grad():
+            for name, value in job.after_step(streams).items():
+                job.state[name].copy_(value)
     return values, norm, job.finished(streams) if job.finished else None
 
 

@@ -66,10 +66,20 @@ class Objective(MethodSettings):
     ) -> dict[str, Tensor]:
         """Tensors that stay fixed while the method trains; they are saved beside the model.
 
+        A resumed run computes them again.
+
         Args:
             first: runs the rows of the first step through the untrained model, without gradients.
             ids: token ids of all rows of each stream, [tokens].
             seed: seed of the run.
+        """
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """What the method carries from step to step beside weights and optimiser, at the start.
+
+        Checkpoints keep it, so a resumed run ends with the same bytes; the step log has its
+        scalars, as they were in the step. `after_step` changes it.
         """
         return {}
 
@@ -79,8 +89,24 @@ class Objective(MethodSettings):
 
         Args:
             streams: the rows of a step after the forward pass.
-            fixed: what `prepare` returned.
+            fixed: what `prepare` returned, the tensors of `state`, and ``share``: the steps done
+                as a share of all, a scalar (0 in the first step).
         """
+
+    def after_step(
+        self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Tensors of `state` that this step changes, by name.
+
+        It is called once for each optimiser step, after it and without gradients, in every process
+        that trains.
+
+        Args:
+            streams: those that `loss` had in this step. Whatever they give is of all processes'
+                rows; `Stream.cost` has a mean without a second pass through the head.
+            fixed: the tensors that `loss` had in this step.
+        """
+        return {}
 
     def finished(self, streams: Mapping[str, Stream]) -> str | None:
         """Why training ends after this step although steps are left; None: it goes on."""
