@@ -62,24 +62,18 @@ SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}
 MLP = [r"model\.layers\.[12]\.mlp\..*_proj\.weight"]
 MLP_2 = [r"model\.layers\.2\.mlp\.down_proj\.weight"]
 BLOCKS = {"training": {"parameters": MLP, "optimizer": {"learning_rate": 1e-2}}}
-SETS = {"forget": "set/forget", "retain": "set/train", "general": "set/other"}
-OTHERS: dict[str, dict[str, Any]] = {
 SETS = {
     "forget": "set/forget",
     "retain": "set/train",
     "general": "set/other",
     "declined": "set/other",
 }
-METHODS: dict[str, dict[str, Any]] = {
-    "finetune": FRESH,
+OTHERS: dict[str, dict[str, Any]] = {
     "gradient_ascent": {**FRESH, "steps": 8},
     **dict.fromkeys(("random_labels", "adversarial_labels"), SUBJECT),
     **dict.fromkeys(("ga_gd", "ga_gd_ood", "ga_kl", "ga_kl_ood"), SUBJECT),
     "memflex": {**SUBJECT, "region": None},
     **dict.fromkeys(("max_entropy", "min_posterior", "random_matching"), BLOCKS),
-    "max_entropy": BLOCKS,
-    "min_posterior": BLOCKS,
-    "random_matching": BLOCKS,
     "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
     "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
