@@ -44,7 +44,11 @@ SETS = {
 }
 
 
-NEEDED: dict[str, dict[str, Any]] = {"lunar": {"layer": 2}, "rmu": {"layer": 2}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "lunar": {"layer": 2},
+    "rmu": {"layer": 2},
+    "rmu_lat": {"layer": 2, "attack": {"block": 1}},
+}
 """Keys without a default."""
 
 

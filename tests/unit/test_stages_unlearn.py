@@ -77,6 +77,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
     "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
+    "rmu_lat": {**BLOCKS, "layer": 2, "alpha": 1.0, "attack": {"block": 1}},
 }
 METHODS = {
     key: OTHERS.get(key, FRESH) for key, method in algorithms().items() if method.chain == "unlearn"
@@ -290,7 +291,7 @@ def test_blocks_that_no_pass_runs_are_not_loaded(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
-@pytest.mark.parametrize("name", ["ga_kl", "rmu"])
+@pytest.mark.parametrize("name", ["ga_kl", "rmu", "rmu_lat"])
 def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str
 ) -> None:
@@ -299,7 +300,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     settings = work.config(name)["settings"]["training"]
     settings = {**settings, "optimizer": {"name": optimizer, "learning_rate": 1e-2}}
     config = work.config(name, training=settings)
-    file = DELTA_WEIGHTS if name == "rmu" else ADAPTER_WEIGHTS
+    file = DELTA_WEIGHTS if name.startswith("rmu") else ADAPTER_WEIGHTS
     whole = work.unlearn(f"{name}-{optimizer}-whole", config)
     real, calls = training._step, []
 

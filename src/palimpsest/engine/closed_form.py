@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ Read = Callable[[str], Iterator[tuple[Tensor, Tensor]]]
 at the last prompt token, [width]."""
 
 
+@runtime_checkable
 class InClosedForm(Protocol):
     """An objective with a solution."""
 

@@ -14,7 +14,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from palimpsest.engine import ranks
+from palimpsest.engine import inner, ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
 from palimpsest.engine.optimizer import average, optimizer_of
@@ -24,6 +24,7 @@ from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import TRAINING_LOG
+from palimpsest.settings.adversary import Adversary
 from palimpsest.settings.draw import Reads
 from palimpsest.settings.training import Optimizer
 
@@ -68,6 +69,7 @@ class Job:
         after_step: called after every step; returns the tensors of `state` that it changes.
         share: scalar that `loss` reads: the steps done as a share of all.
         forgets: streams whose rows are to be unlearned: their cost may rise without end.
+        adversary: attacks the inner states of the stream ``forget`` in every step.
     """
 
     label: str
@@ -87,6 +89,7 @@ class Job:
     after_step: Callable[[Mapping[str, Stream]], Mapping[str, Tensor]] | None = None
     share: Tensor = field(default_factory=lambda: torch.zeros(()))
     forgets: frozenset[str] = frozenset()
+    adversary: Adversary | None = None
 
 
 def train(job: Job) -> Path:
@@ -112,6 +115,8 @@ def train(job: Job) -> Path:
     for name, rows in job.streams.parts.items():
         if name not in job.reads.unread:
             job.body.keep(rows)
+    if job.adversary:
+        inner.check(job.body, job.adversary)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     optimizer = optimizer_of(job.weights, job.optimizer)
     checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
@@ -211,7 +216,9 @@ def _steps(
         job.share.fill_(step / job.steps)
         scalars = {name: value.item() for name, value in job.state.items() if not value.dim()}
         streams = job.streams.draw(step)
-        terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
+        for added in inner.rounds(job.body, streams.get("forget", ()), job.adversary):
+            with job.body.adding(job.adversary.block if job.adversary else 0, added):
+                terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
         read = [rows for name, rows in streams.items() if name not in job.reads.unread]
         tokens = sum(len(row) for rows in read for row in rows)
         facts = {"state": scalars} if scalars else {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from palimpsest.settings.adversary import Adversary
 from palimpsest.settings.draw import Draw, Reads
 from palimpsest.settings.method import MethodSettings, Start
 from palimpsest.settings.types import EACH_ONCE, NonNegative
@@ -60,6 +61,10 @@ class Objective(MethodSettings):
     def vectors(self) -> tuple[str, ...]:
         """Task vectors of other methods that it reads (`palimpsest.settings.vector.VectorName`)."""
         return ()
+
+    def adversary(self) -> Adversary | None:
+        """Who attacks the inner states of the stream ``forget`` in every step; None: nobody."""
+        return None
 
     def prepare(
         self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int

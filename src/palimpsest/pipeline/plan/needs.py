@@ -260,7 +260,9 @@ class Estimate:
         )
         held = self._held(trained, rows) + compared * self.shape.width * self.width
         # A pass that reads inner states alone ends at the highest of them.
-        last = self.shape.layers if reads.final or not reads.blocks else max(reads.blocks) + 1
+        adversary = settings.adversary()
+        whole = reads.final or not reads.blocks or adversary
+        last = self.shape.layers if whole else max(reads.blocks) + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         if self.width >= 4:
             held -= (self.shape.layers - last) * self.shape.block * self.width
@@ -268,9 +270,11 @@ class Estimate:
             memory.training_work(self.shape, term.tokens, term.positions, trained.first)
             for term in terms
         )
+        # An adversary's steps run about half of the blocks, with the forget rows alone.
+        passes = adversary.updates + adversary.steps / 2 if adversary else 1
         return Step(
             held,
-            settings.steps * work,
+            settings.steps * passes * work,
             4.0 * trained.numbers,
             rows,
             memory.activations(
