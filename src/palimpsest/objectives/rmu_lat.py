@@ -22,7 +22,7 @@ from palimpsest.settings.adversary import Adversary
 class RmuLat(Rmu):
     """RMU-LAT: settings; the loss is RMU's."""
 
-    algorithm: Literal["rmu_lat"]
+    algorithm: Literal["rmu_lat"]  # type: ignore[assignment]
     """RMU at states that an adversary has moved."""
     attack: Adversary
     """The adversary."""
