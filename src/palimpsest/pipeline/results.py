@@ -9,10 +9,11 @@ from typing import Any
 from palimpsest.config.schema import Config
 from palimpsest.io.canonical import canonical_json
 from palimpsest.judges import JUDGES, JudgeSettings
-from palimpsest.pipeline.slices import draws_of, scenario_of
+from palimpsest.pipeline.slices import draws_of, scenario_of, wanted_of
 from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
+from palimpsest.settings.draw import reference_of
 from palimpsest.settings.types import dataset_of
 from palimpsest.settings.vector import run_of
 
@@ -48,7 +49,7 @@ def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]
     scenario = scenario_of(cfg, model)
     return sorted(
         {
-            (ref, draw.reference)
+            (ref, reference_of(draw.wanted, draw.reference))
             for draw in draws_of(cfg, model, method)
             if draw.reference
             for name in draw.compared
@@ -94,7 +95,8 @@ def stages_of(cfg: Config, model: str, method: str) -> list[str]:
         taught = {"original": ["pretrain"], "retrained": ["retrain"], "base": []}[method]
         return [*taught, "describe", *evaluated]
     settings = cfg.method(method, model)
-    made = ["reference"] if references_of(cfg, model, method) else []
+    made = ["wanted"] if wanted_of(cfg, model, method) else []
+    made += ["reference"] if references_of(cfg, model, method) else []
     made += ["localize", "region"] if settings.localizes() else []
     made += ["acquire"] if settings.vectors() and settings.chain == "unlearn" else []
     made += ["examples"] if has_examples(cfg, model, method) else []
@@ -116,8 +118,9 @@ def jobs_of(
 def _runs_of(cfg: Config, known: Mapping[str, str], stage: str) -> Iterable[dict[str, str]]:
     """What sets a stage's jobs for one seed apart from each other."""
     model, method, seed = known["model"], known["method"], known["seed"]
-    if stage == "reference":
-        for ref, kind in references_of(cfg, model, method):
+    if stage in ("wanted", "reference"):
+        read = wanted_of if stage == "wanted" else references_of
+        for ref, kind in read(cfg, model, method):
             dataset, _, part = ref.partition("/")
             yield {"dataset": dataset, "part": part, "kind": kind}
     elif stage == "acquire":

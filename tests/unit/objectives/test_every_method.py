@@ -30,8 +30,8 @@ DIVERGING = [
 ]
 WITH_TARGETS = [k for k, m in METHODS.items() if m.reads().final]
 
-BY_ROWS = ("npo", "simnpo")
-"""Forget terms that are a function of each row's cost: a constant for a row without a target."""
+BY_ROWS = ("npo", "simnpo", "idk_dpo", "alt_po", "idk_ap")
+"""Terms that are a function of each row's cost: a constant for a row without a target."""
 
 NOTHING = {"states": "has no reference states", "costs": "was read without the subject's costs"}
 """What a row lacks that its draw does not ask for."""
@@ -90,6 +90,11 @@ def test_a_step_forwards_each_row_once_and_nothing_else(key: str) -> None:
         ("random_matching", {"weights": {"forget": 1, "retain": 0}}, {"forget"}),
         ("random_matching", {"weights": {"forget": 0, "retain": 1}}, {"retain"}),
         ("rmu", {"alpha": 0}, {"forget"}),
+        ("alt_po", {"weights": {"retain": 0, "lost": 0}}, {"forget"}),
+        ("alt_po", {"weights": {"forget": 0}}, {"retain"}),
+        ("idk", {"weights": {"retain": 0}}, {"forget"}),
+        ("idk", {"weights": {"forget": 0}}, {"retain"}),
+        ("idk_ap", {"weights": {"preservation": 0}}, {"forget"}),
     ],
 )  # fmt: skip
 def test_a_term_of_weight_zero_is_not_computed(
@@ -170,7 +175,9 @@ def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
     }
     s = methods.method(key, **ON_ANSWERS.get(key, {}))
     streams = {
-        name: Stream(made[name], [states] * len(made[name]), lambda h: h) for name in s.draws()
+        name: Stream(rows, [states] * len(rows), lambda h: h)
+        for name in s.draws()
+        for rows in [made.get(name, [row])]
     }
     if s.reads().all_levels:  # inner states need no label: the forget term is left out
         s = methods.method(key, weights={"forget": 0, "retain": 1})
