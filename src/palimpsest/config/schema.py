@@ -241,6 +241,8 @@ class Scenario(Section):
     """What is to be kept (rows that unlearning may use)."""
     general: PartRef | None = None
     """Other text for methods that use it."""
+    declined: PartRef | None = None
+    """Prompts that the subject declines to answer, for methods that compare with them."""
     evaluate: Evaluated
     """Parts whose measures are reported."""
     validate_on: Evaluated

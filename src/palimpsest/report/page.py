@@ -307,7 +307,7 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
 def in_order(stages: Iterable[str]) -> list[str]:
     """Stages in the order in which they run; those that this version does not have come last."""
     places = {name: place for place, name in enumerate(STAGES)}
-    return sorted(dict.fromkeys(stages), key=lambda name: places.get(name, len(places)))
+    return sorted(dict.fromkeys(stages), key=lambda name: places.get(name.split()[0], len(places)))
 
 
 def _stage_label(stage: str, methods: int) -> str:

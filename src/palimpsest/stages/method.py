@@ -10,12 +10,13 @@ from torch import Tensor
 
 from palimpsest.engine.assemble import body_of, job_of, streams_of
 from palimpsest.engine.body import Body
+from palimpsest.engine.closed_form import InClosedForm, solve
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST, TRAINING_LOG
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model import description
 from palimpsest.model.trainable import Trainable, make_trainable
@@ -142,6 +143,9 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
         folder=side_folder(job.out),
         fingerprint=run_fingerprint(config, _manifests(job, draws), body),
     )
+    if isinstance(method, InClosedForm):
+        fixed = solve(training, method, trainable.network)
+        return Trained(trainable, training.folder / TRAINING_LOG, fixed)
     return Trained(trainable, train(training), training.fixed)
 
 
@@ -153,6 +157,7 @@ def _blocks_read(method: Objective, subject: Path) -> int | None:
     reads = method.reads()
     files = read_manifest(subject, description.manifest_of(subject))["files"]
     whole = reads.final or reads.all_levels or not reads.blocks or method.start != "weights"
+    whole = whole or method.adversary() is not None
     return None if whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else max(reads.blocks) + 1
 
 

@@ -20,7 +20,7 @@ that was fitted, to the embedded subject's records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
@@ -35,7 +35,7 @@ from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.plan.ways import CONFIGURED, Way
 from palimpsest.pipeline.slices import draws_of, longest_answer
 from palimpsest.pipeline.stage import Stage
-from palimpsest.settings.draw import Draw, Wanted, split_reference
+from palimpsest.settings.draw import ASKING, Draw, Wanted, split_reference
 from palimpsest.settings.training import Lora, Training
 
 MB = 1 << 20
@@ -272,7 +272,9 @@ class Estimate:
         )
         held = self._held(trained, rows) + compared * self.shape.width * self.width
         # A pass that reads inner states alone ends at the highest of them.
-        last = self.shape.layers if reads.final or not reads.blocks else max(reads.blocks) + 1
+        adversary = settings.adversary()
+        whole = reads.final or not reads.blocks or adversary
+        last = self.shape.layers if whole else max(reads.blocks) + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         if self.width >= 4:
             held -= (self.shape.layers - last) * self.shape.block * self.width
@@ -280,9 +282,11 @@ class Estimate:
             memory.training_work(self.shape, term.tokens, term.positions, trained.first)
             for term in terms
         )
+        # An adversary's steps run about half of the blocks, with the forget rows alone.
+        passes = adversary.updates + adversary.steps / 2 if adversary else 1
         return Step(
             held,
-            settings.steps * work,
+            settings.steps * passes * work,
             4.0 * trained.numbers,
             rows,
             memory.activations(
@@ -341,13 +345,17 @@ class Estimate:
         return self._reading(rows, rows.worst(BATCH_ROWS), kept, logits, kept)
 
     def examples(self) -> Step | None:
-        """A pass that guesses labels; None: they are drawn, or rows are mixed."""
+        """Passes that guess labels; None: they are drawn, or rows are mixed."""
         draws = draws_of(self.cfg, self._model, self.job.wildcards["method"])
-        if not any(draw.labels == "adversarial" for draw in draws):
+        kinds = {draw.labels for draw in draws}
+        if not kinds & set(ASKING):
             return None
         rows = self._rows({getattr(self._scenario, s) for draw in draws for s in draw.sets})
-        logits = Logits(rows.targets * rows.share(BATCH_ROWS), 2, 0)
-        return self._reading(rows, rows.worst(BATCH_ROWS), MB, logits)
+        # Generic labels compare the subject with a reinforced model, in fp32.
+        passes, copies = (2, (2, 3)) if "generic" in kinds else (1, (2, 0))
+        logits = Logits(rows.targets * rows.share(BATCH_ROWS), *copies)
+        step = self._reading(rows, rows.worst(BATCH_ROWS), MB, logits)
+        return replace(step, work=passes * step.work)
 
     def _reading(
         self, rows: Lengths, tokens: float, disk: float, logits: Logits, kept: float = 0.0
