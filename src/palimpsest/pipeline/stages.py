@@ -272,7 +272,9 @@ class Region(Stage):
 
 @declared
 class Examples(Stage):
-    """Rows that are labelled or mixed before training: random or adversarial labels, a mixture."""
+    """Rows that are labelled or mixed before training: random or adversarial labels, those of a
+    text, a mixture.
+    """
 
     work = "palimpsest.stages.examples:examples"
     gpu = own_cost = True
@@ -289,7 +291,7 @@ class Examples(Stage):
         settings = cfg.method(w.method, w.model)
         # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
         keys = {"algorithm", "steps", "training", "start", "end_token"}
-        minimal = settings.model_dump(include=keys)
+        minimal = settings.model_dump(include=keys | settings.labelled_by)
         minimal |= {
             "steps": 1,
             "training": {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Labels = Literal["own", "random", "adversarial"]
-"""Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
+Labels = Literal["own", "random", "adversarial", "text"]
+"""Targets of a stream: the rows' own tokens, random ones, the subject's best wrong guesses, or the
+tokens of a text, again and again."""
 
 Kind = Literal["states", "costs"]
 """What the subject computes on a row: final hidden states [length, width], or the cost of each
@@ -23,6 +24,7 @@ class Draw:
         rows: rows a step.
         sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``.
         labels: the targets; other than ``own`` they come from the labelled examples.
+        text: the text of the labels ``text``.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.
         signs: one for each of `sets`: the stream is a mixture whose rows carry these signs.
@@ -38,6 +40,7 @@ class Draw:
     signs: tuple[int, ...] = ()
     reference: Kind | None = None
     forgets: bool = False
+    text: str = ""
 
     @property
     def compared(self) -> tuple[str, ...]:
