@@ -108,6 +108,7 @@ class Memory:
             self.seed,
             lambda: torch.arange(2, tiny.VOCABULARY),
             {"adversarial": self._best_wrong, "generic": self._generic},
+            lambda _: torch.tensor([9, 14, 11]),
         )
 
     def _best_wrong(self, rows: Sequence[Row]) -> list[Row]:

@@ -41,6 +41,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "memflex": ("memflex", {"region": None, "start": "fresh"}),
     "min_posterior": ("min_posterior", {"threshold": -4.0}),
     "random_matching": ("random_matching", {}),
+    "npo": ("npo", {"retain_term": "kl"}),
+    "undial": ("undial", {"retain_term": "js", "rows": {"forget": 1, "retain": 2}}),
     "rmu": ("rmu", {}),
     # A row each: for some processes and streams there is none.
     "single": ("llmu", {"rows": {"forget": 1, "retain": 1}, "weights": {"retain": 0}}),
