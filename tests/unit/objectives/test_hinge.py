@@ -39,3 +39,11 @@ def test_the_slope_by_hand() -> None:
     value, (gradient,) = value_and_gradients(forget_term("ihl"), one(*logits))
     assert value.item() == pytest.approx(0.75)
     assert gradient[0].tolist() == pytest.approx([-0.375, 0.3125, 0.0625])
+
+
+def test_logits_between_0_and_1_are_logits() -> None:
+    """The released code takes such ones for probabilities: 1 + .9 - .4."""
+    q = torch.tensor([0.2, 0.9, 0.4], dtype=torch.float64).softmax(-1)
+    value = forget_term("ihl")(one(0.2, 0.9, 0.4))
+    assert value.item() == pytest.approx((1 + q[1] - q[2]).item(), rel=1e-14)
+    assert abs(value.item() - 1.5) > 0.2
