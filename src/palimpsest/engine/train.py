@@ -139,8 +139,8 @@ def train(job: Job) -> Path:
             loss, ended = sum(result.terms.values()), result.ended
             line = {"step": result.step, "steps": job.steps, "loss": loss, "terms": result.terms}
             facts = {"lr": result.rate, "grad_norm": result.norm, "tokens": result.tokens}
-            facts |= {**result.facts, "seconds": log.seconds, **_peak(job.body.device)}
-            log.write({**line, **facts, **({"ended": ended} if ended else {})})
+            facts |= {"seconds": log.seconds, **_peak(job.body.device)}
+            log.write({**line, **facts, **result.facts, **({"ended": ended} if ended else {})})
             progress.update(result.step, result.tokens, loss=loss, **result.terms)
             if ended:
                 progress.note(f"ended after step {result.step}: {ended}")

@@ -72,12 +72,12 @@ class Trained:
     bytes_each: int = ADAM_BYTES
 
 
-def adapter(shape: Shape, lora: Lora, modules: Modules) -> Trained:
-    """A LoRA adapter; where no module has a target's name, all matrices are assumed."""
+def adapter(shape: Shape, lora: Lora, modules: Modules, last: int | None = None) -> Trained:
+    """A LoRA adapter, up to block `last`; where no module has a target's name, all are assumed."""
     blocks = {
         name: inputs + outputs
         for name, (inputs, outputs) in shape.linear.items()
-        if (block_of(name) or 0) >= lora.first_layer
+        if lora.first_layer <= (block_of(name) or 0) <= (shape.layers if last is None else last)
     }
     matched = [name for name in blocks if _is_one_of(name, lora.targets)] or list(blocks)
     numbers = lora.rank * float(sum(blocks[name] for name in matched))

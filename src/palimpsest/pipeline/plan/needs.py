@@ -260,7 +260,7 @@ class Estimate:
         )
         held = self._held(trained, rows) + compared * self.shape.width * self.width
         # A pass that reads inner states alone ends at the highest of them.
-        last = self.shape.layers if reads.final or not reads.blocks else max(reads.blocks) + 1
+        last = self.shape.layers if reads.last is None else reads.last + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         if self.width >= 4:
             held -= (self.shape.layers - last) * self.shape.block * self.width
@@ -309,8 +309,8 @@ class Estimate:
             patterns = training.parameters
             return memory.base_tensors(self.shape, patterns, self.width, self._modules)
         if settings.start == "subject" and self._pretraining:
-            training = self._pretraining.training
-        return memory.adapter(self.shape, training.lora, self._modules)
+            return memory.adapter(self.shape, self._pretraining.training.lora, self._modules)
+        return memory.adapter(self.shape, training.lora, self._modules, settings.reads().last)
 
     def _held(self, trained: Trained, rows: Lengths) -> float:
         """What is trained, and the kept prefixes of all rows."""
