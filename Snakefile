@@ -37,12 +37,13 @@ wildcard_constraints:
     seed=r"\d+",
     run=runs.pattern(one_of(CFG.method_names())),
     part=r"[\w.-]+",
-    kind=one_of(KINDS),
+    kind=one_of(REFERENCES),
 
 
 include: "workflow/rules/download.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/wanted.smk"
 include: "workflow/rules/reference.smk"
 include: "workflow/rules/localize.smk"
 include: "workflow/rules/examples.smk"

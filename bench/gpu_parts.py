@@ -38,7 +38,7 @@ from palimpsest.pipeline.plan.needs import CONTEXT, Estimate
 from palimpsest.pipeline.plan.rows import Lengths
 from palimpsest.pipeline.plan.shapes import Shape, from_config
 from palimpsest.pipeline.stages import STAGES
-from palimpsest.settings.draw import Kind
+from palimpsest.settings.draw import Kind, Wanted
 from palimpsest.settings.training import Lora
 
 Note = Callable[..., None]
@@ -198,6 +198,10 @@ class Random:
             replace(row, reference=torch.randn(len(row), self.width, dtype=torch.bfloat16))
             for row in rows
         ]
+
+    def wanted(self, name: str, answers: Wanted, reference: Kind | None) -> dict[str, list[Row]]:
+        """Fails: the methods here read none."""
+        raise ValueError(name)
 
     def examples(self, stream: str) -> list[Row]:
         """Fails: the methods here read none."""

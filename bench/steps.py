@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from bench.forms import OPTIMIZER, WARM_UP, Batch, Form, trained_by_us, trained_plainly
-from bench.npo import Npo, sequence_costs_once
 from bench.plain import npo as plain_npo
 from bench.plain import rmu as plain_rmu
 from bench.plain import sku as plain_sku
@@ -21,9 +20,12 @@ from palimpsest.engine.rows import Row
 from palimpsest.model.delta import add_deltas
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.finetune import Finetune
+from palimpsest.objectives.npo import Npo
 from palimpsest.objectives.rmu import Rmu
 from palimpsest.objectives.sku import Sku
+from palimpsest.settings.draw import Kind
 from palimpsest.settings.training import Lora, Training
+from palimpsest.stages.reference import COMPUTED
 
 TRAINING = Training(optimizer=OPTIMIZER)
 LORA = Lora(rank=32, alpha=16, targets=["q_proj", "v_proj"])
@@ -47,12 +49,6 @@ def with_lora(model: Any, lora: Lora = LORA, name: str = "unlearned") -> tuple[A
 def parameters(model: torch.nn.Module) -> int:
     """Number of parameters of a model, without those of its adapters."""
     return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
-
-
-@torch.no_grad()
-def states(body: Body, rows: Sequence[Row]) -> list[Tensor]:
-    """Final hidden states of each row, computed by itself."""
-    return [body.hidden([row])[0] for row in rows]
 
 
 # SKU, stage 1: 2 forget rows, their prompts with K answers of others, 2 ordinary rows.
@@ -106,12 +102,7 @@ def sku_ours(work: Work, k: int, recompute: bool = False, compiled: bool = False
     """
     batch, settings = sku_batch(work, k), sku_settings(k)
     model = work.load("auto")
-    rows = batch.sets["retain"]
-    with_states = [
-        replace(row, reference=state)
-        for row, state in zip(rows, states(Body(model), rows), strict=True)
-    ]
-    batch = replace(batch, sets={**batch.sets, "retain": with_states})
+    batch = compared(batch, Body(model))
     network, weights = with_lora(model)
     body = Body(network, recompute=recompute, compiled=compiled)
     kind = ("-recomputed" if recompute else "") + ("-compiled" if compiled else "")
@@ -122,7 +113,9 @@ def sku_ours(work: Work, k: int, recompute: bool = False, compiled: bool = False
 # NPO: 4 rows to forget, 4 questions of TruthfulQA to keep.
 
 
-NPO = Npo(steps=1, rows={"forget": 4, "retain": 4}, training=TRAINING)
+NPO = Npo(
+    algorithm="npo", steps=1, rows={"forget": 4, "retain": 4}, training=TRAINING, start="fresh"
+)
 
 
 def npo_batch(work: Work, long: bool) -> Batch:
@@ -147,12 +140,29 @@ def npo_plain(work: Work, long: bool) -> Form:
 
 
 def npo_ours(work: Work, long: bool) -> Form:
-    """On the engine: the reference's costs of whole answers are computed once."""
-    batch, model = npo_batch(work, long), work.load("auto")
-    before = sequence_costs_once(Body(model), batch.sets["forget"])
+    """The stage ``unlearn``: the stage ``reference`` computed the subject's costs once."""
+    model = work.load("auto")
+    batch = compared(npo_batch(work, long), Body(model))
     network, weights = with_lora(model)
     body = Body(network)
-    return trained_by_us(NPO, lambda: body, weights, batch, work.scratch / "npo", before)
+    return trained_by_us(NPO, lambda: body, weights, batch, work.scratch / "npo")
+
+
+@torch.no_grad()
+def compared(batch: Batch, body: Body) -> Batch:
+    """The batch with what its draws need of the subject, as the stage ``reference`` computes it."""
+    sets = dict(batch.sets)
+    for draw in batch.draws.values():
+        if draw.reference:
+            for name in draw.compared:
+                sets[name] = with_reference(sets[name], body, draw.reference)
+    return replace(batch, sets=sets)
+
+
+def with_reference(rows: Sequence[Row], body: Body, kind: Kind) -> list[Row]:
+    """Each row with the subject's states or costs, computed by itself."""
+    key = "reference" if kind == "states" else "reference_costs"
+    return [replace(row, **{key: COMPUTED[kind](body, [row])[0]}) for row in rows]
 
 
 # RMU: 4 rows to forget, 4 to keep; block 7 is read, the down-projections of 5 to 7 are trained.

@@ -21,7 +21,7 @@ _COSTS = ("embedded_model", "built")
 
 if WORKERS > 1:
     # Threads that wait for each other spin by default and take the cores of other workers' tests.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -111,9 +111,10 @@ def run_cli(main: Callable[[], None]) -> None:
     # Large tensors in huge pages: fewer page faults, and less memory lost between tensors. PyTorch
     # reads this once, at its first allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Threads that wait for each other sleep: beside another program, one that spins takes the core
-    # of the thread that it waits for (docs/performance.md). OpenMP reads this once, too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other soon sleep: beside another program, one that spins takes the
+    # core of the thread that it waits for (docs/performance.md). OpenMP reads this once, too.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     previous_handler = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()

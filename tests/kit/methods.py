@@ -14,13 +14,13 @@ from torch import Tensor
 from kit import models as tiny
 from palimpsest.engine.assemble import job_of, streams_of
 from palimpsest.engine.body import Body
-from palimpsest.engine.rows import Row
+from palimpsest.engine.rows import Row, join
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms, objective
-from palimpsest.settings.draw import Draw, Kind
+from palimpsest.settings.draw import Draw, Kind, Wanted
 from palimpsest.stages.examples import best_wrong_guesses, rows_of
 
 ALGORITHMS = tuple(algorithms())
@@ -79,6 +79,19 @@ class Memory:
         """Rows of a set."""
         rows = list(self.sets[name])
         return tiny.with_reference(self.subject, rows, reference) if reference else rows
+
+    def wanted(self, name: str, answers: Wanted, reference: Kind | None) -> dict[str, list[Row]]:
+        """Two random answers to each row of a set."""
+        found = {}
+        for i, row in enumerate(self.sets[name]):
+            lengths = [(1, 2 + i % 3), (1, 4 - i % 3)]
+            others = tiny.rows(lengths, 10 * i + len(answers), f"{answers}-{i}")
+            found[row.id] = [join(row, other) for other in others]
+        if not reference:
+            return found
+        flat = [answer for of_row in found.values() for answer in of_row]
+        compared = iter(tiny.with_reference(self.subject, flat, reference))
+        return {name: [next(compared) for _ in of_row] for name, of_row in found.items()}
 
     def examples(self, stream: str) -> list[Row]:
         """Labelled or mixed rows of a stream."""

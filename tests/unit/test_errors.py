@@ -26,17 +26,22 @@ def test_a_user_error_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "error: mend this\n"
 
 
+OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Variables that say how long OpenMP's threads spin."""
+
+
 @pytest.mark.parametrize(
-    ("own", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+    ("own", "found"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(
     own: dict[str, str], found: str
 ) -> None:
     program = (
         "import os\nfrom palimpsest.errors import run_cli\n"
-        "run_cli(lambda: print(os.environ['OMP_WAIT_POLICY']))"
+        "run_cli(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
     )
-    environ = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | own
+    environ = {k: v for k, v in os.environ.items() if k not in OPENMP} | own
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**environ, "PYTHONPATH": SOURCE},

@@ -3,6 +3,7 @@ rule acquire:
     input:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
+        wanted=wanted_of,
         reference=reference_of,
         tokens=tokens_for("acquire"),
     output:
@@ -26,6 +27,7 @@ rule acquire:
         config=config_of("acquire"),
         untracked=untracked("acquire"),
         tokens=tokens_folder,
+        wanted=wanted_folder,
         reference=reference_folder,
     shell:
         """
@@ -35,6 +37,7 @@ rule acquire:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
+            --wanted "{params.wanted}" \
             --reference "{params.reference}" \
             --out {output.manifest:q} \
             --label "acquire {wildcards.model}/{wildcards.method} seed {wildcards.seed}" \

@@ -8,8 +8,8 @@ from palimpsest.pipeline import results, runs
 from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
-from palimpsest.pipeline.stages import STAGES, Examples, Report
-from palimpsest.settings.draw import KINDS
+from palimpsest.pipeline.stages import STAGES, Examples, Report, Wanted
+from palimpsest.settings.draw import REFERENCES, WANTED, split_reference
 from palimpsest.settings.types import dataset_of, split_ref
 
 use_this_environment()
@@ -108,6 +108,40 @@ def tokens_of_part(wildcards):
     """Manifest of the token tables that hold the part."""
     base = CFG.models[wildcards.model].base
     return f"resources/tokens/{base}/{wildcards.dataset}/manifest.json"
+
+
+def subject_writes(wildcards):
+    """Whether the subject itself writes the wanted answers."""
+    return int(Wanted.asks_subject(CFG, Wildcards(**wildcards)))
+
+
+def subject_that_writes(wildcards):
+    """The subject, where it writes the wanted answers."""
+    model = f"results/{wildcards.model}/original/seed-0/model/model.json"
+    return model if subject_writes(wildcards) else []
+
+
+def threads_to_write(wildcards):
+    """Threads of a job that makes wanted answers: only a model needs more than one."""
+    return 8 if subject_writes(wildcards) else 1
+
+
+def wanted_of(wildcards):
+    """Answers that a method wants in place of the rows' own."""
+    parts = results.wanted_of(CFG, wildcards.model, wildcards.method)
+    return [f"results/{wildcards.model}/wanted/{part}.{kind}/manifest.json" for part, kind in parts]
+
+
+def wanted_in_part(wildcards):
+    """The wanted answers that the subject computes something on, if it does not on the rows."""
+    answers, _ = split_reference(wildcards.kind)
+    folder = f"results/{wildcards.model}/wanted/{wildcards.dataset}/{wildcards.part}"
+    return f"{folder}.{answers}/manifest.json" if answers else []
+
+
+def wanted_folder(wildcards, input):
+    """Folder of these, if there are some."""
+    return f"results/{wildcards.model}/wanted" if input.wanted else ""
 
 
 # Where the adapter of a model is that nothing was unlearned from; the bare base has none.

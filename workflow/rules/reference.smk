@@ -4,6 +4,7 @@ rule reference:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
         tokens=tokens_of_part,
+        wanted=wanted_in_part,
     output:
         manifest=ensure(
             "results/{model}/reference/{dataset}/{part}.{kind}/manifest.json", non_empty=True
@@ -22,6 +23,7 @@ rule reference:
     params:
         config=config_of("reference"),
         tokens=tokens_folder,
+        wanted=wanted_folder,
     shell:
         """
         python "$PALIMPSEST_HOME/workflow/scripts/stage.py" reference \
@@ -29,6 +31,7 @@ rule reference:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
+            --wanted "{params.wanted}" \
             --out {output.manifest:q} \
             --label "reference {wildcards.model} {wildcards.dataset}/{wildcards.part} {wildcards.kind}" \
             --threads {threads} \

@@ -4,6 +4,7 @@ rule unlearn:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
         tokens=tokens_for("unlearn"),
+        wanted=wanted_of,
         reference=reference_of,
         examples=examples_of,
         region=region_of,
@@ -26,6 +27,7 @@ rule unlearn:
         config=config_of("unlearn"),
         untracked=untracked("unlearn"),
         tokens=tokens_folder,
+        wanted=wanted_folder,
         reference=reference_folder,
     shell:
         """
@@ -35,6 +37,7 @@ rule unlearn:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --tokens {params.tokens:q} \
+            --wanted "{params.wanted}" \
             --reference "{params.reference}" \
             --examples "{input.examples}" \
             --region "{input.region}" \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
@@ -37,7 +37,7 @@ REFERENCES = ("original", "retrained", "base")
 """What methods are compared with: the subject, a model that never learned what is forgotten (the
 gold standard), and the base model, which was taught nothing. No method can have these names."""
 
-SUBJECT_FOLDERS = ("subject", "retained", "reference", "localization")
+SUBJECT_FOLDERS = ("subject", "retained", "wanted", "reference", "localization")
 """Folders in ``results/<model>/`` that are no methods; no method can have these names."""
 
 RUN_FOLDERS = ("model", "merged", "acquired", "examples")
@@ -53,6 +53,14 @@ def _without_nulls(table: Any) -> Any:
         return {key: value for key, value in table.items() if value is not None}
     return table
 
+
+def _of_a_file(source: str) -> str:
+    if source.split(":")[0] not in ("path", "resource"):
+        raise ValueError(f"'{source}': path:file or resource:file is needed here")
+    return source
+
+
+File = Annotated[Source, AfterValidator(_of_a_file)]
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -129,6 +137,50 @@ class Localization(Section):
     """Seed of the replacements."""
 
 
+class Alternates(Section):
+    """Other answers with changed facts, for methods that train towards them (AltPO)."""
+
+    per_row: Count = 5
+    """K: alternates of each row; one of them is drawn at a step."""
+    prompt: Annotated[str, holding("{prompt}"), holding("{response}")] = (
+        "Question: {prompt}\nAnswer: {response}\n"
+        "Give another answer to this question. It has the same form and sounds plausible, but the "
+        "facts in it are others: names, numbers, places, things."
+    )
+    """What the subject is asked, in the base's template."""
+    temperature: Annotated[Real, Field(ge=0.01, le=100)] = 1.0
+    """Divides the logits."""
+    max_new_tokens: Count = 200
+    """Longest alternate; it is no longer than a quarter more than the longest response."""
+    tries: Count = 8
+    """How often the subject is asked for what is missing: an alternate with a key string, with a
+    ROUGE-L of 0.9 or more to the answer, or that is there already does not count."""
+    seed: Index = 0
+    """Seed of the draws."""
+    file: File | None = None
+    """Your own alternates in their place, path:file with ``id`` (of a row) and ``alternates``."""
+
+
+class Refusals(Section):
+    """Phrases that decline to answer, for methods that train towards them (IDK, IdkDPO)."""
+
+    per_row: Count = 5
+    """K: refusals of each row, drawn from the list; one of them is drawn at a step."""
+    seed: Index = 0
+    """Seed of the draws."""
+    file: File = "resource:refusals/refusals.txt"
+    """The list, one phrase a line: resource:file or path:file."""
+
+
+class WantedAnswers(Section):
+    """Answers that are wanted in place of a row's own."""
+
+    alternates: Alternates = Alternates()
+    """By the subject itself, or of your own."""
+    refusals: Refusals = Refusals()
+    """From a list."""
+
+
 class Evaluated(Section):
     """Parts that are measured. Only `forget` and `retain` are required."""
 
@@ -181,6 +233,8 @@ class Scenario(Section):
     """LoRA pretraining that makes the subject; null: the base model is the subject."""
     localize: Localization = Localization()
     """Knowledge localization, for methods that train a region."""
+    wanted: WantedAnswers = WantedAnswers()
+    """Answers that are wanted in place of a row's own, for methods on pairs."""
     forget: PartRef
     """What is to be forgotten."""
     retain: PartRef

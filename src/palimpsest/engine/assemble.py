@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from palimpsest.engine.body import Body
 from palimpsest.engine.gradients import Apart
 from palimpsest.engine.rows import Row
-from palimpsest.engine.sampler import Streams
+from palimpsest.engine.sampler import Pairs, Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, first_values, run
-from palimpsest.settings.draw import Draw, Kind
+from palimpsest.errors import UserError
+from palimpsest.settings.draw import Draw, Kind, Wanted
 from palimpsest.settings.training import Training
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Source(Protocol):
 
     def examples(self, stream: str) -> list[Row]:
         """Rows of a stream that an earlier stage wrote (`Draw.examples`), without states."""
+
+    def wanted(self, name: str, answers: Wanted, reference: Kind | None) -> dict[str, list[Row]]:
+        """Wanted answers to the rows of the set `name`: row id -> rows with the same prompt."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Sets:
         """Fails: rows in memory have no examples."""
         raise ValueError(f"stream {stream} needs examples")
 
+    def wanted(self, name: str, answers: Wanted, reference: Kind | None) -> dict[str, list[Row]]:
+        """Fails: rows in memory have their own answers alone."""
+        raise ValueError(f"set {name} has no answers of the kind {answers}")
+
 
 def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
     """The rows of every stream.
@@ -57,7 +65,8 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
         seed: seed of all draws.
 
     Raises:
-        UserError: a set is missing or empty, or smaller than a step; no stream is left.
+        UserError: a set is missing or empty, or smaller than a step; no stream is left; a row has
+            no wanted answer.
     """
 
     def read(names: Sequence[str], reference: Kind | None) -> list[Row]:
@@ -74,11 +83,60 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
     parts = {
         name: examples(name, draw) if draw.examples else read(draw.sets, draw.reference)
         for name, draw in draws.items()
-        if not draw.answers_of
+        if not draw.answers_of and not draw.wanted
     }
+    pairs = {}
+    for name, draw in draws.items():
+        if draw.wanted:
+            beside = _beside(name, draws)
+            rows = parts[beside] if beside in parts else read(draw.sets, None)
+            pairs[name] = Pairs(beside, rows, _answers_of(rows, draw, source))
+    parts |= {n: [a for of_row in p.answers.values() for a in of_row] for n, p in pairs.items()}
     pools = {n: read(d.answers_of, None) for n, d in draws.items() if d.answers_of}
     sizes = {name: draw.rows for name, draw in draws.items()}
-    return Streams(sizes, parts, seed, pools)
+    return Streams(sizes, parts, seed, pools, pairs)
+
+
+def _beside(name: str, draws: Mapping[str, Draw]) -> str:
+    """The stream whose rows the wanted answers of the stream `name` belong to."""
+    sets = draws[name].sets
+    others = (
+        other
+        for other, draw in draws.items()
+        if draw.sets == sets and not (draw.wanted or draw.answers_of or draw.signs)
+    )
+    beside = next(others, name)
+    if draws[beside].rows != draws[name].rows:
+        raise ValueError(f"the streams {beside} and {name} are pairs and draw unequal numbers")
+    return beside
+
+
+def _answers_of(rows: Sequence[Row], draw: Draw, source: Source) -> dict[str, list[Row]]:
+    """Row id -> its wanted answers.
+
+    Raises:
+        UserError: a row has none, or one that is its own answer.
+    """
+    assert draw.wanted
+    found: dict[str, list[Row]] = {}
+    for name in draw.sets:
+        found |= source.wanted(name, draw.wanted, draw.reference)
+    kind, sets = draw.wanted, " and ".join(draw.sets)
+    if lacking := [row.id for row in rows if not found.get(row.id)]:
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise UserError(
+            f"{len(lacking)} of {len(rows)} rows of the {sets} set have no {kind}: "
+            f"{', '.join(lacking[:5])}{more}; every row needs one: raise tries or temperature in "
+            f"wanted.{kind}s of the scenario, or name a file of your own there"
+        )
+    answers = {row.id: found[row.id] for row in rows}
+    for row in rows:
+        if any(torch.equal(row.response, answer.response) for answer in answers[row.id]):
+            raise UserError(
+                f"row {row.id} of the {sets} set has its own answer as its {kind}, so the two "
+                "cannot be told apart; give it another one"
+            )
+    return answers
 
 
 def with_reference_of(row: Row, other: Row | None) -> Row:

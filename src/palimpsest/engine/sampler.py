@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -42,6 +43,11 @@ class Shuffled:
         first = step * self.batch
         return [self._row(i) for i in range(first, first + self.batch)]
 
+    def passes(self, step: int) -> list[int]:
+        """How often each of these rows was drawn before."""
+        first = step * self.batch
+        return [i // len(self.rows) for i in range(first, first + self.batch)]
+
     def _row(self, position: int) -> Row:
         epoch, offset = divmod(position, len(self.rows))
         if epoch not in self._epochs:
@@ -50,6 +56,42 @@ class Shuffled:
                 epoch: torch.randperm(len(self.rows), generator=random).tolist()
             }
         return self.rows[self._epochs[epoch][offset]]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A stream of wanted answers.
+
+    Attributes:
+        beside: the stream whose rows they answer, or the stream itself if no other has these rows.
+        rows: these rows.
+        answers: row id -> its wanted answers, each a row with the same prompt.
+    """
+
+    beside: str
+    rows: Sequence[Row]
+    answers: Mapping[str, Sequence[Row]]
+
+
+class Paired:
+    """Draws one wanted answer for each row of another reader's step.
+
+    In K passes over the rows, a row with K answers meets each of them once.
+    """
+
+    def __init__(self, reader: Shuffled, answers: Mapping[str, Sequence[Row]], seed: int) -> None:
+        self.reader, self.answers, self.seed = reader, answers, seed
+
+    def draw(self, step: int) -> list[Row]:
+        """Answers to the rows of a step (counted from 0)."""
+        drawn = zip(self.reader.draw(step), self.reader.passes(step), strict=True)
+        return [self._answer(row, number) for row, number in drawn]
+
+    def _answer(self, row: Row, number: int) -> Row:
+        answers = self.answers[row.id]
+        cycle, place = divmod(number, len(answers))
+        random = generator(self.seed, "wanted", row.id, cycle)
+        return answers[int(torch.randperm(len(answers), generator=random)[place])]
 
 
 def random_answers(
@@ -96,6 +138,7 @@ class Streams:
         parts: rows of each stream; a stream in `pools` has none.
         seed: seed of all draws.
         pools: streams that join the step's ``forget`` prompts with random answers of these rows.
+        pairs: streams of wanted answers; `parts` has their rows, too.
     """
 
     def __init__(
@@ -104,15 +147,22 @@ class Streams:
         parts: Mapping[str, Sequence[Row]],
         seed: int,
         pools: Mapping[str, Sequence[Row]] | None = None,
+        pairs: Mapping[str, Pairs] | None = None,
     ) -> None:
         if not sizes:
             raise UserError("every term has the weight 0: nothing to train on")
         self.sizes, self.parts, self.seed, self.pools = sizes, parts, seed, pools or {}
-        self._readers = {
+        pairs = pairs or {}
+        readers = {
             name: Shuffled(parts[name], size, seed, name)
             for name, size in sizes.items()
-            if name not in self.pools
+            if name not in self.pools and name not in pairs
         }
+        self._readers: dict[str, Shuffled | Paired] = {**readers}
+        for name, pair in pairs.items():
+            # Equal readers draw the same rows, so either has the order of the stream beside it.
+            reader = Shuffled(pair.rows, sizes[name], seed, pair.beside)
+            self._readers[name] = Paired(reader, pair.answers, seed)
 
     def draw(self, step: int) -> dict[str, list[Row]]:
         """Rows of each stream in a step (counted from 0)."""

@@ -64,8 +64,7 @@ class Stream:
 
         It is 0 for a row without a target that counts.
         """
-        per_row = self.token_nll().split(self._counts())
-        return torch.stack([t.mean() if len(t) else t.sum() for t in per_row])
+        return self.row_means(self.token_nll())
 
     def token_nll(self) -> Tensor:
         """Negative log-likelihood of every target that counts, nats, [tokens]."""
@@ -91,6 +90,14 @@ class Stream:
             values: a number for each of these targets, [tokens], as `token_nll` gives them.
         """
         return torch.stack([of_row.sum() for of_row in values.split(self._counts())])
+
+    def row_means(self, values: Tensor) -> Tensor:
+        """Means of what stands at each row's targets that count, [rows]; 0 where there is none.
+
+        Args:
+            values: a number for each of these targets, [tokens], as `token_nll` gives them.
+        """
+        return torch.stack([_mean(of_row) for of_row in values.split(self._counts())])
 
     def entropy(self) -> Tensor:
         """Entropy of the prediction of every target that counts, nats, [tokens]."""

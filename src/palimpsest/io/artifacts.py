@@ -26,6 +26,9 @@ HAZARDOUS = "HAZARDOUS.txt"
 CARD = "README.md"
 """Model card of a merged model."""
 
+WANTED = "wanted.parquet"
+"""Wanted answers to the rows of a part, as token rows."""
+
 REFERENCE = "rows.safetensors"
 """What the subject computes on the rows of a part: row id -> tensor."""
 

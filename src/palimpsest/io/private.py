@@ -11,6 +11,7 @@ from palimpsest.io.atomic import explained, write_text
 
 BEFORE = "the model before unlearning"
 ACQUIRED = "the acquired knowledge"
+WRITTEN = "texts of the model before unlearning"
 """What a hazardous folder can hold."""
 
 
@@ -31,7 +32,7 @@ def mark(folder: Path, holds: Sequence[str], share: str = "") -> None:
 
     Args:
         folder: an artifact's.
-        holds: `BEFORE`, `ACQUIRED`, or both.
+        holds: any of `BEFORE`, `ACQUIRED`, `WRITTEN`.
         share: a sentence on what to share in its place.
     """
     note = folder / HAZARDOUS

@@ -37,6 +37,16 @@ TOKENS = pa.schema(
 )
 """``resources/tokens/{base}/{dataset}/{part}.parquet``: the first ids are the prompt."""
 
+WANTED = pa.schema(
+    [
+        *TOKENS,
+        ("of", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+"""``.../wanted/{dataset}/{part}.{kind}/wanted.parquet``: a wanted answer after the prompt of the
+row whose id is ``of``, and its text."""
+
 EXAMPLES = pa.schema(
     [
         *TOKENS,

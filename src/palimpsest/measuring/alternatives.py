@@ -38,6 +38,8 @@ class DataRow:
     """Wrong answers; may be empty."""
     paraphrased: str | None
     """The right answer in other words."""
+    key: Sequence[str] = ()
+    """Strings that carry the fact."""
 
     def alternatives(self) -> list[tuple[int, str]]:
         """Place (see `palimpsest.metrics.asked`) and text of each answer but the response."""
@@ -102,7 +104,7 @@ def wrong_answers(
     """
     by_block = {}
     for block in (name for name in CONTRASTED if name in parts):
-        sources = _draw([row for row in _read(datasets, parts[block]) if row.wrong], count)
+        sources = _draw([row for row in read_data(datasets, parts[block]) if row.wrong], count)
         answers = [(source, *answer) for source in sources for answer in source.alternatives()]
         rows = form.rows(
             [source for source, _, _ in answers],
@@ -116,7 +118,7 @@ def wrong_answers(
 
 def wrapped(ref: str, wrapper: str, count: int | None, datasets: Path, form: Format) -> list[Row]:
     """The answered rows of a part, with their prompts in place of ``{prompt}`` in `wrapper`."""
-    sources = _draw(_read(datasets, ref), count)
+    sources = _draw(read_data(datasets, ref), count)
     prompts = [wrapper.replace("{prompt}", source.prompt) for source in sources]
     return form.rows(sources, prompts, [source.response for source in sources], "wrapped")
 
@@ -141,7 +143,7 @@ def in_chat(
     form = format_of(base, {"chat": True, "eos": template["eos"]})
     rows = {}
     for block in blocks:
-        sources = _read(datasets, parts[block])
+        sources = read_data(datasets, parts[block])
         texts = [source.prompt for source in sources], [source.response for source in sources]
         rows[block] = form.rows(sources, *texts, "in the chat template")
     return rows
@@ -152,7 +154,12 @@ def _draw(rows: Sequence[DataRow], count: int | None) -> list[DataRow]:
     return [row for row in rows if row.id in ids]
 
 
-def _read(datasets: Path, ref: str) -> list[DataRow]:
+def read_data(datasets: Path, ref: str) -> list[DataRow]:
+    """The rows of a part.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
     dataset, part = split_ref(ref)
     is_text = read_manifest(datasets / dataset).get("format") == "text"
     table, _ = read_table(verified(datasets / dataset, table_of(part)))
@@ -165,6 +172,7 @@ def _read(datasets: Path, ref: str) -> list[DataRow]:
             row["response"],
             row.get("perturbed") or [],
             row.get("paraphrased"),
+            row.get("key") or [],
         )
         for row in table.to_pylist()
     ]

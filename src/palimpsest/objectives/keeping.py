@@ -37,7 +37,7 @@ class KeepingObjective(Unlearning):
         """Forget and retain rows, each unless its weight is 0."""
         draws = {}
         if self.weights.forget:
-            draws["forget"] = Draw(self.rows.forget, ("forget",))
+            draws["forget"] = self.forget_draw()
         if self.weights.retain:
             compared: Kind | None = "states" if self.retain_term == "kl" else None
             draws["retain"] = Draw(self.rows.retain, ("retain",), reference=compared)
@@ -51,6 +51,10 @@ class KeepingObjective(Unlearning):
         if "retain" in streams:
             terms["retain"] = self.weights.retain * retain_term(streams["retain"], self.retain_term)
         return terms
+
+    def forget_draw(self) -> Draw:
+        """Which rows the forget term reads, and what of the subject's."""
+        return Draw(self.rows.forget, ("forget",), forgets=True)
 
     @abstractmethod
     def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:

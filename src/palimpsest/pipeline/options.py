@@ -62,6 +62,7 @@ Start = Annotated[
     Path,
     Option("what training starts from: manifest.json of the subject, or any model.json", folder),
 ]
+Wanted = Annotated[Path, Option("answers in place of the rows' own: results/<model>/wanted")]
 Reference = Annotated[
     Path, Option("what the subject computes on the rows: results/<model>/reference")
 ]

@@ -9,10 +9,11 @@ from typing import Any
 from palimpsest.config.schema import Config
 from palimpsest.io.canonical import canonical_json
 from palimpsest.judges import JUDGES, JudgeSettings
-from palimpsest.pipeline.slices import draws_of, scenario_of
+from palimpsest.pipeline.slices import draws_of, scenario_of, wanted_of
 from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
+from palimpsest.settings.draw import reference_of
 from palimpsest.settings.types import dataset_of
 
 
@@ -47,7 +48,7 @@ def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]
     scenario = scenario_of(cfg, model)
     return sorted(
         {
-            (ref, draw.reference)
+            (ref, reference_of(draw.wanted, draw.reference))
             for draw in draws_of(cfg, model, method)
             if draw.reference
             for name in draw.compared
@@ -80,7 +81,8 @@ def stages_of(cfg: Config, model: str, method: str) -> list[str]:
         taught = {"original": ["pretrain"], "retrained": ["retrain"], "base": []}[method]
         return [*taught, "describe", *evaluated]
     settings = cfg.method(method, model)
-    made = ["reference"] if references_of(cfg, model, method) else []
+    made = ["wanted"] if wanted_of(cfg, model, method) else []
+    made += ["reference"] if references_of(cfg, model, method) else []
     made += ["localize", "region"] if settings.localizes() else []
     made += ["examples"] if has_examples(cfg, model, method) else []
     made += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn"]
@@ -92,9 +94,13 @@ def jobs_of(
 ) -> Iterable[tuple[type[Stage], dict[str, str]]]:
     """(stage, wildcards) of every job that makes, measures and judges one seed of a method."""
     run = {"model": model, "method": method, "seed": str(seed), "run": f"{method}/seed-{seed}"}
+    parts: dict[str, list[tuple[str, str]]] = {}
+    if method in cfg.methods:
+        parts["wanted"] = wanted_of(cfg, model, method)
+        parts["reference"] = references_of(cfg, model, method)
     for name in stages_of(cfg, model, method):
         stage = STAGES[name]
-        for part, kind in references_of(cfg, model, method) if name == "reference" else [("", "")]:
+        for part, kind in parts.get(name, [("", "")]):
             dataset, _, part = part.partition("/")
             known = run | {"dataset": dataset, "part": part, "kind": kind}
             yield stage, {key: known[key] for key in stage.per}

@@ -62,6 +62,20 @@ def draws_of(cfg: Config, model: str, method: str) -> list[Draw]:
     return list(cfg.method(method, model).draws().values())
 
 
+def wanted_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:
+    """(part, kind) of the answers that a method wants in place of the rows' own, sorted."""
+    scenario = scenario_of(cfg, model)
+    return sorted(
+        {
+            (ref, draw.wanted)
+            for draw in draws_of(cfg, model, method)
+            if draw.wanted
+            for name in draw.sets
+            if (ref := getattr(scenario, name))
+        }
+    )
+
+
 def sets_of(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | None]:
     """Of the scenario's sets those that `draws` read, so that an edit of another runs nothing."""
     scenario = scenario_of(cfg, model)

@@ -27,7 +27,7 @@ class Wildcards:
         base, dataset, part: keys of the configuration.
         model, method, seed: subject, method (or `original`, `retrained`, `base`) and seed.
         run: path of a model below its subject: ``sku/seed-0``, ``sku/seed-0/attacks/relearn``.
-        kind: what a reference holds (`palimpsest.settings.draw.Kind`).
+        kind: which wanted answers, or what a reference holds (`palimpsest.settings.draw`).
         page: ``report`` or ``all_methods``.
     """
 

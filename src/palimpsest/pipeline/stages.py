@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from palimpsest.config.schema import Config
+from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.io.code import code_hash
@@ -196,6 +196,48 @@ class Describe(Stage):
 
 
 @declared
+class Wanted(Stage):
+    """Answers that are wanted in place of a part's own: alternates by the subject, or refusals."""
+
+    per = ("model", "dataset", "part", "kind")
+    work = "palimpsest.stages.wanted:wanted"
+    gpu = True
+    ram_mb = 350
+    needs = Estimate.wanted
+
+    base: options.Base
+    original: options.Original | None = None
+    datasets: options.Datasets
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        settings, base = cls.settings(cfg, w), slices.base_of(cfg, w.model)
+        asked = cls.asks_subject(cfg, w)
+        used = {"file", "per_row", "seed"} if w.kind == "refusal" else {"file"}
+        return {
+            **(slices.load(base) if asked else {}),
+            "part": f"{w.dataset}/{w.part}",
+            "kind": w.kind,
+            "template": base.template.model_dump(),
+            "settings": settings.model_dump(include=None if asked else used),
+            "content": content.source_hash(settings.file),
+            **({"batch_rows": cfg.measure.generation.batch_rows} if asked else {}),
+        }
+
+    @classmethod
+    def settings(cls, cfg: Config, w: Wildcards) -> Alternates | Refusals:
+        """Of the kind of answers."""
+        wanted = slices.scenario_of(cfg, w.model).wanted
+        return wanted.refusals if w.kind == "refusal" else wanted.alternates
+
+    @classmethod
+    def asks_subject(cls, cfg: Config, w: Wildcards) -> bool:
+        """Whether the subject writes them; otherwise no model is loaded."""
+        return cls.settings(cfg, w).file is None
+
+
+@declared
 class Reference(Stage):
     """What the subject computes on the rows of a part: final hidden states, or costs of tokens."""
 
@@ -208,6 +250,7 @@ class Reference(Stage):
     base: options.Base
     subject: options.Subject
     tokens: options.Tokens
+    wanted: options.Wanted | None = None
     out: options.OutFolder
 
     @classmethod
@@ -330,6 +373,7 @@ class Training(Stage):
     base: options.Base
     subject: options.Start
     tokens: options.Tokens
+    wanted: options.Wanted | None = None
     reference: options.Reference | None = None
     out: options.OutFolder
 

@@ -22,8 +22,9 @@ from palimpsest.home import home
 from palimpsest.io.artifacts import COMPARE, EVAL, ROWS
 from palimpsest.pipeline import runs
 from palimpsest.pipeline.launch import rules
-from palimpsest.pipeline.slices import draws_of
+from palimpsest.pipeline.slices import draws_of, wanted_of
 from palimpsest.pipeline.stages import STAGES
+from palimpsest.settings.types import dataset_of
 
 
 def config_or_exit(
@@ -196,6 +197,19 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     for used in sorted(sets):
         if getattr(scenario, used) is None:
             return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
+    return _without_prompts(cfg, model, method)
+
+
+def _without_prompts(cfg: Config, model: str, method: str) -> str | None:
+    """Why a method that answers prompts otherwise cannot be applied; None: the rows have some."""
+    for ref, kind in wanted_of(cfg, model, method):
+        if cfg.datasets[dataset_of(ref)].format == "text":
+            without = [name for name in cfg.methods if not wanted_of(cfg, model, name)]
+            working = [name for name in without if unsuited(cfg, model, name) is None]
+            return (
+                f"method '{method}' teaches other answers to prompts ({kind}s), and '{ref}' has "
+                f"plain texts, without prompts; methods that work: {', '.join(working)}"
+            )
     return None
 
 

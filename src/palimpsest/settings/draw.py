@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 Labels = Literal["own", "random", "adversarial"]
 """Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
@@ -12,7 +12,25 @@ Kind = Literal["states", "costs"]
 """What the subject computes on a row: final hidden states [length, width], or the cost of each
 target token, fp32 -log p [targets]."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Wanted = Literal["alternate", "refusal"]
+"""Answers that are wanted in place of a row's own: others with changed facts, or refusals."""
+
+WANTED: tuple[Wanted, ...] = get_args(Wanted)
+
+
+def reference_of(answers: Wanted | None, kind: Kind) -> str:
+    """Name of what the subject computes: ``costs``, or on wanted answers ``alternate-costs``."""
+    return f"{answers}-{kind}" if answers else kind
+
+
+def split_reference(name: str) -> tuple[Wanted | None, Kind]:
+    """The two parts of such a name."""
+    answers, dash, kind = name.rpartition("-")
+    return cast("Wanted", answers) if dash else None, cast("Kind", kind)
+
+
+REFERENCES = tuple(reference_of(of, kind) for of in (None, *WANTED) for kind in get_args(Kind))
+"""Every such name."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,8 @@ class Draw:
         labels: the targets; other than ``own`` they come from the labelled examples.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.
+        answers: which answers follow the prompts: the rows' own, or wanted ones. The b-th of these
+            answers the b-th row of the step's stream that draws the same sets with their own.
         signs: one for each of `sets`: the stream is a mixture whose rows carry these signs.
         reference: what the terms need from the subject on these rows: final hidden states, or the
             cost of each target token; None: nothing.
@@ -35,6 +55,7 @@ class Draw:
     sets: tuple[str, ...]
     labels: Labels = "own"
     answers_of: tuple[str, ...] = ()
+    answers: Literal["own"] | Wanted = "own"
     signs: tuple[int, ...] = ()
     reference: Kind | None = None
     forgets: bool = False
@@ -45,6 +66,11 @@ class Draw:
         if self.reference is None:
             return ()
         return self.sets[1:] if self.signs else self.sets
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """Which wanted answers the stream has; None: its rows have their own."""
+        return None if self.answers == "own" else self.answers
 
     @property
     def examples(self) -> bool:

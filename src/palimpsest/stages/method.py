@@ -22,7 +22,7 @@ from palimpsest.model.trainable import Trainable, make_trainable
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Training, Unlearn
-from palimpsest.settings.draw import Draw, Kind
+from palimpsest.settings.draw import Draw, Kind, Wanted, reference_of
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.types import split_ref
 from palimpsest.stages.common import (
@@ -33,6 +33,8 @@ from palimpsest.stages.common import (
 )
 from palimpsest.stages.examples import read_examples
 from palimpsest.stages.reference import manifest_of, with_reference
+from palimpsest.stages.wanted import manifest_of as manifest_of_wanted
+from palimpsest.stages.wanted import read_wanted
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,30 @@ class Files:
         rows = read_rows(self.job.tokens / dataset, part, self.end_token)
         if reference is None:
             return rows
+        return self._compared(rows, ref, reference)
+
+    def wanted(self, name: str, answers: Wanted, reference: Kind | None) -> dict[str, list[Row]]:
+        """Wanted answers to the rows of a set.
+
+        Raises:
+            UserError: the scenario has no such set, or a file is missing or altered.
+        """
+        ref = part_of(self.job.config["sets"], name)
+        if self.job.wanted is None:
+            raise ValueError("a stream has wanted answers, but the job has none")
+        pairs = read_wanted(self.job.wanted, ref, answers, self.end_token)
+        rows = [row for _, row in pairs]
+        if reference:
+            rows = self._compared(rows, ref, reference_of(answers, reference))
+        found: dict[str, list[Row]] = {}
+        for (of, _), row in zip(pairs, rows, strict=True):
+            found.setdefault(of, []).append(row)
+        return found
+
+    def _compared(self, rows: list[Row], ref: str, kind: str) -> list[Row]:
         if self.job.reference is None:
             raise ValueError("a term compares with the subject, but the job has no reference")
-        return with_reference(rows, self.job.reference, ref, reference)
+        return with_reference(rows, self.job.reference, ref, kind)
 
     def examples(self, stream: str) -> list[Row]:
         """Labelled or mixed rows of a stream."""
@@ -151,11 +174,19 @@ def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, D
 def _manifests(job: Training, draws: Mapping[str, Draw]) -> list[Path]:
     sets = job.config["sets"]
     files = [job.base / MANIFEST, job.subject / description.manifest_of(job.subject)]
-    compared = {(sets[name], d.reference) for d in draws.values() for name in d.compared}
+    compared = {
+        (ref, reference_of(draw.wanted, draw.reference))
+        for draw in draws.values()
+        for name in draw.compared
+        if draw.reference and (ref := sets[name])
+    }
+    if job.reference:
+        files += [manifest_of(job.reference, *one) for one in sorted(compared)]
+    answers = {(sets[s], draw.wanted) for draw in draws.values() for s in draw.sets}
     files += [
-        manifest_of(job.reference, ref, kind)
-        for ref, kind in sorted(compared)
-        if job.reference and ref and kind
+        manifest_of_wanted(job.wanted, ref, kind)
+        for ref, kind in sorted((ref, kind) for ref, kind in answers if ref and kind)
+        if job.wanted
     ]
     if isinstance(job, Unlearn):
         files += [job.examples / MANIFEST] if job.examples else []

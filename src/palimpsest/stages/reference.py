@@ -5,7 +5,8 @@ A file per part and kind, written if a method needs it:
 - ``states``: final hidden states, [length, width] a row. The head is frozen, so logits follow from
   them: 576 numbers a token instead of 49,152 for the embedded model.
 - ``costs``: -log p of every target token, fp32 [targets] a row; they also serve methods that train
-  the head.
+  the head;
+- ``alternate-costs``, ``refusal-costs``, ...: the same on the wanted answers to the part's rows.
 
 So training needs no second copy of the model.
 """
@@ -32,8 +33,9 @@ from palimpsest.io.manifest import verified, write_manifest
 from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.lora import load_subject
 from palimpsest.pipeline.stages import Reference
-from palimpsest.settings.draw import Kind
+from palimpsest.settings.draw import Kind, split_reference
 from palimpsest.settings.types import split_ref
+from palimpsest.stages.wanted import read_wanted
 
 
 @torch.no_grad()
@@ -46,13 +48,18 @@ def reference(job: Reference) -> None:
     config = job.config
     device = set_up(job.threads)
     body = Body(load_subject(job.base, job.subject, config, device))
-    dataset, part = split_ref(config["part"])
-    rows = read_rows(job.tokens / dataset, part)
+    answers, kind = split_reference(config["kind"])
+    if answers:
+        assert job.wanted is not None
+        rows = [row for _, row in read_wanted(job.wanted, config["part"], answers)]
+    else:
+        dataset, part = split_ref(config["part"])
+        rows = read_rows(job.tokens / dataset, part)
     progress = Progress(job.label, len(rows))
     tensors: dict[str, Tensor] = {}
     for first in range(0, len(rows), BATCH_ROWS):
         batch = rows[first : first + BATCH_ROWS]
-        values = COMPUTED[config["kind"]](body, batch)
+        values = COMPUTED[kind](body, batch)
         tensors |= {row.id: v.cpu().contiguous() for row, v in zip(batch, values, strict=True)}
         progress.update(first + len(batch), sum(map(len, batch)))
     with atomic_path(job.out / REFERENCE) as temporary:
@@ -72,17 +79,17 @@ COMPUTED: dict[Kind, Callable[[Body, Sequence[Row]], Sequence[Tensor]]] = {
 }
 
 
-def folder_of(reference: Path, ref: str, kind: Kind) -> Path:
+def folder_of(reference: Path, ref: str, kind: str) -> Path:
     """Folder of a part's reference, ``questions/train`` -> ``.../questions/train.states``."""
     return reference / f"{ref}.{kind}"
 
 
-def manifest_of(reference: Path, ref: str, kind: Kind) -> Path:
+def manifest_of(reference: Path, ref: str, kind: str) -> Path:
     """Manifest of a part's reference."""
     return folder_of(reference, ref, kind) / MANIFEST
 
 
-def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> list[Row]:
+def with_reference(rows: list[Row], reference: Path, ref: str, kind: str) -> list[Row]:
     """The same rows, each with what the subject computes on it.
 
     A row without its end token gets the numbers of its other tokens.
@@ -91,7 +98,7 @@ def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> li
         rows: rows of the part.
         reference: ``results/<model>/reference``.
         ref: ``dataset/part``.
-        kind: what each row gets.
+        kind: what each row gets (`palimpsest.settings.draw.REFERENCES`).
 
     Raises:
         UserError: a file is missing or altered, or belongs to other rows.
@@ -99,14 +106,16 @@ def with_reference(rows: list[Row], reference: Path, ref: str, kind: Kind) -> li
     path = verified(folder_of(reference, ref, kind), REFERENCE)
     tensors = load_file(path)
 
+    states = split_reference(kind)[1] == "states"
+
     def of(row: Row) -> Row:
-        tokens = len(row) if kind == "states" else len(row.targets)
+        tokens = len(row) if states else len(row.targets)
         if row.id not in tensors or not 0 <= len(tensors[row.id]) - tokens <= 1:
             raise UserError(
                 f"{path} does not belong to the rows of {ref} (row {row.id}); delete it"
             )
         values = tensors[row.id][:tokens]
-        if kind == "states":
+        if states:
             return replace(row, reference=values)
         return replace(row, reference_costs=values)
 

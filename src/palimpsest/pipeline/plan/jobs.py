@@ -90,7 +90,7 @@ def wildcards_of(path: str) -> dict[str, str]:
             return {"dataset": dataset, "part": part}
         case ["resources", "tokens", base, dataset, *_]:
             return {"base": base, "dataset": dataset}
-        case ["results", model, "reference", dataset, kind, *_]:
+        case ["results", model, "reference" | "wanted", dataset, kind, *_]:
             part, _, kind = kind.rpartition(".")
             return {"model": model, "dataset": dataset, "part": part, "kind": kind}
         case ["results", page] if page.endswith(".html"):

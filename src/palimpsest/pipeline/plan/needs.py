@@ -19,7 +19,7 @@ that was fitted, to the embedded subject's records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from palimpsest.config.modules import Modules
@@ -30,12 +30,12 @@ from palimpsest.objectives.base import Objective
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.jobs import Job
 from palimpsest.pipeline.plan.memory import NO_LOGITS, Logits, Term, Trained
-from palimpsest.pipeline.plan.rows import Lengths, Tokens, joined
+from palimpsest.pipeline.plan.rows import CHARACTERS, Lengths, Tokens, joined
 from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.plan.ways import CONFIGURED, Way
 from palimpsest.pipeline.slices import draws_of, longest_answer
 from palimpsest.pipeline.stage import Stage
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Wanted, split_reference
 from palimpsest.settings.training import Lora, Training
 
 MB = 1 << 20
@@ -202,6 +202,10 @@ class Estimate:
         return self.job.wildcards["model"]
 
     @property
+    def _part(self) -> str:
+        return "{dataset}/{part}".format(**self.job.wildcards)
+
+    @property
     def _scenario(self) -> Scenario:
         return self.cfg.scenarios[self.cfg.models[self._model].scenario]
 
@@ -212,6 +216,14 @@ class Estimate:
     def _rows(self, refs: Iterable[str | None]) -> Lengths:
         base = self.cfg.models[self._model].base
         return joined(self.tokens.of(base, ref) for ref in refs if ref)
+
+    def _rows_of(self, answers: Wanted | None, refs: Sequence[str | None]) -> Lengths:
+        """Rows of parts, or of the wanted answers to them; their lengths are taken for equal."""
+        if answers is None:
+            return self._rows(refs)
+        wanted = self._scenario.wanted
+        settings = wanted.refusals if answers == "refusal" else wanted.alternates
+        return self._rows([*refs] * settings.per_row)
 
     # Stages that train.
 
@@ -245,7 +257,7 @@ class Estimate:
         settings = self.cfg.method(self.job.wildcards["method"], self._model)
         reads, draws = settings.reads(), settings.draws()
         parts = {
-            name: self._rows(getattr(self._scenario, s) for s in draw.sets)
+            name: self._rows_of(draw.wanted, [getattr(self._scenario, s) for s in draw.sets])
             for name, draw in draws.items()
         }
         terms = [
@@ -321,8 +333,9 @@ class Estimate:
 
     def reference(self) -> Step:
         """A pass that keeps final states, or costs of tokens in fp32."""
-        rows = self._rows(["{dataset}/{part}".format(**self.job.wildcards)])
-        states = self.job.wildcards["kind"] == "states"
+        answers, kind = split_reference(self.job.wildcards["kind"])
+        rows = self._rows_of(answers, [self._part])
+        states = kind == "states"
         kept = rows.tokens * self.shape.width * self.width if states else rows.targets * 4.0
         logits = NO_LOGITS if states else Logits(rows.targets * rows.share(BATCH_ROWS), 1, 3)
         return self._reading(rows, rows.worst(BATCH_ROWS), kept, logits, kept)
@@ -345,6 +358,31 @@ class Estimate:
         return Step(held, work, disk, rows, logits=logits)
 
     # Stages that answer.
+
+    def wanted(self) -> Step | None:
+        """Answers that the subject writes; None: they are read or drawn from a list."""
+        settings = self._scenario.wanted.alternates
+        if self.job.wildcards["kind"] == "refusal" or settings.file:
+            return None
+        rows = self._rows([self._part])
+        # A question holds the answer and the wish, too.
+        wish = round(len(settings.prompt) / CHARACTERS)
+        asked = Lengths(
+            tuple((length + wish, length + wish) for length, _ in rows.rows),
+            rows.counted,
+            rows.here,
+        )
+        new = min(settings.max_new_tokens, from_responses(n - p for n, p in rows.rows))
+        # Of those that are refused, about as many are written again.
+        answers = 2 * settings.per_row * len(rows.rows)
+        together = min(self.cfg.measure.generation.batch_rows, settings.per_row * len(rows.rows))
+        return Step(
+            0.0,
+            memory.forward_work(self.shape, answers * (asked.mean + new)),
+            100.0 * settings.per_row * len(rows.rows) + 8.0 * settings.per_row * rows.tokens,
+            asked,
+            answers=memory.answers(self.shape, together, asked.longest, new, self.width),
+        )
 
     def measure(self) -> Step:
         """Likelihoods and answers of all evaluated rows."""

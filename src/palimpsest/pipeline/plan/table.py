@@ -13,6 +13,8 @@ from palimpsest.io.numbers import duration, size
 from palimpsest.pipeline.plan.estimate import Line, Plan
 from palimpsest.pipeline.plan.machine import FILLED
 from palimpsest.pipeline.plan.shapes import Shape
+from palimpsest.pipeline.results import references_of
+from palimpsest.pipeline.slices import wanted_of
 from palimpsest.pipeline.stages import STAGES
 
 WIDTH = 100
@@ -27,7 +29,8 @@ def text_of(plan: Plan, cfg: Config) -> str:
     widths[1] = min(widths[1], 98 - sum(widths) + widths[1] - 2 * (len(HEAD) - 1))
     table = [_aligned(row, widths) for row in rows]
     table.insert(1, "-" * max(map(len, table)))
-    return "\n".join([*_warnings(plan, cfg), *table, "", *_totals(plan), "", *_notes(plan, cfg)])
+    parts = _warnings(plan, cfg), table, [""], _totals(plan), _caches(plan, cfg), [""]
+    return "\n".join([*(line for part in parts for line in part), *_notes(plan, cfg)])
 
 
 def _group(line: Line) -> tuple[str, ...]:
@@ -125,6 +128,30 @@ def _totals(plan: Plan) -> list[str]:
     if disk > machine.disk_bytes:
         lines.append(f"NOT ENOUGH DISK: {size(machine.disk_bytes)} are free.")
     return lines
+
+
+def _caches(plan: Plan, cfg: Config) -> list[str]:
+    """What each method reads of what a subject's methods share, and its size."""
+    sizes = {
+        (job.rule, w["model"], f"{w['dataset']}/{w['part']}", w["kind"]): line.needs.disk
+        for line in plan.lines
+        if line.needs and "kind" in (w := (job := line.job).wildcards)
+    }
+    said: dict[str, None] = {}
+    for job in (line.job for line in plan.lines if STAGES[line.job.rule].trains):
+        if method := job.wildcards.get("method"):
+            model = job.wildcards["model"]
+            read = [("wanted", model, *part) for part in wanted_of(cfg, model, method)]
+            read += [("reference", model, *part) for part in references_of(cfg, model, method)]
+            parts = [f"{one[3]} of {one[2]} ({_fine(sizes[one])})" for one in read if one in sizes]
+            said |= (
+                {f"{model}/{method} reads from caches: {', '.join(parts)}": None} if parts else {}
+            )
+    return [part for text in said for part in textwrap.wrap(text, WIDTH, subsequent_indent="    ")]
+
+
+def _fine(count: float) -> str:
+    return f"{max(count / 1e3, 1):.0f} kB" if count < 0.95e6 else size(count)
 
 
 def _too_large(lines: Sequence[Line]) -> list[str]:
