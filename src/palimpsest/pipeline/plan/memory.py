@@ -19,6 +19,10 @@ from palimpsest.settings.training import Lora
 ADAM_BYTES = 16
 """Bytes of a trained number in fp32: its value, its gradient and the optimiser's two moments."""
 
+APART_BYTES = 16
+"""More bytes of it where terms are taken apart: the gradient of each, what becomes of them, and
+what they are compared with or a place beside the weights."""
+
 
 @dataclass(frozen=True)
 class Term:

@@ -20,7 +20,7 @@ that was fitted, to the embedded subject's records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
@@ -260,12 +260,14 @@ class Estimate:
             name: self._rows_of(draw.wanted, [getattr(self._scenario, s) for s in draw.sets])
             for name, draw in draws.items()
         }
-        terms = [
-            term
+        of_stream = {
+            name: _terms(draw, parts[name])
             for name, draw in draws.items()
             if name not in reads.unread
-            for term in _terms(draw, parts[name])
-        ]
+        }
+        terms = [term for of_one in of_stream.values() for term in of_one]
+        forget = settings.sides()[0] if settings.training.apart else ()
+        again = [term for name in forget for term in of_stream[name]]
         trained, rows = self._trained(settings), joined(parts.values())
         compared = sum(
             parts[name].tokens for name, draw in draws.items() if draw.reference == "states"
@@ -278,7 +280,7 @@ class Estimate:
             held -= (self.shape.layers - last) * self.shape.block * self.width
         work = sum(
             memory.training_work(self.shape, term.tokens, term.positions, trained.first)
-            for term in terms
+            for term in (*terms, *again * (settings.training.forget_passes - 1))
         )
         return Step(
             held,
@@ -316,6 +318,11 @@ class Estimate:
         )
 
     def _trained(self, settings: Objective) -> Trained:
+        trained = self._tensors(settings)
+        more = memory.APART_BYTES if settings.training.apart else 0
+        return replace(trained, bytes_each=trained.bytes_each + more)
+
+    def _tensors(self, settings: Objective) -> Trained:
         training = settings.training
         if settings.start == "weights":
             patterns = training.parameters
