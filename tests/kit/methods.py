@@ -21,7 +21,7 @@ from palimpsest.model.delta import add_deltas
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.settings.draw import Draw, Kind, Wanted
-from palimpsest.stages.examples import best_wrong_guesses, rows_of
+from palimpsest.stages.examples import best_wrong_guesses, generic_guesses, rows_of
 
 ALGORITHMS = tuple(algorithms())
 ON_WEIGHTS = tuple(
@@ -30,6 +30,9 @@ ON_WEIGHTS = tuple(
 DOWN = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
 RATE: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_seconds": 1e9}
 
+SPECIAL = torch.tensor([0, tiny.EOS])
+"""Tokens of the small models that are no label."""
+
 LOAD = {"dtype": "float32", "trust_remote_code": False}
 """Keys of a stage's slice about loading the base."""
 
@@ -37,13 +40,16 @@ SETS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5), (6, 2)], seed=1, name="f"),
     "retain": tiny.rows([(4, 4), (5, 6), (3, 3), (6, 7)], seed=2, name="n"),
     "general": tiny.rows([(2, 4), (5, 3), (3, 7), (4, 4)], seed=3, name="g"),
+    "declined": tiny.rows([(3, 2), (6, 4), (4, 3)], seed=4, name="d"),
 }
 
 
 NEEDED: dict[str, dict[str, Any]] = {
-    "rmu": {"layer": 2},
-    "rr": {"blocks": [1, 2]},
+    "lunar": {"layer": 2},
     "pdu": {"epsilon": {"value": 0.3}},
+    "rmu": {"layer": 2},
+    "rmu_lat": {"layer": 2, "attack": {"block": 1}},
+    "rr": {"blocks": [1, 2]},
 }
 """Keys without a default, or whose default needs a model."""
 
@@ -101,8 +107,17 @@ class Memory:
             [self.sets[name] for name in draw.sets],
             self.seed,
             lambda: torch.arange(2, tiny.VOCABULARY),
-            lambda rows: best_wrong_guesses(Body(self.subject), rows, torch.tensor([0, tiny.EOS])),
+            {"adversarial": self._best_wrong, "generic": self._generic},
         )
+
+    def _best_wrong(self, rows: Sequence[Row]) -> list[Row]:
+        return best_wrong_guesses(Body(self.subject), rows, SPECIAL)
+
+    def _generic(self, rows: Sequence[Row]) -> list[Row]:
+        body = Body(self.subject)
+        reinforced, _ = tiny.with_lora(self.subject)
+        more = Body(reinforced.get_base_model())
+        return generic_guesses(body.hidden, more.hidden, body.head, rows, SPECIAL, 5.0)
 
 
 @dataclass

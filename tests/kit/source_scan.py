@@ -28,6 +28,7 @@ UNQUOTED = {
 
 # `:q` of an empty value is no word at all: the option would take the next one as its value.
 IN_QUOTES = {
+    "{input.acquired}": "a file below results, or empty",
     "{input.adapter}": "a file below results, or empty",
     "{input.base_answers}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",

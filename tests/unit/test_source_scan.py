@@ -222,8 +222,8 @@ def test_every_stage_trusts_the_code_of_the_subjects_base_alone():
 # The harmful adapter.
 
 
-def test_only_negation_and_the_sweep_read_the_harmful_adapter():
+def test_only_negation_the_sweep_and_labels_read_the_harmful_adapter():
     text = "\n".join(p.read_text() for p in rules(REPO))
-    assert rules_naming("acquired", text) == {"acquire", "negate", "sweep"}
+    assert rules_naming("acquired", text) == {"acquire", "examples", "negate", "sweep"}
     assert rules_naming("report(", text) == {"report"}, "what Snakemake's own report holds"
     assert {"merge", "report"} <= rules_naming("output", text)

@@ -40,6 +40,7 @@ from palimpsest.model.trainable import make_trainable
 from palimpsest.model.unlearned import load_model
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import (
+    Acquire,
     Examples,
     Localize,
     Merge,
@@ -59,15 +60,24 @@ LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "fi
 FRESH = {"training": {"lora": LORA, "optimizer": {"learning_rate": 2e-2}}}
 SUBJECT = {"start": "subject", "training": {"optimizer": {"learning_rate": 2e-2}}}
 MLP = [r"model\.layers\.[12]\.mlp\..*_proj\.weight"]
+MLP_2 = [r"model\.layers\.2\.mlp\.down_proj\.weight"]
 BLOCKS = {"training": {"parameters": MLP, "optimizer": {"learning_rate": 1e-2}}}
-SETS = {"forget": "set/forget", "retain": "set/train", "general": "set/other"}
+SETS = {
+    "forget": "set/forget",
+    "retain": "set/train",
+    "general": "set/other",
+    "declined": "set/other",
+}
 OTHERS: dict[str, dict[str, Any]] = {
     "gradient_ascent": {**FRESH, "steps": 8},
     **dict.fromkeys(("random_labels", "adversarial_labels"), SUBJECT),
     **dict.fromkeys(("ga_gd", "ga_gd_ood", "ga_kl", "ga_kl_ood"), SUBJECT),
     "memflex": {**SUBJECT, "region": None},
     **dict.fromkeys(("max_entropy", "min_posterior", "random_matching"), BLOCKS),
+    "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
+    "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
+    "rmu_lat": {**BLOCKS, "layer": 2, "alpha": 1.0, "attack": {"block": 1}},
 }
 METHODS = {
     key: OTHERS.get(key, FRESH) for key, method in algorithms().items() if method.chain == "unlearn"
@@ -110,7 +120,12 @@ class Work(jobs.Work):
         made = None
         if any(draw.examples for draw in draws):
             minimal = {k: v for k, v in config["settings"].items() if k != "region"}
-            made = self.run(Examples, f"{name}-examples", {**config, "settings": minimal})
+            made = self.run(
+                Examples,
+                f"{name}-examples",
+                {**config, "settings": minimal},
+                acquired=self.vector() if any(d.labels == "generic" for d in draws) else None,
+            )
         return self.run(
             Unlearn,
             f"{name}/model",
@@ -120,6 +135,16 @@ class Work(jobs.Work):
             **({"subject": subject} if subject else {}),
             reference=self.reference if any(draw.reference for draw in draws) else None,
             examples=made,
+        )
+
+    def vector(self) -> Path:
+        """A task vector: the subject learns the forget rows once more."""
+        settings = {"algorithm": "task_vector", "steps": 20, "rows": {"forget": 4}, **FRESH}
+        sets = {"forget": "set/forget"}
+        return self.run(
+            Acquire,
+            "acquired",
+            {**LOAD, "settings": settings, "seed": 0, "sets": sets},
         )
 
     def costs(self, model: Any, part: str) -> float:
@@ -266,7 +291,7 @@ def test_blocks_that_no_pass_runs_are_not_loaded(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
-@pytest.mark.parametrize("name", ["ga_kl", "rmu"])
+@pytest.mark.parametrize("name", ["ga_kl", "rmu", "rmu_lat"])
 def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str
 ) -> None:
@@ -275,7 +300,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     settings = work.config(name)["settings"]["training"]
     settings = {**settings, "optimizer": {"name": optimizer, "learning_rate": 1e-2}}
     config = work.config(name, training=settings)
-    file = DELTA_WEIGHTS if name == "rmu" else ADAPTER_WEIGHTS
+    file = DELTA_WEIGHTS if name.startswith("rmu") else ADAPTER_WEIGHTS
     whole = work.unlearn(f"{name}-{optimizer}-whole", config)
     real, calls = training._step, []
 

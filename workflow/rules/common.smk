@@ -174,6 +174,11 @@ def examples_of(wildcards):
     return f"{folder}/examples/manifest.json" if made else []
 
 
+def vectors_of(wildcards):
+    """Manifests of other methods' task vectors that the method reads."""
+    return results.vector_files(CFG, wildcards.model, wildcards.method, wildcards.seed)
+
+
 def region_of(wildcards):
     """The names of the tensors that the method trains, if it is restricted to some."""
     settings = CFG.method(wildcards.method, wildcards.model)

@@ -1,8 +1,9 @@
 rule examples:
-    """Rows with other labels, or a mixture of two sets; the subject guesses adversarial labels."""
+    """Rows with other labels, or a mixture of two sets; the subject may make the labels."""
     input:
         base=base_manifest,
         subject=subject_that_guesses,
+        acquired=vectors_of,
         tokens=tokens_for("examples"),
     output:
         manifest=ensure(
@@ -28,6 +29,7 @@ rule examples:
             --config {params.config:q} \
             --base {input.base:q} \
             --subject "{input.subject}" \
+            --acquired "{input.acquired}" \
             --tokens {params.tokens:q} \
             --out {output.manifest:q} \
             --label "examples {wildcards.model}/{wildcards.method}" \

@@ -50,6 +50,7 @@ rule sweep:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
         acquired="results/{model}/{method}/seed-{seed}/acquired/manifest.json",
+        others=vectors_of,
         tokens=tokens_for("sweep"),
         data=data_for("sweep"),
     output:
@@ -78,6 +79,7 @@ rule sweep:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --acquired {input.acquired:q} \
+            --others {input.others:q} \
             --tokens {params.tokens:q} \
             --datasets resources/datasets \
             --out {output.table:q} \

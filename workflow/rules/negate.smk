@@ -4,6 +4,7 @@ rule negate:
         base=base_manifest,
         subject="results/{model}/subject/manifest.json",
         acquired="results/{model}/{method}/seed-{seed}/acquired/manifest.json",
+        others=vectors_of,
     output:
         model=ensure("results/{model}/{method}/seed-{seed}/model/model.json", non_empty=True),
     log:
@@ -27,6 +28,7 @@ rule negate:
             --base {input.base:q} \
             --subject {input.subject:q} \
             --acquired {input.acquired:q} \
+            --others {input.others:q} \
             --out {output.model:q} \
             2>&1 | tee -i {log:q}
         """

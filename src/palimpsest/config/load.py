@@ -12,7 +12,13 @@ from pydantic import ValidationError
 from palimpsest.config.inherit import Inherited, first_holding, holds, inherit, value_at
 from palimpsest.config.judges import Judges
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
-from palimpsest.config.references import Catalogs, check_judge, check_references, check_roles
+from palimpsest.config.references import (
+    Catalogs,
+    check_judge,
+    check_references,
+    check_roles,
+    check_vectors,
+)
 from palimpsest.config.schema import Config, Model, Score
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.adapters import ADAPTERS
@@ -285,4 +291,5 @@ def _override_problems(
         settings = _section(type(valid[method]), merged, at, faults)
         if isinstance(settings, Objective):
             faults += check_roles(settings.training, at)
+            faults += check_vectors(settings, valid, at)
         yield from (_moved(problem, raw, places, at) for problem in faults)

@@ -23,9 +23,11 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import dataset_of, split_ref
+from palimpsest.settings.vector import method_of, run_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def check_references(catalogs: Catalogs, pages: Mapping[str, Report | None]) -> 
         yield from _check_scenario(catalogs, scenario, ("scenarios", name))
     for name, method in catalogs.entries["methods"].items():
         yield from check_roles(method.training, ("methods", name))
+        yield from check_vectors(method, catalogs.entries["methods"], ("methods", name))
     for page, report in pages.items():
         if report is not None:
             yield from _check_report(catalogs, report, page)
@@ -88,6 +91,24 @@ def check_roles(training: Training, at: Place) -> Iterator[Problem]:
     for i, target in enumerate(training.lora.targets):
         if target not in ROLES:
             yield _no_such("role", target, ROLES, (*at, "training", "lora", "targets", i))
+
+
+def check_vectors(method: Objective, methods: Mapping[str, Any], at: Place) -> Iterator[Problem]:
+    """Yield the task vectors that no method makes.
+
+    Args:
+        method: its settings.
+        methods: the methods that are valid in themselves.
+        at: its place.
+    """
+    made = [name for name, other in methods.items() if other.chain == "acquire"]
+    for vector in method.vectors():
+        if (name := method_of(vector)) not in made:
+            yield Problem(at, f"reads the task vector of '{name}'{did_you_mean(name, made)}")
+        runs = {run_of(vector, str(seed)) for seed in method.seeds}
+        if own := runs & {(str(at[-1]), str(seed)) for seed in method.seeds}:
+            text = f"merges the task vector of seed {min(own)[1]} with itself; name another seed"
+            yield Problem((*at, "merge"), text)
 
 
 def _no_such(kind: str, name: str, valid: Iterable[str], place: Place) -> Problem:
@@ -180,6 +201,8 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
     yield (*at, "retain"), scenario.retain
     if scenario.general:
         yield (*at, "general"), scenario.general
+    if scenario.declined:
+        yield (*at, "declined"), scenario.declined
     for section in ("evaluate", "validate_on"):
         for name, ref in getattr(scenario, section).parts().items():
             yield (*at, section, name), ref

@@ -241,6 +241,8 @@ class Scenario(Section):
     """What is to be kept (rows that unlearning may use)."""
     general: PartRef | None = None
     """Other text for methods that use it."""
+    declined: PartRef | None = None
+    """Prompts that the subject declines to answer, for methods that compare with them."""
     evaluate: Evaluated
     """Parts whose measures are reported."""
     validate_on: Evaluated
@@ -381,6 +383,8 @@ class Report(Section):
     """Subject -> its methods in the order shown, `base` beside them; null takes a subject out."""
     examples: Count = 24
     """Answers shown side by side per part."""
+    texts: bool = True
+    """Whether the page and its tables have questions and answers; false: to pass them on."""
 
 
 class Config(Section):

@@ -189,6 +189,7 @@ def job_of(
         apart=_apart(objective),
         finished=objective.finished,
         forgets=frozenset(name for name, draw in objective.draws().items() if draw.forgets),
+        adversary=objective.adversary(),
     )
     tensors = _prepared(objective, job) if fixed is None else dict(fixed)
     state = objective.state()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.engine import ranks
-from palimpsest.engine.decoder import Decoder, Padding, run_and_capture
+from palimpsest.engine.decoder import Decoder, Padding, changed_output, run_and_capture
 from palimpsest.engine.kernels.compiled import compile_blocks, try_out
 from palimpsest.engine.kernels.packing import Packing
 from palimpsest.engine.kernels.patch import keep_less
@@ -91,6 +92,7 @@ class Body:
             recompute_blocks(self.decoder.module)
         self._prefixes = PrefixCache(self._run_equal, weight.shape[1] * weight.element_size())
         self._last_prefixes: dict[Row, Tensor] = {}
+        self._added: tuple[int, Mapping[Row, Tensor]] | None = None
         if compiled:
             try_out(self.hidden, model)
 
@@ -105,6 +107,20 @@ class Body:
     def keep(self, rows: Sequence[Row]) -> None:
         """Announce rows that will come again; see `PrefixCache.announce`."""
         self._prefixes.announce(rows)
+
+    @contextlib.contextmanager
+    def adding(self, block: int, values: Mapping[Row, Tensor]) -> Iterator[None]:
+        """Within the block, passes add to the output of a trained block.
+
+        Args:
+            block: whose output.
+            values: [length, width] for each of some rows; rows must not be packed then.
+        """
+        self._added = (block, values) if values else None
+        try:
+            yield
+        finally:
+            self._added = None
 
     def hidden(self, rows: Sequence[Row]) -> list[Tensor]:
         """Final hidden states of each row, [length, width]; see `states`."""
@@ -136,7 +152,8 @@ class Body:
                 inputs = {"input_ids": ids.to(self.device)}
             else:
                 inputs = {"inputs_embeds": layout.batch([prefixes[i] for i in group])}
-            final, by_block = self._read(inputs, layout, blocks, reads)
+            with self._moved([rows[i] for i in group], layout):
+                final, by_block = self._read(inputs, layout, blocks, reads)
             for place, i in enumerate(group):
                 outputs = {block: of_rows[place] for block, of_rows in by_block.items()}
                 states[i] = States(final[place] if final else torch.empty(0), outputs)
@@ -164,6 +181,18 @@ class Body:
         )
         by_block = {block: layout.by_row(output) for block, output in outputs.items()}
         return [] if final is None else layout.by_row(final), by_block
+
+    @contextlib.contextmanager
+    def _moved(self, rows: Sequence[Row], layout: Padding | Packing) -> Iterator[None]:
+        if self._added is None or not any(row in self._added[1] for row in rows):
+            yield
+            return
+        block, values = self._added
+        one = next(iter(values.values()))
+        nothing = {row: one.new_zeros(len(row), one.shape[1]) for row in rows}
+        added = layout.batch([values.get(row, nothing[row]) for row in rows])
+        with changed_output(self.decoder.blocks[block], added):
+            yield
 
     def _blocks_read(self, reads: Reads) -> set[int]:
         count = len(self.decoder.blocks)

@@ -138,6 +138,22 @@ def run_and_capture(
             handle.remove()
 
 
+@contextlib.contextmanager
+def changed_output(block: nn.Module, added: Tensor) -> Iterator[None]:
+    """Within the block, `added` is added to a decoder block's output, whoever reads it."""
+
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        moved = (states + added.to(states.device)).to(states.dtype)
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    handle = block.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def blocks_of(decoder: nn.Module) -> nn.ModuleList:
     """The decoder's blocks, whatever the list is called."""
     lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]

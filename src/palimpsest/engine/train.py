@@ -14,7 +14,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from palimpsest.engine import gradients, ranks
+from palimpsest.engine import gradients, inner, ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
 from palimpsest.engine.gradients import Apart, Vector
@@ -25,6 +25,7 @@ from palimpsest.engine.sampler import Streams
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import TRAINING_LOG
+from palimpsest.settings.adversary import Adversary
 from palimpsest.settings.draw import Reads
 from palimpsest.settings.training import Optimizer
 
@@ -70,6 +71,7 @@ class Job:
         share: scalar that `loss` reads: the steps done as a share of all.
         apart: how the forget and the retain term run by themselves; None: all terms share a pass.
         forgets: streams whose rows are to be unlearned: their cost may rise without end.
+        adversary: attacks the inner states of the stream ``forget`` in every step.
     """
 
     label: str
@@ -90,6 +92,7 @@ class Job:
     share: Tensor = field(default_factory=lambda: torch.zeros(()))
     apart: Apart | None = None
     forgets: frozenset[str] = frozenset()
+    adversary: Adversary | None = None
 
 
 def train(job: Job) -> Path:
@@ -115,6 +118,8 @@ def train(job: Job) -> Path:
     for name, rows in job.streams.parts.items():
         if name not in job.reads.unread:
             job.body.keep(rows)
+    if job.adversary:
+        inner.check(job.body, job.adversary)
     untrained = first_values(job.weights) if job.reads.untrained else {}
     _refuse_dropout(job)
     optimizer = optimizer_of(job.weights, job.optimizer)
@@ -224,8 +229,10 @@ def _steps(
         job.share.fill_(step / job.steps)
         scalars = {name: value.item() for name, value in job.state.items() if not value.dim()}
         streams = job.streams.draw(step)
-        passes = _Passes(job, streams, step, untrained, first_costs)
-        norm, cosines, ended = _step(job, optimizer, passes, mean)
+        for added in inner.rounds(job.body, streams.get("forget", ()), job.adversary):
+            with job.body.adding(job.adversary.block if job.adversary else 0, added):
+                passes = _Passes(job, streams, step, untrained, first_costs)
+                norm, cosines, ended = _step(job, optimizer, passes, mean)
         read = [rows for name, rows in streams.items() if name not in job.reads.unread]
         tokens = sum(len(row) for rows in read for row in rows)
         facts = {"state": scalars, "cosines": cosines}

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from palimpsest.settings.adversary import Adversary
 from palimpsest.settings.draw import Draw, Reads
 from palimpsest.settings.method import MethodSettings, Start
-from palimpsest.settings.types import NonNegative
+from palimpsest.settings.types import EACH_ONCE, NonNegative
+from palimpsest.settings.vector import VectorName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +90,14 @@ class Objective(MethodSettings):
         """Whether it trains a region of the subject's adapter, which `localize` finds first."""
         return False
 
+    def vectors(self) -> tuple[str, ...]:
+        """Task vectors of other methods that it reads (`palimpsest.settings.vector.VectorName`)."""
+        return ()
+
+    def adversary(self) -> Adversary | None:
+        """Who attacks the inner states of the stream ``forget`` in every step; None: nobody."""
+        return None
+
     def prepare(
         self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int
     ) -> dict[str, Tensor]:
@@ -160,4 +170,13 @@ class Acquisition(Objective):
     scale: NonNegative = 1.0
     """lambda: how much of the task vector is subtracted; changing it retrains nothing."""
 
+    merge: Annotated[list[VectorName], EACH_ONCE] = []
+    """Other task vectors that it is merged with before it is subtracted (NegMerge,
+    arXiv:2410.05583): the mean where all signs agree, 0 elsewhere. A name of a method (of the same
+    seed), or method/seed-1."""
+
     chain = "acquire"
+
+    def vectors(self) -> tuple[str, ...]:
+        """Those that its own is merged with."""
+        return tuple(self.merge)

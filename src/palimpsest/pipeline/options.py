@@ -76,6 +76,9 @@ Localization = Annotated[
 Acquired = Annotated[
     Path, Option("task vector: results/<model>/<method>/seed-<seed>/acquired/manifest.json", folder)
 ]
+Vectors = Annotated[
+    tuple[Path, ...], Option("task vectors that it is merged with", folder, many=True)
+]
 Unlearned = Annotated[
     Path, Option("any model: model.json, say results/<model>/<method>/seed-0/model/", folder)
 ]

@@ -26,7 +26,8 @@ def subjects_of(cfg: Config, dataset: str) -> list[str]:
 
 def _refs(scenario: Scenario) -> Iterator[str]:
     yield from scenario.pretrain.data if scenario.pretrain else []
-    yield from filter(None, (scenario.forget, scenario.retain, scenario.general))
+    sets = (scenario.forget, scenario.retain, scenario.general, scenario.declined)
+    yield from filter(None, sets)
     yield from scenario.evaluate.parts().values()
     yield from scenario.validate_on.parts().values()
     yield from scenario.local_tasks().values()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from palimpsest.config.schema import Config
@@ -15,6 +15,7 @@ from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
 from palimpsest.settings.draw import reference_of
 from palimpsest.settings.types import dataset_of
+from palimpsest.settings.vector import run_of
 
 
 def slice_of(name: str, cfg: Config, **wildcards: str) -> str:
@@ -57,6 +58,19 @@ def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]
     )
 
 
+def vectors_of(cfg: Config, model: str, method: str, seed: str) -> list[tuple[str, str]]:
+    """(method, seed) of the other task vectors that a run reads, in the order of its settings."""
+    return [run_of(vector, seed) for vector in cfg.method(method, model).vectors()]
+
+
+def vector_files(cfg: Config, model: str, method: str, seed: str) -> list[str]:
+    """Their manifests."""
+    return [
+        f"results/{model}/{other}/seed-{of}/acquired/manifest.json"
+        for other, of in vectors_of(cfg, model, method, seed)
+    ]
+
+
 def has_examples(cfg: Config, model: str, method: str) -> bool:
     """Whether a stream of the method is labelled or mixed before training."""
     return any(draw.examples for draw in draws_of(cfg, model, method))
@@ -84,6 +98,7 @@ def stages_of(cfg: Config, model: str, method: str) -> list[str]:
     made = ["wanted"] if wanted_of(cfg, model, method) else []
     made += ["reference"] if references_of(cfg, model, method) else []
     made += ["localize", "region"] if settings.localizes() else []
+    made += ["acquire"] if settings.vectors() and settings.chain == "unlearn" else []
     made += ["examples"] if has_examples(cfg, model, method) else []
     made += ["acquire", "negate"] if settings.chain == "acquire" else ["unlearn"]
     return ["pretrain", *made, *evaluated]
@@ -93,17 +108,37 @@ def jobs_of(
     cfg: Config, model: str, method: str, seed: int
 ) -> Iterable[tuple[type[Stage], dict[str, str]]]:
     """(stage, wildcards) of every job that makes, measures and judges one seed of a method."""
-    run = {"model": model, "method": method, "seed": str(seed), "run": f"{method}/seed-{seed}"}
-    parts: dict[str, list[tuple[str, str]]] = {}
-    if method in cfg.methods:
-        parts["wanted"] = wanted_of(cfg, model, method)
-        parts["reference"] = references_of(cfg, model, method)
+    known = {"model": model, "method": method, "seed": str(seed), "run": f"{method}/seed-{seed}"}
     for name in stages_of(cfg, model, method):
         stage = STAGES[name]
-        for part, kind in parts.get(name, [("", "")]):
-            dataset, _, part = part.partition("/")
-            known = run | {"dataset": dataset, "part": part, "kind": kind}
-            yield stage, {key: known[key] for key in stage.per}
+        for own in _runs_of(cfg, known, name):
+            yield stage, {key: (known | own)[key] for key in stage.per}
+
+
+def _runs_of(cfg: Config, known: Mapping[str, str], stage: str) -> Iterable[dict[str, str]]:
+    """What sets a stage's jobs for one seed apart from each other."""
+    model, method, seed = known["model"], known["method"], known["seed"]
+    if stage in ("wanted", "reference"):
+        read = wanted_of if stage == "wanted" else references_of
+        for ref, kind in read(cfg, model, method):
+            dataset, _, part = ref.partition("/")
+            yield {"dataset": dataset, "part": part, "kind": kind}
+    elif stage == "acquire":
+        if cfg.method(method, model).chain == "acquire":
+            yield {}
+        for other, of in vectors_of(cfg, model, method, seed):
+            yield {"method": other, "seed": of}
+    else:
+        yield {}
+
+
+def _label_of(stage: type[Stage], wildcards: Mapping[str, str], method: str) -> str:
+    """How a job's stage is called in a method's record: with the method that it is of, if another.
+
+    Task vectors of other methods stand beside the method's own.
+    """
+    other = wildcards.get("method", method)
+    return stage.name() if other == method else f"{stage.name()} {other}"
 
 
 def slices_behind(cfg: Config, model: str, method: str) -> str:
@@ -111,11 +146,12 @@ def slices_behind(cfg: Config, model: str, method: str) -> str:
     slices: dict[str, Any] = {}
     for stage, wildcards in jobs_of(cfg, model, method, cfg.seeds(method, model)[0]):
         one = json.loads(slice_of(stage.name(), cfg, **wildcards))
+        label = _label_of(stage, wildcards, method)
         if "part" in wildcards:
-            parts = slices.setdefault(stage.name(), {})
+            parts = slices.setdefault(label, {})
             parts["{dataset}/{part} {kind}".format(**wildcards)] = one
         else:
-            slices[stage.name()] = one
+            slices[label] = one
     return canonical_json(slices)
 
 
@@ -125,7 +161,7 @@ def costs_behind(cfg: Config, model: str, method: str) -> str:
     for seed in cfg.seeds(method, model):
         for stage, wildcards in jobs_of(cfg, model, method, seed):
             file = f"benchmarks/{stage.place().format(**wildcards)}.jsonl"
-            known = files.setdefault(stage.name(), [])
+            known = files.setdefault(_label_of(stage, wildcards, method), [])
             known += [] if file in known else [file]
     return canonical_json(files)
 

@@ -87,7 +87,7 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
     """What a method's training depends on."""
     settings = cfg.method(method, model)
     keys = trained(settings)
-    for key in ("scale", "seeds", "title"):
+    for key in ("merge", "scale", "seeds", "title"):
         keys.pop(key, None)
     if settings.start != "fresh":
         keys["training"].pop("lora")

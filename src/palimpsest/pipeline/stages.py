@@ -23,6 +23,7 @@ from palimpsest.pipeline import content, options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.draw import ASKING
 from palimpsest.settings.types import Section, tracked, untracked
 from palimpsest.sources.names import recorded
 
@@ -315,7 +316,7 @@ class Region(Stage):
 
 @declared
 class Examples(Stage):
-    """Rows that are labelled or mixed before training: random or adversarial labels, a mixture."""
+    """Rows that are labelled or mixed before training: other labels, or a mixture."""
 
     work = "palimpsest.stages.examples:examples"
     gpu = own_cost = True
@@ -324,6 +325,7 @@ class Examples(Stage):
 
     base: options.Base
     subject: options.Subject | None = None
+    acquired: options.Acquired | None = None
     tokens: options.Tokens
     out: options.OutFolder
 
@@ -331,7 +333,7 @@ class Examples(Stage):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         settings = cfg.method(w.method, w.model)
         # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
-        keys = {"algorithm", "steps", "training", "start", "end_token"}
+        keys = {"algorithm", "steps", "training", "start", "end_token", "generic"}
         minimal = settings.model_dump(include=keys)
         minimal |= {
             "steps": 1,
@@ -356,7 +358,7 @@ class Examples(Stage):
     @classmethod
     def asks_subject(cls, cfg: Config, w: Wildcards) -> bool:
         """Whether the labels are the subject's own guesses; without them no model is loaded."""
-        return any(draw.labels == "adversarial" for draw in cls._draws(cfg, w))
+        return any(draw.labels in ASKING for draw in cls._draws(cfg, w))
 
     @classmethod
     def _draws(cls, cfg: Config, w: Wildcards) -> list[Any]:
@@ -411,11 +413,14 @@ class Negate(Stage):
     base: options.Base
     subject: options.Subject
     acquired: options.Acquired
+    others: options.Vectors = ()
     out: options.OutFolder
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return {"scale": cfg.method(w.method, w.model).scale}  # type: ignore[attr-defined]
+        settings: Any = cfg.method(w.method, w.model)
+        merged = {"merge": settings.merge} if settings.merge else {}
+        return {"scale": settings.scale, **merged}
 
 
 @declared
@@ -543,6 +548,7 @@ class Sweep(Batched):
     base: options.Base
     subject: options.Subject
     acquired: options.Acquired
+    others: options.Vectors = ()
     tokens: options.Tokens
     datasets: options.Datasets
     out: options.OutFile

@@ -25,6 +25,7 @@ from palimpsest.pipeline.launch import rules
 from palimpsest.pipeline.slices import draws_of, wanted_of
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.settings.types import dataset_of
+from palimpsest.settings.vector import method_of
 
 
 def config_or_exit(
@@ -193,6 +194,9 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
             f"'{name}' has no pretrain; name the adapter that you have (models.{model}.adapter), "
             "or set start: fresh for this subject"
         )
+    for other in map(method_of, settings.vectors()):
+        if fault := unsuited(cfg, model, other):
+            return f"method '{method}' reads the task vector of '{other}': {fault}"
     sets = {s for draw in draws_of(cfg, model, method) for s in (*draw.sets, *draw.answers_of)}
     for used in sorted(sets):
         if getattr(scenario, used) is None:

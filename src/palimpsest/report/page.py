@@ -152,7 +152,8 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
             {"name": run.method, "title": run.title, "shown": run.method in compared}
             for run in subject.runs
         ],
-        "parts": examples(subject, limit),
+        "parts": examples(subject, limit) if subject.texts else [],
+        "texts": subject.texts,
         "seeds": max(len(run.seeds) for run in subject.runs),
         "sweep": sweep_charts(subject),
         "training": training_charts(subject),
@@ -307,7 +308,7 @@ def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
 def in_order(stages: Iterable[str]) -> list[str]:
     """Stages in the order in which they run; those that this version does not have come last."""
     places = {name: place for place, name in enumerate(STAGES)}
-    return sorted(dict.fromkeys(stages), key=lambda name: places.get(name, len(places)))
+    return sorted(dict.fromkeys(stages), key=lambda name: places.get(name.split()[0], len(places)))
 
 
 def _stage_label(stage: str, methods: int) -> str:

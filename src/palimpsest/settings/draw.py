@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-Labels = Literal["own", "random", "adversarial"]
-"""Targets of a stream: the rows' own tokens, random ones, or the subject's best wrong guesses."""
+Labels = Literal["own", "random", "adversarial", "generic"]
+"""Targets of a stream: the rows' own tokens, random ones, the subject's best wrong guesses, or what
+it would say without what a reinforced model is surer of."""
+
+ASKING: tuple[Labels, ...] = ("adversarial", "generic")
+"""Labels that need the subject."""
 
 Kind = Literal["states", "costs"]
 """What the subject computes on a row: final hidden states [length, width], or the cost of each
@@ -39,7 +43,8 @@ class Draw:
 
     Attributes:
         rows: rows a step.
-        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``.
+        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``,
+            ``declined``.
         labels: the targets; other than ``own`` they come from the labelled examples.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.

@@ -5,7 +5,8 @@ One table per stream: token ids, prompt length, the labels to predict, and the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,28 @@ from torch import Tensor
 
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
-from palimpsest.engine.kernels.head import second_best
+from palimpsest.engine.kernels.head import Head, generic, second_best
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
+from palimpsest.io.private import mark
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.base import load_tokenizer, ordinary_tokens
+from palimpsest.model.description import hazards_in
 from palimpsest.model.lora import load_subject
+from palimpsest.model.vector import attach_vector
 from palimpsest.objectives.catalog import objective
 from palimpsest.pipeline.stages import Examples
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Labels
 from palimpsest.settings.types import split_ref
 from palimpsest.stages.common import part_of
+
+States = Callable[[Sequence[Row]], Sequence[Tensor]]
+"""Final hidden states of rows, [length, width] each."""
 
 
 def examples(job: Examples) -> None:
@@ -40,7 +47,10 @@ def examples(job: Examples) -> None:
         UserError: an input is missing or altered, or the scenario lacks a set.
     """
     config, base, out = job.config, job.base, job.out
-    method = objective(config["settings"])
+    method: Any = objective(config["settings"])
+    # Labels that follow from what was acquired show some of it.
+    hazardous = hazards_in(job.acquired) if job.acquired else []
+    mark(out, hazardous)
     counts = {}
     for name, draw in method.draws().items():
         if not draw.examples:
@@ -50,11 +60,15 @@ def examples(job: Examples) -> None:
             [_read(config, ref, job.tokens) for ref in draw.sets],
             config["seed"],
             lambda: ordinary_tokens(load_tokenizer(base, config["trust_remote_code"])),
-            lambda rows: adversarial_labels(job, rows),
+            {
+                "adversarial": lambda rows: adversarial_labels(job, rows),
+                "generic": lambda rows: generic_labels(job, rows, method.generic.alpha),
+            },
         )
         counts[name] = len(rows)
         write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
-    write_manifest(out, list(map(table_of, counts)), rows=counts)
+    held: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
+    write_manifest(out, list(map(table_of, counts)), rows=counts, **held)
 
 
 def read_examples(folder: Path, stream: str) -> list[Row]:
@@ -81,7 +95,7 @@ def rows_of(
     sets: Sequence[Sequence[Row]],
     seed: int,
     vocabulary: Callable[[], Tensor],
-    adversarial: Callable[[Sequence[Row]], list[Row]],
+    guessed: Mapping[Labels, Callable[[Sequence[Row]], list[Row]]],
 ) -> list[Row]:
     """The examples of a stream.
 
@@ -90,13 +104,13 @@ def rows_of(
         sets: rows of each of its sets.
         seed: seed of the run.
         vocabulary: returns the ids that random labels are drawn from.
-        adversarial: returns rows with adversarial labels.
+        guessed: for each kind of labels that the subject makes, returns rows that have them.
     """
     if draw.signs:
         return mixture(sets, draw.signs, seed)
     if draw.labels == "random":
         return random_labels(sets[0], vocabulary(), seed)
-    return adversarial(sets[0])
+    return guessed[draw.labels](sets[0])
 
 
 def mixture(sets: Sequence[Sequence[Row]], signs: Sequence[int], seed: int) -> list[Row]:
@@ -136,9 +150,47 @@ def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:
     assert job.subject is not None
     device = set_up(job.threads)
     body = Body(load_subject(job.base, job.subject, job.config, device))
+    return best_wrong_guesses(body, rows, _special(job).to(device), job.label)
+
+
+def generic_labels(job: Examples, rows: Sequence[Row], alpha: float) -> list[Row]:
+    """Each answer token's label is the likeliest at that place without what was acquired.
+
+    One model is loaded; the task vector is added to it and taken away again.
+
+    Args:
+        job: has the task vector.
+        rows: the rows.
+        alpha: how much is taken off of what the reinforced model is surer of.
+
+    Raises:
+        UserError: an input is missing or altered, or does not fit the base.
+    """
+    assert job.subject is not None
+    assert job.acquired is not None
+    device = set_up(job.threads)
+    subject = load_subject(job.base, job.subject, job.config, device)
+    model, _, set_factor = attach_vector(subject, job.acquired)
+    body = Body(model)
+
+    def hidden(factor: float, batch: Sequence[Row]) -> Sequence[Tensor]:
+        set_factor(factor)
+        return body.hidden(batch)
+
+    return generic_guesses(
+        partial(hidden, 0.0),
+        partial(hidden, 1.0),
+        body.head,
+        rows,
+        _special(job).to(device),
+        alpha,
+        job.label,
+    )
+
+
+def _special(job: Examples) -> Tensor:
     tokenizer = load_tokenizer(job.base, job.config["trust_remote_code"])
-    special = torch.tensor(tokenizer.all_special_ids)
-    return best_wrong_guesses(body, rows, special.to(device), job.label)
+    return torch.tensor(tokenizer.all_special_ids, dtype=torch.int64)
 
 
 @torch.no_grad()
@@ -146,15 +198,61 @@ def best_wrong_guesses(
     body: Body, rows: Sequence[Row], special: Tensor, label: str = "labels"
 ) -> list[Row]:
     """Rows whose labels are the likeliest wrong tokens, none of them in `special` (token ids)."""
+
+    def labels(batch: Sequence[Row]) -> list[Tensor]:
+        return [
+            second_best(_predicting(row, h), row.response.to(special.device), body.head, special)
+            for row, h in zip(batch, body.hidden(batch), strict=True)
+        ]
+
+    return _labelled(labels, rows, label)
+
+
+@torch.no_grad()
+def generic_guesses(
+    subject: States,
+    reinforced: States,
+    head: Head,
+    rows: Sequence[Row],
+    special: Tensor,
+    alpha: float,
+    label: str = "labels",
+) -> list[Row]:
+    """Rows whose labels are `palimpsest.engine.kernels.head.generic`, none of them in `special`.
+
+    Args:
+        subject: final states of rows under the subject, [length, width] each.
+        reinforced: the same under the reinforced model.
+        head: the head of both.
+        rows: the rows.
+        special: token ids that are no label.
+        alpha: how much is taken off of what the reinforced model is surer of.
+        label: name in progress lines.
+    """
+
+    def labels(batch: Sequence[Row]) -> list[Tensor]:
+        return [
+            generic(_predicting(row, h), _predicting(row, u), head, special, alpha)
+            for row, h, u in zip(batch, subject(batch), reinforced(batch), strict=True)
+        ]
+
+    return _labelled(labels, rows, label)
+
+
+def _predicting(row: Row, hidden: Tensor) -> Tensor:
+    # The state at position t predicts token t + 1.
+    return hidden[row.prompt_length - 1 : len(row) - 1]
+
+
+def _labelled(
+    labels: Callable[[Sequence[Row]], Sequence[Tensor]], rows: Sequence[Row], label: str
+) -> list[Row]:
     progress = Progress(label, len(rows))
-    labelled = []
+    labelled: list[Row] = []
     for begin in range(0, len(rows), BATCH_ROWS):
         batch = rows[begin : begin + BATCH_ROWS]
-        for row, hidden in zip(batch, body.hidden(batch), strict=True):
-            # The state at position t predicts token t + 1.
-            states = hidden[row.prompt_length - 1 : len(row) - 1]
-            labels = second_best(states, row.response.to(special.device), body.head, special)
-            labelled.append(_example(row, labels=labels.cpu()))
+        found = zip(batch, labels(batch), strict=True)
+        labelled += [_example(row, labels=values.cpu()) for row, values in found]
         progress.update(begin + len(batch), sum(map(len, batch)))
     return labelled
 

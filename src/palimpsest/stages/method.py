@@ -10,12 +10,13 @@ from torch import Tensor
 
 from palimpsest.engine.assemble import body_of, job_of, streams_of
 from palimpsest.engine.body import Body
+from palimpsest.engine.closed_form import InClosedForm, solve
 from palimpsest.engine.device import set_up
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST
+from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST, TRAINING_LOG
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model import description
 from palimpsest.model.trainable import Trainable, make_trainable
@@ -144,6 +145,9 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
         folder=side_folder(job.out),
         fingerprint=run_fingerprint(config, _manifests(job, draws), body),
     )
+    if isinstance(method, InClosedForm):
+        fixed = solve(training, method, trainable.network)
+        return Trained(trainable, training.folder / TRAINING_LOG, fixed)
     return Trained(trainable, train(training), training.fixed)
 
 
@@ -154,7 +158,7 @@ def _blocks_read(method: Objective, subject: Path) -> int | None:
     """
     last = method.reads().last
     files = read_manifest(subject, description.manifest_of(subject))["files"]
-    whole = last is None or method.start != "weights"
+    whole = last is None or method.start != "weights" or method.adversary() is not None
     return None if whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else last + 1
 
 

@@ -13,6 +13,7 @@ from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import add, read_adapter
 from palimpsest.model.description import deltas_in, updates_in, write_model
+from palimpsest.model.vector import consensus_of
 from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
 
@@ -23,7 +24,8 @@ def negate(job: Negate) -> None:
     The acquired adapter (or differences of base tensors in fp32) *is* the task vector
     theta_m - theta_o, so it is multiplied by -lambda; no model is loaded and no weight of the base
     is read. Differences are streamed: only a few rows of a tensor are in memory. A subject that has
-    differences of base tensors itself keeps them; then all are in memory.
+    differences of base tensors itself keeps them; then all are in memory. So are those that the
+    consensus of several task vectors makes (`palimpsest.model.vector`).
 
     Args:
         job: ``scale`` of its config is lambda.
@@ -34,7 +36,11 @@ def negate(job: Negate) -> None:
     held = [*([BEFORE] if updates or start else []), *([ACQUIRED] if scale else [])]
     mark(out, held)
     facts = {"scale": scale, "hazardous": held, **carry(acquired, out)}
-    if DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
+    if job.others:
+        vector = consensus_of([acquired, *job.others])
+        total = delta.sums(start, {name: -scale * value for name, value in vector.items()})
+        write_model(out, base, updates, partial(delta.write_deltas, deltas=total), **facts)
+    elif DELTA_WEIGHTS not in read_manifest(acquired)["files"]:
         kept = partial(delta.write_deltas, deltas=start) if start else None
         write_model(out, base, add(updates, read_adapter(acquired), -scale), kept, **facts)
     elif start:

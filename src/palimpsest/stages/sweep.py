@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import generator
 from palimpsest.io import schemas
-from palimpsest.io.artifacts import DELTA_WEIGHTS, MANIFEST, table_of
-from palimpsest.io.manifest import read_manifest, verified
+from palimpsest.io.artifacts import table_of
+from palimpsest.io.manifest import verified
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.answers import Questions, answer_questions, answers_table
 from palimpsest.measuring.backends import transformers_answerer
@@ -27,11 +26,10 @@ from palimpsest.measuring.likelihood import likelihood
 from palimpsest.measuring.limit import longest_answer
 from palimpsest.measuring.rows import read_parts, with_right_responses
 from palimpsest.metrics.summary import summarize
-from palimpsest.model import delta
-from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_tokenizer
-from palimpsest.model.lora import attach, load_subject, set_scale
+from palimpsest.model.lora import load_subject
 from palimpsest.model.names import first_block
+from palimpsest.model.vector import attach_vector
 from palimpsest.pipeline.stages import Sweep
 from palimpsest.settings.types import split_ref
 
@@ -49,7 +47,7 @@ def sweep(job: Sweep) -> None:
     batch_tokens = job.untracked["batch_tokens"]
     device = set_up(job.threads)
     model = load_subject(base, job.subject, config, device)
-    model, changed, set_factor = _attached(model, job.acquired)
+    model, changed, set_factor = attach_vector(model, job.acquired, job.others)
     tokenizer = load_tokenizer(base, config["trust_remote_code"])
     taught = tokens.load_tokenizer(base)
     rows = {
@@ -81,17 +79,6 @@ def sweep(job: Sweep) -> None:
         recall = {part: summary[part]["recall_rate"] for part in questions}
         progress.update(count, 0, **{k: v for k, v in recall.items() if v is not None})
     write_table(job.out, pa.Table.from_pylist(lines, schema=schemas.SWEEP))
-
-
-def _attached(model: Any, acquired: Path) -> tuple[Any, Collection[str], Callable[[float], None]]:
-    """The model with the task vector, the tensors that it changes, and the setter of its factor."""
-    if DELTA_WEIGHTS in read_manifest(acquired)["files"]:
-        differences = delta.attach_deltas(model, delta.read_deltas(acquired, MANIFEST))
-        model.requires_grad_(False)
-        return model, differences, partial(delta.set_factor, model)
-    task_vector = read_adapter(acquired)
-    model = attach(model, acquired, "acquired")
-    return model, task_vector, lambda factor: set_scale(model, "acquired", factor, task_vector)
 
 
 def sample(rows: Sequence[Row], count: int, name: str) -> list[Row]:

@@ -229,6 +229,48 @@ def second_best(
     return torch.cat(tokens)
 
 
+@torch.no_grad()
+def generic(
+    hidden: Tensor,
+    reinforced: Tensor,
+    head: Head,
+    excluded: Tensor,
+    alpha: float,
+    chunk: int | None = None,
+) -> Tensor:
+    """The likeliest token at each position of `generic_logits` that is no excluded one.
+
+    Args:
+        hidden: final hidden states of the subject, [n, width].
+        reinforced: those of the reinforced model, [n, width].
+        head: the language-model head, the same for both.
+        excluded: ids of tokens to leave out.
+        alpha: see `generic_logits`.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        Token ids [n].
+    """
+    tokens = []
+    for h, u in _chunks((hidden, reinforced), head, chunk):
+        logits = generic_logits(head(h), head(u), alpha)
+        tokens.append(logits.index_fill_(-1, excluded, -math.inf).argmax(-1))
+    return torch.cat(tokens)
+
+
+def generic_logits(base: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
+    """base - alpha relu(reinforced - base), at least fp32: without what `reinforced` is surer of.
+
+    Args:
+        base: logits [n, vocabulary].
+        reinforced: logits of the model that knows more, [n, vocabulary].
+        alpha: how much is taken off (arXiv:2310.02238, equation 1).
+    """
+    wide = torch.promote_types(base.dtype, torch.float32)
+    base = base.to(wide)
+    return base - alpha * (reinforced.to(wide) - base).relu_()
+
+
 def _by_chunks(
     function: _BlockFunction,
     hidden: Tensor,

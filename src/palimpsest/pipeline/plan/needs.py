@@ -35,7 +35,7 @@ from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.plan.ways import CONFIGURED, Way
 from palimpsest.pipeline.slices import draws_of, longest_answer
 from palimpsest.pipeline.stage import Stage
-from palimpsest.settings.draw import Draw, Wanted, split_reference
+from palimpsest.settings.draw import ASKING, Draw, Wanted, split_reference
 from palimpsest.settings.training import Lora, Training
 
 MB = 1 << 20
@@ -274,7 +274,8 @@ class Estimate:
         )
         held = self._held(trained, rows) + compared * self.shape.width * self.width
         # A pass that reads inner states alone ends at the highest of them.
-        last = self.shape.layers if reads.last is None else reads.last + 1
+        adversary = settings.adversary()
+        last = self.shape.layers if reads.last is None or adversary else reads.last + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         if self.width >= 4:
             held -= (self.shape.layers - last) * self.shape.block * self.width
@@ -282,9 +283,11 @@ class Estimate:
             memory.training_work(self.shape, term.tokens, term.positions, trained.first)
             for term in (*terms, *again * (settings.training.forget_passes - 1))
         )
+        # An adversary's steps run about half of the blocks, with the forget rows alone.
+        passes = adversary.updates + adversary.steps / 2 if adversary else 1
         return Step(
             held,
-            settings.steps * work,
+            settings.steps * passes * work,
             4.0 * trained.numbers,
             rows,
             memory.activations(
@@ -348,13 +351,17 @@ class Estimate:
         return self._reading(rows, rows.worst(BATCH_ROWS), kept, logits, kept)
 
     def examples(self) -> Step | None:
-        """A pass that guesses labels; None: they are drawn, or rows are mixed."""
+        """Passes that guess labels; None: they are drawn, or rows are mixed."""
         draws = draws_of(self.cfg, self._model, self.job.wildcards["method"])
-        if not any(draw.labels == "adversarial" for draw in draws):
+        kinds = {draw.labels for draw in draws}
+        if not kinds & set(ASKING):
             return None
         rows = self._rows({getattr(self._scenario, s) for draw in draws for s in draw.sets})
-        logits = Logits(rows.targets * rows.share(BATCH_ROWS), 2, 0)
-        return self._reading(rows, rows.worst(BATCH_ROWS), MB, logits)
+        # Generic labels compare the subject with a reinforced model, in fp32.
+        passes, copies = (2, (2, 3)) if "generic" in kinds else (1, (2, 0))
+        logits = Logits(rows.targets * rows.share(BATCH_ROWS), *copies)
+        step = self._reading(rows, rows.worst(BATCH_ROWS), MB, logits)
+        return replace(step, work=passes * step.work)
 
     def _reading(
         self, rows: Lengths, tokens: float, disk: float, logits: Logits, kept: float = 0.0
