@@ -92,7 +92,8 @@ class Reads:
     Attributes:
         final: those after the last norm; without them the pass ends at the highest of `blocks`.
         blocks: outputs of these blocks (0-based, before any final norm).
-        all_levels: all states from the input of the first trained block to the last block but one.
+        all_levels: all states from the input of the first trained block to the last block but one;
+            without the final ones the outputs of all trained blocks up to the highest of `blocks`.
         untrained: streams whose states at `blocks` are also computed with the untrained model.
         unread: streams that no term reads (their rows lend their prompts to another stream).
     """
@@ -102,3 +103,8 @@ class Reads:
     all_levels: bool = False
     untrained: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> int | None:
+        """The block at which the pass ends, if it does not reach the final states."""
+        return max(self.blocks) if self.blocks and not self.final else None
