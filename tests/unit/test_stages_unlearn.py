@@ -74,6 +74,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ga_gd", "ga_gd_ood", "ga_kl", "ga_kl_ood"), SUBJECT),
     "memflex": {**SUBJECT, "region": None},
     **dict.fromkeys(("max_entropy", "min_posterior", "random_matching"), BLOCKS),
+    "elm": {**FRESH, "targets": {"eta": {"last": 5.0}, "expert": "w9", "novice": "w40"}},
     "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
     "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},

@@ -333,7 +333,7 @@ class Examples(Stage):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         settings = cfg.method(w.method, w.model)
         # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
-        keys = {"algorithm", "steps", "training", "start", "end_token", "generic"}
+        keys = {"algorithm", "steps", "training", "start", "end_token", "generic", "targets"}
         minimal = settings.model_dump(include=keys)
         minimal |= {
             "steps": 1,
