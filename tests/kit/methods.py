@@ -53,8 +53,10 @@ NEEDED: dict[str, dict[str, Any]] = {
     "lunar": {"layer": 2},
     "rmu": {"layer": 2},
     "rmu_lat": {"layer": 2, "attack": {"block": 1}},
+    "rr": {"blocks": [1, 2]},
+    "pdu": {"epsilon": {"value": 0.3}},
 }
-"""Keys without a default."""
+"""Keys without a default, or whose default needs a model."""
 
 
 def method(key: str, **over: Any) -> Any:

@@ -79,6 +79,7 @@ def test_chunked_entropy_and_posterior_equal_plain_autograd(inputs: tuple, chunk
             lambda h: -log_q(h).mean(-1) - math.log(VOCABULARY),
         ),
         (lambda h: heads.log_one_minus_p(h, labels, head, -1e30, chunk), posterior),
+        (lambda h: heads.margin(h, head, chunk), lambda h: head(h).amax(-1) - head(h).mean(-1)),
     ]:
         assert_same(with_gradient(ours, hidden), with_gradient(plain, hidden))
 
@@ -105,6 +106,7 @@ def test_vocabulary_sized_tensors_exist_for_one_chunk_at_a_time(inputs: tuple) -
         lambda h: heads.entropy(h, head, 4),
         lambda h: heads.kl_from_uniform(h, head, 4),
         lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 4),
+        lambda h: heads.margin(h, head, 4),
     ):
         asked = []
         handle = head.register_forward_hook(
@@ -208,6 +210,7 @@ def test_blocks_of_a_chunk_change_nothing(
         lambda h: heads.entropy(h, head, 10),
         lambda h: heads.kl_from_uniform(h, head, 10),
         lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 10),
+        lambda h: heads.margin(h, head, 10),
         lambda h: sum(heads.token_table(h, labels, head, 10)[2:], 0 * h.sum(-1)),
     ]
     whole = [with_gradient(function, hidden) for function in functions]

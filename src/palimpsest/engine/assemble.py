@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.engine.body import Body
+from palimpsest.engine.gradients import Apart
 from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Pairs, Streams
 from palimpsest.engine.stream import Stream
@@ -185,6 +186,7 @@ def job_of(
         fingerprint=fingerprint,
         checkpoint_seconds=objective.training.checkpoint_seconds,
         reads=objective.reads(),
+        apart=_apart(objective),
         finished=objective.finished,
         forgets=frozenset(name for name, draw in objective.draws().items() if draw.forgets),
         adversary=objective.adversary(),
@@ -199,6 +201,13 @@ def job_of(
         fixed=tensors,
         state=state,
     )
+
+
+def _apart(objective: Objective) -> Apart | None:
+    training = objective.training
+    if not training.apart:
+        return None
+    return Apart(*objective.sides(), training.gradients, training.perturb)
 
 
 @torch.no_grad()

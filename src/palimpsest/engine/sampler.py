@@ -13,10 +13,10 @@ from palimpsest.engine.rows import Row, join
 from palimpsest.errors import UserError
 
 
-def generator(seed: int, *purpose: object) -> torch.Generator:
+def generator(seed: int, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A random generator for one purpose, independent of those for others."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Shuffled:

@@ -126,6 +126,10 @@ class Stream:
             lambda states, labels: heads.log_one_minus_p(states, labels, self.head, threshold)
         )
 
+    def margin(self) -> Tensor:
+        """max z - mean z of the logits that predict every target that counts, [tokens]."""
+        return self._at_targets(lambda states, _: heads.margin(states, self.head))
+
     def kl(self, positions: Literal["all", "answer"] = "all") -> Tensor:
         """KL(p || q) from the subject (p) at each predicting position, nats, [positions].
 

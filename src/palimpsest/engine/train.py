@@ -10,13 +10,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from palimpsest.engine import inner, ranks
+from palimpsest.engine import gradients, inner, ranks
 from palimpsest.engine.body import FINAL, Body, States
 from palimpsest.engine.checkpoint import Checkpoint
+from palimpsest.engine.gradients import Apart, Vector
 from palimpsest.engine.optimizer import average, optimizer_of
 from palimpsest.engine.progress import Progress, StepLog
 from palimpsest.engine.rows import Row, shares
@@ -68,6 +70,7 @@ class Job:
         state: tensors that `loss` reads and that `after_step` changes; checkpoints keep them.
         after_step: called after every step; returns the tensors of `state` that it changes.
         share: scalar that `loss` reads: the steps done as a share of all.
+        apart: how the forget and the retain term run by themselves; None: all terms share a pass.
         forgets: streams whose rows are to be unlearned: their cost may rise without end.
         adversary: attacks the inner states of the stream ``forget`` in every step.
     """
@@ -88,6 +91,7 @@ class Job:
     state: dict[str, Tensor] = field(default_factory=dict)
     after_step: Callable[[Mapping[str, Stream]], Mapping[str, Tensor]] | None = None
     share: Tensor = field(default_factory=lambda: torch.zeros(()))
+    apart: Apart | None = None
     forgets: frozenset[str] = frozenset()
     adversary: Adversary | None = None
 
@@ -105,7 +109,7 @@ def train(job: Job) -> Path:
 
     Raises:
         UserError: the warm-up is as long as the training; a term is not finite or has diverged
-            (the last good checkpoint is kept); the disk is full.
+            (the last good checkpoint is kept); the disk is full; terms cannot be taken apart.
     """
     if job.optimizer.warmup_steps >= job.steps:
         raise UserError(
@@ -118,11 +122,15 @@ def train(job: Job) -> Path:
     if job.adversary:
         inner.check(job.body, job.adversary)
     untrained = first_values(job.weights) if job.reads.untrained else {}
+    _refuse_dropout(job)
     optimizer = optimizer_of(job.weights, job.optimizer)
+    averaged = job.apart is not None and job.apart.gradients.combine == "gru"
+    mean = {f"mean.{n}": torch.zeros_like(w) for n, w in job.weights.items() if averaged}
+    state = job.state | mean
     checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
     with ranks.main_first():  # it deletes a checkpoint with another fingerprint
-        done = checkpoint.load(job.weights, optimizer, job.state)
-    steps = _steps(job, optimizer, done, untrained)
+        done = checkpoint.load(job.weights, optimizer, state)
+    steps = _steps(job, optimizer, done, untrained, list(mean.values()))
     if ranks.current().rank:
         for _ in steps:
             pass
@@ -136,7 +144,11 @@ def train(job: Job) -> Path:
             log.seconds += time.monotonic() - began
             loss, ended = sum(result.terms.values()), result.ended
             line = {"step": result.step, "steps": job.steps, "loss": loss, "terms": result.terms}
-            facts = {"lr": result.rate, "grad_norm": result.norm, "tokens": result.tokens}
+            facts: dict[str, Any] = {
+                "lr": result.rate,
+                "grad_norm": result.norm,
+                "tokens": result.tokens,
+            }
             facts |= {**result.facts, "seconds": log.seconds, **_peak(job.body.device)}
             log.write({**line, **facts, **({"ended": ended} if ended else {})})
             progress.update(result.step, result.tokens, loss=loss, **result.terms)
@@ -144,7 +156,7 @@ def train(job: Job) -> Path:
                 progress.note(f"ended after step {result.step}: {ended}")
             elif stop or time.monotonic() - saved_at >= pause:
                 saving = time.monotonic()
-                checkpoint.save(result.step, job.weights, optimizer, job.state)
+                checkpoint.save(result.step, job.weights, optimizer, state)
                 saved_at = time.monotonic()
                 pause = pause_after(saved_at - saving, job.checkpoint_seconds)
             if stop and not ended:
@@ -193,7 +205,9 @@ class StepResult:
         norm: norm of the gradient before clipping.
         tokens: tokens that the step read.
         ended: why training ends after this step, or None.
-        facts: what only some methods log: ``state``, the scalars of the method's state in the step.
+        facts: what only some methods log: ``state``, the scalars of the method's state in the step;
+            ``cosines``, if gradients are taken apart: ``terms``, of both, and ``step``, of the
+            true step downhill with the retain gradient (gru: the mean of them).
     """
 
     step: int
@@ -206,7 +220,11 @@ class StepResult:
 
 
 def _steps(
-    job: Job, optimizer: torch.optim.Optimizer, done: int, untrained: Mapping[str, Tensor]
+    job: Job,
+    optimizer: torch.optim.Optimizer,
+    done: int,
+    untrained: Mapping[str, Tensor],
+    mean: Vector,
 ) -> Iterator[StepResult]:
     first_costs: dict[str, float] = {}
     for step in range(done, job.steps):
@@ -217,12 +235,14 @@ def _steps(
         scalars = {name: value.item() for name, value in job.state.items() if not value.dim()}
         streams = job.streams.draw(step)
         for added in inner.rounds(job.body, streams.get("forget", ()), job.adversary):
+            passes = _Passes(job, streams, step, untrained, first_costs)
             with job.body.adding(job.adversary.block if job.adversary else 0, added):
-                terms, norm, ended = _step(job, optimizer, streams, step, untrained, first_costs)
+                norm, cosines, ended = _step(job, optimizer, passes, mean)
         read = [rows for name, rows in streams.items() if name not in job.reads.unread]
         tokens = sum(len(row) for rows in read for row in rows)
-        facts = {"state": scalars} if scalars else {}
-        yield StepResult(step + 1, rate, terms, norm, tokens, ended, facts)
+        facts = {"state": scalars, "cosines": cosines}
+        logged = {name: values for name, values in facts.items() if values}
+        yield StepResult(step + 1, rate, passes.values, norm, tokens, ended, logged)
         if ended:
             return
 
@@ -254,11 +274,14 @@ def run(
         )
         for name, rows in drawn.items()
     }
-    for name in job.reads.untrained:
+    compared = {name: drawn[name] for name in job.reads.untrained if name in drawn}
+    if compared:
         blocks_alone = replace(job.reads, final=False)
+        rows = [row for of_stream in compared.values() for row in of_stream]
         with torch.no_grad(), swapped(job.weights, untrained):
-            before = Pass(job.body, drawn[name], share, blocks_alone, same_rows=True)
-            streams[name].untrained = _levels(before.of(drawn[name]))
+            before = Pass(job.body, rows, share, blocks_alone, same_rows=True)
+        for name, of_stream in compared.items():
+            streams[name].untrained = _levels(before.of(of_stream))
     return streams
 
 
@@ -320,37 +343,150 @@ def swapped(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iter
             weight.data = before[name]
 
 
+@dataclass
+class _Passes:
+    """The forward and backward passes of one step.
+
+    Attributes:
+        job: the training.
+        drawn: rows of each stream.
+        step: number of the step, from 0.
+        untrained: the trained tensors before training, for streams that are compared with them.
+        first_costs: what each stream cost in its first step.
+        streams: the rows after the forward pass.
+        values: the terms.
+    """
+
+    job: Job
+    drawn: Mapping[str, Sequence[Row]]
+    step: int
+    untrained: Mapping[str, Tensor]
+    first_costs: dict[str, float]
+    streams: dict[str, Stream] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+
+    def backward(self, names: Collection[str], share: float = 1.0, logged: bool = True) -> None:
+        """Add the gradient of what some streams' terms cost, times `share`, to what is there."""
+        job, step = self.job, self.step
+        drawn = {name: rows for name, rows in self.drawn.items() if name in names}
+        streams = run(job, drawn, self.untrained)
+        terms = job.loss(streams)
+        stacked = torch.stack(list(terms.values()))
+        values = dict(zip(terms, stacked.tolist(), strict=True))
+        # Objectives on inner states sum squares without a common unit, so these need only be
+        # finite.
+        _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
+        learned = {name: stream for name, stream in streams.items() if name not in job.forgets}
+        _check_learning(learned, values, step, math.log(job.body.vocabulary), self.first_costs)
+        (stacked.sum() * share).backward()
+        if logged:
+            self.streams |= streams
+            for name, value in values.items():
+                self.values[name] = self.values.get(name, 0.0) + share * value
+
+    def taken(self) -> Vector:
+        """The gradients of all processes, which are removed from the trained tensors."""
+        weights = list(self.job.weights.values())
+        ranks.sum_gradients(weights)
+        found = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        for weight in weights:
+            weight.grad = None
+        return found
+
+    def gradient(self, names: Collection[str], logged: bool = True) -> Vector:
+        """Gradient of some streams' terms."""
+        self.backward(names, logged=logged)
+        return self.taken()
+
+
+def _apart(passes: _Passes, apart: Apart, mean: Vector) -> tuple[Vector, float]:
+    """Leave the combined gradient of both sides in the trained tensors.
+
+    Returns:
+        What the step may be compared with, the retain gradient or (gru) the mean of them; and the
+        cosine of both gradients.
+
+    Raises:
+        UserError: a side has more than one term.
+    """
+    job = passes.job
+    forget, retain = _forget_gradient(passes, apart), passes.gradient(apart.retain)
+    if len(passes.values) != 2:
+        raise UserError(
+            "training.gradients and training.perturb need exactly one forget and one retain term, "
+            f"but {job.label} has {', '.join(passes.values)}; leave them out, or set further "
+            "weights to 0"
+        )
+    with torch.no_grad():
+        for of_mean, newest in zip(mean, retain, strict=False):
+            of_mean.lerp_(newest, apart.gradients.momentum)
+        together = gradients.combined(forget, retain, mean, apart.gradients)
+        cosine = gradients.cosine(forget, retain)
+    for weight, gradient in zip(job.weights.values(), together, strict=True):
+        weight.grad = gradient
+    return mean or retain, cosine
+
+
+def _forget_gradient(passes: _Passes, apart: Apart) -> Vector:
+    """Gradient of the forget term, at the weights or beside them."""
+    job, names, perturb = passes.job, apart.forget, apart.perturb
+    if perturb is None:
+        return passes.gradient(names)
+    if perturb.kind == "sharpness":
+        at_weights = passes.gradient(names)
+        with torch.no_grad():
+            there = gradients.sharper(job.weights, at_weights, perturb)
+        with swapped(job.weights, there):
+            return passes.gradient(names, logged=False)
+    for sample in range(perturb.samples):
+        with torch.no_grad():
+            there = gradients.noisy(job.weights, perturb, job.streams.seed, passes.step, sample)
+        with swapped(job.weights, there):
+            passes.backward(names, 1 / perturb.samples)
+    return passes.taken()
+
+
+def _refuse_dropout(job: Job) -> None:
+    # Two passes would drop different numbers, and their difference would be taken for sharpness.
+    modules = job.body.decoder.module.modules()
+    perturbed = job.apart and job.apart.perturb
+    if perturbed and any(isinstance(m, nn.Dropout) and m.p and m.training for m in modules):
+        raise UserError(
+            f"training.perturb: {job.label} trains with dropout, which changes the forget term "
+            "from pass to pass; set the dropout to 0"
+        )
+
+
 def _step(
-    job: Job,
-    optimizer: torch.optim.Optimizer,
-    drawn: Mapping[str, Sequence[Row]],
-    step: int,
-    untrained: Mapping[str, Tensor],
-    first_costs: dict[str, float],
-) -> tuple[dict[str, float], float, str | None]:
-    streams = run(job, drawn, untrained)
-    terms = job.loss(streams)
-    stacked = torch.stack(list(terms.values()))
-    values = dict(zip(terms, stacked.tolist(), strict=True))
-    # Objectives on inner states sum squares without a common unit, so these need only be finite.
-    _check(values, step, limit=DIVERGED if job.reads.final else math.inf)
-    learned = {name: stream for name, stream in streams.items() if name not in job.forgets}
-    _check_learning(learned, values, step, math.log(job.body.vocabulary), first_costs)
-    stacked.sum().backward()
-    ranks.sum_gradients(job.weights.values())
-    norm = torch.nn.utils.clip_grad_norm_(
-        job.weights.values(), job.optimizer.clip_norm or math.inf
-    ).item()
+    job: Job, optimizer: torch.optim.Optimizer, passes: _Passes, mean: Vector
+) -> tuple[float, dict[str, float], str | None]:
+    """Make a step.
+
+    Returns:
+        Norm of the gradient before clipping; cosines, if gradients are taken apart; why training
+        ends.
+    """
+    weights, step, kept = list(job.weights.values()), passes.step, mean
+    cosines: dict[str, float] = {}
+    if job.apart:
+        kept, cosines["terms"] = _apart(passes, job.apart, mean)
+    else:
+        passes.backward(passes.drawn)
+        ranks.sum_gradients(weights)
+    norm = torch.nn.utils.clip_grad_norm_(weights, job.optimizer.clip_norm or math.inf).item()
     _check({"gradient norm": norm}, step, limit=math.inf)
+    before = list(first_values(job.weights).values()) if job.apart else []
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    largest = _largest(job.weights.values()).item()
+    largest = _largest(weights).item()
     _check({"root mean square of a trained tensor": largest}, step, limit=GROWN)
-    if job.after_step:
-        with torch.no_grad():
-            for name, value in job.after_step(streams).items():
+    with torch.no_grad():
+        if job.apart:
+            cosines["step"] = gradients.cosine(gradients.plus(before, weights, -1), kept)
+        if job.after_step:
+            for name, value in job.after_step(passes.streams).items():
                 job.state[name].copy_(value)
-    return values, norm, job.finished(streams) if job.finished else None
+    return norm, cosines, job.finished(passes.streams) if job.finished else None
 
 
 @torch.no_grad()

@@ -46,6 +46,12 @@ class Objective(MethodSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _two_terms(self) -> Self:
+        if self.training.apart:
+            self.sides()
+        return self
+
     @abstractmethod
     def draws(self) -> dict[str, Draw]:
         """Which rows each stream of a step reads; a term of weight 0 needs none."""
@@ -53,6 +59,32 @@ class Objective(MethodSettings):
     def reads(self) -> Reads:
         """Which hidden states `loss` reads: the final ones, unless a method overrides this."""
         return Reads()
+
+    def sides(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Streams of the forget term, and of the retain term.
+
+        Where ``training.gradients`` or ``training.perturb`` takes the terms apart, `loss` gets the
+        streams of one side at a time.
+
+        Raises:
+            ValueError: the method does not have exactly one term of each kind.
+        """
+        draws = self.draws()
+        forget = frozenset(name for name, draw in draws.items() if draw.sets == ("forget",))
+        fault = None
+        if mixed := [name for name, draw in draws.items() if draw.signs]:
+            fault = f"draws both from one stream, '{mixed[0]}'"
+        elif further := [name for name, draw in draws.items() if draw.answers_of]:
+            fault = f"has a further term, '{further[0]}'"
+        elif not forget or forget == set(draws):
+            fault = f"has no {'retain' if forget else 'forget'} term"
+        if fault:
+            raise ValueError(
+                "training.gradients and training.perturb need exactly one forget and one retain "
+                f"term, but {self.algorithm} {fault}; leave them out, or choose a method with two "
+                "(npo, min_posterior, max_entropy), each with a weight above 0"
+            )
+        return forget, frozenset(draws) - forget
 
     def localizes(self) -> bool:
         """Whether it trains a region of the subject's adapter, which `localize` finds first."""
@@ -93,7 +125,8 @@ class Objective(MethodSettings):
         """The weighted terms of one step by name, scalars; their sum is minimised.
 
         Args:
-            streams: the rows of a step after the forward pass.
+            streams: the rows of a step after the forward pass; those of one term alone if they are
+                taken apart (`sides`), so a term is computed only where its streams are there.
             fixed: what `prepare` returned, the tensors of `state`, and ``share``: the steps done
                 as a share of all, a scalar (0 in the first step).
         """

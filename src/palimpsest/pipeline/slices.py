@@ -49,6 +49,11 @@ def trained(section: Section) -> dict[str, Any]:
     """The settings of a training that change its result; `parameters` has its tensors by name."""
     keys = tracked(section)
     del keys["training"]["tensors"]
+    # Without them, what a method that does not use them depends on is what it always was.
+    if keys["training"]["gradients"]["combine"] == "sum":
+        del keys["training"]["gradients"]
+    if keys["training"]["perturb"] is None:
+        del keys["training"]["perturb"]
     return keys
 
 

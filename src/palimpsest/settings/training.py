@@ -68,6 +68,39 @@ class Optimizer(Section):
     """AdamW's epsilon."""
 
 
+class Gradients(Section):
+    """How the gradients of the forget and the retain term become one; see `engine.gradients`."""
+
+    combine: Literal["sum", "gru", "blur", "symmetric"] = "sum"
+    """sum: added; gru: forget's, without what would raise the retain term (arXiv:2503.09117); blur:
+    retain's, with a fixed share of forget's (arXiv:2506.08164); symmetric: each without what
+    opposes the other, added. All but sum need one forget and one retain term."""
+    momentum: Annotated[Real, Field(gt=0, le=1)] = 0.8
+    """gru: weight of the newest retain gradient in their running mean."""
+    add_retain: bool = False
+    """gru: add the retain gradient afterwards; without it the term only gives a direction."""
+    gamma: Positive = 1.0
+    """blur: the share of the forget gradient that stays."""
+
+
+class Perturb(Section):
+    """Forgetting that holds near the weights, too: the forget term's gradient is taken beside them.
+
+    The forget term runs twice in a step (noise: once for each sample), the retain term once.
+    """
+
+    kind: Literal["sharpness", "noise"]
+    """sharpness: where the forget term is highest nearby (SAM); noise: at random places, averaged
+    (both arXiv:2502.05374)."""
+    size: Positive
+    """sharpness: rho, how far all trained tensors move together; noise: sigma, deviation of each
+    number. With ``start: weights`` on a bf16 base, what is below a weight's last digit is lost."""
+    relative: bool = False
+    """`size` counts in lengths of the trained tensors (noise: in their root mean square)."""
+    samples: Count = 3
+    """noise: places in a step."""
+
+
 class Training(Section):
     """How long and with what a stage trains."""
 
@@ -79,6 +112,10 @@ class Training(Section):
     """start weights: further tensors to train, as regular expressions for their full names."""
     optimizer: Optimizer
     """Optimiser and schedule."""
+    gradients: Gradients = Gradients()
+    """How the gradients of both terms become one."""
+    perturb: Perturb | None = None
+    """Where the forget term's gradient is taken; null: at the weights."""
     gradient_checkpointing: Annotated[bool, UNTRACKED] = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
     # Tracked: compiled code rounds otherwise, and a checkpoint must go on in the same arithmetic.
@@ -86,3 +123,8 @@ class Training(Section):
     """Run the blocks through torch.compile: slower to start, same result but for its roundings."""
     checkpoint_seconds: Annotated[NonNegative, UNTRACKED] = 60.0
     """Save a resumable checkpoint after this many seconds (never changes the result)."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the forget and the retain term run in passes of their own."""
+        return self.gradients.combine != "sum" or self.perturb is not None

@@ -13,6 +13,7 @@ out, with q = softmax(z)::
     entropy H(q)                   -q (log q + H)
     KL(uniform || q)                q - 1/V
     log(1 - q_y)                    softmax(z without y) - q
+    max z - mean z                  1_argmax - 1/V
 """
 
 from __future__ import annotations
@@ -178,6 +179,28 @@ def log_one_minus_p(
         return (rest - total).where(counts, zero), slopes.where(counts[:, None], zero)
 
     return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
+
+
+def margin(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
+    """How far the largest logit stands above the mean of all, at each position.
+
+    Args:
+        hidden: final hidden states [n, width].
+        head: the language-model head.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        max_v z_v - mean_v z_v, [n], at least fp32; 0 where all logits are equal. Of equal largest
+        ones the first has the gradient.
+    """
+
+    def values_and_slopes(logits: Tensor) -> _ValuesAndSlopes:
+        largest, place = logits.max(-1, keepdim=True)
+        values = largest[:, 0] - logits.mean(-1)
+        slopes = logits.fill_(-1 / logits.shape[-1])
+        return values, slopes.scatter_add_(-1, place, torch.ones_like(largest))
+
+    return _by_chunks(values_and_slopes, hidden, (), head, chunk)
 
 
 @torch.no_grad()
