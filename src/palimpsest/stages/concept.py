@@ -41,8 +41,14 @@ def erased_rows(
         for row, of_row in zip(batch, states, strict=True):
             own, expert, novice = map(body.head, of_row)
             ids, weights = erased(own, expert, novice, targets)
-            soft = {"soft_ids": ids.cpu(), "soft_weights": weights.float().cpu()}
-            made.append(replace(row, labels=row.response, **soft))
+            made.append(
+                replace(
+                    row,
+                    labels=row.response,
+                    soft_ids=ids.cpu(),
+                    soft_weights=weights.float().cpu(),
+                )
+            )
         progress.update(first + len(batch), 3 * sum(map(len, batch)))
     return made
 
