@@ -75,6 +75,16 @@ class Stream:
         self.cost = _mean(values.detach()[to_learn])
         return values
 
+    def soft_nll(self) -> Tensor:
+        """-sum_v w(v) log q(v) over the weighted tokens of every target that counts, [tokens]."""
+        local = [_soft(row) for row, h in zip(self.rows, self.hidden, strict=True) if len(h)]
+        nothing = torch.empty(0)  # a process without rows
+        ids, weights = (
+            torch.cat(parts).to(self.device)
+            for parts in zip(*local or [(nothing, nothing)], strict=True)
+        )
+        return self._at_targets(lambda states, _: heads.soft_nll(states, ids, weights, self.head))
+
     def reference_costs(self) -> Tensor:
         """-log p of the subject at every target that counts, fp32, [tokens]; no gradient.
 
@@ -231,6 +241,13 @@ def _costs(row: Row) -> Tensor:
     if row.reference_costs is None:
         raise ValueError(f"row {row.id} was read without the subject's costs")
     return row.reference_costs
+
+
+def _soft(row: Row) -> tuple[Tensor, Tensor]:
+    if row.soft_ids is None or row.soft_weights is None:
+        raise ValueError(f"row {row.id} has no weighted targets")
+    counts = row.targets != IGNORED
+    return row.soft_ids[counts], row.soft_weights[counts]
 
 
 def _reference(row: Row) -> Tensor:

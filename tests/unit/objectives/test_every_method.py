@@ -171,6 +171,7 @@ def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
     states = AT_A.clone().requires_grad_(True)
     ignored = torch.full((2,), IGNORED)
     row = replace(A, labels=ignored, reference=AT_A.flip(1), reference_costs=torch.zeros(2))
+    row = replace(row, soft_ids=torch.zeros(2, 1).long(), soft_weights=torch.ones(2, 1))
     made = {
         "forget": [row],
         "random": [row],

@@ -8,6 +8,7 @@ is computed twice, unless the head itself is trained. The derivatives by the log
 out, with q = softmax(z)::
 
     -log q_y                        q - 1_y
+    -sum_v w_v log q_v              q sum_v w_v - w
     KL(p || q)                      q - p
     entropy H(q)                   -q (log q + H)
     KL(uniform || q)                q - 1/V
@@ -64,6 +65,32 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) ->
         return values, q.scatter_add_(-1, y[:, None], -torch.ones_like(q[:, :1]))
 
     return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
+
+
+def soft_nll(
+    hidden: Tensor, ids: Tensor, weights: Tensor, head: Head, chunk: int | None = None
+) -> Tensor:
+    """Cross-entropy with a few weighted tokens at each position.
+
+    Args:
+        hidden: final hidden states [n, width].
+        ids: token ids [n, k], different ones at a position.
+        weights: their weights [n, k].
+        head: the language-model head.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        -sum_v w(v) log q(v) in nats, [n], at least fp32.
+    """
+
+    def values_and_slopes(logits: Tensor, v: Tensor, w: Tensor) -> _ValuesAndSlopes:
+        w = w.to(logits)
+        log_q = logits.log_softmax(-1)
+        values = -torch.linalg.vecdot(w, log_q.gather(-1, v))
+        slopes = log_q.exp_().mul_(w.sum(-1, keepdim=True))
+        return values, slopes.scatter_add_(-1, v, -w)
+
+    return _by_chunks(values_and_slopes, hidden, (ids, weights), head, chunk)
 
 
 def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -338,6 +365,18 @@ def second_best(
         logits = head(h).index_fill(-1, excluded, -math.inf)
         tokens.append(logits.scatter_(-1, y[:, None], -math.inf).argmax(-1))
     return torch.cat(tokens)
+
+
+@torch.no_grad()
+def best(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
+    """The likeliest token at each position, [n].
+
+    Args:
+        hidden: final hidden states [n, width].
+        head: the language-model head.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+    """
+    return torch.cat([head(h).argmax(-1) for (h,) in _chunks((hidden,), head, chunk)])
 
 
 @torch.no_grad()
