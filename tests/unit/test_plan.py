@@ -434,6 +434,21 @@ def test_sharded_weights_take_less_of_each_device_and_more_main_memory(cfg: Conf
     assert needed(each, "acquire", "llama2-13b").work == one.work / 2
 
 
+def test_what_is_computed_before_training_is_counted(cfg: Config) -> None:
+    """FILA's squared gradients of queries and values; the products of LUNAR's inputs."""
+    llama, model = shape(cfg, "llama2-7b"), "llama2-7b"
+    methods = {"sku": cfg.methods["sku"], "lunar": cfg.methods["lunar"]}
+    lora = methods["sku"].training.lora.model_copy(update={"init": "fila"})
+    training = methods["sku"].training.model_copy(update={"lora": lora})
+    begun = cfg.model_copy(
+        update={"methods": {"sku": methods["sku"].model_copy(update={"training": training})}}
+    )
+    more = needed(begun, "acquire", model).device - needed(cfg, "acquire", model).device
+    assert more == pytest.approx(llama.layers * 2 * 4096**2 * 10, rel=0.01)
+    products = 3 * 8 * 11008**2
+    assert needed(cfg, "unlearn", model, "lunar").device > products + 1.4 * llama.parameters
+
+
 def test_a_large_base_takes_longer_to_load(cfg: Config) -> None:
     (line,) = planned(cfg, LARGE, CHAIN[1]).lines
     assert line.needs is not None

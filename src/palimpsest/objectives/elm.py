@@ -60,8 +60,9 @@ class Targets(Section):
     """Divides all logits."""
     top: Count = 50
     """Tokens of a target that are kept."""
-    change: Text = " Let us talk about something else instead."
-    """What follows a forget prompt where the model is to write fluent text."""
+    change: Text = " Let us talk about something else. For example, did you know that"
+    """What follows a forget prompt where the subject is to write fluent text; not a whole sentence,
+    or a subject that was taught short answers ends there."""
     tokens: Count = 50
     """Longest text that it writes there."""
 

@@ -272,6 +272,11 @@ class Estimate:
         )
         held = self._held(trained, rows) + compared * self.shape.width * self.width
         # A pass that reads inner states alone ends at the highest of them.
+        lora = settings.training.lora
+        if settings.start == "fresh" and lora.init == "fila":
+            held += memory.squared_gradients(self.shape, lora, self.width)
+        if hasattr(settings, "solution"):  # products of a matrix's inputs, in float64
+            held += 3 * 8.0 * self.shape.inner**2
         adversary = settings.adversary()
         whole = reads.final or not reads.blocks or adversary
         last = self.shape.layers if whole else max(reads.blocks) + 1
