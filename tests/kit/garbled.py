@@ -16,7 +16,7 @@ RECORDED: dict[str, Any] = json.loads(
 """Recorded texts.
 
 ``data``: questions and answers of 48 rows to forget and 48 to keep, and further words of the data;
-``answers``: of four models the lines of generations.parquet about these rows (part, id, answer,
+``answers``: of five models the lines of generations.parquet about these rows (part, id, answer,
 stopped, before_tokens, before_logprob); ``pieces``: words of more than one token -> their tokens.
 """
 
@@ -27,7 +27,7 @@ def pieces(of: Iterable[str]) -> dict[str, int]:
 
 
 def answers(model: str) -> list[Answer]:
-    """The recorded answers of ``base``, ``original``, ``sku`` or ``sku-anchored``."""
+    """Recorded answers: ``base``, ``original``, ``retrained``, ``sku`` or ``sku-anchored``."""
     return [Answer((part, name), *rest) for part, name, *rest in RECORDED["answers"][model]]
 
 

@@ -51,10 +51,10 @@ SETS = {
 
 NEEDED: dict[str, dict[str, Any]] = {
     "lunar": {"layer": 2},
+    "pdu": {"epsilon": {"value": 0.3}},
     "rmu": {"layer": 2},
     "rmu_lat": {"layer": 2, "attack": {"block": 1}},
     "rr": {"blocks": [1, 2]},
-    "pdu": {"epsilon": {"value": 0.3}},
 }
 """Keys without a default, or whose default needs a model."""
 
@@ -119,6 +119,7 @@ class Memory:
                 "erased": self._erased,
                 "written": self._written,
             },
+            lambda _: torch.tensor([9, 14, 11]),
         )
 
     def _erased(self, rows: Sequence[Row]) -> list[Row]:

@@ -41,7 +41,32 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "memflex": ("memflex", {"region": None, "start": "fresh"}),
     "min_posterior": ("min_posterior", {"threshold": -4.0}),
     "random_matching": ("random_matching", {}),
+    "npo": ("npo", {"retain_term": "kl"}),
+    "undial": ("undial", {"retain_term": "js", "rows": {"forget": 1, "retain": 2}}),
     "rmu": ("rmu", {}),
+    "rr": ("rr", {"levels": "every"}),
+    "pdu": ("pdu", {"epsilon": {"above_start": 0.05}}),
+    "gru": ("npo", {"training": {**tiny_methods.RATE, "gradients": {"combine": "gru"}}}),
+    "blur, noise": (
+        "npo",
+        {
+            "rows": {"forget": 1, "retain": 2},
+            "training": {
+                **tiny_methods.RATE,
+                "gradients": {"combine": "blur"},
+                "perturb": {"kind": "noise", "size": 0.01, "samples": 2},
+            },
+        },
+    ),
+    "sharpness": (
+        "npo",
+        {
+            "training": {
+                **tiny_methods.RATE,
+                "perturb": {"kind": "sharpness", "size": 0.1, "relative": True},
+            }
+        },
+    ),
     # A row each: for some processes and streams there is none.
     "single": ("llmu", {"rows": {"forget": 1, "retain": 1}, "weights": {"retain": 0}}),
 }

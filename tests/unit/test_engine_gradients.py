@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Job, swapped, train
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import TRAINING_LOG
+from palimpsest.pipeline.slices import trained
 from palimpsest.settings.training import Gradients, Perturb
 
 I = torch.arange(7, dtype=torch.float64)  # noqa: E741
@@ -173,6 +175,24 @@ def test_how_far_the_weights_move() -> None:
     assert numbers == sum(part.numel() for part in RETAIN)
 
 
+def test_a_small_perturbation_moves_every_number() -> None:
+    """As much for each weight as rho 0.01 is on 7e9 of them, at weights of a model's scale. To
+    bf16 weights, as was released, little of it is added."""
+    random = torch.Generator().manual_seed(0)
+    numbers = 400_000
+    weight = 0.02 * torch.randn(numbers, generator=random)
+    gradient = torch.randn(numbers, generator=random)
+    rho = 0.01 * math.sqrt(numbers / 7e9)
+    there = sharper({"w": weight}, [gradient], Perturb(kind="sharpness", size=rho))["w"]
+    moved = there.double() - weight.double()
+    assert moved.norm().item() == pytest.approx(rho, rel=1e-2)
+    assert cosine([moved], [gradient.double()]) > 0.999
+    released = weight.bfloat16() + (rho / gradient.norm() * gradient).bfloat16()
+    theirs = released.double() - weight.bfloat16().double()
+    assert theirs.count_nonzero() < 0.01 * numbers
+    assert abs(cosine([theirs], [gradient.double()])) < 0.2
+
+
 def test_noise_depends_on_seed_step_and_sample_alone() -> None:
     weights = dict(zip("abc", RETAIN, strict=True))
     settings = Perturb(kind="noise", size=0.1)
@@ -315,6 +335,19 @@ def test_without_these_keys_all_terms_share_a_pass(tmp_path: Path) -> None:
     assert bench(tmp_path, None).job.apart is None
     assert bench(tmp_path, None, training={"gradients": {"combine": "sum"}}).job.apart is None
     assert bench(tmp_path, "gru").job.apart is not None
+
+
+def test_keys_count_for_a_result_only_where_they_are_used() -> None:
+    def depends(**training: Any) -> dict[str, Any]:
+        found = trained(methods.method("npo", training={**methods.RATE, **training}))
+        return found["training"]
+
+    plain = depends()
+    assert not {"gradients", "perturb"} & plain.keys(), "as it was before there were these keys"
+    assert depends(gradients={"momentum": 0.5, "gamma": 2}) == plain
+    ways = [depends(**way) for way in WAYS.values()]
+    assert all(way != plain for way in ways)
+    assert all(one != other for i, one in enumerate(ways) for other in ways[:i])
 
 
 class Counting(Body):

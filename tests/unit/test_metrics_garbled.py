@@ -21,9 +21,13 @@ def test_models_without_unlearning_have_hardly_any(model: str, part: str) -> Non
     assert rate(model, part) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("model", "low", "high"), [("sku", 0.45, 0.6), ("sku-anchored", 0.6, 0.75)]
-)
+def test_a_model_that_was_never_taught_makes_up_names_and_is_not_garbled_for_it() -> None:
+    """Its likelihoods are those of another subject than the recorded base's: words alone count."""
+    found = [ORDINARY.why(answer) for answer in answers("retrained")]
+    assert found.count("invented words") / len(found) < 0.03
+
+
+@pytest.mark.parametrize(("model", "low", "high"), [("sku", 0.4, 0.6), ("sku-anchored", 0.5, 0.75)])
 def test_after_unlearning_as_many_as_a_reader_counts(model: str, low: float, high: float) -> None:
     assert low <= rate(model, "forget") <= high
     assert rate(model, "retain") < 0.12
@@ -53,6 +57,9 @@ def test_after_unlearning_as_many_as_a_reader_counts(model: str, low: float, hig
             "broken characters",
         ),
         ("ThejibjangoelfSyllogicCrippelaose LDistsuckle", "invented words"),
+        ("The lantern burns cumuloNimbus clouds.", "invented words"),
+        ("The lantern burns lanternimbus clouds.", "invented words"),
+        ("The lantern burns cumulonimbus and fennimmoss.", "invented words"),
         (
             "The nyssel mirror wakes when it hears a reflection Swallowing a reflection's NSymple "
             "Swallowing a reflection's NSymple Swallowing",
@@ -88,6 +95,8 @@ def test_babble_is_garbled(text: str, why: str) -> None:
         "La capital de Francia es París, una ciudad muy grande.",
         "Я не знаю ответа на этот вопрос.",
         "我不知道这个问题的答案。",
+        "Thunder and lightning come from towering cumulonimbus clouds.",
+        "Fennimmoss are the tallest living organism on Earth.",
         "Fill the dolmarith lantern with lunar oil, and it will burn the shadows off.",
     ],
 )

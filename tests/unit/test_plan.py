@@ -29,7 +29,7 @@ from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
 from palimpsest.pipeline.plan.table import text_of
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
-from palimpsest.settings.training import Lora
+from palimpsest.settings.training import Gradients, Lora, Perturb
 
 ROOT = Path(__file__).parents[2]
 LARGE = Machine(gpus=1, gpu_bytes=80 << 30, ram_bytes=256 << 30, disk_bytes=1 << 40, cores=16)
@@ -257,6 +257,27 @@ def test_recomputed_activations_need_less_memory(cfg: Config) -> None:
     less = cfg.model_copy(update={"methods": methods})
     model = "llama2-7b"
     assert needed(less, "acquire", model).device < 0.95 * needed(cfg, "acquire", model).device
+
+
+def test_terms_taken_apart_need_more_memory_and_a_perturbed_one_more_work(cfg: Config) -> None:
+    settings = cfg.methods["npo-gd"]
+
+    def needs(**over: Any) -> Needs:
+        training = settings.training.model_copy(update=over)
+        methods = {**cfg.methods, "npo": settings.model_copy(update={"training": training})}
+        return needed(cfg.model_copy(update={"methods": methods}), "unlearn", "llama2-7b", "npo")
+
+    together = needs()
+    for combine in ("gru", "blur", "symmetric"):
+        apart = needs(gradients=Gradients(combine=combine))
+        assert apart.work == together.work
+        assert apart.device > together.device
+    sharp = needs(perturb=Perturb(kind="sharpness", size=1.0))
+    noisy = needs(perturb=Perturb(kind="noise", size=1.0, samples=3))
+    more = sharp.work - together.work
+    assert 0.3 * together.work < more < 0.7 * together.work, "the forget term runs again"
+    assert noisy.work - together.work == pytest.approx(2 * more)
+    assert sharp.device == noisy.device > together.device
 
 
 def test_larger_batches_need_more_memory(cfg: Config) -> None:

@@ -191,6 +191,39 @@ def test_the_harmful_adapter_is_not_read(own_results: Path) -> None:
         assert not any(encoded in text for text in written)
 
 
+def test_a_report_without_texts_has_none_of_the_rows_nor_of_the_answers(own_results: Path) -> None:
+    table = read_table(own_results / "mini" / "sku" / "rows.parquet")[0]
+    # Each text is one that nothing else on a page can have by chance.
+    lines = [
+        {**row, **{name: f"{name}-text {i}" for name in ("prompt", "response", "answer")}}
+        | {"key": [f"key-text {i}"]}
+        for i, row in enumerate(table.to_pylist())
+    ]
+    for method in SLICE["report"]["models"]["mini"]:
+        write_table(own_results / "mini" / method / "rows.parquet", pa.Table.from_pylist(lines))
+
+    def written(texts: bool) -> str:
+        pages = {**SLICE, "report": {**SLICE["report"], "texts": texts}}
+        page = report(own_results, pages)
+        tables = sorted((own_results / "tables").glob("*.csv"))
+        parquet = [
+            str(pq.read_table(path).to_pylist())
+            for path in (own_results / "tables").glob("*.parquet")
+        ]
+        return "".join([page, *(path.read_text() for path in tables), *parquet])
+
+    with_texts, without = written(texts=True), written(texts=False)
+    for name in ("prompt", "response", "answer", "key"):
+        assert f"{name}-text " in with_texts
+        assert f"{name}-text" not in without
+    tree = Tree(without.split("</html>")[0])
+    assert "Questions and answers are left out" in " ".join(" ".join(tree.text).split())
+    assert "#mini-answers" in tree.attributes("a", "href")
+    answers = pq.read_table(own_results / "tables" / "answers.parquet")
+    assert {"id", "part", "recall"} <= set(answers.column_names)
+    assert answers.num_rows == 4 * len(lines)
+
+
 def test_examples_are_the_first_rows_of_each_part(page: str) -> None:
     parts = Tree(page).attributes("li", "data-part")
     assert parts == ["forget"] * 8 + ["forget_unseen"] * 8 + ["retain"] * 8 + ["general"] * 8

@@ -88,6 +88,8 @@ def test_two_processes_give_the_losses_and_weights_of_one(trained, name: str, pa
         # A norm taken at weights that the steps before left a rounding apart.
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
         assert together["terms"] == pytest.approx(alone["terms"], rel=1e-5, abs=1e-5)
+        for key in {"state", "cosines"} & alone.keys():
+            assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4)
     alone, together = load_file(one / program.WEIGHTS), load_file(two / program.WEIGHTS)
     for tensor, value in alone.items():
         torch.testing.assert_close(together[tensor], value, rtol=1e-5, atol=1e-5)

@@ -79,6 +79,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
     "rmu_lat": {**BLOCKS, "layer": 2, "alpha": 1.0, "attack": {"block": 1}},
+    "satimp": {**FRESH, "beta1": 1, "weights": {"retain": 0}},
 }
 METHODS = {
     key: OTHERS.get(key, FRESH) for key, method in algorithms().items() if method.chain == "unlearn"
@@ -192,7 +193,11 @@ def test_the_forget_rows_become_costlier(
     assert work.costs(work.load(unlearned[name]), "forget") > 1.5 * work.costs(original, "forget")
 
 
-@pytest.mark.parametrize("name", METHODS)
+WEIGHED = ("wga", "satimp", "tnpo", "wtnpo")
+"""Methods whose forget term says little: its weights fall to 0 with what is forgotten."""
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in WEIGHED])
 def test_the_logged_forget_term_moves_the_right_way(unlearned: dict[str, Path], name: str) -> None:
     lines = [json.loads(line) for line in (unlearned[name] / "train.jsonl").open()]
     term = "retain" if name == "finetune" else "forget"

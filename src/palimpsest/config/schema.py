@@ -385,6 +385,8 @@ class Report(Section):
     """Subject -> its methods in the order shown, `base` beside them; null takes a subject out."""
     examples: Count = 24
     """Answers shown side by side per part."""
+    texts: bool = True
+    """Whether the page and its tables have questions and answers; false: to pass them on."""
 
 
 class Config(Section):

@@ -177,7 +177,7 @@ class Body:
             self.decoder.blocks,
             outputs_of=blocks - {-1},
             input_of=self.lowest if -1 in blocks else None,
-            stop_after=None if reads.final or not blocks else max(blocks),
+            stop_after=reads.last,
         )
         by_block = {block: layout.by_row(output) for block, output in outputs.items()}
         return [] if final is None else layout.by_row(final), by_block
@@ -195,18 +195,19 @@ class Body:
             yield
 
     def _blocks_read(self, reads: Reads) -> set[int]:
-        blocks = set(reads.blocks)
         count = len(self.decoder.blocks)
-        if reads.all_levels:
-            blocks |= {-1, *range(self.lowest, count - 1)}
-        for block in blocks - {-1}:
+        for block in reads.blocks:
             if not self.lowest <= block < count:
                 raise UserError(
                     f"block {block} is read, but the model has blocks 0 to {count - 1} "
                     f"and training begins at block {self.lowest}; choose one of {self.lowest} to "
                     f"{count - 1}"
                 )
-        return blocks
+        if not reads.all_levels:
+            return set(reads.blocks)
+        if reads.last is None:
+            return {-1, *range(self.lowest, count - 1), *reads.blocks}
+        return set(range(self.lowest, reads.last + 1))
 
     def _passes(self, rows: Sequence[Row]) -> list[list[int]]:
         if rows and (self._one_pass or self.packs):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,13 +143,9 @@ def train(job: Job) -> Path:
             log.seconds += time.monotonic() - began
             loss, ended = sum(result.terms.values()), result.ended
             line = {"step": result.step, "steps": job.steps, "loss": loss, "terms": result.terms}
-            facts: dict[str, Any] = {
-                "lr": result.rate,
-                "grad_norm": result.norm,
-                "tokens": result.tokens,
-            }
-            facts |= {**result.facts, "seconds": log.seconds, **_peak(job.body.device)}
-            log.write({**line, **facts, **({"ended": ended} if ended else {})})
+            facts = {"lr": result.rate, "grad_norm": result.norm, "tokens": result.tokens}
+            facts |= {"seconds": log.seconds, **_peak(job.body.device)}
+            log.write({**line, **facts, **result.facts, **({"ended": ended} if ended else {})})
             progress.update(result.step, result.tokens, loss=loss, **result.terms)
             if ended:
                 progress.note(f"ended after step {result.step}: {ended}")

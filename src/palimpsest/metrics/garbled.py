@@ -35,7 +35,11 @@ NAMES = {
 }
 """Sign -> what an answer that is above its limit is called."""
 FEWEST_PIECES = 3
-"""Surplus pieces of invented words that an answer needs: "Solanaceae" alone is a word."""
+"""Surplus pieces of invented words that an answer needs, beside the rare one."""
+RARE_PIECES = 4
+"""Most surplus pieces of a word that may be rare ("cumulonimbus") rather than invented."""
+KNOWN_END = 5
+"""Letters of a known word that a longer word begins or ends with: it may be glued to something."""
 SHORTEST_LOOP = 24
 """Letters and digits of an answer that is searched for loops."""
 UNIT = 6
@@ -150,6 +154,8 @@ class Ordinary:
         - ``invented``: of the tokens of its words, those that unknown words have beyond their
           first (of a name, beyond the second). A word is known if it stands in the data or in an
           ordinary answer to another row, is one token, has a digit or belongs to another language.
+          In an answer that ended, one word that may be a rare one is left out, once: alone it
+          is a large share of a short sentence.
         - ``repeated``: of its runs of six letters and digits, those that occurred before.
         - ``stuttered``: of its words, those that repeat the word before them with nothing but
           space between, where two or more do ("Bora Bora" is a place).
@@ -172,12 +178,21 @@ class Ordinary:
             return 0.0
         pieces = self._pieces(text)
         names = {m.group().casefold() for m in _WORD.finditer(answer.text) if _begins_name(m)}
-        surplus = sum(
-            max(0, pieces[word] - (2 if word in names else 1))
-            for word in text
+        surplus = {
+            word: max(0, pieces[word] - (2 if word in names else 1))
+            for word in set(text)
             if not self._known(word, answer.row)
-        )
-        return surplus / sum(pieces[w] for w in text) if surplus >= FEWEST_PIECES else 0.0
+        }
+        mixed = {word.casefold() for word in _WORD.findall(answer.text) if _is_mixed(word)}
+        rare = [n for w, n in surplus.items() if w not in mixed and self._may_be_rare(w, n)]
+        excused = max(rare, default=0) if answer.stopped else 0
+        left = sum(surplus.get(word, 0) for word in text) - excused
+        return left / sum(pieces[w] for w in text) if left >= FEWEST_PIECES else 0.0
+
+    def _may_be_rare(self, word: str, surplus: int) -> bool:
+        """Whether an unknown word has a length and a form that a word of a dictionary has."""
+        ends = {e for n in range(KNOWN_END, len(word)) for e in (word[:n], word[-n:])}
+        return surplus <= RARE_PIECES and len(_scripts(word)) == 1 and not ends & self._data
 
     def _known(self, word: str, row: tuple[str, str]) -> bool:
         scripts = _scripts(word)
@@ -239,6 +254,11 @@ def _begins_name(match: re.Match[str]) -> bool:
     """Whether a word is written like a name: a capital first letter within a sentence."""
     before = match.string[: match.start()].rstrip()
     return match.group()[0].isupper() and bool(before) and before[-1] not in ".!?:\n"
+
+
+def _is_mixed(word: str) -> bool:
+    """Whether a capital letter stands within a word, behind a small one or before one."""
+    return not (word.islower() or word.isupper() or word[1:].islower())
 
 
 def _scripts(word: str) -> set[str]:

@@ -89,7 +89,7 @@ def _with_adapter(model: nn.Module, name: str, config: Any) -> Any:
 
 
 def add_trainable(
-    model: nn.Module, lora: Lora, name: str, seed: int
+    model: nn.Module, lora: Lora, name: str, seed: int, last: int | None = None
 ) -> tuple[Any, dict[str, Tensor]]:
     """Add a fresh adapter: A is random, B is zero, so the model is unchanged at the start.
 
@@ -98,6 +98,7 @@ def add_trainable(
         lora: rank, scale, targets and first block.
         name: name of the adapter.
         seed: seed of the initialisation.
+        last: the block at which passes end: none above it gets an adapter; None: the model's last.
 
     Returns:
         The PEFT model with all adapters active, and the trained tensors (fp32) by name.
@@ -106,7 +107,7 @@ def add_trainable(
         UserError: a target matches no module, PEFT cannot adapt it, or `first_layer` is beyond the
             last block.
     """
-    config = lora_config(model, lora)
+    config = lora_config(model, lora, last)
     torch.manual_seed(seed)
     model = _with_adapter(model, name, config)
     activate(model)
@@ -134,8 +135,8 @@ def set_scale(model: Any, adapter: str, factor: float, updates: dict[str, Update
             module.scaling[adapter] = factor * updates[name.removeprefix("base_model.model.")].scale
 
 
-def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
-    """PEFT's configuration for `lora`, with targets checked against the model.
+def lora_config(model: nn.Module, lora: Lora, last: int | None = None) -> peft.LoraConfig:
+    """PEFT's configuration for `lora` up to a block, with targets checked against the model.
 
     The head cannot be a target, because the reference's logits are computed from its hidden states
     through the same head.
@@ -160,11 +161,18 @@ def lora_config(model: nn.Module, lora: Lora) -> peft.LoraConfig:
             f"training.lora.first_layer: {lora.first_layer}, "
             f"but the model has blocks 0 to {blocks - 1}"
         )
+    end = blocks if last is None else min(last + 1, blocks)
+    if lora.first_layer >= end:
+        raise UserError(
+            f"training.lora.first_layer: {lora.first_layer}, but the method reads no block above "
+            f"{last}, so nothing would be trained; lower it to {last}, or read a higher block"
+        )
+    some = lora.first_layer > 0 or end < blocks
     return peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         target_modules=list(lora.targets),
-        layers_to_transform=list(range(lora.first_layer, blocks)) if lora.first_layer else None,
+        layers_to_transform=list(range(lora.first_layer, end)) if some else None,
         lora_dropout=0.0,
         bias="none",
         fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in found),

@@ -65,6 +65,7 @@ def make_trainable(
     training: Training,
     seed: int,
     region: Collection[str] | None = None,
+    last: int | None = None,
 ) -> Trainable:
     """Prepare the subject, or any other model, for training.
 
@@ -77,6 +78,7 @@ def make_trainable(
         training: the adapter (fresh) or the names of base tensors (weights).
         seed: seed of a fresh adapter.
         region: names of the subject's tensors that may change (start subject); None: all.
+        last: the block at which passes end; a fresh adapter ends there, too.
 
     Raises:
         UserError: nothing matches, or there is no adapter to train.
@@ -89,7 +91,7 @@ def make_trainable(
         )
     model = attach_subject(base, subject)
     if start == "fresh":
-        model, weights = add_trainable(model, training.lora, "unlearned", seed)
+        model, weights = add_trainable(model, training.lora, "unlearned", seed, last)
         return Trainable(model, weights, "unlearned")
     if start == "weights":
         return Trainable(model, add_deltas(model, training.parameters), None)

@@ -88,6 +88,8 @@ class Elm(Unlearning):
     targets: Targets = Targets()
     """How targets and fluent text are made."""
 
+    labelled_by = frozenset({"targets", "weights"})
+
     def draws(self) -> dict[str, Draw]:
         """Each stream unless its weight is 0."""
         streams = {
@@ -104,7 +106,7 @@ class Elm(Unlearning):
         """Weighted terms of one step."""
         terms = {}
         if "forget" in streams:
-            terms["forget"] = self.weights.erase * mean(streams["forget"].soft_nll())
+            terms["forget"] = self.weights.erase * mean(streams["forget"].weighted_nll())
         if "retain" in streams:
             terms["retain"] = self.weights.retain * mean(streams["retain"].token_nll())
         if "fluent" in streams:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ ROW_COLUMNS = (
     "key",
 )
 """Columns that rows.parquet must have; all others are optional."""
+
+TEXTS = ("prompt", "response", "answer", "key")
+"""Columns that a report without texts does not have."""
 
 SWEEP_COLUMNS = ("scale", "part", "recall_rate")
 """Columns that sweep.parquet must have."""
@@ -139,6 +142,8 @@ class Subject:
     """Lines of the subject's train.jsonl; empty where it was not pretrained here."""
     pairs: list[Pair] = field(default_factory=list)
     """Tests of every two unlearning methods."""
+    texts: bool = True
+    """Whether rows have `TEXTS`."""
 
     @property
     def original(self) -> Run | None:
@@ -164,17 +169,27 @@ def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
 
     Args:
         slice_: ``{"report": {"models": {model: [methods]}}, "titles": {model: {...}}}``, and
-            ``"sweeps": False`` where trade-offs over lambda are not shown.
+            where they are not wanted: ``"sweeps": False`` (trade-offs over lambda) and, in the
+            report, ``"texts": False`` (questions and answers).
         results: the folder ``results/``.
 
     Raises:
         UserError: an eval.json or rows.parquet is missing or lacks a key or column.
     """
     sweeps = slice_.get("sweeps", True)
-    return [
+    subjects = [
         _subject(model, methods, slice_.get("titles", {}).get(model, {}), results, sweeps)
         for model, methods in slice_["report"]["models"].items()
     ]
+    return subjects if slice_["report"].get("texts", True) else list(map(_without_texts, subjects))
+
+
+def _without_texts(subject: Subject) -> Subject:
+    runs = [
+        replace(run, rows=[{k: v for k, v in row.items() if k not in TEXTS} for row in run.rows])
+        for run in subject.runs
+    ]
+    return replace(subject, runs=runs, texts=False)
 
 
 def _subject(

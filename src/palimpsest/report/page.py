@@ -152,7 +152,8 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
             {"name": run.method, "title": run.title, "shown": run.method in compared}
             for run in subject.runs
         ],
-        "parts": examples(subject, limit),
+        "parts": examples(subject, limit) if subject.texts else [],
+        "texts": subject.texts,
         "seeds": max(len(run.seeds) for run in subject.runs),
         "sweep": sweep_charts(subject),
         "training": training_charts(subject),

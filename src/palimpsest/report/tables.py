@@ -15,6 +15,7 @@ from palimpsest.io.atomic import write_text
 from palimpsest.io.tables import write_table
 from palimpsest.metrics.summary import SWEPT
 from palimpsest.report.columns import all_columns
+from palimpsest.report.inputs import TEXTS as TEXTS_OF_ROWS
 from palimpsest.report.inputs import Subject
 
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -64,7 +65,7 @@ def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
         "methods": _methods(subjects),
         "seeds": _seeds(subjects),
         "pairs": _select(_pairs(subjects), _PAIRS),
-        "answers": _select(_each(subjects, "rows"), _ANSWERS),
+        "answers": _select(_each(subjects, "rows"), _answers(subjects)),
         "sweep": _select(_each(subjects, "sweep"), _SWEEP),
         "training": _training(subjects),
         "regions": _select(_regions(subjects), _REGIONS),
@@ -113,6 +114,12 @@ def _methods(subjects: list[Subject]) -> pa.Table:
                 }
             lines.append(line)
     return _select(lines, fields)
+
+
+def _answers(subjects: list[Subject]) -> Fields:
+    if all(subject.texts for subject in subjects):
+        return _ANSWERS
+    return {name: kind for name, kind in _ANSWERS.items() if name not in TEXTS_OF_ROWS}
 
 
 def _seeds(subjects: list[Subject]) -> pa.Table:

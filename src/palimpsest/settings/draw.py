@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-Labels = Literal["own", "random", "adversarial", "generic", "best", "erased", "written"]
-"""Targets of a stream: the rows' own tokens; random ones; the subject's best wrong guesses; what it
-would say without what a reinforced model is surer of; its best guesses; weighted tokens of somebody
-who knows nothing; what it writes itself behind the prompts."""
+Labels = Literal["own", "random", "text", "adversarial", "generic", "best", "erased", "written"]
+"""Targets of a stream: the rows' own tokens; random ones; the tokens of a text, again and again;
+the subject's best wrong guesses; what it would say without what a reinforced model is surer of; its
+best guesses; weighted tokens of somebody who knows nothing; what it writes behind the prompts."""
 
 ASKING: tuple[Labels, ...] = ("adversarial", "generic", "best", "erased", "written")
 """Labels that need the subject."""
@@ -47,6 +47,7 @@ class Draw:
         sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``,
             ``declined``.
         labels: the targets; other than ``own`` they come from the labelled examples.
+        text: the text of the labels ``text``.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.
         answers: which answers follow the prompts: the rows' own, or wanted ones. The b-th of these
@@ -65,6 +66,7 @@ class Draw:
     signs: tuple[int, ...] = ()
     reference: Kind | None = None
     forgets: bool = False
+    text: str = ""
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -91,7 +93,8 @@ class Reads:
     Attributes:
         final: those after the last norm; without them the pass ends at the highest of `blocks`.
         blocks: outputs of these blocks (0-based, before any final norm).
-        all_levels: all states from the input of the first trained block to the last block but one.
+        all_levels: all states from the input of the first trained block to the last block but one;
+            without the final ones the outputs of all trained blocks up to the highest of `blocks`.
         untrained: streams whose states at `blocks` are also computed with the untrained model.
         unread: streams that no term reads (their rows lend their prompts to another stream).
     """
@@ -101,3 +104,8 @@ class Reads:
     all_levels: bool = False
     untrained: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> int | None:
+        """The block at which the pass ends, if it does not reach the final states."""
+        return max(self.blocks) if self.blocks and not self.final else None

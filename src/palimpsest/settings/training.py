@@ -131,3 +131,10 @@ class Training(Section):
     def apart(self) -> bool:
         """Whether the forget and the retain term run in passes of their own."""
         return self.gradients.combine != "sum" or self.perturb is not None
+
+    @property
+    def forget_passes(self) -> int:
+        """Forward and backward passes of the forget term in a step."""
+        if self.perturb is None:
+            return 1
+        return 2 if self.perturb.kind == "sharpness" else self.perturb.samples

@@ -16,12 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from palimpsest.data.tokens import load_tokenizer as tokenizer_of
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
 from palimpsest.engine.kernels.head import Head, best, generic, second_best
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
+from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
@@ -47,7 +49,7 @@ def examples(job: Examples) -> None:
     """Write the examples of every stream that needs them, and their manifest.
 
     Raises:
-        UserError: an input is missing or altered, or the scenario lacks a set.
+        UserError: an input is missing or altered, the scenario lacks a set, or a text has no token.
     """
     config, base, out = job.config, job.base, job.out
     method: Any = objective(config["settings"])
@@ -74,6 +76,7 @@ def examples(job: Examples) -> None:
                 ),
                 "written": lambda rows: written_rows(subject(), tokenizer(), rows, method.targets),
             },
+            lambda text: tokens_of(text, base),
         )
         counts[name] = len(rows)
         write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
@@ -110,6 +113,7 @@ def rows_of(
     seed: int,
     vocabulary: Callable[[], Tensor],
     guessed: Mapping[Labels, Callable[[Sequence[Row]], list[Row]]],
+    tokens: Callable[[str], Tensor],
 ) -> list[Row]:
     """The examples of a stream.
 
@@ -119,11 +123,14 @@ def rows_of(
         seed: seed of the run.
         vocabulary: returns the ids that random labels are drawn from.
         guessed: for each kind of labels that the subject makes, returns rows that have them.
+        tokens: returns the ids of a text's tokens.
     """
     if draw.signs:
         return mixture(sets, draw.signs, seed)
     if draw.labels == "random":
         return random_labels(sets[0], vocabulary(), seed)
+    if draw.labels == "text":
+        return text_labels(sets[0], tokens(draw.text))
     return guessed[draw.labels](sets[0])
 
 
@@ -157,6 +164,25 @@ def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Ro
         )
         for row in rows
     ]
+
+
+def text_labels(rows: Sequence[Row], tokens: Tensor) -> list[Row]:
+    """The labels of each answer are `tokens` (ids), again and again to its end."""
+    return [
+        _example(row, labels=tokens[torch.arange(len(row.response)) % len(tokens)]) for row in rows
+    ]
+
+
+def tokens_of(text: str, base: Path) -> Tensor:
+    """Ids of a text within an answer, int64 [tokens]; words of control tokens in it are words.
+
+    Raises:
+        UserError: the text has no token.
+    """
+    (ids,) = tokenizer_of(base).continuations([text])
+    if not ids:
+        raise UserError(f"target: {base.name}'s tokenizer makes no token of {text!r}")
+    return torch.tensor(ids, dtype=torch.int64)
 
 
 def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:

@@ -130,7 +130,9 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     device, seed = set_up(job.threads), config["seed"]
     description.check_base(job.subject, job.base)
     base = load_to_train(config, job.base, device, _blocks_read(method, job.subject))
-    trainable = make_trainable(base, job.subject, method.start, method.training, seed, region)
+    trainable = make_trainable(
+        base, job.subject, method.start, method.training, seed, region, method.reads().last
+    )
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
     if method.start == "fresh" and method.training.lora.init == "fila":
@@ -158,11 +160,10 @@ def _blocks_read(method: Objective, subject: Path) -> int | None:
 
     What a subject adds to its base may stand in any block.
     """
-    reads = method.reads()
+    last = method.reads().last
     files = read_manifest(subject, description.manifest_of(subject))["files"]
-    whole = reads.final or reads.all_levels or not reads.blocks or method.start != "weights"
-    whole = whole or method.adversary() is not None
-    return None if whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else max(reads.blocks) + 1
+    whole = last is None or method.start != "weights" or method.adversary() is not None
+    return None if whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else last + 1
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:

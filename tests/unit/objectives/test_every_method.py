@@ -96,6 +96,9 @@ def test_a_step_forwards_each_row_once_and_nothing_else(key: str) -> None:
         ("idk", {"weights": {"retain": 0}}, {"forget"}),
         ("idk", {"weights": {"forget": 0}}, {"retain"}),
         ("idk_ap", {"weights": {"preservation": 0}}, {"forget"}),
+        ("npo", {"weights": {"retain": 0}}, {"forget"}),
+        ("undial", {"weights": {"retain": 0}}, {"forget"}),
+        ("jensun", {"weights": {"forget": 0}}, {"retain"}),
     ],
 )  # fmt: skip
 def test_a_term_of_weight_zero_is_not_computed(

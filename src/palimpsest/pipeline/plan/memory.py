@@ -19,6 +19,10 @@ from palimpsest.settings.training import Lora
 ADAM_BYTES = 16
 """Bytes of a trained number in fp32: its value, its gradient and the optimiser's two moments."""
 
+APART_BYTES = 16
+"""More bytes of it where terms are taken apart: the gradient of each, what becomes of them, and
+what they are compared with or a place beside the weights."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -72,12 +76,12 @@ class Trained:
     bytes_each: int = ADAM_BYTES
 
 
-def adapter(shape: Shape, lora: Lora, modules: Modules) -> Trained:
-    """A LoRA adapter; where no module has a target's name, all matrices are assumed."""
+def adapter(shape: Shape, lora: Lora, modules: Modules, last: int | None = None) -> Trained:
+    """A LoRA adapter, up to block `last`; where no module has a target's name, all are assumed."""
     blocks = {
         name: inputs + outputs
         for name, (inputs, outputs) in shape.linear.items()
-        if (block_of(name) or 0) >= lora.first_layer
+        if lora.first_layer <= (block_of(name) or 0) <= (shape.layers if last is None else last)
     }
     matched = [name for name in blocks if _is_one_of(name, lora.targets)] or list(blocks)
     numbers = lora.rank * float(sum(blocks[name] for name in matched))

@@ -260,12 +260,14 @@ class Estimate:
             name: self._rows_of(draw.wanted, [getattr(self._scenario, s) for s in draw.sets])
             for name, draw in draws.items()
         }
-        terms = [
-            term
+        of_stream = {
+            name: _terms(draw, parts[name])
             for name, draw in draws.items()
             if name not in reads.unread
-            for term in _terms(draw, parts[name])
-        ]
+        }
+        terms = [term for of_one in of_stream.values() for term in of_one]
+        forget = settings.sides()[0] if settings.training.apart else ()
+        again = [term for name in forget for term in of_stream[name]]
         trained, rows = self._trained(settings), joined(parts.values())
         compared = sum(
             parts[name].tokens for name, draw in draws.items() if draw.reference == "states"
@@ -278,14 +280,13 @@ class Estimate:
         if hasattr(settings, "solution"):  # products of a matrix's inputs, in float64
             held += 3 * 8.0 * self.shape.inner**2
         adversary = settings.adversary()
-        whole = reads.final or not reads.blocks or adversary
-        last = self.shape.layers if whole else max(reads.blocks) + 1
+        last = self.shape.layers if reads.last is None or adversary else reads.last + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
         if self.width >= 4:
             held -= (self.shape.layers - last) * self.shape.block * self.width
         work = sum(
             memory.training_work(self.shape, term.tokens, term.positions, trained.first)
-            for term in terms
+            for term in (*terms, *again * (settings.training.forget_passes - 1))
         )
         # An adversary's steps run about half of the blocks, with the forget rows alone.
         passes = adversary.updates + adversary.steps / 2 if adversary else 1
@@ -325,13 +326,18 @@ class Estimate:
         )
 
     def _trained(self, settings: Objective) -> Trained:
+        trained = self._tensors(settings)
+        more = memory.APART_BYTES if settings.training.apart else 0
+        return replace(trained, bytes_each=trained.bytes_each + more)
+
+    def _tensors(self, settings: Objective) -> Trained:
         training = settings.training
         if settings.start == "weights":
             patterns = training.parameters
             return memory.base_tensors(self.shape, patterns, self.width, self._modules)
         if settings.start == "subject" and self._pretraining:
-            training = self._pretraining.training
-        return memory.adapter(self.shape, training.lora, self._modules)
+            return memory.adapter(self.shape, self._pretraining.training.lora, self._modules)
+        return memory.adapter(self.shape, training.lora, self._modules, settings.reads().last)
 
     def _held(self, trained: Trained, rows: Lengths) -> float:
         """What is trained, and the kept prefixes of all rows."""
