@@ -117,7 +117,7 @@ def lowered(inputs: tuple, chunk: int | None = None) -> dict[str, tuple[Function
         return -(target.scatter(-1, at, share) * log_q(h)).sum(-1)
 
     return {
-        "soft": (lambda h: heads.soft_nll(h, reference, labels, head, 3.0, chunk), soft),
+        "soft": (lambda h: heads.lowered_nll(h, reference, labels, head, 3.0, chunk), soft),
         "js": (lambda h: heads.js(h, reference, head, chunk), js),
         "hinge": (lambda h: heads.hinge(h, labels, head, chunk), hinge),
         "uniform label": (lambda h: heads.uniform_label(h, labels, head, chunk), uniform_label),

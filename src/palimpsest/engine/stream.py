@@ -151,14 +151,14 @@ class Stream:
         """
         return self._at_targets(lambda h, r, _: heads.js(h, r, self.head), compared=True)
 
-    def soft_nll(self, lowered: float) -> Tensor:
+    def lowered_nll(self, lowered: float) -> Tensor:
         """Cross-entropy to the subject's prediction with a lowered target, nats, [tokens].
 
         Args:
             lowered: what is subtracted from the subject's logit of the target.
         """
         return self._at_targets(
-            lambda h, r, labels: heads.soft_nll(h, r, labels, self.head, lowered), compared=True
+            lambda h, r, labels: heads.lowered_nll(h, r, labels, self.head, lowered), compared=True
         )
 
     def hinge(self) -> Tensor:

@@ -45,4 +45,4 @@ class Undial(KeepingObjective):
 
     def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:
         """L_f."""
-        return mean(rows.soft_nll(self.beta))
+        return mean(rows.lowered_nll(self.beta))

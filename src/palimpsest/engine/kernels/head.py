@@ -207,7 +207,7 @@ def margin(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     return _by_chunks(values_and_slopes, hidden, (), head, chunk)
 
 
-def soft_nll(
+def lowered_nll(
     hidden: Tensor,
     reference: Tensor,
     labels: Tensor,
