@@ -19,6 +19,7 @@ from palimpsest.config import read_config
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config
 from palimpsest.errors import UserError
+from palimpsest.objectives.elm import Targets
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.estimate import Plan, plan
 from palimpsest.pipeline.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
@@ -453,6 +454,38 @@ def test_sharded_weights_take_less_of_each_device_and_more_main_memory(cfg: Conf
     each = cfg.model_copy(update={"bases": {**cfg.bases, "llama2-13b": both}})
     assert needed(each, "acquire", "llama2-13b").device > 2 * llama.parameters
     assert needed(each, "acquire", "llama2-13b").work == one.work / 2
+
+
+def test_what_is_computed_before_training_is_counted(cfg: Config) -> None:
+    """FILA's squared gradients of queries and values; the products of LUNAR's inputs."""
+    llama, model = shape(cfg, "llama2-7b"), "llama2-7b"
+    methods = {"sku": cfg.methods["sku"], "lunar": cfg.methods["lunar"]}
+    lora = methods["sku"].training.lora.model_copy(update={"init": "fila"})
+    training = methods["sku"].training.model_copy(update={"lora": lora})
+    begun = cfg.model_copy(
+        update={"methods": {"sku": methods["sku"].model_copy(update={"training": training})}}
+    )
+    more = needed(begun, "acquire", model).device - needed(cfg, "acquire", model).device
+    assert more == pytest.approx(llama.layers * 2 * 4096**2 * 10, rel=0.01)
+    products = 3 * 8 * 11008**2
+    assert needed(cfg, "unlearn", model, "lunar").device > products + 1.4 * llama.parameters
+
+
+def test_weighted_tokens_take_eight_bytes_each(cfg: Config) -> None:
+    """ELM keeps 50 for each answer token that is to be forgotten; other labels are one number."""
+    many, few = (
+        needed(
+            cfg.model_copy(
+                update={"methods": {"elm": cfg.methods["elm"].model_copy(update={"targets": kept})}}
+            ),
+            "examples",
+            "smollm2-135m",
+            "elm",
+        ).disk
+        for kept in (Targets(top=50), Targets(top=49))
+    )
+    rows = tokens().of("smollm2-135m", cfg.scenarios["hazards"].forget)
+    assert many - few == 8 * rows.targets
 
 
 def test_a_large_base_takes_longer_to_load(cfg: Config) -> None:

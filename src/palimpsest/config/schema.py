@@ -119,6 +119,8 @@ class Pretraining(Section):
     def _an_adapter(self) -> Self:
         if self.training.parameters:
             raise ValueError("pretraining trains an adapter: leave training.parameters out")
+        if self.training.lora.init != "zero":
+            raise ValueError("pretraining forgets nothing: leave training.lora.init out")
         if self.training.apart:
             raise ValueError(
                 "pretraining forgets nothing: leave training.gradients and training.perturb out"

@@ -205,16 +205,26 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
 
 
 def _without_prompts(cfg: Config, model: str, method: str) -> str | None:
-    """Why a method that answers prompts otherwise cannot be applied; None: the rows have some."""
-    for ref, kind in wanted_of(cfg, model, method):
+    """Why a method that needs prompts cannot be applied; None: the rows have some."""
+    for ref, what in _uses_of_prompts(cfg, model, method):
         if cfg.datasets[dataset_of(ref)].format == "text":
-            without = [name for name in cfg.methods if not wanted_of(cfg, model, name)]
+            without = [name for name in cfg.methods if not _uses_of_prompts(cfg, model, name)]
             working = [name for name in without if unsuited(cfg, model, name) is None]
             return (
-                f"method '{method}' teaches other answers to prompts ({kind}s), and '{ref}' has "
-                f"plain texts, without prompts; methods that work: {', '.join(working)}"
+                f"method '{method}' {what}, and '{ref}' has plain texts, without prompts; methods "
+                f"that work: {', '.join(working)}"
             )
     return None
+
+
+def _uses_of_prompts(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:
+    """(dataset/part, what the method does with its prompts)."""
+    wanted = wanted_of(cfg, model, method)
+    uses = [(ref, f"teaches other answers to prompts ({kind}s)") for ref, kind in wanted]
+    if any("declined" in draw.sets for draw in draws_of(cfg, model, method)):
+        forget = cfg.scenarios[cfg.models[model].scenario].forget
+        uses.append((forget, "compares where prompts end"))
+    return uses
 
 
 def _dataset_faults(dataset: str, rest: Sequence[str], cfg: Config) -> Iterator[str]:
