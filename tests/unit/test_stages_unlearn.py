@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from kit import jobs
 from kit import models as tiny
-from kit.jobs import LOAD, UNTRACKED
+from kit.jobs import LOAD, UNTRACKED, WANTED
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
@@ -75,6 +75,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "min_posterior": BLOCKS,
     "random_matching": BLOCKS,
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
+    "idk_dpo": FRESH,
+    "alt_po": FRESH,
+    "idk": FRESH,
+    "idk_ap": FRESH,
 }
 """Settings of every algorithm whose trained model is the result."""
 
@@ -122,6 +126,7 @@ class Work(jobs.Work):
             region=more.pop("region", None),
             untracked={**UNTRACKED, **more},
             **({"subject": subject} if subject else {}),
+            wanted=self.wanted if any(draw.wanted for draw in draws) else None,
             reference=self.reference if any(draw.reference for draw in draws) else None,
             examples=made,
         )
@@ -146,6 +151,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     made.run(Pretrain, "subject", {**LOAD, "pretrain": PRETRAINING})
     for part in ("set/train", "set/other"):
         made.refer(part)
+    tiny.save_texts(made.root / "datasets/set", PARTS)
+    made.describe("original")
+    for kind in WANTED:
+        made.want(kind)
+        made.refer("set/forget", f"{kind}-costs")
+    made.want("refusal", "set/train")
+    made.refer("set/forget", "costs")
     return made
 
 
@@ -157,7 +169,7 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def original(work: Work) -> Any:
-    return work.load(work.describe("original"))
+    return work.load(work.at("original"))
 
 
 def test_every_algorithm_whose_model_is_the_result_is_tried_here() -> None:
@@ -273,7 +285,7 @@ def test_blocks_that_no_pass_runs_are_not_loaded(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
-@pytest.mark.parametrize("name", ["ga_kl", "rmu"])
+@pytest.mark.parametrize("name", ["ga_kl", "rmu", "alt_po"])
 def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str
 ) -> None:
