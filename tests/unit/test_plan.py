@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_jobs_are_listed_with_their_wildcards_and_reasons() -> None:
         (
             "results/m/reference/set.v1/train.costs/manifest.json",
             {"model": "m", "dataset": "set.v1", "part": "train", "kind": "costs"},
+        ),
+        (
+            "results/m/wanted/set/train.v1.refusal/manifest.json",
+            {"model": "m", "dataset": "set", "part": "train.v1", "kind": "refusal"},
+        ),
+        (
+            "results/m/reference/set/train.alternate-costs/manifest.json",
+            {"model": "m", "dataset": "set", "part": "train", "kind": "alternate-costs"},
         ),
         ("results/all_methods.html", {"page": "all_methods"}),
     ],
@@ -368,6 +377,47 @@ CHAIN = [
     ("score", "results/llama2-13b/sku/eval.json", "missing"),
     ("score", "results/llama2-13b/original/eval.json", "cached"),
 ]
+
+
+def test_a_method_reads_its_caches_and_their_sizes_are_named(cfg: Config) -> None:
+    model = "smollm2-135m"
+    paths = [
+        ("wanted", f"results/{model}/wanted/hazards/forget.alternate/manifest.json", "missing"),
+        ("reference", f"results/{model}/reference/hazards/forget.costs/manifest.json", "cached"),
+        (
+            "reference",
+            f"results/{model}/reference/hazards/forget.alternate-costs/manifest.json",
+            "missing",
+        ),
+        ("unlearn", f"results/{model}/alt_po/seed-0/model/model.json", "missing"),
+        ("unlearn", f"results/{model}/finetune/seed-0/model/model.json", "missing"),
+    ]
+    made = planned(cfg, SMALL, *paths)
+    text = " ".join(text_of(made, cfg).split())
+    said = re.search(
+        rf"{model}/alt_po reads from caches: alternate of hazards/forget \((\d+) kB\), "
+        r"alternate-costs of hazards/forget \((\d+) kB\), costs of hazards/forget \((\d+) kB\)",
+        text,
+    )
+    assert said, text
+    # 4 bytes a token of each stored answer.
+    needs = {line.job.wildcards.get("kind"): line.needs for line in made.lines}
+    targets = tokens().of(cfg.models[model].base, "hazards/forget").targets
+    of_pairs = cfg.scenarios["hazards"].wanted.alternates.per_row * 4 * targets
+    assert needs["costs"] is not None
+    assert needs["alternate-costs"] is not None
+    assert (needs["costs"].disk, needs["alternate-costs"].disk) == (4 * targets, of_pairs)
+    assert "finetune reads" not in text
+    assert needs["alternate"] is not None
+    assert needs["alternate"].work > 0
+
+
+def test_refusals_need_no_model(cfg: Config) -> None:
+    path = "results/smollm2-135m/wanted/hazards/forget.refusal/manifest.json"
+    (line,) = planned(cfg, SMALL, ("wanted", path, "missing")).lines
+    assert line.needs is not None
+    assert not line.needs.work
+    assert line.needs.ram < 1e9
 
 
 @pytest.mark.parametrize("machine", [LARGE, SMALL])
