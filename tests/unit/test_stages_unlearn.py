@@ -78,6 +78,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
     "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
+    "rr": {**FRESH, "blocks": [1, 2], "steps": 40},
+    "pdu": {**FRESH, "epsilon": {"value": 0.3}},
     "rmu_lat": {**BLOCKS, "layer": 2, "alpha": 1.0, "attack": {"block": 1}},
     "satimp": {**FRESH, "beta1": 1, "weights": {"retain": 0}},
 }
