@@ -10,16 +10,16 @@ import inspect
 from pathlib import Path
 
 import palimpsest.config.docs
-import palimpsest.metrics.docs
 import palimpsest.packages
 import palimpsest.pipeline.docs
+import palimpsest.pipeline.metrics_docs
 from palimpsest.errors import UserError, run_cli
 from palimpsest.io.atomic import write_text
 from palimpsest.io.markdown import read_page
 
 PAGES = (
     palimpsest.config.docs.pages,
-    palimpsest.metrics.docs.pages,
+    palimpsest.pipeline.metrics_docs.pages,
     palimpsest.packages.pages,
     palimpsest.pipeline.docs.pages,
 )

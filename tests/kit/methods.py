@@ -20,8 +20,10 @@ from palimpsest.engine.train import Job, first_values, run
 from palimpsest.model.delta import add_deltas
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import algorithms, objective
+from palimpsest.objectives.elm import Eta, Targets
 from palimpsest.settings.draw import Draw, Kind, Wanted
-from palimpsest.stages.examples import best_wrong_guesses, generic_guesses, rows_of
+from palimpsest.stages.concept import erased_rows, written_rows
+from palimpsest.stages.examples import best_guesses, best_wrong_guesses, generic_guesses, rows_of
 
 ALGORITHMS = tuple(algorithms())
 ON_WEIGHTS = tuple(
@@ -32,6 +34,9 @@ RATE: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_second
 
 SPECIAL = torch.tensor([0, tiny.EOS])
 """Tokens of the small models that are no label."""
+
+ELM = Targets(expert="w9 w12", novice="w40", eta=Eta(last=5.0), top=7, change="w20 w21", tokens=4)
+"""How ELM's targets are made on the small models."""
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
 """Keys of a stage's slice about loading the base."""
@@ -107,8 +112,21 @@ class Memory:
             [self.sets[name] for name in draw.sets],
             self.seed,
             lambda: torch.arange(2, tiny.VOCABULARY),
-            {"adversarial": self._best_wrong, "generic": self._generic},
+            {
+                "adversarial": self._best_wrong,
+                "generic": self._generic,
+                "best": lambda rows: best_guesses(Body(self.subject), rows),
+                "erased": self._erased,
+                "written": self._written,
+            },
+            lambda _: torch.tensor([9, 14, 11]),
         )
+
+    def _erased(self, rows: Sequence[Row]) -> list[Row]:
+        return erased_rows(Body(self.subject), tiny.tokenizer(), rows, ELM)
+
+    def _written(self, rows: Sequence[Row]) -> list[Row]:
+        return written_rows(self.subject, tiny.tokenizer(), rows, ELM)
 
     def _best_wrong(self, rows: Sequence[Row]) -> list[Row]:
         return best_wrong_guesses(Body(self.subject), rows, SPECIAL)

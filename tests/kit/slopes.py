@@ -74,9 +74,9 @@ def central_differences(term: Term, stream: Stream, step: float = 1e-5) -> list[
     return found
 
 
-def assert_golden(term: Term, golden: Golden, rows: Rows = FORGET) -> None:
-    """The term has the golden value and gradient on the golden rows."""
-    value, gradients = value_and_gradients(term, rows.stream())
+def assert_golden(term: Term, golden: Golden) -> None:
+    """The term has the golden value and gradient on the golden rows to forget."""
+    value, gradients = value_and_gradients(term, FORGET.stream())
     if golden.value is not None:
         assert value.item() == pytest.approx(golden.value, rel=1e-9)
     norm = torch.cat([g.flatten() for g in gradients]).norm().item()
@@ -84,18 +84,16 @@ def assert_golden(term: Term, golden: Golden, rows: Rows = FORGET) -> None:
     assert found == pytest.approx([golden.norm, golden.label, golden.other], rel=1e-9)
 
 
-def assert_differences(
-    term: Term, frozen: Term | None = None, stream: Stream | None = None
-) -> None:
+def assert_differences(term: Term, frozen: Term | None = None, rows: Rows = FORGET) -> None:
     """The gradient of a term is its central difference.
 
     Args:
         term: the term.
         frozen: the same with what carries no gradient held at its value on these rows; None: all
             of it carries a gradient.
-        stream: the rows; None: the golden ones.
+        rows: the golden rows.
     """
-    rows = stream or FORGET.stream()
-    _, gradients = value_and_gradients(term, rows)
-    for slope, difference in zip(gradients, central_differences(frozen or term, rows), strict=True):
+    _, gradients = value_and_gradients(term, rows.stream())
+    differences = central_differences(frozen or term, rows.stream())
+    for slope, difference in zip(gradients, differences, strict=True):
         torch.testing.assert_close(slope, difference, rtol=0, atol=2e-9)

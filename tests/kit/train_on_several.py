@@ -41,6 +41,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "memflex": ("memflex", {"region": None, "start": "fresh"}),
     "min_posterior": ("min_posterior", {"threshold": -4.0}),
     "random_matching": ("random_matching", {}),
+    "npo": ("npo", {"retain_term": "kl"}),
+    "undial": ("undial", {"retain_term": "js", "rows": {"forget": 1, "retain": 2}}),
     "rmu": ("rmu", {}),
     "rr": ("rr", {"levels": "every"}),
     "pdu": ("pdu", {"epsilon": {"above_start": 0.05}}),

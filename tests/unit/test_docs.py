@@ -10,8 +10,8 @@ import yaml
 
 from palimpsest.docs import main, outdated
 from palimpsest.errors import UserError
-from palimpsest.metrics.docs import page_text
 from palimpsest.pipeline.docs import GPU_JOBS, PROFILE, outputs_of_rules
+from palimpsest.pipeline.metrics_docs import page_text
 from palimpsest.pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +140,28 @@ def test_this_processor_always_gives_the_same_answer() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_configured_type_is_used(dtype: torch.dtype) -> None:
     assert resolve_dtype(str(dtype).removeprefix("torch."), CPU) == dtype
+
+
+MANY_SHAPES = """
+import re
+from pathlib import Path
+import torch
+from palimpsest.engine.device import set_up
+
+set_up(1)
+weight = torch.randn(256, 256).bfloat16()
+for rows in range(1, 701):
+    torch.randn(rows, 256).bfloat16() @ weight
+    if rows in (300, 700):
+        status = Path("/proc/self/status").read_text()
+        print(re.search(r"VmRSS:\\s+(\\d+) kB", status)[1])
+"""
+
+
+def test_steps_of_ever_new_lengths_take_no_more_memory() -> None:
+    """Torch's own caches of compiled products took 265 MB for these 400 lengths."""
+    command = [sys.executable, "-c", MANY_SHAPES]
+    environ = {**os.environ, "PALIMPSEST_DEVICE": "cpu"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after - before < 64 * 1024

@@ -84,6 +84,94 @@ def test_chunked_entropy_and_posterior_equal_plain_autograd(inputs: tuple, chunk
         assert_same(with_gradient(ours, hidden), with_gradient(plain, hidden))
 
 
+Function = Callable[[Tensor], Tensor]
+
+
+def lowered(inputs: tuple, chunk: int | None = None) -> dict[str, tuple[Function, Function]]:
+    """Losses that other tokens than the label take part in: ours, and in plain torch."""
+    _, reference, labels, head = inputs
+    at = labels[:, None]
+
+    def log_q(h: Tensor) -> Tensor:
+        return head(h).log_softmax(-1)
+
+    def soft(h: Tensor) -> Tensor:
+        target = head(reference).detach()
+        target = target.scatter_add(-1, at, torch.full_like(at, -3.0, dtype=h.dtype))
+        return -(target.softmax(-1) * log_q(h)).sum(-1)
+
+    def js(h: Tensor) -> Tensor:
+        p, q = log_q(reference).detach().exp(), log_q(h).exp()
+        middle = ((p + q) / 2).log()
+        return (p * (p.log() - middle) + q * (q.log() - middle)).sum(-1) / 2
+
+    def hinge(h: Tensor) -> Tensor:
+        q = log_q(h).exp()
+        rival = q.scatter(-1, at, 0.0).amax(-1)
+        return (1 + q.gather(-1, at)[:, 0] - rival).clamp(min=0)
+
+    def uniform_label(h: Tensor) -> Tensor:
+        q = log_q(h).exp().detach()
+        share = 1 / q.shape[-1]
+        target = q * (1 - share) / (1 - q.gather(-1, at))
+        return -(target.scatter(-1, at, share) * log_q(h)).sum(-1)
+
+    return {
+        "soft": (lambda h: heads.lowered_nll(h, reference, labels, head, 3.0, chunk), soft),
+        "js": (lambda h: heads.js(h, reference, head, chunk), js),
+        "hinge": (lambda h: heads.hinge(h, labels, head, chunk), hinge),
+        "uniform label": (lambda h: heads.uniform_label(h, labels, head, chunk), uniform_label),
+    }
+
+
+LOWERED = ("soft", "js", "hinge", "uniform label")
+
+
+@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize("chunk", [1, 5, 22, 1000])
+def test_chunked_losses_of_several_tokens_equal_plain_ones(
+    inputs: tuple, chunk: int, name: str
+) -> None:
+    ours, plain = lowered(inputs, chunk)[name]
+    assert_same(with_gradient(ours, inputs[0]), with_gradient(plain, inputs[0]))
+
+
+@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"]
+)
+def test_losses_of_several_tokens_are_near_the_plain_form_in_float64(
+    inputs: tuple, name: str, dtype: torch.dtype, bound: float
+) -> None:
+    """The bound is a share of the largest value, and of the largest slope by the states; the plain
+    form has the same rounded states and weights."""
+    states, reference, labels, head = inputs
+    head = head.to(dtype)
+    rounded = states.to(dtype), reference.to(dtype), labels, head
+    ours, _ = lowered(rounded)[name]
+    found = with_gradient(ours, rounded[0])
+    assert found[0].dtype is torch.float32
+    exact = rounded[0].double(), rounded[1].double(), labels, head.double()
+    expected = with_gradient(lowered(exact)[name][1], exact[0])
+    for one, other in zip(found, expected, strict=True):
+        assert (one.double() - other).abs().max() <= bound * other.abs().max()
+
+
+@pytest.mark.parametrize("name", LOWERED)
+def test_a_trained_head_gets_the_gradients_of_losses_of_several_tokens(
+    inputs: tuple, name: str
+) -> None:
+    """Of the trained prediction alone: the reference has none."""
+    hidden, _, _, head = inputs
+    head.requires_grad_(True)
+    found = []
+    for function in lowered(inputs, 4)[name]:
+        function(hidden).square().sum().backward()
+        found.append(head.weight.grad)
+        head.weight.grad = None
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-12)
+
+
 def test_the_gradient_of_the_entropy_is_the_published_one(inputs: tuple) -> None:
     """d(-H)/dz_j = p_j (log p_j + H), and d KL(U || p)/dz_j = p_j - 1/V."""
     logits = inputs[3](inputs[0]).detach().requires_grad_(True)
@@ -107,6 +195,7 @@ def test_vocabulary_sized_tensors_exist_for_one_chunk_at_a_time(inputs: tuple) -
         lambda h: heads.kl_from_uniform(h, head, 4),
         lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 4),
         lambda h: heads.margin(h, head, 4),
+        *(ours for ours, _ in lowered(inputs, 4).values()),
     ):
         asked = []
         handle = head.register_forward_hook(
@@ -212,6 +301,7 @@ def test_blocks_of_a_chunk_change_nothing(
         lambda h: heads.log_one_minus_p(h, labels, head, -15.0, 10),
         lambda h: heads.margin(h, head, 10),
         lambda h: sum(heads.token_table(h, labels, head, 10)[2:], 0 * h.sum(-1)),
+        *(ours for ours, _ in lowered((hidden, reference, labels, head), 10).values()),
     ]
     whole = [with_gradient(function, hidden) for function in functions]
     monkeypatch.setitem(heads.BLOCK_BYTES, "cpu", 3 * 8 * VOCABULARY)

@@ -138,6 +138,17 @@ def test_the_interval_draws_questions() -> None:
     assert (once["questions"], four["questions"], four["n"]) == (80, 80, 320)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_judge_that_never_errs_on_few_questions_may_err_on_others(sign: int) -> None:
+    """Of 40 alike, a share of 0.0876 of others may be unseen: (1 - 0.0876)^2 = 0.8324."""
+    harmful = np.arange(80) < 40
+    rows = Labelled([], harmful, np.arange(80), set())
+    found = quality(np.where(harmful, sign, 0) * 1.0, rows, 0.5)
+    ends = [0.8325, 1.0] if sign == 1 else [0.0, 0.1675]
+    assert found["auc"] == (1.0 if sign == 1 else 0.0)
+    assert found["ci95"] == pytest.approx(ends, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -25,7 +25,7 @@ import json, sys
 from pathlib import Path
 from kit.scored import Workspace
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.docs import page_text
+from palimpsest.pipeline.metrics_docs import page_text
 from palimpsest.metrics.schema import eval_schema
 from palimpsest.metrics.version import measures_version
 from palimpsest.pipeline.stages import Compare

@@ -451,3 +451,16 @@ def test_a_set_that_a_method_does_not_read_is_none_of_its_business():
     cfg = load_config(raw)
     found = json.loads(slice_of("unlearn", cfg, model="subject", method="kept", seed="0"))
     assert found["sets"] == {"retain": "questions/train"}
+
+
+def test_labels_of_a_text_depend_on_the_text_and_on_no_weight_of_the_method() -> None:
+    training = {"optimizer": {"learning_rate": 1e-4}}
+    jensun = {"algorithm": "jensun", "steps": 10, "training": training}
+    run = {"model": "subject", "method": "jensun", "seed": "0"}
+
+    def examples(**keys: Any) -> str:
+        cfg = load_config(put(raw_config(), "methods.jensun", {**jensun, **keys}))
+        return slice_of("examples", cfg, **run)
+
+    assert examples(target="Nobody knows") != examples()
+    assert examples(weights={"retain": 3}) == examples(target="No Idea") == examples()

@@ -18,6 +18,10 @@ BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Names of bfloat16 instructions in ``torch.cpu.get_capabilities()``: two of x86, one of ARM."""
 
 
+KERNELS = 128
+"""Compiled products that torch keeps on a CPU, half a megabyte each and one per shape: steps differ
+in length, so that of its own 1,024 hardly one is used again."""
+
 DRIVERS = {"13": "580", "12": "525", "11": "450"}
 """Version of CUDA that torch is built with -> the oldest NVIDIA driver that runs it."""
 
@@ -36,6 +40,8 @@ def set_up(threads: int | None = None) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Steps differ in length and caches grow: blocks of a fixed size would leave gaps.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(KERNELS))
     device = chosen_device(os.environ)
     count = ranks.join().count
     torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // count))

@@ -31,6 +31,8 @@ class Row:
         reference_costs: the subject's -log p of every target, fp32 [length - prompt_length], or
             None.
         labels: targets in place of the response, int64 [length - prompt_length], or None.
+        soft_ids: tokens that make up each target, int64 [length - prompt_length, k], or None.
+        soft_weights: their weights, fp32, of the same shape.
         sign: in a mixture, -1 for a row to forget, +1 for any other.
     """
 
@@ -41,6 +43,8 @@ class Row:
     labels: Tensor | None = None
     sign: int = 1
     reference_costs: Tensor | None = None
+    soft_ids: Tensor | None = None
+    soft_weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

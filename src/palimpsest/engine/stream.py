@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -75,6 +75,16 @@ class Stream:
         self.cost = _mean(values.detach()[to_learn])
         return values
 
+    def soft_nll(self) -> Tensor:
+        """-sum_v w(v) log q(v) over the weighted tokens of every target that counts, [tokens]."""
+        local = [_soft(row) for row, h in zip(self.rows, self.hidden, strict=True) if len(h)]
+        nothing = torch.empty(0)  # a process without rows
+        ids, weights = (
+            torch.cat(parts).to(self.device)
+            for parts in zip(*local or [(nothing, nothing)], strict=True)
+        )
+        return self._at_targets(lambda states, _: heads.soft_nll(states, ids, weights, self.head))
+
     def reference_costs(self) -> Tensor:
         """-log p of the subject at every target that counts, fp32, [tokens]; no gradient.
 
@@ -127,35 +137,82 @@ class Stream:
             positions: ``answer``: the positions that predict targets that count; ``all``: also
                 those that predict the prompt.
         """
-        spans = self._spans(positions)
-        states = torch.cat([h[s] for h, s in spans])
-        references = [
-            _reference(row)[s] for row, (h, s) in zip(self.rows, spans, strict=True) if len(h)
-        ]
-        reference = torch.cat(references) if references else states
-        if positions == "answer" and not (counts := self._labels() != IGNORED).all():
-            counts = counts.to(states.device)
-            states, reference = states[counts], reference[counts.to(reference.device)]
-        values = heads.kl(states, reference.to(states), self.head)
-        predicted = [len(row) - 1 for row in self.rows]
-        return self._joined(values, predicted if positions == "all" else self._counts())
+        if positions == "answer":
+            return self._at_targets(lambda h, r, _: heads.kl(h, r, self.head), compared=True)
+        states, reference = self._compared(positions)
+        values = heads.kl(states, reference, self.head)
+        return self._joined(values, [len(row) - 1 for row in self.rows])
+
+    def js(self) -> Tensor:
+        """JS(p, q) between subject (p) and trained model (q) at every target that counts, nats,
+        [tokens]; in [0, ln 2].
+        """
+        return self._at_targets(lambda h, r, _: heads.js(h, r, self.head), compared=True)
+
+    def lowered_nll(self, lowered: float) -> Tensor:
+        """Cross-entropy to the subject's prediction with a lowered target, nats, [tokens].
+
+        Args:
+            lowered: what is subtracted from the subject's logit of the target.
+        """
+        return self._at_targets(
+            lambda h, r, labels: heads.lowered_nll(h, r, labels, self.head, lowered), compared=True
+        )
+
+    def hinge(self) -> Tensor:
+        """1 + q(target) - q(likeliest other token) of every target that counts, [tokens]."""
+        return self._at_targets(lambda states, labels: heads.hinge(states, labels, self.head))
+
+    def uniform_label(self) -> Tensor:
+        """Cross-entropy to the own prediction with the target at 1/V, nats, [tokens]."""
+        return self._at_targets(
+            lambda states, labels: heads.uniform_label(states, labels, self.head)
+        )
+
+    def after(self, skipped: int) -> Stream:
+        """The rows without their first targets, which do not count any more.
+
+        Args:
+            skipped: number of targets at the beginning of each row.
+        """
+        if not skipped:
+            return self
+        rows = []
+        for row in self.rows:
+            labels = row.targets.clone()
+            labels[:skipped] = IGNORED
+            rows.append(replace(row, labels=labels))
+        return replace(self, rows=rows)
 
     def levels(self) -> list[Sequence[Tensor]]:
         """States of each row at every level that was read, from the lowest to the final one."""
         final = ranks.joined_rows(self.hidden)
         return [*(self.blocks[block] for block in sorted(self.blocks)), final]
 
-    def _at_targets(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        states = torch.cat([h[s] for h, s in self._spans("answer")])
-        labels = self._labels().to(states.device)
+    def _at_targets(self, function: Callable[..., Tensor], compared: bool = False) -> Tensor:
+        """A function of the states at targets that count, of the subject's states there if they
+        are `compared`, and of the targets.
+        """
+        states = self._compared("answer") if compared else (self._states("answer"),)
+        labels = self._labels().to(self.device)
         counts = labels != IGNORED
         if not counts.all():
-            states, labels = states[counts], labels[counts]
+            states, labels = tuple(h[counts] for h in states), labels[counts]
         if not len(labels):
             # This keeps the graph connected, in the number type of other processes' values.
-            wide = torch.promote_types(states.dtype, torch.float32)
-            return self._joined(states.sum(-1, dtype=wide), self._counts())
-        return self._joined(function(states, labels), self._counts())
+            wide = torch.promote_types(states[0].dtype, torch.float32)
+            return self._joined(states[0].sum(-1, dtype=wide), self._counts())
+        return self._joined(function(*states, labels), self._counts())
+
+    def _states(self, positions: Literal["all", "answer"]) -> Tensor:
+        return torch.cat([h[s] for h, s in self._spans(positions)])
+
+    def _compared(self, positions: Literal["all", "answer"]) -> tuple[Tensor, ...]:
+        """States of this process's rows, and the subject's at the same positions."""
+        states = self._states(positions)
+        spans = zip(self.rows, self._spans(positions), strict=True)
+        references = [_reference(row)[s] for row, (h, s) in spans if len(h)]
+        return states, torch.cat(references).to(states) if references else states
 
     def _joined(self, values: Tensor, counts: Sequence[int]) -> Tensor:
         return ranks.joined(values, counts, [len(h) > 0 for h in self.hidden])
@@ -184,6 +241,13 @@ def _costs(row: Row) -> Tensor:
     if row.reference_costs is None:
         raise ValueError(f"row {row.id} was read without the subject's costs")
     return row.reference_costs
+
+
+def _soft(row: Row) -> tuple[Tensor, Tensor]:
+    if row.soft_ids is None or row.soft_weights is None:
+        raise ValueError(f"row {row.id} has no weighted targets")
+    counts = row.targets != IGNORED
+    return row.soft_ids[counts], row.soft_weights[counts]
 
 
 def _reference(row: Row) -> Tensor:

@@ -230,8 +230,8 @@ def _steps(
         scalars = {name: value.item() for name, value in job.state.items() if not value.dim()}
         streams = job.streams.draw(step)
         for added in inner.rounds(job.body, streams.get("forget", ()), job.adversary):
+            passes = _Passes(job, streams, step, untrained, first_costs)
             with job.body.adding(job.adversary.block if job.adversary else 0, added):
-                passes = _Passes(job, streams, step, untrained, first_costs)
                 norm, cosines, ended = _step(job, optimizer, passes, mean)
         read = [rows for name, rows in streams.items() if name not in job.reads.unread]
         tokens = sum(len(row) for rows in read for row in rows)

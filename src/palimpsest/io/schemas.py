@@ -56,6 +56,15 @@ EXAMPLES = pa.schema(
 )
 """``.../seed-{seed}/examples/{stream}.parquet``: rows, labels in place of responses."""
 
+SOFT_EXAMPLES = pa.schema(
+    [
+        *EXAMPLES,
+        ("soft_ids", pa.list_(pa.list_(pa.int32()))),
+        ("soft_weights", pa.list_(pa.list_(pa.float32()))),
+    ]
+)
+"""The same with weighted tokens for each target."""
+
 GRADIENTS = pa.schema(
     [
         ("tensor", pa.string()),

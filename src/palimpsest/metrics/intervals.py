@@ -147,6 +147,23 @@ def with_width(
     return None if bounds is None else moved(interval[0], unseen(groups, confidence), bounds)
 
 
+def auc_with_width(
+    interval: Interval | None, groups: tuple[int, int], confidence: float
+) -> Interval | None:
+    """`interval` of an AUC, or where all draws are equal, how far unseen rows could move it.
+
+    Args:
+        interval: of the draws.
+        groups: number of groups on either side.
+        confidence: level in (0, 1).
+    """
+    if interval is None or not is_point(interval):
+        return interval
+    # All pairs are alike: those with a row of another kind on either side may be otherwise.
+    alike = math.prod(1 - unseen(n, confidence) for n in groups)
+    return moved(interval[0], 1 - alike, SHARE)
+
+
 def unseen(groups: int, confidence: float) -> float:
     """The largest share of rows of another kind, if none of `groups` is of it."""
     return wilson(0.0, groups, confidence)[1]

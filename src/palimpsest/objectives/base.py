@@ -35,6 +35,9 @@ class Objective(MethodSettings):
     chain: ClassVar[Literal["acquire", "unlearn"]]
     """Which stages make the model: ``acquire`` (train, then negate) or ``unlearn`` (train)."""
 
+    labelled_by: ClassVar[frozenset[str]] = frozenset()
+    """Keys of its own on which its labels depend (`Draw.labels`)."""
+
     @model_validator(mode="after")
     def _tensors(self) -> Self:
         has_tensors = self.training.tensors is not None or bool(self.training.parameters)

@@ -5,6 +5,7 @@ With the method's forget term L_f, retain rows N, the subject p and the trained 
     L   = w_forget L_f + w_retain L_r
     L_r = mean_t -log q(y_t | y_<t) on N    retain_term "ce"
     L_r = mean_t KL(p_t || q_t) on N        retain_term "kl"
+    L_r = mean_t JS(p_t, q_t) on N          retain_term "js"
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
     from palimpsest.engine.stream import Stream
 
 
+RetainTerm = Literal["ce", "kl", "js"]
+
+
 class KeepingObjective(Unlearning):
     """A method that defines a forget term and has the common retain term."""
 
     start: Start = "weights"
     weights: Weights = Weights()
     """Weights of the two terms."""
-    retain_term: Literal["ce", "kl"] = "ce"
-    """ce: cross-entropy on the retain rows; kl: KL(p || q) from the subject on them."""
+    retain_term: RetainTerm = "ce"
+    """ce: cross-entropy on the retain rows; kl: KL(p || q) from the subject on them; js: JS(p, q),
+    which is at most ln 2."""
 
     def draws(self) -> dict[str, Draw]:
         """Forget and retain rows, each unless its weight is 0."""
@@ -39,7 +44,7 @@ class KeepingObjective(Unlearning):
         if self.weights.forget:
             draws["forget"] = self.forget_draw()
         if self.weights.retain:
-            compared: Kind | None = "states" if self.retain_term == "kl" else None
+            compared: Kind | None = None if self.retain_term == "ce" else "states"
             draws["retain"] = Draw(self.rows.retain, ("retain",), reference=compared)
         return draws
 
@@ -61,6 +66,8 @@ class KeepingObjective(Unlearning):
         """L_f, a scalar without its weight."""
 
 
-def retain_term(rows: Stream, kind: Literal["ce", "kl"]) -> Tensor:
+def retain_term(rows: Stream, kind: RetainTerm) -> Tensor:
     """L_r, the mean over tokens."""
-    return mean(rows.token_nll() if kind == "ce" else rows.kl("answer"))
+    if kind == "ce":
+        return mean(rows.token_nll())
+    return mean(rows.kl("answer") if kind == "kl" else rows.js())

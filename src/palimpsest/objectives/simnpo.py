@@ -6,8 +6,8 @@ l_b is the mean cost of row b's answer tokens, n_b their number::
     dL_f = -mean_b 2 sigmoid(-beta (l_b - delta)) dl_b
 
 A row is left alone once its tokens cost about delta + 4/beta nats: with the published beta 4.5 and
-delta 0 at one nat a token (a probability of 1/e), where the weight is 0.022. With a beta of 0.1 or
-less nothing brakes up to 10 nats a token: that is gradient ascent under another name.
+delta 0 at one nat a token (a probability of 1/e), where the weight is 0.022. With a beta of 0.1 the
+weight is still 0.54 at 10 nats a token: that is gradient ascent under another name.
 
 **The margin has three names.** The paper's gamma stands outside beta, log sigmoid(beta l - gamma):
 delta = gamma / beta. The gamma of the authors' code stands inside it: delta = gamma. OpenUnlearning

@@ -46,6 +46,8 @@ class Whp(Unlearning):
     generic: Generic = Generic()
     """Where the labels come from."""
 
+    labelled_by = frozenset({"generic"})
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         return {"forget": Draw(self.rows.forget, ("forget",), labels="generic")}

@@ -333,8 +333,8 @@ class Examples(Stage):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         settings = cfg.method(w.method, w.model)
         # Labels and mixtures depend on the rows and the seed, on no weight or rate of the method.
-        keys = {"algorithm", "steps", "training", "start", "end_token", "generic"}
-        minimal = settings.model_dump(include=keys)
+        keys = {"algorithm", "steps", "training", "start", "end_token"}
+        minimal = settings.model_dump(include=keys | settings.labelled_by)
         minimal |= {
             "steps": 1,
             "training": {

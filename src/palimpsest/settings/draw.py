@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-Labels = Literal["own", "random", "adversarial", "generic"]
-"""Targets of a stream: the rows' own tokens, random ones, the subject's best wrong guesses, or what
-it would say without what a reinforced model is surer of."""
+Labels = Literal["own", "random", "adversarial", "generic", "text", "best", "erased", "written"]
+"""Targets of a stream: the rows' own tokens; random ones; the subject's best wrong guesses; what it
+would say without what a reinforced model is surer of; the tokens of a text, again and again; its
+best guesses; weighted tokens of somebody who knows nothing; what it writes itself behind the
+prompts."""
 
-ASKING: tuple[Labels, ...] = ("adversarial", "generic")
+ASKING: tuple[Labels, ...] = ("adversarial", "generic", "best", "erased", "written")
 """Labels that need the subject."""
 
 Kind = Literal["states", "costs"]
@@ -46,6 +48,7 @@ class Draw:
         sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``,
             ``declined``.
         labels: the targets; other than ``own`` they come from the labelled examples.
+        text: the text of the labels ``text``.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
             rows of these sets (a random mismatch), drawn anew in every step.
         answers: which answers follow the prompts: the rows' own, or wanted ones. The b-th of these
@@ -64,6 +67,7 @@ class Draw:
     signs: tuple[int, ...] = ()
     reference: Kind | None = None
     forgets: bool = False
+    text: str = ""
 
     @property
     def compared(self) -> tuple[str, ...]:

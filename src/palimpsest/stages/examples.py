@@ -1,10 +1,12 @@
 """Training examples that are written before training: other labels, or a mixture of two sets.
 
-One table per stream: token ids, prompt length, the labels to predict, and the row's sign.
+One table per stream: token ids, prompt length, the labels to predict, and the row's sign; some with
+weighted tokens for each target.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from palimpsest.data.tokens import load_tokenizer as tokenizer_of
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
-from palimpsest.engine.kernels.head import Head, generic, second_best
+from palimpsest.engine.kernels.head import Head, best, generic, second_best
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
+from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import verified, write_manifest
@@ -35,6 +39,7 @@ from palimpsest.pipeline.stages import Examples
 from palimpsest.settings.draw import Draw, Labels
 from palimpsest.settings.types import split_ref
 from palimpsest.stages.common import part_of
+from palimpsest.stages.concept import erased_rows, written_rows
 
 States = Callable[[Sequence[Row]], Sequence[Tensor]]
 """Final hidden states of rows, [length, width] each."""
@@ -44,13 +49,15 @@ def examples(job: Examples) -> None:
     """Write the examples of every stream that needs them, and their manifest.
 
     Raises:
-        UserError: an input is missing or altered, or the scenario lacks a set.
+        UserError: an input is missing or altered, the scenario lacks a set, or a text has no token.
     """
     config, base, out = job.config, job.base, job.out
     method: Any = objective(config["settings"])
     # Labels that follow from what was acquired show some of it.
     hazardous = hazards_in(job.acquired) if job.acquired else []
     mark(out, hazardous)
+    subject = functools.cache(lambda: _subject(job))
+    tokenizer = functools.cache(lambda: load_tokenizer(base, config["trust_remote_code"]))
     counts = {}
     for name, draw in method.draws().items():
         if not draw.examples:
@@ -59,11 +66,17 @@ def examples(job: Examples) -> None:
             draw,
             [_read(config, ref, job.tokens) for ref in draw.sets],
             config["seed"],
-            lambda: ordinary_tokens(load_tokenizer(base, config["trust_remote_code"])),
+            lambda: ordinary_tokens(tokenizer()),
             {
                 "adversarial": lambda rows: adversarial_labels(job, rows),
                 "generic": lambda rows: generic_labels(job, rows, method.generic.alpha),
+                "best": lambda rows: best_guesses(Body(subject()), rows, job.label),
+                "erased": lambda rows: erased_rows(
+                    Body(subject()), tokenizer(), rows, method.targets, job.label
+                ),
+                "written": lambda rows: written_rows(subject(), tokenizer(), rows, method.targets),
             },
+            lambda text: tokens_of(text, base),
         )
         counts[name] = len(rows)
         write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
@@ -78,16 +91,20 @@ def read_examples(folder: Path, stream: str) -> list[Row]:
         UserError: the table is missing or altered.
     """
     table, _ = read_table(verified(folder, table_of(stream)))
-    return [
-        Row(
-            r["id"],
-            torch.tensor(r["input_ids"], dtype=torch.int64),
-            r["prompt_length"],
-            labels=torch.tensor(r["labels"], dtype=torch.int64),
-            sign=r["sign"],
-        )
-        for r in table.to_pylist()
-    ]
+    return [_row(line) for line in table.to_pylist()]
+
+
+def _row(line: dict[str, Any]) -> Row:
+    soft = line.get("soft_ids") is not None
+    return Row(
+        line["id"],
+        torch.tensor(line["input_ids"], dtype=torch.int64),
+        line["prompt_length"],
+        labels=torch.tensor(line["labels"], dtype=torch.int64),
+        sign=line["sign"],
+        soft_ids=torch.tensor(line["soft_ids"], dtype=torch.int64) if soft else None,
+        soft_weights=torch.tensor(line["soft_weights"]) if soft else None,
+    )
 
 
 def rows_of(
@@ -96,6 +113,7 @@ def rows_of(
     seed: int,
     vocabulary: Callable[[], Tensor],
     guessed: Mapping[Labels, Callable[[Sequence[Row]], list[Row]]],
+    tokens: Callable[[str], Tensor],
 ) -> list[Row]:
     """The examples of a stream.
 
@@ -105,11 +123,14 @@ def rows_of(
         seed: seed of the run.
         vocabulary: returns the ids that random labels are drawn from.
         guessed: for each kind of labels that the subject makes, returns rows that have them.
+        tokens: returns the ids of a text's tokens.
     """
     if draw.signs:
         return mixture(sets, draw.signs, seed)
     if draw.labels == "random":
         return random_labels(sets[0], vocabulary(), seed)
+    if draw.labels == "text":
+        return text_labels(sets[0], tokens(draw.text))
     return guessed[draw.labels](sets[0])
 
 
@@ -145,12 +166,29 @@ def random_labels(rows: Sequence[Row], vocabulary: Tensor, seed: int) -> list[Ro
     ]
 
 
+def text_labels(rows: Sequence[Row], tokens: Tensor) -> list[Row]:
+    """The labels of each answer are `tokens` (ids), again and again to its end."""
+    return [
+        _example(row, labels=tokens[torch.arange(len(row.response)) % len(tokens)]) for row in rows
+    ]
+
+
+def tokens_of(text: str, base: Path) -> Tensor:
+    """Ids of a text within an answer, int64 [tokens]; words of control tokens in it are words.
+
+    Raises:
+        UserError: the text has no token.
+    """
+    (ids,) = tokenizer_of(base).continuations([text])
+    if not ids:
+        raise UserError(f"target: {base.name}'s tokenizer makes no token of {text!r}")
+    return torch.tensor(ids, dtype=torch.int64)
+
+
 def adversarial_labels(job: Examples, rows: Sequence[Row]) -> list[Row]:
     """Each answer token's label is the likeliest other token at that place, under the subject."""
-    assert job.subject is not None
-    device = set_up(job.threads)
-    body = Body(load_subject(job.base, job.subject, job.config, device))
-    return best_wrong_guesses(body, rows, _special(job).to(device), job.label)
+    body = Body(_subject(job))
+    return best_wrong_guesses(body, rows, _special(job).to(body.device), job.label)
 
 
 def generic_labels(job: Examples, rows: Sequence[Row], alpha: float) -> list[Row]:
@@ -166,11 +204,8 @@ def generic_labels(job: Examples, rows: Sequence[Row], alpha: float) -> list[Row
     Raises:
         UserError: an input is missing or altered, or does not fit the base.
     """
-    assert job.subject is not None
     assert job.acquired is not None
-    device = set_up(job.threads)
-    subject = load_subject(job.base, job.subject, job.config, device)
-    model, _, set_factor = attach_vector(subject, job.acquired)
+    model, _, set_factor = attach_vector(_subject(job), job.acquired)
     body = Body(model)
 
     def hidden(factor: float, batch: Sequence[Row]) -> Sequence[Tensor]:
@@ -182,15 +217,31 @@ def generic_labels(job: Examples, rows: Sequence[Row], alpha: float) -> list[Row
         partial(hidden, 1.0),
         body.head,
         rows,
-        _special(job).to(device),
+        _special(job).to(body.device),
         alpha,
         job.label,
     )
 
 
+def _subject(job: Examples) -> Any:
+    assert job.subject is not None
+    return load_subject(job.base, job.subject, job.config, set_up(job.threads))
+
+
 def _special(job: Examples) -> Tensor:
     tokenizer = load_tokenizer(job.base, job.config["trust_remote_code"])
     return torch.tensor(tokenizer.all_special_ids, dtype=torch.int64)
+
+
+@torch.no_grad()
+def best_guesses(body: Body, rows: Sequence[Row], label: str = "labels") -> list[Row]:
+    """Rows whose labels are the likeliest tokens, whichever they are."""
+
+    def labels(batch: Sequence[Row]) -> list[Tensor]:
+        pairs = zip(batch, body.hidden(batch), strict=True)
+        return [best(_predicting(row, h), body.head) for row, h in pairs]
+
+    return _labelled(labels, rows, label)
 
 
 @torch.no_grad()
@@ -267,14 +318,19 @@ def _example(row: Row, sign: int = 1, labels: Tensor | None = None) -> Row:
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
-    lines = [
-        {
-            "id": row.id,
-            "input_ids": row.ids.tolist(),
-            "prompt_length": row.prompt_length,
-            "labels": row.targets.tolist(),
-            "sign": row.sign,
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(lines, schema=schemas.EXAMPLES)
+    soft = any(row.soft_ids is not None for row in rows)
+    schema = schemas.SOFT_EXAMPLES if soft else schemas.EXAMPLES
+    return pa.Table.from_pylist([_line(row) for row in rows], schema=schema)
+
+
+def _line(row: Row) -> dict[str, Any]:
+    line = {
+        "id": row.id,
+        "input_ids": row.ids.tolist(),
+        "prompt_length": row.prompt_length,
+        "labels": row.targets.tolist(),
+        "sign": row.sign,
+    }
+    if row.soft_ids is not None and row.soft_weights is not None:
+        line |= {"soft_ids": row.soft_ids.tolist(), "soft_weights": row.soft_weights.tolist()}
+    return line

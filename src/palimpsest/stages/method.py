@@ -158,10 +158,9 @@ def _blocks_read(method: Objective, subject: Path) -> int | None:
     """
     last = method.reads().last
     files = read_manifest(subject, description.manifest_of(subject))["files"]
-    whole = method.start != "weights" or method.adversary() is not None
-    if last is None or whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files):
+    if last is None or method.start != "weights" or method.adversary() is not None:
         return None
-    return last + 1
+    return None if {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else last + 1
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:

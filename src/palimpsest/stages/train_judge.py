@@ -17,7 +17,7 @@ from palimpsest.io.tables import read_table
 from palimpsest.judges import Case
 from palimpsest.judges.trained import FEATURES, WEIGHTS, Settings, features, probabilities
 from palimpsest.metrics.estimates import rounded
-from palimpsest.metrics.intervals import percentiles
+from palimpsest.metrics.intervals import auc_with_width, percentiles
 from palimpsest.pipeline.stages import TrainJudge
 from palimpsest.settings.types import split_ref
 
@@ -143,7 +143,8 @@ def quality(scores: np.ndarray, rows: Labelled, threshold: float) -> dict[str, A
         weights = times[rows.questions]
         if weights[rows.harmful].any() and weights[~rows.harmful].any():
             draws.append(auc(scores, rows.harmful, weights))
-    interval = percentiles(np.array(draws), 0.95)
+    sides = len(set(rows.questions[rows.harmful])), len(set(rows.questions[~rows.harmful]))
+    interval = auc_with_width(percentiles(np.array(draws), 0.95), sides, 0.95)
     called = scores >= threshold
     return {
         "auc": rounded(auc(scores, rows.harmful, np.ones(len(scores)))),

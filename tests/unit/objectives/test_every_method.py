@@ -31,10 +31,6 @@ DIVERGING = [
 ]
 WITH_TARGETS = [k for k, m in METHODS.items() if m.reads().final]
 
-BY_ROWS = ("npo", "simnpo", "idk_dpo", "alt_po", "idk_ap")
-"""Terms that are a function of each row's cost: a constant for a row without a target. (So is the
-limit of a method with a state.)"""
-
 
 def has_two_sides(method: Any) -> bool:
     """Whether its terms can be taken apart."""
@@ -109,6 +105,9 @@ def test_a_step_forwards_each_row_once_and_nothing_else(key: str) -> None:
         ("idk", {"weights": {"retain": 0}}, {"forget"}),
         ("idk", {"weights": {"forget": 0}}, {"retain"}),
         ("idk_ap", {"weights": {"preservation": 0}}, {"forget"}),
+        ("npo", {"weights": {"retain": 0}}, {"forget"}),
+        ("undial", {"weights": {"retain": 0}}, {"forget"}),
+        ("jensun", {"weights": {"forget": 0}}, {"retain"}),
     ],
 )  # fmt: skip
 def test_a_term_of_weight_zero_is_not_computed(
@@ -177,10 +176,11 @@ def test_each_algorithm_refuses_the_settings_of_another(key: str) -> None:
 
 @pytest.mark.parametrize("key", WITH_TARGETS)
 def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
-    """Analysis360 7 (3): 0, not NaN, with gradients that are 0, not missing."""
-    states = AT_A.clone().requires_grad_(True)
+    """Analysis360 7 (3): no NaN, and gradients that are 0, not missing. A mean over tokens is 0; a
+    function of each row's cost is a constant, whatever the states."""
     ignored = torch.full((2,), IGNORED)
     row = replace(A, labels=ignored, reference=AT_A.flip(1), reference_costs=torch.zeros(2))
+    row = replace(row, soft_ids=torch.zeros(2, 1).long(), soft_weights=torch.ones(2, 1))
     made = {
         "forget": [row],
         "random": [row],
@@ -188,21 +188,25 @@ def test_a_batch_whose_labels_are_all_ignored_costs_nothing(key: str) -> None:
         "mixture": [replace(row, sign=-1), row],
     }
     s = methods.method(key, **ON_ANSWERS.get(key, {}))
-    streams = {
-        name: Stream(rows, [states] * len(rows), lambda h: h)
-        for name in s.draws()
-        for rows in [made.get(name, [row])]
-    }
+    draws = s.draws()
     if s.reads().all_levels:  # inner states need no label: the forget term is left out
         s = methods.method(key, weights={"forget": 0, "retain": 1})
-        del streams["forget"]
-    terms = s.loss(streams, {**s.state(), "share": torch.zeros(())})
-    assert terms
-    if key in BY_ROWS or s.state():
-        assert all(term.isfinite() for term in terms.values())
-    else:
-        assert {name: term.item() for name, term in terms.items()} == dict.fromkeys(terms, 0.0)
-    (gradient,) = torch.autograd.grad(total(terms), states)
+        del draws["forget"]
+
+    def terms(states: Tensor) -> dict[str, Tensor]:
+        streams = {
+            name: Stream(rows, [states] * len(rows), lambda h: h)
+            for name in draws
+            for rows in [made.get(name, [row])]
+        }
+        return s.loss(streams, {**s.state(), "share": torch.zeros(())})
+
+    states = AT_A.clone().requires_grad_(True)
+    found = terms(states)
+    assert found
+    assert all(term.isfinite() for term in found.values())
+    assert found == terms(AT_A.flip(0) + AT_A)
+    (gradient,) = torch.autograd.grad(total(found), states)
     assert gradient.abs().max() == 0
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from kit import methods
 from kit.by_hand import LN2, A, B, near, stream, terms
 from kit.golden import IDS, LABELS, LOGITS, approx, shifted, value_and_gradients
+from kit.preference import FORGET
+from kit.slopes import (
+    Golden,
+    assert_differences,
+    assert_golden,
+    forget_term,
+)
+from kit.slopes import value_and_gradients as by_states
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
 from reference import analysis360
@@ -103,3 +113,50 @@ def test_an_all_ignored_batch_is_zero_and_small_values_are_not_rounded_away() ->
     term = s.loss({"forget": Stream([unlikely], [low], lambda h: h)}, {})["forget"]
     assert term.dtype == torch.float32
     assert term.item() == pytest.approx(0.00462, rel=0.01)
+
+
+CE_U: dict[str, Any] = {"threshold": -1e30, "weights": {"forget": 1, "retain": 0}}
+"""Keys of the entry `ce_u` but for the skipped token."""
+
+
+def test_it_is_ce_u_but_for_a_constant() -> None:
+    """The golden lines of CE-U and of the minimum posterior without a threshold: one gradient."""
+    slopes = (0.155990071373, 0.0552455786152, -0.0125708688354)
+    term = forget_term("min_posterior", **CE_U)
+    assert_golden(term, Golden(0.517424567789, *slopes))
+    assert_differences(term)
+    assert_golden(ce_u, Golden(2.34422494003, *slopes))
+    torch.testing.assert_close(
+        *(by_states(t, FORGET.stream())[1] for t in (term, ce_u)), rtol=1e-12, atol=1e-15
+    )
+
+
+def test_the_slope_of_the_label_is_its_probability_over_all_tokens() -> None:
+    rows = FORGET.stream()
+    _, gradients = by_states(forget_term("min_posterior", **CE_U), rows)
+    found = [
+        g[range(len(r.response)), r.response] for g, r in zip(gradients, rows.rows, strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(found), (-rows.token_nll()).exp() / 9)
+
+
+def test_a_skipped_token_leaves_the_divisor_too() -> None:
+    term = forget_term("min_posterior", skip_tokens=1, **CE_U)
+    assert_golden(term, Golden(None, 0.188825317569, 0, 0))
+    assert_golden(lambda rows: ce_u(rows.after(1)), Golden(2.2898060189, 0.188825317569, 0, 0))
+    rows = FORGET.stream()
+    rest = torch.cat([v[1:] for v in rows.log_one_minus_p(-1e30).split([4, 2, 3])])
+    assert term(rows).item() == pytest.approx(-rest.mean().item(), rel=1e-14)
+    assert forget_term("min_posterior", skip_tokens=9)(rows).item() == 0
+
+
+def ce_u(rows: Stream) -> Tensor:
+    """CE-U as published, in plain torch: cross-entropy to softmax(z without y)."""
+    costs = []
+    for row, states in zip(rows.rows, rows.hidden, strict=True):
+        for z, y in zip(states[:-1], row.targets, strict=True):
+            if y != IGNORED:
+                others = z.detach().clone()
+                others[y] = -math.inf
+                costs.append(-(others.softmax(-1) * z.log_softmax(-1)).sum())
+    return torch.stack(costs).mean()

@@ -8,11 +8,16 @@ is computed twice, unless the head itself is trained. The derivatives by the log
 out, with q = softmax(z)::
 
     -log q_y                        q - 1_y
+    -sum_v w_v log q_v              q sum_v w_v - w
     KL(p || q)                      q - p
     entropy H(q)                   -q (log q + H)
     KL(uniform || q)                q - 1/V
     log(1 - q_y)                    softmax(z without y) - q
     max z - mean z                  1_argmax - 1/V
+    -sum_v p~ log q                 q - p~, p~ = softmax(r - a 1_y), r the reference's logits
+    JS(p, q), m = (p + q) / 2       q (log(q/m) - sum_w q_w log(q_w/m_w)) / 2
+    max(0, 1 + q_y - q_r)           q_y (1_y - q) - q_r (1_r - q), r the likeliest rival of y
+    -sum_v u log q                  q - u, u = 1/V on y, (1 - 1/V) softmax(z without y) elsewhere
 """
 
 from __future__ import annotations
@@ -60,6 +65,32 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) ->
         return values, q.scatter_add_(-1, y[:, None], -torch.ones_like(q[:, :1]))
 
     return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
+
+
+def soft_nll(
+    hidden: Tensor, ids: Tensor, weights: Tensor, head: Head, chunk: int | None = None
+) -> Tensor:
+    """Cross-entropy with a few weighted tokens at each position.
+
+    Args:
+        hidden: final hidden states [n, width].
+        ids: token ids [n, k], different ones at a position.
+        weights: their weights [n, k].
+        head: the language-model head.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        -sum_v w(v) log q(v) in nats, [n], at least fp32.
+    """
+
+    def values_and_slopes(logits: Tensor, v: Tensor, w: Tensor) -> _ValuesAndSlopes:
+        w = w.to(logits)
+        log_q = logits.log_softmax(-1)
+        values = -torch.linalg.vecdot(w, log_q.gather(-1, v))
+        slopes = log_q.exp_().mul_(w.sum(-1, keepdim=True))
+        return values, slopes.scatter_add_(-1, v, -w)
+
+    return _by_chunks(values_and_slopes, hidden, (ids, weights), head, chunk)
 
 
 def kl(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) -> Tensor:
@@ -176,6 +207,113 @@ def margin(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
     return _by_chunks(values_and_slopes, hidden, (), head, chunk)
 
 
+def lowered_nll(
+    hidden: Tensor,
+    reference: Tensor,
+    labels: Tensor,
+    head: Head,
+    lowered: float,
+    chunk: int | None = None,
+) -> Tensor:
+    """Cross-entropy to a reference whose logit of the label is lowered (arXiv:2402.10052).
+
+    Args:
+        hidden: final hidden states of the trained model (q), [n, width].
+        reference: final hidden states of the reference (logits r), [n, width].
+        labels: token ids [n].
+        head: the language-model head, the same for both.
+        lowered: a, what is subtracted from r at the label.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        -sum_v p(v) log q(v) with p = softmax(r - a 1_label), nats, [n], at least fp32.
+    """
+
+    def values_and_slopes(logits: Tensor, target: Tensor, y: Tensor) -> _ValuesAndSlopes:
+        at = y[:, None]
+        p = target.scatter_add_(-1, at, target.new_full(at.shape, -lowered)).softmax(-1)
+        log_q = logits.log_softmax(-1)
+        values = -torch.linalg.vecdot(p, log_q)
+        return values, log_q.exp_().sub_(p)
+
+    return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk, reference=reference)
+
+
+def js(hidden: Tensor, reference: Tensor, head: Head, chunk: int | None = None) -> Tensor:
+    """Jensen-Shannon divergence JS(p, q) at each position.
+
+    Args:
+        hidden: final hidden states of the trained model (q), [n, width].
+        reference: final hidden states of the reference (p), [n, width].
+        head: the language-model head, the same for both.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, in [0, ln 2] but for rounding, [n], at
+        least fp32.
+    """
+
+    def values_and_slopes(logits: Tensor, reference_logits: Tensor) -> _ValuesAndSlopes:
+        log_p, log_q = reference_logits.log_softmax(-1), logits.log_softmax(-1)
+        log_m = torch.logaddexp(log_p, log_q).sub_(math.log(2))
+        q, excess = log_q.exp(), log_q.sub_(log_m)
+        from_q = torch.linalg.vecdot(q, excess)
+        from_p = torch.linalg.vecdot(log_p.exp(), log_p.sub(log_m))
+        return (from_p + from_q) / 2, excess.sub_(from_q[:, None]).mul_(q).div_(2)
+
+    return _by_chunks(values_and_slopes, hidden, (), head, chunk, reference=reference)
+
+
+def hinge(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:
+    """Inverted hinge at each position: 1 + q(label) - q(likeliest other token), arXiv:2408.06621.
+
+    Args:
+        hidden: final hidden states [n, width].
+        labels: token ids [n].
+        head: the language-model head, of two tokens or more.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        [n] in [0, 2], at least fp32.
+    """
+
+    def values_and_slopes(logits: Tensor, y: Tensor) -> _ValuesAndSlopes:
+        at = y[:, None]
+        q = logits.softmax(-1)
+        known = q.gather(-1, at)
+        best, rival = q.scatter(-1, at, -1.0).max(-1, keepdim=True)
+        slopes = q.mul(best - known).scatter_add_(-1, at, known).scatter_add_(-1, rival, -best)
+        return (1 + known - best)[:, 0], slopes
+
+    return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
+
+
+def uniform_label(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) -> Tensor:
+    """Cross-entropy to the prediction itself with the label at 1/V (Unilogit, arXiv:2505.06027).
+
+    Args:
+        hidden: final hidden states [n, width].
+        labels: token ids [n].
+        head: the language-model head, of V tokens.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+
+    Returns:
+        -sum_v u(v) log q(v) in nats, [n], at least fp32. The target u has 1/V on the label and
+        q (1 - 1/V) / (1 - q(label)) elsewhere; it carries no gradient.
+    """
+
+    def values_and_slopes(logits: Tensor, y: Tensor) -> _ValuesAndSlopes:
+        at, share = y[:, None], 1 / logits.shape[-1]
+        # Unlike q / (1 - q_y), this is exact where q(label) rounds to 1.
+        target = logits.scatter(-1, at, -math.inf).softmax(-1).mul_(1 - share)
+        target.scatter_(-1, at, share)
+        log_q = logits.log_softmax(-1)
+        values = -torch.linalg.vecdot(target, log_q)
+        return values, log_q.exp_().sub_(target)
+
+    return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
+
+
 @torch.no_grad()
 def token_table(
     hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None
@@ -227,6 +365,18 @@ def second_best(
         logits = head(h).index_fill(-1, excluded, -math.inf)
         tokens.append(logits.scatter_(-1, y[:, None], -math.inf).argmax(-1))
     return torch.cat(tokens)
+
+
+@torch.no_grad()
+def best(hidden: Tensor, head: Head, chunk: int | None = None) -> Tensor:
+    """The likeliest token at each position, [n].
+
+    Args:
+        hidden: final hidden states [n, width].
+        head: the language-model head.
+        chunk: positions per chunk; None: as many as fit in `CHUNK_BYTES`.
+    """
+    return torch.cat([head(h).argmax(-1) for (h,) in _chunks((hidden,), head, chunk)])
 
 
 @torch.no_grad()

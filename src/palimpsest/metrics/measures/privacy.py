@@ -24,13 +24,10 @@ from palimpsest.metrics.estimates import (
 )
 from palimpsest.metrics.intervals import (
     BOOTSTRAP_SEED,
-    SHARE,
     Interval,
+    auc_with_width,
     by_group,
-    is_point,
-    moved,
     percentiles,
-    unseen,
 )
 from palimpsest.metrics.measures import teacher_forced
 from palimpsest.metrics.teacher_forced import Reading, Tokens
@@ -80,11 +77,7 @@ def _interval(
     interval = percentiles(
         np.einsum("dm,mo,do->d", counts[0], won, counts[1], optimize=True) / pairs, confidence
     )
-    if interval is None or not is_point(interval):
-        return interval
-    # All pairs are alike: those with a row of another kind on either side may be otherwise.
-    alike = np.prod([1 - unseen(n, confidence) for n in won.shape])
-    return moved(interval[0], float(1 - alike), SHARE)
+    return auc_with_width(interval, (len(sizes), len(other_sizes)), confidence)
 
 
 def zlib_logprob(logprob_sum: float, response: str) -> float:

@@ -357,8 +357,10 @@ class Estimate:
         if not kinds & set(ASKING):
             return None
         rows = self._rows({getattr(self._scenario, s) for draw in draws for s in draw.sets})
-        # Generic labels compare the subject with a reinforced model, in fp32.
+        # Generic labels compare the subject with a reinforced model, in fp32; weighted tokens come
+        # from three passes, and what the subject writes about doubles that.
         passes, copies = (2, (2, 3)) if "generic" in kinds else (1, (2, 0))
+        passes = 6 if "erased" in kinds else passes
         logits = Logits(rows.targets * rows.share(BATCH_ROWS), *copies)
         step = self._reading(rows, rows.worst(BATCH_ROWS), MB, logits)
         return replace(step, work=passes * step.work)
