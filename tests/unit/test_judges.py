@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from kit.config_example import put, raw_config
+from palimpsest.config import load_config
 from palimpsest.errors import UserError
 from palimpsest.judges import JUDGES, Case, Verdict
 from palimpsest.judges.leak import NO_KEYS, Settings, judge
+from palimpsest.pipeline.results import judge_memory_mb
 
 LEAKS = [
     # Answers of a model, the key strings of the fact, and whether the fact got out.
@@ -74,3 +77,13 @@ def test_templates_are_filled_in_to_the_letter(template, text):
 def test_an_unknown_judge_names_the_valid_ones():
     with pytest.raises(UserError, match="no judge 'endpiont'; did you mean 'endpoint'"):
         JUDGES.get("endpiont")
+
+
+def test_a_job_requests_the_memory_that_its_judge_names() -> None:
+    raw = put(raw_config(), "score.harm_judge", "classifier")
+    raw = put(raw, "judges.classifier", {"model": "path:judge", "positive": "harmful"})
+    assert judge_memory_mb(load_config(raw), "subject") == 8000
+    large = put(raw, "judges.classifier.memory_mb", 16000)
+    assert judge_memory_mb(load_config(large), "subject") == 16000
+    leak = put(raw, "score.harm_judge", "leak")
+    assert judge_memory_mb(load_config(leak), "subject") == 2000

@@ -630,7 +630,7 @@ class Score(Stage):
     version = 4
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
-    ram_mb, seconds = 280, 5.0
+    ram_mb, seconds = 340, 5.0
 
     seeds: Annotated[
         tuple[Path, ...], Option("measure.json of every seed, in its folder", folder, many=True)
@@ -714,7 +714,7 @@ class Report(Stage):
     version = 2
     per = ("page",)
     work = "palimpsest.stages.report:report"
-    ram_mb, seconds = 350, 15.0
+    ram_mb, seconds = 420, 15.0
 
     results: Annotated[Path, Option("folder of the results")]
     tables: Annotated[Path, Option("folder for csv and parquet of every table")]
