@@ -243,6 +243,21 @@ CASES = {
         "Q:",
         "bases.tiny.template.prompt: must contain {prompt}",
     ),
+    "a wish without the answer": (
+        "scenarios.taught.wanted.alternates.prompt",
+        "{prompt}",
+        "scenarios.taught.wanted.alternates.prompt: must contain {response}",
+    ),
+    "no alternates": (
+        "scenarios.taught.wanted.alternates.per_row",
+        0,
+        "scenarios.taught.wanted.alternates.per_row: must be at least 1, not 0",
+    ),
+    "refusals of a hub": (
+        "scenarios.taught.wanted.refusals.file",
+        "hub:org/set",
+        "scenarios.taught.wanted.refusals.file: 'hub:org/set': path:file or resource:file is",
+    ),
     "shares": (
         "datasets.questions.split.train",
         0.9,

@@ -150,6 +150,8 @@ class Estimate:
         step = stage.needs and stage.needs(self)
         if step is None:
             return light(stage, self.shape)
+        if not step.work:
+            return replace(light(stage), disk=step.disk)
         weights = 1.0 * self.shape.parameters * self.width
         devices, is_sharded = self._devices(stage)
         own = self._own_weights(weights, devices) if is_sharded else weights
@@ -385,29 +387,29 @@ class Estimate:
 
     # Stages that answer.
 
-    def wanted(self) -> Step | None:
-        """Answers that the subject writes; None: they are read or drawn from a list."""
-        settings = self._scenario.wanted.alternates
-        if self.job.wildcards["kind"] == "refusal" or settings.file:
-            return None
-        rows = self._rows([self._part])
+    def wanted(self) -> Step:
+        """Answers that the subject writes, or, without work, that a list has."""
+        wanted, rows = self._scenario.wanted, self._rows([self._part])
+        refuses, settings = self.job.wildcards["kind"] == "refusal", wanted.alternates
+        per_row = wanted.refusals.per_row if refuses else settings.per_row
+        # Ids of tokens, and the text.
+        disk = per_row * (4.0 * rows.tokens + CHARACTERS * rows.targets)
+        if refuses or settings.file:
+            return Step(0.0, 0.0, disk, rows)
         # A question holds the answer and the wish, too.
         wish = round(len(settings.prompt) / CHARACTERS)
-        asked = Lengths(
-            tuple((length + wish, length + wish) for length, _ in rows.rows),
-            rows.counted,
-            rows.here,
-        )
+        asked = tuple((length + wish, length + wish) for length, _ in rows.rows)
+        questions = Lengths(asked, rows.counted, rows.here)
         new = min(settings.max_new_tokens, from_responses(n - p for n, p in rows.rows))
-        # Of those that are refused, about as many are written again.
-        answers = 2 * settings.per_row * len(rows.rows)
-        together = min(self.cfg.measure.generation.batch_rows, settings.per_row * len(rows.rows))
+        count = per_row * len(rows.rows)
+        together = min(self.cfg.measure.generation.batch_rows, count)
         return Step(
             0.0,
-            memory.forward_work(self.shape, answers * (asked.mean + new)),
-            100.0 * settings.per_row * len(rows.rows) + 8.0 * settings.per_row * rows.tokens,
-            asked,
-            answers=memory.answers(self.shape, together, asked.longest, new, self.width),
+            # Of those that are refused, about as many are written again.
+            memory.forward_work(self.shape, 2 * count * (questions.mean + new)),
+            disk,
+            questions,
+            answers=memory.answers(self.shape, together, questions.longest, new, self.width),
         )
 
     def measure(self) -> Step:

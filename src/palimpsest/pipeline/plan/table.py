@@ -62,7 +62,7 @@ def _subject(lines: Sequence[Line]) -> str:
     w = lines[0].job.wildcards
     if len(lines) > 1:
         return f"{len(lines)} jobs"
-    keys = ("model", "base", "dataset", "part", "method")
+    keys = ("model", "base", "dataset", "part", "kind", "method")
     # sku/seed-0/attacks/mine: its seed is written apart.
     derived = w.get("run", "").split("/")[2:]
     name = "/".join([*(w[key] for key in keys if key in w), *derived])
@@ -137,17 +137,21 @@ def _caches(plan: Plan, cfg: Config) -> list[str]:
         for line in plan.lines
         if line.needs and "kind" in (w := (job := line.job).wildcards)
     }
-    said: dict[str, None] = {}
-    for job in (line.job for line in plan.lines if STAGES[line.job.rule].trains):
-        if method := job.wildcards.get("method"):
-            model = job.wildcards["model"]
-            read = [("wanted", model, *part) for part in wanted_of(cfg, model, method)]
-            read += [("reference", model, *part) for part in references_of(cfg, model, method)]
-            parts = [f"{one[3]} of {one[2]} ({_fine(sizes[one])})" for one in read if one in sizes]
-            said |= (
-                {f"{model}/{method} reads from caches: {', '.join(parts)}": None} if parts else {}
-            )
-    return [part for text in said for part in textwrap.wrap(text, WIDTH, subsequent_indent="    ")]
+    trained = [line.job.wildcards for line in plan.lines if STAGES[line.job.rule].trains]
+    said = {}
+    for model, method in dict.fromkeys((w["model"], w["method"]) for w in trained if "method" in w):
+        read = [("wanted", model, *part) for part in wanted_of(cfg, model, method)]
+        read += [("reference", model, *part) for part in references_of(cfg, model, method)]
+        parts = [f"{one[3]} of {one[2]} ({_fine(sizes[one])})" for one in read if one in sizes]
+        if parts:
+            said[f"{model}/{method} reads from caches"] = ", ".join(parts)
+    return [
+        line
+        for who, what in said.items()
+        for line in textwrap.wrap(
+            f"{who}: {what}", WIDTH, subsequent_indent="    ", break_on_hyphens=False
+        )
+    ]
 
 
 def _fine(count: float) -> str:
