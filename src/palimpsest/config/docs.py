@@ -159,7 +159,8 @@ def _flat(
         inner, optional = _inner(child, defs)
         if inner is None or optional or child.get("type") == "object":
             words = "required" if name in required else _code(default)
-            yield Key(at, _type(child, defs), words, child.get("description", ""))
+            meaning = " ".join(child.get("description", "").split())  # a row is one line
+            yield Key(at, _type(child, defs), words, meaning)
         if inner is not None:
             dots = f"{at}.<name>." if child.get("type") == "object" else f"{at}."
             yield from _flat(inner, defs, dots, default)

@@ -150,10 +150,10 @@ def lora_config(model: nn.Module, lora: Lora, last: int | None = None) -> peft.L
     found = [name for name in linear if name.endswith(tuple(f".{t}" for t in lora.targets))]
     for target in lora.targets:
         if not any(name.endswith(f".{target}") for name in found):
-            last = {name.split(".")[-1] for name in linear}
+            known = {name.split(".")[-1] for name in linear}
             raise UserError(
                 f"training.lora.targets: no linear module '{target}' in the model"
-                f"{did_you_mean(target, last)}"
+                f"{did_you_mean(target, known)}"
             )
     blocks = int(model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     if lora.first_layer >= blocks:

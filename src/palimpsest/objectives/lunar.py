@@ -58,6 +58,13 @@ class Lunar(Unlearning):
             "declined": Draw(self.rows.forget, ("declined",)),
         }
 
+    def sides(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Refuses: there are no steps whose gradients could be taken apart."""
+        raise ValueError(
+            "training.gradients and training.perturb change steps, and lunar makes none: its "
+            "minimum is computed; leave them out"
+        )
+
     def reads(self) -> Reads:
         """The output of one block, also that of the untrained model."""
         return Reads(final=False, blocks=(self.layer,), untrained=("forget", "retain"))

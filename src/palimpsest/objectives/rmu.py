@@ -77,8 +77,10 @@ class Rmu(Unlearning):
 
     def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one step."""
-        forget = counted(streams["forget"].blocks[self.layer], self.skip_tokens)
-        terms = {"forget": mean_square(forget, fixed["control_vector"].to(forget.device))}
+        terms = {}
+        if "forget" in streams:
+            forget = counted(streams["forget"].blocks[self.layer], self.skip_tokens)
+            terms["forget"] = mean_square(forget, fixed["control_vector"].to(forget.device))
         if "retain" in streams:
             rows = streams["retain"]
             states, untrained = (

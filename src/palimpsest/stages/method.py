@@ -12,6 +12,7 @@ from palimpsest.engine.assemble import body_of, job_of, streams_of
 from palimpsest.engine.body import Body
 from palimpsest.engine.closed_form import InClosedForm, solve
 from palimpsest.engine.device import set_up
+from palimpsest.engine.fila import initialise
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
@@ -134,6 +135,9 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     )
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
+    if method.start == "fresh" and method.training.lora.init == "fila":
+        files = Files(job, method.end_token)
+        initialise(trainable, body, files.rows("forget", None), files.rows("retain", None))
     draws = method.draws()
     _refuse_trained_head(trainable, body, draws)
     training = job_of(
@@ -158,8 +162,9 @@ def _blocks_read(method: Objective, subject: Path) -> int | None:
     """
     last = method.reads().last
     files = read_manifest(subject, description.manifest_of(subject))["files"]
-    whole = last is None or method.start != "weights" or method.adversary() is not None
-    return None if whole or {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else last + 1
+    if last is None or method.start != "weights" or method.adversary() is not None:
+        return None
+    return None if {ADAPTER_WEIGHTS, DELTA_WEIGHTS} & set(files) else last + 1
 
 
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:

@@ -19,6 +19,7 @@ from palimpsest.engine.body import Body, States
 from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import IGNORED, Row
 from palimpsest.engine.stream import Stream
+from palimpsest.engine.train import run
 from palimpsest.errors import UserError
 
 METHODS = {key: methods.method(key) for key in ALGORITHMS}
@@ -29,6 +30,18 @@ DIVERGING = [
     if any(n != "forget" and d.reference == "states" for n, d in method.draws().items())
 ]
 WITH_TARGETS = [k for k, m in METHODS.items() if m.reads().final]
+
+
+def has_two_sides(method: Any) -> bool:
+    """Whether its terms can be taken apart."""
+    try:
+        method.sides()
+    except ValueError:
+        return False
+    return True
+
+
+APART = [key for key, method in METHODS.items() if has_two_sides(method)]
 
 NOTHING = {"states": "has no reference states", "costs": "was read without the subject's costs"}
 """What a row lacks that its draw does not ask for."""
@@ -264,6 +277,24 @@ def test_backward_of_each_term_adds_up_to_backward_of_the_sum(key: str) -> None:
     summed = [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
     # A prompt that terms share adds their gradients before the model's norms, which are fp32.
     assert_same_gradients(summed, list(made.gradients().values()), 1e-6)
+
+
+@pytest.mark.parametrize("key", APART)
+def test_a_term_is_the_same_without_the_streams_of_the_other(key: str) -> None:
+    """So that gradients can be taken apart (`training.gradients`)."""
+    made = methods.bench(key)
+    drawn, together = made.job.streams.draw(0), made.terms()
+    apart: dict[str, Tensor] = {}
+    for side in made.method.sides():
+        rows = {name: rows for name, rows in drawn.items() if name in side}
+        terms = made.job.loss(
+            run(made.job, rows, made.untrained if made.job.reads.untrained else {})
+        )
+        assert terms
+        assert not apart.keys() & terms.keys()
+        apart |= terms
+    values = {name: term.item() for name, term in together.items()}
+    assert {n: term.item() for n, term in apart.items()} == pytest.approx(values, rel=1e-6)
 
 
 @pytest.mark.parametrize("key", DIVERGING)

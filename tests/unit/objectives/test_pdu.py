@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,38 @@ def test_a_training_moves_lambda_once_a_step_and_logs_it(tmp_path: Path) -> None
         beyond = line["terms"]["retain"] / value
         assert following == pytest.approx(value + 5 * beyond, rel=1e-9)
     assert made.job.state["lambda"].item() != values[-1], "it moves after the last step, too"
+
+
+class Killed(BaseException):
+    """Stands for the end of the process at some point."""
+
+
+def test_a_resumed_run_has_the_lambda_and_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
+    """epsilon is that of the untrained model, also where trained weights are loaded."""
+    over: dict[str, Any] = {
+        "steps": 4,
+        "epsilon": {"above_start": 0.01},
+        "training": {"optimizer": {"learning_rate": 1e-2}, "checkpoint_seconds": 0},
+        "dtype": torch.float32,
+        "moved": False,
+    }
+    whole = methods.bench("pdu", tmp_path / "whole", **over)
+    train(whole.job)
+    first, calls = methods.bench("pdu", tmp_path / "again", **over), [0]
+
+    def dies(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise Killed
+        return first.job.loss(streams)
+
+    with pytest.raises(Killed):
+        train(replace(first.job, loss=dies))
+    again = methods.bench("pdu", tmp_path / "again", **over)
+    train(again.job)
+    assert torch.equal(again.job.state["lambda"], whole.job.state["lambda"])
+    assert whole.job.state["lambda"].item() != 100
+    for name, weight in whole.job.weights.items():
+        assert torch.equal(again.job.weights[name], weight)

@@ -20,6 +20,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MODEL, REFERENCE, TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import write_manifest
+from palimpsest.model.adapter import read_adapter
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.reference import folder_of
@@ -133,6 +134,19 @@ def test_what_was_trained_loads_with_an_adapter_too(
     trained = {"parameters": [methods.DOWN]}
     training |= trained if start == "weights" else {"lora": {"targets": tiny.TARGETS}}
     out = unlearned(inputs, tmp_path / "model", key, start=start, training=training)
+    model = load_model(out, inputs["base"], "float32", torch.device("cpu"))
+    ids = methods.SETS["forget"][0].ids[None]
+    with torch.no_grad():
+        moved = (model(ids).logits - tiny.llama(torch.float32)(ids).logits).abs().max()
+    assert moved > 1e-3
+
+
+def test_an_adapter_ends_where_the_pass_ends(inputs: dict[str, Path], tmp_path: Path) -> None:
+    training = {"optimizer": {"learning_rate": 1e-2}, "lora": {"targets": tiny.TARGETS}}
+    out = unlearned(inputs, tmp_path / "model", "rr", blocks=[1], training=training)
+    updates = read_adapter(out, MODEL)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in updates} == {0, 1}
+    assert all(update.b.abs().max() > 0 for update in updates.values())
     model = load_model(out, inputs["base"], "float32", torch.device("cpu"))
     ids = methods.SETS["forget"][0].ids[None]
     with torch.no_grad():
