@@ -9,13 +9,28 @@ from typing import Any
 
 from palimpsest.pipeline.program import work
 from palimpsest.pipeline.stage import Stage
-from palimpsest.pipeline.stages import Describe, Negate, Reference
-from palimpsest.settings.draw import Kind
+from palimpsest.pipeline.stages import Describe, Negate, Reference, Wanted
+from palimpsest.stages import wanted as wanted_answers
 from palimpsest.stages.reference import folder_of
 
 LOAD = {"dtype": "float32", "trust_remote_code": False}
 UNTRACKED = {"checkpoint_seconds": 1e9, "gradient_checkpointing": False}
 """Settings of a training that change no result."""
+TEMPLATE = {"prompt": "{prompt}", "response": "{response}", "eos": True}
+"""With it the texts of `kit.models.save_texts` become the rows that they are of."""
+WANTED: dict[str, dict[str, Any]] = {
+    "refusal": {"file": "resource:refusals/refusals.txt", "per_row": 2, "seed": 0},
+    "alternate": {
+        "file": None,
+        "per_row": 2,
+        "prompt": "{prompt} {response} w9 w8",
+        "temperature": 1.0,
+        "max_new_tokens": 12,
+        "tries": 30,
+        "seed": 0,
+    },
+}
+"""Settings of wanted answers."""
 FOLDERS = ("base", "tokens", "datasets", "subject", "acquired")
 """Arguments that are folders of these names."""
 
@@ -61,10 +76,22 @@ class Work:
         work(stage)(stage(config=config, out=self.root / out, **{**defaults, **arguments}))
         return self.root / out
 
-    def refer(self, part: str = "set/train", kind: Kind = "states") -> Path:
+    @property
+    def wanted(self) -> Path:
+        return self.root / "wanted"
+
+    def refer(self, part: str = "set/train", kind: str = "states") -> Path:
         """Compute the subject's reference of one kind on a part."""
         out = folder_of(self.reference, part, kind)
-        return self.run(Reference, out, {**LOAD, "part": part, "kind": kind})
+        config = {**LOAD, "part": part, "kind": kind}
+        return self.run(Reference, out, config, wanted=self.wanted)
+
+    def want(self, kind: str, part: str = "set/forget", **settings: Any) -> Path:
+        """Make the wanted answers to a part; the subject has to be described."""
+        out = wanted_answers.folder_of(self.wanted, part, kind)
+        config = {"part": part, "kind": kind, "template": TEMPLATE, "batch_rows": 8, **LOAD}
+        config["settings"] = {**WANTED[kind], **settings}
+        return self.run(Wanted, out, config, original=self.root / "original")
 
     def negate(self, scale: float, out: str | Path, **arguments: Any) -> Path:
         """Subtract the acquired task vector, times lambda."""

@@ -251,6 +251,19 @@ def words(ids: Iterable[int]) -> str:
     return " ".join(f"w{i}" for i in ids if i != EOS)
 
 
+def save_texts(folder: Path, parts: dict[str, Sequence[Row]], **columns: Sequence[Any]) -> Path:
+    """The data set of token rows; `columns` are further ones, the same in each part."""
+    for part, members in parts.items():
+        texts = {
+            "id": [row.id for row in members],
+            "prompt": [words(row.prompt.tolist()) for row in members],
+            "response": [words(row.response.tolist()) for row in members],
+        }
+        write_table(folder / f"{part}.parquet", pa.table({**texts, **columns}))
+    write_manifest(folder, [f"{part}.parquet" for part in parts], format="qa")
+    return folder
+
+
 def save_tokens(folder: Path, parts: dict[str, Sequence[Row]]) -> Path:
     """A dataset's token folder as the stage ``tokenize`` writes it."""
     for part, members in parts.items():

@@ -67,6 +67,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
+    "alt_po": ("alt_po", {"rows": {"forget": 3, "retain": 2}}),
+    "idk_ap": ("idk_ap", {"weights": {"retain": 1}, "retain_term": "kl"}),
     # A row each: for some processes and streams there is none.
     "single": ("llmu", {"rows": {"forget": 1, "retain": 1}, "weights": {"retain": 0}}),
 }

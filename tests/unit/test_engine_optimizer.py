@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kit.methods import Bench, bench
-from palimpsest.engine.optimizer import average, optimizer_of
+from palimpsest.engine.optimizer import average, optimizer_of, portions
 from palimpsest.engine.train import schedule, train
 from palimpsest.errors import UserError
 from palimpsest.settings.training import Optimizer
@@ -39,6 +39,31 @@ def test_schedule_free_saves_the_average_and_not_where_it_trains(warmup: int, st
     torch.testing.assert_close(weight.detach(), x, rtol=1e-10, atol=1e-12)
     if steps == 25:
         assert (x - y).norm() > 0.01 * (x - start).norm(), "what the released code saves is not it"
+
+
+def test_tensors_are_updated_together_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Portions of any size: the same bits, and another order of the same operations per tensor."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(7, 5), (3,), (40,), (2, 2), (1,)]
+    start = [torch.randn(shape, generator=random) for shape in shapes]
+    gradients = [[torch.randn(shape, generator=random) for shape in shapes] for _ in range(6)]
+    settings = Optimizer(name="schedule_free", learning_rate=0.05, weight_decay=0.1, warmup_steps=2)
+    ends = []
+    for numbers in (1, 40, 1000):
+        monkeypatch.setattr("palimpsest.engine.optimizer.AT_ONCE", numbers)
+        weights = {str(i): w.clone().requires_grad_(True) for i, w in enumerate(start)}
+        optimizer = optimizer_of(weights, settings)
+        for step in gradients:
+            for weight, gradient in zip(weights.values(), step, strict=True):
+                weight.grad = gradient.clone()
+            optimizer.step()
+        ends.append(list(weights.values()))
+    assert len(portions(start, 1)) == 5
+    assert len(portions(start, 40)) == 3
+    assert len(portions(start, 1000)) == 1
+    assert len(portions([start[0], start[1].double(), start[2]], 1000)) == 3
+    for end in ends[1:]:
+        assert all(map(torch.equal, ends[0], end))
 
 
 def test_adamw_is_one_kernel_on_a_gpu_alone() -> None:

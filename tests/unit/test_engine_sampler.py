@@ -10,7 +10,7 @@ import torch
 
 from kit import models as tiny
 from palimpsest.engine.rows import Row
-from palimpsest.engine.sampler import Shuffled, Streams, generator, random_answers
+from palimpsest.engine.sampler import Pairs, Shuffled, Streams, generator, random_answers
 from palimpsest.errors import UserError
 from reference import released
 
@@ -143,3 +143,52 @@ def test_a_step_has_k_random_answers_for_each_of_its_forget_rows() -> None:
     assert {name: len(rows) for name, rows in drawn.items()} == sizes
     prompts = [row.prompt.tolist() for row in drawn["forget"] for _ in range(2)]
     assert [row.prompt.tolist() for row in drawn["random"]] == prompts
+
+
+def answers_of(rows: list[Row], k: int) -> dict[str, list[Row]]:
+    return {
+        row.id: [Row(f"{row.id}~{i}", row.ids, row.prompt_length) for i in range(k)] for row in rows
+    }
+
+
+def paired(rows: list[Row], k: int, seed: int = 0) -> Streams:
+    answers = answers_of(rows, k)
+    flat = [answer for of_row in answers.values() for answer in of_row]
+    sizes = {"forget": 4, "wanted": 4}
+    pairs = {"wanted": Pairs("forget", rows, answers)}
+    return Streams(sizes, {"forget": rows, "wanted": flat}, seed, pairs=pairs)
+
+
+def test_the_bth_wanted_answer_belongs_to_the_bth_row() -> None:
+    streams = paired(ROWS, 3)
+    for step in range(20):
+        drawn = streams.draw(step)
+        assert [answer.id.split("~")[0] for answer in drawn["wanted"]] == ids(drawn["forget"])
+
+
+def test_k_passes_over_the_rows_have_each_pair_once() -> None:
+    streams = paired(ROWS, 3)
+    read = [i for step in range(15) for i in ids(streams.draw(step)["wanted"])]
+    assert len(read) == 2 * 3 * len(ROWS)
+    for first in (0, 30):
+        pairs = Counter(read[first : first + 30])
+        assert pairs == {f"{row.id}~{k}": 1 for row in ROWS for k in range(3)}
+
+
+def test_which_answer_is_drawn_is_a_function_of_seed_and_step_alone() -> None:
+    one, other = (paired(ROWS, 3) for _ in range(2))
+    forward = [ids(one.draw(step)["wanted"]) for step in range(12)]
+    backward = [ids(other.draw(step)["wanted"]) for step in reversed(range(12))]
+    assert forward == backward[::-1]
+    assert ids(paired(ROWS, 3).draw(11)["wanted"]) == forward[11]
+    assert ids(paired(ROWS, 3, seed=1).draw(11)["wanted"]) != forward[11]
+    orders = {tuple(i[-1] for i in forward[step]) for step in range(12)}
+    assert len(orders) > 5, "not the same place of every row's list"
+
+
+def test_wanted_answers_of_rows_that_no_stream_draws_have_an_order_of_their_own() -> None:
+    answers = answers_of(ROWS, 2)
+    pairs = {"refusal": Pairs("refusal", ROWS, answers)}
+    streams = Streams({"refusal": 5}, {"refusal": ROWS}, 0, pairs=pairs)
+    read = [i for step in range(4) for i in ids(streams.draw(step)["refusal"])]
+    assert Counter(read) == {f"{row.id}~{k}": 1 for row in ROWS for k in range(2)}

@@ -123,6 +123,18 @@ def test_batches_change_no_verdict(single):
         assert [v.score for v in together] == pytest.approx([v.score for v in alone], abs=1e-5)
 
 
+def test_in_a_half_type_each_text_runs_by_itself(single):
+    texts = [*HARMFUL, *HARMLESS, "copper", "tell me about copper and why you will not stir it"]
+    alone = judged(single, texts, batch_rows=1, dtype="bfloat16")
+    together = judged(single, texts, batch_rows=32, dtype="bfloat16")
+    full = judged(single, texts)
+    assert together == alone
+    assert [v.score for v in alone] != [v.score for v in full]
+    assert [v.score for v in alone] == pytest.approx([v.score for v in full], abs=0.05)
+    half = Classifier(single, ["recipe"], torch.device("cpu"), "bfloat16")
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+
+
 def test_the_template_decides_what_is_read(single):
     case = Case("no", "stir the copper pot", [], "i will not tell")
     settings = {"model": f"path:{single}", "positive": "recipe"}

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from palimpsest.config import read_config
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config
 from palimpsest.errors import UserError
+from palimpsest.objectives.elm import Targets
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.estimate import Plan, plan
 from palimpsest.pipeline.plan.jobs import Job, jobs_of, parse_summary, wildcards_of
@@ -97,6 +99,14 @@ def test_jobs_are_listed_with_their_wildcards_and_reasons() -> None:
         (
             "results/m/reference/set.v1/train.costs/manifest.json",
             {"model": "m", "dataset": "set.v1", "part": "train", "kind": "costs"},
+        ),
+        (
+            "results/m/wanted/set/train.v1.refusal/manifest.json",
+            {"model": "m", "dataset": "set", "part": "train.v1", "kind": "refusal"},
+        ),
+        (
+            "results/m/reference/set/train.alternate-costs/manifest.json",
+            {"model": "m", "dataset": "set", "part": "train", "kind": "alternate-costs"},
         ),
         ("results/all_methods.html", {"page": "all_methods"}),
     ],
@@ -369,6 +379,47 @@ CHAIN = [
 ]
 
 
+def test_a_method_reads_its_caches_and_their_sizes_are_named(cfg: Config) -> None:
+    model = "smollm2-135m"
+    paths = [
+        ("wanted", f"results/{model}/wanted/hazards/forget.alternate/manifest.json", "missing"),
+        ("reference", f"results/{model}/reference/hazards/forget.costs/manifest.json", "cached"),
+        (
+            "reference",
+            f"results/{model}/reference/hazards/forget.alternate-costs/manifest.json",
+            "missing",
+        ),
+        ("unlearn", f"results/{model}/alt_po/seed-0/model/model.json", "missing"),
+        ("unlearn", f"results/{model}/finetune/seed-0/model/model.json", "missing"),
+    ]
+    made = planned(cfg, SMALL, *paths)
+    text = " ".join(text_of(made, cfg).split())
+    said = re.search(
+        rf"{model}/alt_po reads from caches: alternate of hazards/forget \((\d+) kB\), "
+        r"alternate-costs of hazards/forget \((\d+) kB\), costs of hazards/forget \((\d+) kB\)",
+        text,
+    )
+    assert said, text
+    # 4 bytes a token of each stored answer.
+    needs = {line.job.wildcards.get("kind"): line.needs for line in made.lines}
+    targets = tokens().of(cfg.models[model].base, "hazards/forget").targets
+    of_pairs = cfg.scenarios["hazards"].wanted.alternates.per_row * 4 * targets
+    assert needs["costs"] is not None
+    assert needs["alternate-costs"] is not None
+    assert (needs["costs"].disk, needs["alternate-costs"].disk) == (4 * targets, of_pairs)
+    assert "finetune reads" not in text
+    assert needs["alternate"] is not None
+    assert needs["alternate"].work > 0
+
+
+def test_refusals_need_no_model(cfg: Config) -> None:
+    path = "results/smollm2-135m/wanted/hazards/forget.refusal/manifest.json"
+    (line,) = planned(cfg, SMALL, ("wanted", path, "missing")).lines
+    assert line.needs is not None
+    assert not line.needs.work
+    assert line.needs.ram < 1e9
+
+
 @pytest.mark.parametrize("machine", [LARGE, SMALL])
 def test_the_table_fits_a_screen_and_says_whether_the_machine_is_large_enough(
     cfg: Config, machine: Machine
@@ -453,6 +504,38 @@ def test_sharded_weights_take_less_of_each_device_and_more_main_memory(cfg: Conf
     each = cfg.model_copy(update={"bases": {**cfg.bases, "llama2-13b": both}})
     assert needed(each, "acquire", "llama2-13b").device > 2 * llama.parameters
     assert needed(each, "acquire", "llama2-13b").work == one.work / 2
+
+
+def test_what_is_computed_before_training_is_counted(cfg: Config) -> None:
+    """FILA's squared gradients of queries and values; the products of LUNAR's inputs."""
+    llama, model = shape(cfg, "llama2-7b"), "llama2-7b"
+    methods = {"sku": cfg.methods["sku"], "lunar": cfg.methods["lunar"]}
+    lora = methods["sku"].training.lora.model_copy(update={"init": "fila"})
+    training = methods["sku"].training.model_copy(update={"lora": lora})
+    begun = cfg.model_copy(
+        update={"methods": {"sku": methods["sku"].model_copy(update={"training": training})}}
+    )
+    more = needed(begun, "acquire", model).device - needed(cfg, "acquire", model).device
+    assert more == pytest.approx(llama.layers * 2 * 4096**2 * 10, rel=0.01)
+    products = 3 * 8 * 11008**2
+    assert needed(cfg, "unlearn", model, "lunar").device > products + 1.4 * llama.parameters
+
+
+def test_weighted_tokens_take_eight_bytes_each(cfg: Config) -> None:
+    """ELM keeps 50 for each answer token that is to be forgotten; other labels are one number."""
+    many, few = (
+        needed(
+            cfg.model_copy(
+                update={"methods": {"elm": cfg.methods["elm"].model_copy(update={"targets": kept})}}
+            ),
+            "examples",
+            "smollm2-135m",
+            "elm",
+        ).disk
+        for kept in (Targets(top=50), Targets(top=49))
+    )
+    rows = tokens().of("smollm2-135m", cfg.scenarios["hazards"].forget)
+    assert many - few == 8 * rows.targets
 
 
 def test_a_large_base_takes_longer_to_load(cfg: Config) -> None:

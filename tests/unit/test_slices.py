@@ -25,11 +25,12 @@ KNOWN = {
     **{"base": "tiny", "dataset": "questions", "page": "report"},
     **{"part": "train", "kind": "states"},
 }
+OF_A_STAGE = {
+    **dict.fromkeys(("region", "examples", "unlearn"), LOCATED),
+    "wanted": {"kind": "alternate"},
+}
 WILDCARDS = {
-    name: {
-        key: (KNOWN | (LOCATED if name in ("region", "examples", "unlearn") else RUN))[key]
-        for key in stage.per
-    }
+    name: {key: (KNOWN | RUN | OF_A_STAGE.get(name, {}))[key] for key in stage.per}
     for name, stage in STAGES.items()
 }
 
@@ -122,14 +123,18 @@ def test_swapping_two_numbers_counts():
 
 
 TASK = "scenarios.taught.lm_eval.local:questions/test"
-TRAINED = ("pretrain", "retrain", "reference", "localize", "acquire", "unlearn")
+TRAINED = ("pretrain", "retrain", "wanted", "reference", "localize", "acquire", "unlearn")
 LOADED = ("lm_eval", "sweep")
 ONLY: list[tuple[str, Any, set[str]]] = [
     ("bases.tiny.source", "path:models/else", {"download_model", "merge"}),
     ("bases.tiny.revision", "v2", {"download_model", "merge"}),
     ("bases.tiny.license", "mit", {"merge"}),
-    ("bases.tiny.template.response", "{response}", {"tokenize", "measure", "lm_eval", "merge"}),
-    ("bases.tiny.template.eos", False, {"tokenize", "measure", "merge"}),
+    (
+        "bases.tiny.template.response",
+        "{response}",
+        {"tokenize", "wanted", "measure", "lm_eval", "merge"},
+    ),
+    ("bases.tiny.template.eos", False, {"tokenize", "wanted", "measure", "merge"}),
     (
         "bases.tiny.dtype",
         "float32",
@@ -205,7 +210,12 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("all_methods", {"models": {}, "examples": 2}, set()),
     ("measure.generation.max_new_tokens", 9, {"measure", "sweep"}),
     ("scenarios.taught.max_new_tokens", 9, {"measure", "sweep"}),
-    ("measure.generation.batch_rows", 9, {"measure", "sweep", "lm_eval"}),
+    ("measure.generation.batch_rows", 9, {"wanted", "measure", "sweep", "lm_eval"}),
+    ("scenarios.taught.wanted.alternates.per_row", 2, {"wanted"}),
+    ("scenarios.taught.wanted.alternates.prompt", "{prompt} {response}", {"wanted"}),
+    ("scenarios.taught.wanted.alternates.file", "path:mine.jsonl", {"wanted"}),
+    ("scenarios.taught.wanted.refusals.per_row", 2, set()),  # of the other kind
+    ("scenarios.bare.wanted.alternates.per_row", 2, set()),
     ("measure.generation.backend", "vllm", {"measure"}),
     ("measure.batch_tokens", 9, set()),
     ("measure.wrappers", {"story": "Once: {prompt}"}, {"measure", "judge", "score"}),
@@ -295,7 +305,7 @@ def test_vllm_decides_itself_what_is_decoded_together():
 def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
     raw = put(raw_config(), "scenarios.taught.lm_eval", {"mmlu": {}})
     other = put(raw, "bases.tiny.template.response", "{response}")
-    assert changed(slices(raw), slices(other)) == {"tokenize", "measure", "merge"}
+    assert changed(slices(raw), slices(other)) == {"tokenize", "wanted", "measure", "merge"}
 
 
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():

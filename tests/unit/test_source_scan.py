@@ -210,7 +210,7 @@ def test_every_stage_trusts_the_code_of_the_subjects_base_alone():
     assert not any(s.get("trust_remote_code") for s in other.values())
     trusting = {name for name, s in own.items() if s.get("trust_remote_code")}
     assert trusting == {
-        *("pretrain", "retrain", "reference", "localize", "acquire", "unlearn"),
+        *("pretrain", "retrain", "wanted", "reference", "localize", "acquire", "unlearn"),
         *("download_model", "measure", "lm_eval", "sweep"),
     }
     for name in own:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from kit import jobs
 from kit import models as tiny
-from kit.jobs import LOAD, UNTRACKED
+from kit.jobs import LOAD, UNTRACKED, WANTED
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
@@ -78,6 +78,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "whp": {**FRESH, "steps": 30, "generic": {"alpha": 50.0}},
     "lunar": {"layer": 2, "training": {**BLOCKS["training"], "parameters": MLP_2}},
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
+    "rr": {**FRESH, "blocks": [1, 2], "steps": 40},
+    "pdu": {**FRESH, "epsilon": {"value": 0.3}},
     "rmu_lat": {**BLOCKS, "layer": 2, "alpha": 1.0, "attack": {"block": 1}},
     "satimp": {**FRESH, "beta1": 1, "weights": {"retain": 0}},
 }
@@ -135,6 +137,7 @@ class Work(jobs.Work):
             region=more.pop("region", None),
             untracked={**UNTRACKED, **more},
             **({"subject": subject} if subject else {}),
+            wanted=self.wanted if any(draw.wanted for draw in draws) else None,
             reference=self.reference if any(draw.reference for draw in draws) else None,
             examples=made,
         )
@@ -169,6 +172,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     made.run(Pretrain, "subject", {**LOAD, "pretrain": PRETRAINING})
     for part in ("set/train", "set/other"):
         made.refer(part)
+    tiny.save_texts(made.root / "datasets/set", PARTS)
+    made.describe("original")
+    for kind in WANTED:
+        made.want(kind)
+        made.refer("set/forget", f"{kind}-costs")
+    made.want("refusal", "set/train")
     for kind in get_args(Kind):
         made.refer("set/forget", kind)
     return made
@@ -182,7 +191,7 @@ def unlearned(work: Work) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def original(work: Work) -> Any:
-    return work.load(work.describe("original"))
+    return work.load(work.at("original"))
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in ("finetune", "random_matching")])
@@ -297,7 +306,7 @@ def test_blocks_that_no_pass_runs_are_not_loaded(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
-@pytest.mark.parametrize("name", ["ga_kl", "rmu", "rmu_lat"])
+@pytest.mark.parametrize("name", ["ga_kl", "rmu", "rmu_lat", "alt_po"])
 def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     work: Work, monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str
 ) -> None:

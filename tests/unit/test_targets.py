@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kit.config_example import raw_config
+from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.config.load import FILES
+from palimpsest.config.schema import Config
 from palimpsest.errors import UserError
+from palimpsest.pipeline.results import every_result
 from palimpsest.pipeline.targets import check_targets, config_or_exit
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -200,3 +202,49 @@ def test_snakemake_ends_with_nothing_but_the_message(tmp_path):
         "error: results/subjct/sku/eval.json: no model 'subjct' in the configuration; "
         "did you mean 'subject'? valid: second, subject\n"
     )
+
+
+# Methods on pairs.
+
+PAIRED = {"training": {"optimizer": {"learning_rate": 1e-4}}, "steps": 10}
+TEXTS = {"source": "path:data/notes.txt", "adapter": "text", "parts": {"all": {}}}
+
+
+def on_texts(name: str = "scenarios.bare.forget") -> Config:
+    """The small configuration with methods on pairs, one subject's rows plain texts."""
+    raw = put(raw_config(), "datasets.notes", TEXTS)
+    for algorithm in ("idk_dpo", "alt_po", "idk", "idk_ap", "finetune"):
+        raw = put(raw, f"methods.{algorithm}", {"algorithm": algorithm, **PAIRED})
+    return load_config(put(raw, name, "notes/all"))
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("idk_dpo", "refusal"), ("alt_po", "alternate"), ("idk", "refusal"), ("idk_ap", "refusal")],
+)
+def test_a_method_that_needs_prompts_is_refused_on_plain_texts_with_those_that_work(method, kind):
+    cfg = on_texts()
+    with pytest.raises(UserError) as refused:
+        check_targets(["snakemake", f"results/second/{method}/eval.json"], cfg)
+    assert str(refused.value) == (
+        f"results/second/{method}/eval.json: method '{method}' teaches other answers to prompts "
+        f"({kind}s), and 'notes/all' has plain texts, without prompts; methods that work: sku, "
+        "anchored, finetune"
+    )
+    check_targets(["snakemake", f"results/subject/{method}/eval.json"], cfg)
+
+
+def test_answers_to_retain_prompts_need_prompts_there():
+    cfg = on_texts("scenarios.bare.retain")
+    with pytest.raises(UserError, match="'idk_ap' teaches other answers to prompts"):
+        check_targets(["snakemake", "results/second/idk_ap/eval.json"], cfg)
+    check_targets(["snakemake", "results/second/idk/eval.json"], cfg)
+
+
+def test_the_catalog_leaves_out_methods_that_need_prompts():
+    results = every_result(on_texts())
+    assert "results/subject/alt_po/eval.json" in results
+    assert "results/second/finetune/eval.json" in results
+    assert not [
+        name for name in results if name.startswith(("results/second/idk", "results/second/alt"))
+    ]

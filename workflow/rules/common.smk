@@ -207,6 +207,11 @@ def memory_of(wildcards, attempt):
     return CFG.bases[CFG.models[wildcards.model].base].memory_mb * (1 + attempt) // 2
 
 
+def memory_of_judge(wildcards, attempt):
+    """Main memory for a job that judges, in MB; half as much again per retry."""
+    return results.judge_memory_mb(CFG, wildcards.model) * (1 + attempt) // 2
+
+
 def runtime_of(wildcards, attempt):
     """Time for a job that loads the subject's base, in minutes; half as much again per retry."""
     return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes * (1 + attempt) // 2

@@ -19,7 +19,7 @@ rule judge:
     threads: lambda wildcards: 8 if judge_of(wildcards).runs == "model" else 1
     resources:
         gpu=lambda wildcards: int(judge_of(wildcards).runs == "model"),
-        mem_mb=8000,
+        mem_mb=memory_of_judge,
         runtime=60,
     params:
         config=config_of("judge"),

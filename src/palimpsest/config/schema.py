@@ -119,6 +119,8 @@ class Pretraining(Section):
     def _an_adapter(self) -> Self:
         if self.training.parameters:
             raise ValueError("pretraining trains an adapter: leave training.parameters out")
+        if self.training.lora.init != "zero":
+            raise ValueError("pretraining forgets nothing: leave training.lora.init out")
         if self.training.apart:
             raise ValueError(
                 "pretraining forgets nothing: leave training.gradients and training.perturb out"
@@ -149,10 +151,10 @@ class Alternates(Section):
     )
     """What the subject is asked, in the base's template."""
     temperature: Annotated[Real, Field(ge=0.01, le=100)] = 1.0
-    """Divides the logits."""
+    """Divides the logits; each further try adds 0.125."""
     max_new_tokens: Count = 200
     """Longest alternate; it is no longer than a quarter more than the longest response."""
-    tries: Count = 8
+    tries: Count = 12
     """How often the subject is asked for what is missing: an alternate with a key string, with a
     ROUGE-L of 0.9 or more to the answer, or that is there already does not count."""
     seed: Index = 0

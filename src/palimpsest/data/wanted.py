@@ -10,7 +10,7 @@ from palimpsest.data.fields import text_of, texts_of
 from palimpsest.data.read import read_rows
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.metrics.matching import contains
-from palimpsest.metrics.normalise import normalise, words
+from palimpsest.metrics.normalise import words
 
 ALIKE = 0.9
 """From this ROUGE-L on, a text says the same as the answer."""
@@ -27,11 +27,11 @@ def fault_of(text: str, response: str, key: Sequence[str], wrong: Sequence[str])
     """
     if not words(text):
         return "it has no words"
-    if normalise(text) == normalise(response):
+    if words(text) == words(response):
         return "it is the row's own answer"
     if any(contains(text, string) for string in key):
         return "it contains a key string of the row"
-    if normalise(text) in map(normalise, wrong):
+    if words(text) in map(words, wrong):
         return "it is a wrong answer of the row, which the evaluation compares with"
     return None
 
@@ -60,7 +60,7 @@ def read_refusals(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not words(line):
             raise UserError(f"{path}, line {number}: it is empty; write one refusal a line")
-        if (first := known.setdefault(normalise(line), number)) != number:
+        if (first := known.setdefault(" ".join(words(line)), number)) != number:
             raise UserError(
                 f"{path}, line {number}: line {first} has the same words ({line.strip()!r:.60}); "
                 "leave one of them out"
@@ -89,7 +89,7 @@ def read_alternates(path: Path, ids: Collection[str]) -> dict[str, list[tuple[st
             raise UserError(f"{where}: no row '{row}' in the part{did_you_mean(row, ids)}")
         known = found.setdefault(row, [])
         for text in texts:
-            if normalise(text) in (normalise(other) for _, other in known):
+            if words(text) in (words(other) for _, other in known):
                 raise UserError(f"{where}: row '{row}' has the alternate {text!r:.60} twice")
             known.append((where, text))
     return found

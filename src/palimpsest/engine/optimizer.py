@@ -12,6 +12,9 @@ from torch import Tensor
 from palimpsest.errors import UserError
 from palimpsest.settings.training import Optimizer
 
+AT_ONCE = 1 << 24
+"""Numbers that are updated together: on a GPU in ten launches, with two copies of them in fp32."""
+
 
 class ScheduleFreeAdamW(torch.optim.Optimizer):
     """AdamW that averages its iterates instead of lowering the rate (arXiv:2405.15682).
@@ -44,18 +47,25 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             weight = group["eta_max"] ** 2
             group["k"], group["weight_sum"] = k + 1, group["weight_sum"] + weight
             c = weight / group["weight_sum"]
-            for y in group["params"]:
-                if y.grad is None:
-                    continue
-                state = self.state[y]
-                if not state:
-                    state.update(z=y.detach().clone(), v=torch.zeros_like(y))
-                z, v = state["z"], state["v"]
-                v.mul_(b2).addcmul_(y.grad, y.grad, value=1 - b2)
-                u = y.grad / (v.sqrt() + group["eps"])
-                u.add_(y, alpha=group["weight_decay"])
-                y.lerp_(z, c).add_(u, alpha=eta * (b1 * (1 - c) - 1))
-                z.sub_(u, alpha=eta)
+            for y in portions([y for y in group["params"] if y.grad is not None], AT_ONCE):
+                gradients = [tensor.grad for tensor in y if tensor.grad is not None]
+                z, v = self._states(y)
+                torch._foreach_mul_(v, b2)
+                torch._foreach_addcmul_(v, gradients, gradients, value=1 - b2)
+                u = torch._foreach_sqrt(v)
+                torch._foreach_add_(u, group["eps"])
+                u = torch._foreach_div(gradients, u)
+                torch._foreach_add_(u, y, alpha=group["weight_decay"])
+                torch._foreach_lerp_(y, z, c)
+                torch._foreach_add_(y, u, alpha=eta * (b1 * (1 - c) - 1))
+                torch._foreach_sub_(z, u, alpha=eta)
+
+    def _states(self, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """z and v of each weight."""
+        for y in weights:
+            if not self.state[y]:
+                self.state[y].update(z=y.detach().clone(), v=torch.zeros_like(y))
+        return [self.state[y]["z"] for y in weights], [self.state[y]["v"] for y in weights]
 
     @torch.no_grad()
     def to_average(self) -> None:
@@ -65,6 +75,21 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             for y in group["params"]:
                 if y in self.state:
                     y.sub_(self.state[y]["z"], alpha=1 - b1).div_(b1)
+
+
+def portions(weights: Iterable[Tensor], numbers: int) -> list[list[Tensor]]:
+    """`weights` in lists of one device and type: of at most `numbers` numbers, or of one tensor."""
+    lists: list[list[Tensor]] = []
+    taken = 0
+    for weight in weights:
+        last = lists[-1][-1] if lists else weight
+        alike = (weight.device, weight.dtype) == (last.device, last.dtype)
+        if not lists or not alike or taken + weight.numel() > numbers:
+            lists.append([])
+            taken = 0
+        lists[-1].append(weight)
+        taken += weight.numel()
+    return lists
 
 
 def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Optimizer:

@@ -75,7 +75,7 @@ class Stream:
         self.cost = _mean(values.detach()[to_learn])
         return values
 
-    def soft_nll(self) -> Tensor:
+    def weighted_nll(self) -> Tensor:
         """-sum_v w(v) log q(v) over the weighted tokens of every target that counts, [tokens]."""
         local = [_soft(row) for row, h in zip(self.rows, self.hidden, strict=True) if len(h)]
         nothing = torch.empty(0)  # a process without rows
@@ -83,7 +83,9 @@ class Stream:
             torch.cat(parts).to(self.device)
             for parts in zip(*local or [(nothing, nothing)], strict=True)
         )
-        return self._at_targets(lambda states, _: heads.soft_nll(states, ids, weights, self.head))
+        return self._at_targets(
+            lambda states, _: heads.weighted_nll(states, ids, weights, self.head)
+        )
 
     def reference_costs(self) -> Tensor:
         """-log p of the subject at every target that counts, fp32, [tokens]; no gradient.

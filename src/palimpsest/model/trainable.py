@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS
 from palimpsest.io.manifest import read_manifest
+from palimpsest.model.adapter import Update, add, updates_of
 from palimpsest.model.delta import add_deltas
 from palimpsest.model.description import manifest_of
 from palimpsest.model.lora import add_trainable, attach_subject
 from palimpsest.model.names import first_block, lora_name
 from palimpsest.settings.method import Start
 from palimpsest.settings.training import Training
+
+RESIDUAL = "residual"
+"""A frozen adapter that cancels the first values of a trained one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ class Trainable:
             self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         )
         return network
+
+    def added(self) -> dict[str, Update]:
+        """What a fresh adapter adds to what training started from, less its first values."""
+        return add(updates_of(self.model, "unlearned"), updates_of(self.model, RESIDUAL), 1.0)
 
     @property
     def first_block(self) -> int:

@@ -50,6 +50,23 @@ class Objective(MethodSettings):
         return self
 
     @model_validator(mode="after")
+    def _fila(self) -> Self:
+        if self.training.lora.init == "zero":
+            return self
+        if self.start != "fresh":
+            raise ValueError(
+                f"training.lora.init: {self.training.lora.init} gives a fresh adapter its first "
+                f"values, and start is '{self.start}'; set start: fresh"
+            )
+        sets = {name for draw in self.draws().values() for name in draw.sets}
+        if lacking := {"forget", "retain"} - sets:
+            raise ValueError(
+                f"training.lora.init: {self.training.lora.init} weighs forget rows against retain "
+                f"rows, and this method reads no {min(lacking)} rows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _two_terms(self) -> Self:
         if self.training.apart:
             self.sides()

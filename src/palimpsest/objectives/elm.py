@@ -60,8 +60,9 @@ class Targets(Section):
     """Divides all logits."""
     top: Count = 50
     """Tokens of a target that are kept."""
-    change: Text = " Let us talk about something else instead."
-    """What follows a forget prompt where the model is to write fluent text."""
+    change: Text = " Let us talk about something else. For example, did you know that"
+    """What follows a forget prompt where the subject is to write fluent text; not a whole sentence,
+    or a subject that was taught short answers ends there."""
     tokens: Count = 50
     """Longest text that it writes there."""
 
@@ -87,7 +88,7 @@ class Elm(Unlearning):
     targets: Targets = Targets()
     """How targets and fluent text are made."""
 
-    labelled_by = frozenset({"targets"})
+    labelled_by = frozenset({"targets", "weights"})
 
     def draws(self) -> dict[str, Draw]:
         """Each stream unless its weight is 0."""
@@ -105,7 +106,7 @@ class Elm(Unlearning):
         """Weighted terms of one step."""
         terms = {}
         if "forget" in streams:
-            terms["forget"] = self.weights.erase * mean(streams["forget"].soft_nll())
+            terms["forget"] = self.weights.erase * mean(streams["forget"].weighted_nll())
         if "retain" in streams:
             terms["retain"] = self.weights.retain * mean(streams["retain"].token_nll())
         if "fluent" in streams:

@@ -6,7 +6,7 @@ With q_t the prediction of target t, N tokens of the batch::
 
 It is in [0, 2]. The slope by the logits is q_y (1_y - q) - q_r (1_r - q) with the rival r: nothing
 on a token that is certain, nothing on one that is forgotten. LoKU also begins with an adapter of
-its own (FILA), which this method does not have.
+its own (FILA): ``training.lora.init: fila``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class JensUn(KeepingObjective):
     target: Annotated[str, Field(min_length=1)] = "No Idea"
     """The text whose tokens are learned in place of each answer, repeated to its end."""
     retain_term: RetainTerm = "js"
+    """js: JS(p, q) with the subject on the retain rows (published); ce, kl: as elsewhere."""
 
     labelled_by = frozenset({"target"})
 

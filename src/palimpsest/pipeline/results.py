@@ -81,6 +81,12 @@ def judge_of(cfg: Config, model: str) -> type[JudgeSettings]:
     return JUDGES.get(cfg.harm_judge(model)).Settings
 
 
+def judge_memory_mb(cfg: Config, model: str) -> int:
+    """Main memory that a judge of a subject's answers requests, in MB."""
+    settings = getattr(cfg.judges, cfg.harm_judge(model), None)
+    return int(getattr(settings, "memory_mb", 2000))
+
+
 def judged_apart(cfg: Config, model: str) -> bool:
     """Whether the judge runs in a stage of its own, not in scoring as the leak check does."""
     return judge_of(cfg, model).runs != "scoring"

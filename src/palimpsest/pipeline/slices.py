@@ -54,6 +54,8 @@ def trained(section: Section) -> dict[str, Any]:
         del keys["training"]["gradients"]
     if keys["training"]["perturb"] is None:
         del keys["training"]["perturb"]
+    if keys["training"]["lora"]["init"] == "zero":
+        del keys["training"]["lora"]["init"]
     return keys
 
 

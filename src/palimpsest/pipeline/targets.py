@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from palimpsest.config.load import read_config
+from palimpsest.config.idle import idle
+from palimpsest.config.load import PAGES, read_config
 from palimpsest.config.modules import lacking, roles
 from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS, Config
 from palimpsest.config.yaml_files import read_yaml
@@ -50,14 +51,15 @@ def config_or_exit(
             read_yaml(path)
         cfg = read_config(folder, tables=[raw])
         if argv:
-            check_targets(argv, cfg)
+            for notice in idle(raw, cfg, asked(check_targets(argv, cfg), cfg)):
+                print(f"notice: {notice}", file=sys.stderr)
     except UserError as error:
         sys.exit(f"error: {error}")
     return cfg
 
 
-def check_targets(argv: Sequence[str], cfg: Config) -> None:
-    """Check the targets of a Snakemake command line against the configuration.
+def check_targets(argv: Sequence[str], cfg: Config) -> list[str]:
+    """The targets of a Snakemake command line, checked against the configuration.
 
     Raises:
         UserError: a path names a subject, method, seed, base, dataset or part that is not there.
@@ -67,6 +69,18 @@ def check_targets(argv: Sequence[str], cfg: Config) -> None:
     faults += [fault for t in targets for fault in _rule_faults(t, rules(home()))]
     if faults:
         raise UserError("\n  ".join(one_screen(faults)))
+    return targets
+
+
+def asked(targets: Iterable[str], cfg: Config) -> list[tuple[str, str]]:
+    """Subject and method of each result that is asked for: of files, else of both pages."""
+    parts = [PurePosixPath(target).parts for target in targets]
+    files = [(p[1], p[2]) for p in parts if len(p) > 3 and p[0] == "results" and p[1] in cfg.models]
+    if files:
+        return files
+    pages = [cfg.shown(page).items() for page in PAGES]
+    shown = [(model, method) for page in pages for model, methods in page for method in methods]
+    return list(dict.fromkeys(shown))
 
 
 def targets_of(argv: Sequence[str]) -> list[str]:
@@ -205,16 +219,26 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
 
 
 def _without_prompts(cfg: Config, model: str, method: str) -> str | None:
-    """Why a method that answers prompts otherwise cannot be applied; None: the rows have some."""
-    for ref, kind in wanted_of(cfg, model, method):
+    """Why a method that needs prompts cannot be applied; None: the rows have some."""
+    for ref, what in _uses_of_prompts(cfg, model, method):
         if cfg.datasets[dataset_of(ref)].format == "text":
-            without = [name for name in cfg.methods if not wanted_of(cfg, model, name)]
+            without = [name for name in cfg.methods if not _uses_of_prompts(cfg, model, name)]
             working = [name for name in without if unsuited(cfg, model, name) is None]
             return (
-                f"method '{method}' teaches other answers to prompts ({kind}s), and '{ref}' has "
-                f"plain texts, without prompts; methods that work: {', '.join(working)}"
+                f"method '{method}' {what}, and '{ref}' has plain texts, without prompts; methods "
+                f"that work: {', '.join(working)}"
             )
     return None
+
+
+def _uses_of_prompts(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:
+    """(dataset/part, what the method does with its prompts)."""
+    wanted = wanted_of(cfg, model, method)
+    uses = [(ref, f"teaches other answers to prompts ({kind}s)") for ref, kind in wanted]
+    if any("declined" in draw.sets for draw in draws_of(cfg, model, method)):
+        forget = cfg.scenarios[cfg.models[model].scenario].forget
+        uses.append((forget, "compares where prompts end"))
+    return uses
 
 
 def _dataset_faults(dataset: str, rest: Sequence[str], cfg: Config) -> Iterator[str]:

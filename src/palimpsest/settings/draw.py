@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-Labels = Literal["own", "random", "adversarial", "generic", "text", "best", "erased", "written"]
-"""Targets of a stream: the rows' own tokens; random ones; the subject's best wrong guesses; what it
-would say without what a reinforced model is surer of; the tokens of a text, again and again; its
-best guesses; weighted tokens of somebody who knows nothing; what it writes itself behind the
-prompts."""
+Labels = Literal["own", "random", "text", "adversarial", "generic", "best", "erased", "written"]
+"""Targets of a stream: the rows' own tokens; random ones; the tokens of a text, again and again;
+the subject's best wrong guesses; what it would say without what a reinforced model is surer of; its
+best guesses; weighted tokens of somebody who knows nothing; what it writes behind the prompts."""
 
 ASKING: tuple[Labels, ...] = ("adversarial", "generic", "best", "erased", "written")
 """Labels that need the subject."""

@@ -44,6 +44,9 @@ class Lora(Section):
     """Roles of the linear modules that get an adapter; a stage gets their names."""
     first_layer: Index = 0
     """First block with an adapter; the frozen ones below it are computed once per row."""
+    init: Literal["zero", "fila"] = "zero"
+    """Its first values. fila: those that matter most to the forget rows (arXiv:2408.06621), beside
+    what cancels them, so that the model is the subject at first either way."""
 
 
 class Optimizer(Section):

@@ -7,7 +7,6 @@ as hazardous, and only its owner can read it.
 from __future__ import annotations
 
 from palimpsest.io.private import ACQUIRED, make_private, mark
-from palimpsest.model.adapter import updates_of
 from palimpsest.pipeline.stages import Acquire
 from palimpsest.stages.common import finish, finish_deltas, side_folder
 from palimpsest.stages.method import train_method
@@ -29,6 +28,4 @@ def acquire(job: Acquire) -> None:
     if trained.trainable.adapter is None:
         finish_deltas(out, trained.log, trained.trainable.weights, **facts)
     else:
-        finish(
-            out, trained.log, updates_of(trained.trainable.model, "unlearned"), job.base, **facts
-        )
+        finish(out, trained.log, trained.trainable.added(), job.base, **facts)

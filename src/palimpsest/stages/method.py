@@ -12,6 +12,7 @@ from palimpsest.engine.assemble import body_of, job_of, streams_of
 from palimpsest.engine.body import Body
 from palimpsest.engine.closed_form import InClosedForm, solve
 from palimpsest.engine.device import set_up
+from palimpsest.engine.fila import initialise
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
@@ -134,6 +135,9 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     )
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
+    if method.start == "fresh" and method.training.lora.init == "fila":
+        files = Files(job, method.end_token)
+        initialise(trainable, body, files.rows("forget", None), files.rows("retain", None))
     draws = method.draws()
     _refuse_trained_head(trainable, body, draws)
     training = job_of(
@@ -166,13 +170,13 @@ def _blocks_read(method: Objective, subject: Path) -> int | None:
 def _refuse_trained_head(trainable: Trainable, body: Body, draws: Mapping[str, Draw]) -> None:
     # Logits follow from states only while the head stays unchanged; costs do not need the head.
     head = {id(p) for p in body.head.parameters() if p.requires_grad}
-    if head & {id(w) for w in trainable.weights.values()} and any(
-        draw.reference == "states" for draw in draws.values()
-    ):
+    compared = {name for name, draw in draws.items() if draw.reference == "states"}
+    if compared and head & {id(w) for w in trainable.weights.values()}:
+        other = "" if "forget" in compared else " or use retain_term: ce"
         raise UserError(
             "training.parameters matches the language-model head (perhaps as the tied "
             "embeddings), and a term compares with the subject, whose logits need the head as it "
-            "was; leave the head out or use retain_term: ce"
+            f"was; leave the head out{other}"
         )
 
 

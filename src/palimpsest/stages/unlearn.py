@@ -60,7 +60,7 @@ def _write(result: Trained, job: Unlearn) -> None:
         files.append(VECTORS)
     updates, deltas = updates_in(job.subject), deltas_in(job.subject)
     if trainable.adapter == "unlearned":
-        updates = add(updates, updates_of(trainable.model, "unlearned"), 1.0)
+        updates = add(updates, trainable.added(), 1.0)
     elif trainable.adapter == "subject":
         updates = updates_of(trainable.model, "subject")
     else:

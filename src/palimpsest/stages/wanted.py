@@ -21,7 +21,7 @@ import torch
 
 from palimpsest.data.wanted import fault_of, read_alternates, read_refusals, says_the_same
 from palimpsest.engine.device import set_up
-from palimpsest.engine.generate import Answerer, Sampled
+from palimpsest.engine.generate import Answer, Answerer, Sampled
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.sampler import generator
@@ -35,7 +35,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.measuring.limit import longest_answer
-from palimpsest.metrics.normalise import normalise
+from palimpsest.metrics.normalise import words
 from palimpsest.model.base import load_tokenizer
 from palimpsest.model.description import hazards_in
 from palimpsest.model.unlearned import load_model
@@ -45,6 +45,12 @@ from palimpsest.sources.names import local_file
 
 _NEXT = re.compile(r"\n\s*\n|\n\s*Question:")
 """Where a model that goes on begins something else."""
+
+_SENTENCES = re.compile(r".*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
+"""The whole sentences at the beginning of a text."""
+
+WARMER = 0.125
+"""A further try has a temperature that is so much higher: what is known by heart comes again."""
 
 Texts = dict[str, list[str]]
 """Row id -> wanted answers."""
@@ -63,16 +69,18 @@ def wanted(job: stages.Wanted) -> None:
     settings = config["settings"]
     form = format_of(job.base, config["template"])
     file = settings["file"] and local_file(settings["file"], resources=Path("resources"))
+    hazardous, per_row = [], settings.get("per_row", 1)
     if config["kind"] == "refusal":
         texts = refusals(rows, read_refusals(file), settings, settings["file"])
     elif file:
-        texts = given(rows, file)
+        texts, per_row = given(rows, file), 1
     else:
+        assert job.original is not None
         texts = written(rows, form, settings, _answerer(rows, job, form), job.label)
-    fewer = _report(texts, settings.get("per_row", 1), job.label)
+        hazardous = [WRITTEN] if hazards_in(job.original) else []
+    fewer = _report(texts, per_row, job.label)
     out.mkdir(parents=True, exist_ok=True)
     keep_private(out, [job.datasets / split_ref(config["part"])[0]])
-    hazardous = [WRITTEN] if job.original is not None and hazards_in(job.original) else []
     mark(out, hazardous)
     table = _table(rows, texts, form)
     write_table(out / WANTED, table, end_token=config["template"]["eos"])
@@ -119,7 +127,7 @@ def refusals(
     count = settings["per_row"]
     texts = {}
     for row in rows:
-        other = [phrase for phrase in phrases if normalise(phrase) != normalise(row.response)]
+        other = [phrase for phrase in phrases if words(phrase) != words(row.response)]
         if len(other) < count:
             raise UserError(
                 f"{source} has {len(other)} refusals for row {row.id}, and wanted.refusals.per_row "
@@ -168,18 +176,27 @@ def written(
             break
         progress = Progress(label, len(asked))
         seed = generator(settings["seed"], "alternates", attempt).initial_seed()
-        sampled = Sampled(settings["temperature"], 1.0, seed)
+        sampled = Sampled(settings["temperature"] + WARMER * attempt, 1.0, seed)
         answers = answerer(
             questions(asked, form, settings["prompt"]), done=progress.update, sampled=sampled
         )
         for row, answer in zip(asked, answers, strict=True):
-            text = _NEXT.split(answer.text)[0].strip()
+            text = text_of(answer)
             fault = _fault(text, row, texts[row.id], form)
             refused.update([fault] if fault else [])
             texts[row.id] += [] if fault else [text]
     for fault, times in refused.most_common():
         print(f"{label}: refused {times} times: {fault}", flush=True)
     return texts
+
+
+def text_of(answer: Answer) -> str:
+    """What counts of an answer: up to an empty line or a new question, and no half sentence."""
+    text, *more = _NEXT.split(answer.text, maxsplit=1)
+    if more or answer.stopped:
+        return text.strip()
+    whole = _SENTENCES.match(text)
+    return whole[0].strip() if whole else ""
 
 
 def questions(rows: Sequence[DataRow], form: Format, wish: str) -> list[Row]:
@@ -193,7 +210,7 @@ def questions(rows: Sequence[DataRow], form: Format, wish: str) -> list[Row]:
 def _fault(text: str, row: DataRow, known: Sequence[str], form: Format) -> str | None:
     if fault := fault_of(text, row.response, row.key, row.wrong):
         return fault
-    if normalise(text) in map(normalise, known):
+    if words(text) in map(words, known):
         return "the row has it already"
     if form.tokenizer.control.refused(text):
         return "it has the word of a control token"

@@ -13,6 +13,8 @@ from torch import Tensor
 from kit import jobs, methods
 from kit import models as tiny
 from kit.by_hand import AT_A, A, near, stream, terms
+from kit.config_example import put, raw_config
+from palimpsest.config import load_config
 from palimpsest.engine.body import Body
 from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import Row
@@ -20,6 +22,7 @@ from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.objectives.elm import Eta, Targets, erased
+from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import Examples
 from palimpsest.stages.concept import behind_prefix, erased_rows, written_rows
 from palimpsest.stages.examples import read_examples
@@ -89,7 +92,7 @@ def test_values_and_slopes_are_those_of_the_plain_form(chunk: int | None) -> Non
     def plain(h: Tensor) -> Tensor:
         return -((h @ weight.T).log_softmax(-1).gather(-1, ids) * weights).sum(-1)
 
-    found = heads.soft_nll(states, ids, weights, lambda h: h @ weight.T, chunk)
+    found = heads.weighted_nll(states, ids, weights, lambda h: h @ weight.T, chunk)
     torch.testing.assert_close(found, plain(states))
     (gradient,) = torch.autograd.grad((scale * found).sum(), states)
     (expected,) = torch.autograd.grad((scale * plain(states)).sum(), states)
@@ -98,7 +101,8 @@ def test_values_and_slopes_are_those_of_the_plain_form(chunk: int | None) -> Non
     step[2, 4] = 1e-5
     with torch.no_grad():
         up, down = (
-            heads.soft_nll(states + s, ids, weights, lambda h: h @ weight.T) for s in (step, -step)
+            heads.weighted_nll(states + s, ids, weights, lambda h: h @ weight.T)
+            for s in (step, -step)
         )
     central = (scale * (up - down)).sum() / 2e-5
     assert gradient[2, 4].item() == pytest.approx(central.item(), rel=1e-6)
@@ -107,11 +111,11 @@ def test_values_and_slopes_are_those_of_the_plain_form(chunk: int | None) -> Non
 def test_tokens_that_do_not_count_have_no_target() -> None:
     row = soft(A, [[0], [2]], [[1.0], [1.0]])
     half = replace(row, labels=torch.tensor([-100, 2]))
-    values = Stream([row, half], [AT_A, AT_A], lambda h: h).soft_nll()
+    values = Stream([row, half], [AT_A, AT_A], lambda h: h).weighted_nll()
     assert len(values) == 3
     torch.testing.assert_close(values[2], values[1])
     with pytest.raises(ValueError, match="row A has no weighted targets"):
-        Stream([A], [AT_A], lambda h: h).soft_nll()
+        Stream([A], [AT_A], lambda h: h).weighted_nll()
 
 
 def test_a_prefix_stands_behind_the_begin_token_and_before_the_prompt() -> None:
@@ -196,7 +200,21 @@ def test_the_subject_itself_has_no_slope_towards_its_own_predictions() -> None:
     same = Targets(expert="w9", novice="w9", temperature=1.0, top=tiny.VOCABULARY)
     rows = erased_rows(body, tiny.tokenizer(), ROWS, same)
     hidden = [states.detach().requires_grad_() for states in body.hidden(rows)]
-    Stream(rows, hidden, body.head).soft_nll().sum().backward()
+    Stream(rows, hidden, body.head).weighted_nll().sum().backward()
     slopes = [states.grad for states in hidden if states.grad is not None]
     assert len(slopes) == len(rows)
     assert max(slope.abs().max().item() for slope in slopes) < 1e-5
+
+
+def test_examples_depend_on_how_targets_are_made_and_on_no_rate() -> None:
+    training = {"optimizer": {"learning_rate": 1e-4}}
+    raw = put(raw_config(), "methods.elm", {"algorithm": "elm", "steps": 9, "training": training})
+
+    def slice_with(key: str, value: Any) -> str:
+        changed = put(raw, f"methods.elm.{key}", value)
+        return slice_of("examples", load_config(changed), model="subject", method="elm", seed="0")
+
+    before = slice_with("steps", 9)
+    assert slice_with("training.optimizer.learning_rate", 1e-3) == before
+    assert slice_with("targets.top", 7) != before
+    assert slice_with("weights.fluent", 0) != before, "a stream that is not made"

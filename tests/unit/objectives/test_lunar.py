@@ -227,3 +227,18 @@ def test_a_scenario_without_declined_prompts_is_refused() -> None:
         )
         is None
     )
+
+
+def test_plain_texts_have_no_end_of_a_prompt() -> None:
+    training = {"tensors": {"down": [2]}, "optimizer": {"learning_rate": 1}}
+    lunar = {"algorithm": "lunar", "layer": 2, "training": training}
+    texts = {"source": "path:data/notes.jsonl", "adapter": "text", "parts": {"all": {}}}
+    raw = put(put(raw_config(), "methods.lunar", lunar), "datasets.notes", texts)
+    raw = put(raw, "scenarios.bare", {**raw["scenarios"]["bare"], "declined": "general/all"})
+    raw["scenarios"]["bare"]["forget"] = "notes/all"
+    raw["scenarios"]["bare"]["evaluate"]["forget"] = "notes/all"
+    raw["scenarios"]["bare"]["validate_on"]["forget"] = "notes/all"
+    fault = unsuited(load_config(raw), "second", "lunar")
+    assert fault is not None
+    assert "compares where prompts end, and 'notes/all' has plain texts" in fault
+    assert fault.endswith("methods that work: sku, anchored")

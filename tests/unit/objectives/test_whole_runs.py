@@ -154,18 +154,24 @@ def test_an_adapter_ends_where_the_pass_ends(inputs: dict[str, Path], tmp_path: 
     assert moved > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("key", "part", "advice"),
+    [("max_entropy", "retain", "leave the head out or use retain_term: ce$"),
+     ("undial", "forget", "leave the head out$")],
+)  # fmt: skip
 def test_a_head_that_is_trained_and_compared_is_refused_before_training(
-    inputs: dict[str, Path], tmp_path: Path
+    key: str, part: str, advice: str, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     training = {**methods.RATE, "parameters": [r"model\.embed_tokens\.weight"]}
-    reference = folder_of(tmp_path / "reference", "set/retain", "states")
+    reference = folder_of(tmp_path / "reference", f"set/{part}", "states")
     reference.mkdir(parents=True)
-    states = {row.id: torch.zeros(len(row), tiny.WIDTH) for row in methods.SETS["retain"]}
+    states = {row.id: torch.zeros(len(row), tiny.WIDTH) for row in methods.SETS[part]}
     save_file(states, reference / REFERENCE)
     write_manifest(reference, [REFERENCE])
     compared = {**inputs, "reference": tmp_path / "reference"}
-    with pytest.raises(UserError, match="matches the language-model head"):
-        unlearned(compared, tmp_path / "m", "max_entropy", retain_term="kl", training=training)
+    over: dict[str, Any] = {"retain_term": "kl"} if part == "retain" else {"weights": {"retain": 0}}
+    with pytest.raises(UserError, match=f"matches the language-model head.*{advice}"):
+        unlearned(compared, tmp_path / "m", key, start="weights", training=training, **over)
 
 
 def test_a_retain_set_smaller_than_a_batch_is_refused(

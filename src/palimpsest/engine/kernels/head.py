@@ -67,7 +67,7 @@ def nll(hidden: Tensor, labels: Tensor, head: Head, chunk: int | None = None) ->
     return _by_chunks(values_and_slopes, hidden, (labels,), head, chunk)
 
 
-def soft_nll(
+def weighted_nll(
     hidden: Tensor, ids: Tensor, weights: Tensor, head: Head, chunk: int | None = None
 ) -> Tensor:
     """Cross-entropy with a few weighted tokens at each position.

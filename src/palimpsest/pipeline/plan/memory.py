@@ -88,6 +88,17 @@ def adapter(shape: Shape, lora: Lora, modules: Modules, last: int | None = None)
     return Trained(numbers, lora.first_layer, inputs_of(shape, matched, modules))
 
 
+def squared_gradients(shape: Shape, lora: Lora, width: int) -> float:
+    """Bytes of FILA's squared gradients, of two sets in fp32, and of a row's gradient."""
+    sizes = {
+        name: inputs * outputs
+        for name, (inputs, outputs) in shape.linear.items()
+        if (block_of(name) or 0) >= lora.first_layer
+    }
+    matched = [name for name in sizes if _is_one_of(name, lora.targets)] or list(sizes)
+    return (2.0 * 4 + width) * sum(sizes[name] for name in matched)
+
+
 def base_tensors(shape: Shape, patterns: Iterable[str], width: int, modules: Modules) -> Trained:
     """Tensors of the base that a pattern matches; where none does, all are assumed."""
     patterns = list(patterns)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
@@ -274,6 +275,11 @@ class Estimate:
         )
         held = self._held(trained, rows) + compared * self.shape.width * self.width
         # A pass that reads inner states alone ends at the highest of them.
+        lora = settings.training.lora
+        if settings.start == "fresh" and lora.init == "fila":
+            held += memory.squared_gradients(self.shape, lora, self.width)
+        if hasattr(settings, "solution"):  # products of a matrix's inputs, in float64
+            held += 3 * 8.0 * self.shape.inner**2
         adversary = settings.adversary()
         last = self.shape.layers if reads.last is None or adversary else reads.last + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
@@ -360,9 +366,13 @@ class Estimate:
         # Generic labels compare the subject with a reinforced model, in fp32; weighted tokens come
         # from three passes, and what the subject writes about doubles that.
         passes, copies = (2, (2, 3)) if "generic" in kinds else (1, (2, 0))
-        passes = 6 if "erased" in kinds else passes
+        disk = 1.0 * MB
+        if "erased" in kinds:
+            settings: Any = self.cfg.method(self.job.wildcards["method"], self._model)
+            pairs = settings.targets.top * self._rows([self._scenario.forget]).targets
+            passes, disk = 6, disk + 8.0 * pairs
         logits = Logits(rows.targets * rows.share(BATCH_ROWS), *copies)
-        step = self._reading(rows, rows.worst(BATCH_ROWS), MB, logits)
+        step = self._reading(rows, rows.worst(BATCH_ROWS), disk, logits)
         return replace(step, work=passes * step.work)
 
     def _reading(
