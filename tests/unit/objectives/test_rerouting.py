@@ -111,6 +111,20 @@ def test_nothing_is_turned_at_the_first_step(start: str, levels: str) -> None:
     assert rerouting.distance(moved["retain"], [1, 2]).item() > 1e-2
 
 
+def test_the_likeness_has_no_slope_at_the_start() -> None:
+    """The cosine of a state with itself is at its maximum."""
+
+    def slope(moved: bool) -> float:
+        made = methods.bench("rr", moved=moved)
+        term = rerouting.likeness(made.streams()["forget"], [1, 2])
+        weights = list(made.job.weights.values())
+        found = torch.autograd.grad(term, weights, allow_unused=True, materialize_grads=True)
+        return max(gradient.abs().max().item() for gradient in found)
+
+    assert slope(moved=False) < 1e-6
+    assert slope(moved=True) > 1e-3
+
+
 def test_every_level_is_that_of_each_trained_block_up_to_the_highest() -> None:
     chosen = methods.bench("rr").streams()["retain"]
     every = methods.bench("rr", levels="every").streams()["retain"]
