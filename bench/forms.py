@@ -17,7 +17,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.engine.sampler import Streams
 from palimpsest.engine.train import first_values, train
 from palimpsest.objectives.base import Objective
-from palimpsest.settings.draw import Draw
+from palimpsest.settings.draw import Draw, Kind, Wanted
 from palimpsest.settings.training import Optimizer
 
 WARM_UP = -1
@@ -63,16 +63,31 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The rows of a training piece, drawn by the engine's sampler: both forms get the same."""
+class Batch(Sets):
+    """The rows of a training piece, drawn by the engine's sampler: both forms get the same.
+
+    Attributes:
+        draws: what each stream reads.
+        labelled: rows of the streams that an earlier stage writes.
+        answers: row id -> wanted answers.
+    """
 
     draws: Mapping[str, Draw]
-    sets: Mapping[str, Sequence[Row]]
+    labelled: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+
+    def examples(self, stream: str) -> list[Row]:
+        """Rows of a stream that an earlier stage writes."""
+        return list(self.labelled[stream])
+
+    def wanted(self, name: str, answers: Wanted, reference: Kind | None) -> dict[str, list[Row]]:
+        """Wanted answers to the rows of a set."""
+        return {row.id: list(self.answers[row.id]) for row in self.sets[name]}
 
     def streams(self, repeat: int, factor: int = 1) -> Streams:
         """Streams of one repeat, with `factor` times the rows."""
         draws = {n: replace(draw, rows=factor * draw.rows) for n, draw in self.draws.items()}
-        return streams_of(draws, Sets(self.sets), repeat - WARM_UP)
+        return streams_of(draws, self, repeat - WARM_UP)
 
 
 def trained_by_us(

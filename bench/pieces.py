@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bench import methods
 from bench.forms import WARM_UP, Done, Form
 from bench.large_model import Folders, large_model, negate_large
 from bench.limit import products_alone
@@ -344,6 +345,22 @@ def pieces() -> dict[str, Piece]:
                 "ours": lambda w: npo_ours(w, False),
                 "products": lambda w: products_alone(npo_ours(w, False)),
             },
+        ),
+        **{
+            key.replace("_", "-"): Piece(
+                f"a step of {key}: 4 answers to forget, 4 questions to keep",
+                {
+                    "plain": lambda w, key=key: methods.plain(w, key),
+                    "ours": lambda w, key=key: methods.ours(w, key),
+                },
+                pairs=3,
+            )
+            for key in methods.PLAIN
+        },
+        "methods": Piece(
+            "a step of each method on 4 + 4 rows, in turn with ascent + descent",
+            {key: lambda w, key=key: methods.ours(w, key) for key in methods.SETTINGS},
+            pairs=3,
         ),
         "localize": Piece(
             f"MemFlex localization: {SAMPLE} + {SAMPLE} private rows, 3 rounds",

@@ -34,9 +34,11 @@ POOL = 48
 """Rows that a piece draws from."""
 
 
-def with_lora(model: Any, lora: Lora = LORA, name: str = "unlearned") -> tuple[Any, Tensors]:
-    """The model with an adapter that is no longer fresh, and the trained tensors."""
-    peft_model, weights = add_trainable(model, lora, name, seed=0)
+def with_lora(
+    model: Any, lora: Lora = LORA, name: str = "unlearned", last: int | None = None
+) -> tuple[Any, Tensors]:
+    """The model with an adapter up to a block that is no longer fresh, and the trained tensors."""
+    peft_model, weights = add_trainable(model, lora, name, seed=0, last=last)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, weight in weights.items():
@@ -69,7 +71,7 @@ def sku_batch(work: Work, k: int) -> Batch:
     """Rows of a step."""
     forget = work.rows(long_pairs(POOL), "forget")
     retain = work.rows(short_pairs(POOL), "retain")
-    return Batch(sku_settings(k).draws(), {"forget": forget, "retain": retain})
+    return Batch({"forget": forget, "retain": retain}, sku_settings(k).draws())
 
 
 def sku_plain(work: Work, k: int, dtype: str) -> Form:
@@ -122,7 +124,7 @@ def npo_batch(work: Work, long: bool) -> Batch:
     """Rows of a step; those to forget are as long as PKU-SafeRLHF's, or are questions too."""
     questions = work.rows(short_pairs(2 * POOL), "question")
     forget = work.rows(long_pairs(POOL), "answer") if long else questions[:POOL]
-    return Batch(NPO.draws(), {"forget": forget, "retain": questions[POOL:]})
+    return Batch({"forget": forget, "retain": questions[POOL:]}, NPO.draws())
 
 
 def npo_plain(work: Work, long: bool) -> Form:
@@ -151,12 +153,14 @@ def npo_ours(work: Work, long: bool) -> Form:
 @torch.no_grad()
 def compared(batch: Batch, body: Body) -> Batch:
     """The batch with what its draws need of the subject, as the stage ``reference`` computes it."""
-    sets = dict(batch.sets)
+    sets, answers = dict(batch.sets), dict(batch.answers)
     for draw in batch.draws.values():
-        if draw.reference:
+        if draw.reference and draw.wanted:
+            answers = {k: with_reference(v, body, draw.reference) for k, v in answers.items()}
+        elif draw.reference:
             for name in draw.compared:
                 sets[name] = with_reference(sets[name], body, draw.reference)
-    return replace(batch, sets=sets)
+    return replace(batch, sets=sets, answers=answers)
 
 
 def with_reference(rows: Sequence[Row], body: Body, kind: Kind) -> list[Row]:
@@ -189,7 +193,7 @@ def rmu_batch(work: Work) -> Batch:
     The set has as many rows as a step reads, so that an epoch is one step.
     """
     rows = work.rows(long_pairs(8), "text")
-    return Batch(rmu_settings().draws(), {"forget": rows[:4], "retain": rows[4:]})
+    return Batch({"forget": rows[:4], "retain": rows[4:]}, rmu_settings().draws())
 
 
 def control_vector(width: int) -> Tensor:
@@ -276,7 +280,7 @@ def lora_step(work: Work) -> Form:
         settings,
         lambda: body,
         weights,
-        Batch(settings.draws(), {"retain": rows}),
+        Batch({"retain": rows}, settings.draws()),
         work.scratch / "lora",
         facts={"parameters": parameters(network)},
     )

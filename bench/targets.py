@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bench import methods
 from bench.timings import Spread, Timings, figure
 
 NOT_MEASURED = "not measured"
@@ -50,6 +51,11 @@ def lines_of(t: Timings) -> list[Line]:
         *_sku(t),
         _faster(t, "NPO-shaped step with reference, 4 answers + 4 questions", "npo", 2.5),
         _faster(t, "NPO-shaped step with reference, 4 + 4 questions", "npo-short", 2.5),
+        *(
+            _faster(t, f"{key} step, 4 answers + 4 questions", key.replace("_", "-"), goal)
+            for key, goal in {"simnpo": 2.5, "idk_dpo": 2.5, "undial": 2.5, "rr": 3.0}.items()
+        ),
+        *_methods(t),
         _faster(t, "MemFlex localization, 4 + 4 private rows, 3 rounds", "localize", 10),
         *_rmu(t),
         *_negation(t),
@@ -86,6 +92,27 @@ def _faster(
         factor,
         goal,
     )
+
+
+def _methods(t: Timings) -> Iterator[Line]:
+    for key in methods.SETTINGS:
+        if key == "ga_gd":
+            continue
+        limit = 1.6 if key in methods.PAIRS else 1.1
+        title, target = f"{key} step against one of ga_gd, both ours", f"at most {limit:g}x"
+        if not t.has("methods", "ga_gd", key):
+            yield Line(title, target=target)
+            continue
+        ratio = t.ratio("wall_s", ("methods", key), ("methods", "ga_gd"))
+        memory = t.peak("methods", key) / t.peak("methods", "ga_gd")
+        yield Line(
+            title,
+            _cost(t, "methods", "ga_gd"),
+            _cost(t, "methods", key),
+            f"costs {ratio.text()}x the time, {memory:.2f}x the memory",
+            target=f"{target}, memory at most 1.1x",
+            reached=_yes(ratio.median <= limit and memory <= 1.1),
+        )
 
 
 def _products(t: Timings, above: tuple[str, str], below: tuple[str, str]) -> str:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import steps
+from bench import methods, steps
 from bench.forms import Batch, Done, Form, trained_by_us, trained_plainly
 from bench.large_model import large_model
 from bench.limit import products_alone
@@ -141,6 +141,29 @@ def test_npo(tmp_path: Path) -> None:
     compared(found, terms, our_weights, plain_weights, tolerance=1e-6)  # costs are kept as fp32
 
 
+@pytest.mark.parametrize("key", methods.PLAIN)
+def test_a_step_of_a_method(key: str, tmp_path: Path) -> None:
+    settings = methods.method(key, rows=2)
+    if key == "rr":
+        settings = settings.model_copy(update={"blocks": [1, 2]})
+    refusals = [join(row, RETAIN[i % len(RETAIN)]) for i, row in enumerate(FORGET)]
+    base, moved = llama(), with_lora(llama())[0]
+    batch = methods.batch(settings, SETS, refusals, lambda _: torch.tensor([3]))
+    (ours, our_weights), (plain, plain_weights) = with_lora(base), with_lora(base)
+    terms = methods.plain_terms(key, settings, plain, moved if key == "rr" else base, 0)
+    body = Body(ours.get_base_model())
+    with_subject = steps.compared(batch, Body(base))
+    forms = [
+        trained_by_us(settings, lambda: body, our_weights, with_subject, tmp_path),
+        trained_plainly(plain_weights, batch, terms),
+    ]
+    first, second = (form.run(0, "") for form in forms)
+    assert first.tokens == second.tokens > 0
+    assert first.values == pytest.approx(second.values, rel=1e-6)
+    for name, weight in our_weights.items():
+        torch.testing.assert_close(weight, plain_weights[name], rtol=1e-5, atol=1e-7)
+
+
 def test_rmu(tmp_path: Path) -> None:
     trained = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
     settings = Rmu(
@@ -193,7 +216,7 @@ def test_a_whole_step_moves_the_weights_alike(tmp_path: Path) -> None:
     base = llama()
     ours, our_weights = with_lora(base)
     plain, plain_weights = with_lora(base)
-    batch = steps.compared(Batch(NPO.draws(), SETS), Body(base))
+    batch = steps.compared(Batch(SETS, NPO.draws()), Body(base))
     start = first_values(our_weights)
     body = Body(ours.get_base_model())
     forms = [
@@ -219,7 +242,7 @@ def test_the_size_of_our_form_is_that_of_the_work(tmp_path: Path) -> None:
     ours, weights = with_lora(llama())
     one_row = Finetune(algorithm="finetune", steps=1, rows={"retain": 1}, training=TRAINING)
     body = Body(ours.get_base_model())
-    form = trained_by_us(one_row, lambda: body, weights, Batch(one_row.draws(), SETS), tmp_path)
+    form = trained_by_us(one_row, lambda: body, weights, Batch(SETS, one_row.draws()), tmp_path)
     every = sum(map(len, RETAIN))
     assert form.run(0, "rows 4").tokens == form.run(0, "steps 4").tokens == every
     assert form.run(0, "").tokens == form.run(0, "rows 1").tokens < every
