@@ -70,9 +70,9 @@ class Stream:
         """Negative log-likelihood of every target that counts, nats, [tokens]."""
         values = self._at_targets(lambda states, labels: heads.nll(states, labels, self.head))
         # The cost of rows to forget is left out, because it may take any value.
-        counts = torch.tensor(self._counts(), device=self.device)
-        to_learn = (self.signs > 0).repeat_interleave(counts)
-        self.cost = _mean(values.detach()[to_learn])
+        counted = zip(self.rows, self._counts(), strict=True)
+        to_learn = torch.cat([torch.full((count,), row.sign > 0) for row, count in counted])
+        self.cost = _mean(values.detach()[_places(to_learn, self.device)])
         return values
 
     def weighted_nll(self) -> Tensor:
@@ -196,10 +196,12 @@ class Stream:
         are `compared`, and of the targets.
         """
         states = self._compared("answer") if compared else (self._states("answer"),)
-        labels = self._labels().to(self.device)
+        labels = self._labels()
         counts = labels != IGNORED
         if not counts.all():
-            states, labels = tuple(h[counts] for h in states), labels[counts]
+            at = _places(counts, self.device)
+            states, labels = tuple(h[at] for h in states), labels[counts]
+        labels = labels.to(self.device)
         if not len(labels):
             # This keeps the graph connected, in the number type of other processes' values.
             wide = torch.promote_types(states[0].dtype, torch.float32)
@@ -233,6 +235,11 @@ class Stream:
             (h, slice(row.prompt_length - 1 if positions == "answer" else 0, len(row) - 1))
             for row, h in zip(self.rows, self.hidden, strict=True)
         ]
+
+
+def _places(chosen: Tensor, device: torch.device) -> Tensor:
+    """Where `chosen` [n], in main memory, is true; a mask on a GPU would have to wait for it."""
+    return chosen.nonzero()[:, 0].to(device)
 
 
 def _mean(values: Tensor) -> Tensor:

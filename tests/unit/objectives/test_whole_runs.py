@@ -104,11 +104,11 @@ def unlearned(inputs: dict[str, Path], out: Path, key: str, seed: int = 0, **ove
     return out
 
 
-@pytest.mark.parametrize("key", methods.ON_WEIGHTS)
+@pytest.mark.parametrize("key", [key for key in methods.ON_WEIGHTS if key != "lunar"])
 def test_one_seed_gives_one_delta_file_and_another_seed_another(
     key: str, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Analysis360 7 (10); #5: the released seed changes nothing."""
+    """Analysis360 7 (10); #5: the released seed changes nothing. (LUNAR is solved, not drawn.)"""
     outs = [unlearned(inputs, tmp_path / str(i), key, seed) for i, seed in enumerate((3, 3, 4))]
     hashes = [sha256_of(out / "delta.safetensors") for out in outs]
     assert hashes[0] == hashes[1] != hashes[2]
