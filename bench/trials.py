@@ -80,6 +80,7 @@ class Trials:
                 subject=folder / "subject",
                 tokens=self.tokens,
                 reference=folder / "reference",
+                wanted=folder / "wanted",
                 examples=examples if examples.exists() else None,
                 out=out,
                 label=method,

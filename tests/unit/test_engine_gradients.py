@@ -443,6 +443,8 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path
         ("min_posterior", {"weights": {"retain": 0}}, "min_posterior has no retain term"),
         ("ga_gd", {}, "ga_gd draws both from one stream, 'mixture'"),
         ("llmu", {}, "llmu has a further term, 'random'"),
+        ("elm", {}, "elm has a further term, 'fluent'"),
+        ("idk_ap", {"weights": {"retain": 1}}, "idk_ap has a further term, 'preservation'"),
     ],
 )
 def test_a_method_without_two_terms_is_refused_by_name(
@@ -454,6 +456,13 @@ def test_a_method_without_two_terms_is_refused_by_name(
     with pytest.raises(ValueError, match="exactly one forget and one retain") as refused:
         methods.method(key, training=training, **over)
     assert fault in str(refused.value)
+
+
+def test_lengths_of_differences_that_begin_at_0_are_refused() -> None:
+    perturb = {"kind": "sharpness", "size": 0.01, "relative": True}
+    training = {**methods.RATE, "parameters": [methods.DOWN], "perturb": perturb}
+    with pytest.raises(ValueError, match=r"training.perturb.relative counts in lengths"):
+        methods.method("min_posterior", training=training)
 
 
 def test_a_third_term_that_only_the_loss_knows_is_refused_in_the_first_step(

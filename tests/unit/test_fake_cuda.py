@@ -31,10 +31,11 @@ def test_a_training_step_mixes_no_devices_and_waits_seldom(
 ) -> None:
     found = facts[name]
     assert "error" not in found, found["error"]
-    # An attack on inner states gives each row states of its own.
-    assert found["packs"] != ("rmu_lat" in name), "rows are padded: two to three times slower"
+    # An attack on inner states gives each row states of its own, and is followed by four updates.
+    attacks = "rmu_lat" in name
+    assert found["packs"] != attacks, "rows are padded: two to three times slower"
     # Terms and costs (two for each stream), the gradient's norm, the largest tensor.
-    assert found["syncs"] <= 14, found["where"]
+    assert found["syncs"] <= 14 * (4 if attacks else 1), found["where"]
     assert found["to_device"] < 10_000, "ids, labels, places: no states and no weights"
 
 

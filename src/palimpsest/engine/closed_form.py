@@ -42,10 +42,12 @@ def solve(job: Job, method: InClosedForm, model: nn.Module) -> dict[str, Tensor]
     several processes train, each computes all of it.
 
     Raises:
-        UserError: more than one matrix would be trained, or it is none of the block's.
+        UserError: more than one matrix would be trained, or it is none of the block's, or the
+            block's output does not move as the matrix does.
     """
     began = time.monotonic()
     module, weight = _matrix(job, method.layer, model)
+    _check_effect(job, method.layer, module, weight)
     progress = Progress(job.label, sum(map(len, job.streams.parts.values())))
     tokens = done = 0
 
@@ -82,6 +84,37 @@ def _matrix(job: Job, layer: int, model: nn.Module) -> tuple[nn.Module, Tensor]:
             f"training.tensors: {{down: [{layer}]}}"
         )
     return places[matrices[0]][0][0], job.weights[matrices[0]]
+
+
+def _check_effect(job: Job, layer: int, module: nn.Module, weight: Tensor) -> None:
+    """See whether (W - W_0) x is what the block's output moves by, with W = 2 W_0.
+
+    It is not where a norm or a factor follows the matrix, or where it is another one.
+
+    Raises:
+        UserError: it is not.
+    """
+    row = next(iter(next(iter(job.streams.parts.values()))))
+    reads = Reads(final=False, blocks=(layer,))
+    states = []
+    for doubled in (False, True):
+        if doubled:
+            weight.copy_(module.weight)
+        with _inputs(module) as seen:
+            (found,) = job.body.states([row], reads)
+        states.append(found.blocks[layer].double())
+    matrix = weight.double().T if isinstance(module, Conv1D) else weight.double()
+    expected = seen[0].reshape(len(row), -1).double() @ matrix.T
+    weight.zero_()
+    error = (states[1] - states[0] - expected).norm()
+    rounding = 4 * torch.finfo(found.blocks[layer].dtype).eps * states[1].norm()
+    if error > 0.02 * expected.norm() + rounding:
+        raise UserError(
+            f"block {layer} does not pass on what its matrix gives as it is (a norm or a factor "
+            "follows it, or it is no down-projection), so this method's solution does not hold "
+            f"there; name the down-projection in training.tensors ({{down: [{layer}]}}), or choose "
+            "rmu for this architecture"
+        )
 
 
 @contextlib.contextmanager

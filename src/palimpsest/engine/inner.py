@@ -63,15 +63,16 @@ def attack(body: Body, rows: Sequence[Row], adversary: Adversary) -> dict[Row, T
     delta = torch.zeros_like(
         entering, dtype=torch.promote_types(entering.dtype, torch.float32), requires_grad=True
     )
-    labels = torch.cat([row.targets for row in rows]).to(body.device)
-    counts = labels != IGNORED
+    labels = torch.cat([row.targets for row in rows])
+    counted = (labels != IGNORED).nonzero()[:, 0]  # on the host: a mask would have to wait
+    labels, at = labels[counted].to(body.device), counted.to(body.device)
     optimizer = torch.optim.AdamW([delta], lr=adversary.learning_rate)
     for _ in range(adversary.steps):
         moved = (entering + delta).to(entering.dtype)
         final = body.decoder.run({"inputs_embeds": moved}, block + 1, layout=layout)
         pairs = zip(rows, layout.by_row(final), strict=True)
         states = torch.cat([hidden[row.prompt_length - 1 : -1] for row, hidden in pairs])
-        cost = nll(states[counts], labels[counts], body.head).mean()
+        cost = nll(states[at], labels, body.head).mean()
         # Nothing but delta gets a gradient: those of the trained tensors would add up.
         (delta.grad,) = torch.autograd.grad(cost, [delta])
         optimizer.step()

@@ -39,6 +39,15 @@ class Objective(MethodSettings):
     """Keys of its own on which its labels depend (`Draw.labels`)."""
 
     @model_validator(mode="after")
+    def _relative(self) -> Self:
+        if self.start == "weights" and self.training.perturb and self.training.perturb.relative:
+            raise ValueError(
+                "training.perturb.relative counts in lengths of what is trained, which with start: "
+                "weights are differences that begin at 0; leave it out and write the size itself"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tensors(self) -> Self:
         has_tensors = self.training.tensors is not None or bool(self.training.parameters)
         if (self.start == "weights") != has_tensors:
@@ -80,6 +89,10 @@ class Objective(MethodSettings):
         """Which hidden states `loss` reads: the final ones, unless a method overrides this."""
         return Reads()
 
+    def further_term(self) -> str | None:
+        """A term beside one forget and one retain term, if there is one."""
+        return next((name for name, draw in self.draws().items() if draw.answers_of), None)
+
     def sides(self) -> tuple[frozenset[str], frozenset[str]]:
         """Streams of the forget term, and of the retain term.
 
@@ -94,8 +107,8 @@ class Objective(MethodSettings):
         fault = None
         if mixed := [name for name, draw in draws.items() if draw.signs]:
             fault = f"draws both from one stream, '{mixed[0]}'"
-        elif further := [name for name, draw in draws.items() if draw.answers_of]:
-            fault = f"has a further term, '{further[0]}'"
+        elif further := self.further_term():
+            fault = f"has a further term, '{further}'"
         elif not forget or forget == set(draws):
             fault = f"has no {'retain' if forget else 'forget'} term"
         if fault:

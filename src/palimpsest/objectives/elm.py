@@ -102,6 +102,10 @@ class Elm(Unlearning):
         }
         return {name: draw for name, (weight, draw) in streams.items() if weight}
 
+    def further_term(self) -> str | None:
+        """The fluent text is to be learned, although it follows forget prompts."""
+        return "fluent" if self.weights.fluent else None
+
     def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one step."""
         terms = {}

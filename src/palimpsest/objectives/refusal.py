@@ -82,6 +82,10 @@ class IdkAp(Idk):
             draws["refused"] = Draw(n, ("retain",), answers="refusal", forgets=True)
         return draws
 
+    def further_term(self) -> str | None:
+        """Answer preservation, where it stands beside the common retain term."""
+        return "preservation" if self.weights.preservation and self.weights.retain else None
+
     def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one step."""
         if "refused" not in streams:

@@ -7,7 +7,7 @@ weighted tokens for each target.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from palimpsest.engine.sampler import generator
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
 from palimpsest.io.artifacts import table_of
+from palimpsest.io.atomic import keep_private
 from palimpsest.io.manifest import verified, write_manifest
-from palimpsest.io.private import mark
+from palimpsest.io.private import WRITTEN, mark
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.limits import BATCH_ROWS
 from palimpsest.model.base import load_tokenizer, ordinary_tokens
@@ -53,9 +54,9 @@ def examples(job: Examples) -> None:
     """
     config, base, out = job.config, job.base, job.out
     method: Any = objective(config["settings"])
-    # Labels that follow from what was acquired show some of it.
-    hazardous = hazards_in(job.acquired) if job.acquired else []
+    hazardous = _hazards(job, {draw.labels for draw in method.draws().values()})
     mark(out, hazardous)
+    keep_private(out, [job.tokens / split_ref(ref)[0] for ref in config["sets"].values() if ref])
     subject = functools.cache(lambda: _subject(job))
     tokenizer = functools.cache(lambda: load_tokenizer(base, config["trust_remote_code"]))
     counts = {}
@@ -82,6 +83,14 @@ def examples(job: Examples) -> None:
         write_table(out / table_of(name), _table(rows), labels=draw.labels, signs=draw.signs)
     held: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
     write_manifest(out, list(map(table_of, counts)), rows=counts, **held)
+
+
+def _hazards(job: Examples, labels: Collection[str]) -> list[str]:
+    # Labels that follow from what was acquired show some of it; texts of the subject show it, too.
+    acquired = hazards_in(job.acquired) if job.acquired else []
+    speaks = bool({"erased", "written"}.intersection(labels)) and job.subject is not None
+    written = [WRITTEN] if speaks and job.subject and hazards_in(job.subject) else []
+    return [*acquired, *written]
 
 
 def read_examples(folder: Path, stream: str) -> list[Row]:
@@ -271,6 +280,8 @@ def generic_guesses(
 ) -> list[Row]:
     """Rows whose labels are `palimpsest.engine.kernels.head.generic`, none of them in `special`.
 
+    A target in `special`, as the end of an answer is, stays: the model shall not learn to go on.
+
     Args:
         subject: final states of rows under the subject, [length, width] each.
         reinforced: the same under the reinforced model.
@@ -282,10 +293,12 @@ def generic_guesses(
     """
 
     def labels(batch: Sequence[Row]) -> list[Tensor]:
-        return [
-            generic(_predicting(row, h), _predicting(row, u), head, special, alpha)
-            for row, h, u in zip(batch, subject(batch), reinforced(batch), strict=True)
-        ]
+        found = []
+        for row, h, u in zip(batch, subject(batch), reinforced(batch), strict=True):
+            guesses = generic(_predicting(row, h), _predicting(row, u), head, special, alpha)
+            own = row.response.to(guesses.device)
+            found.append(own.where(torch.isin(own, special), guesses))
+        return found
 
     return _labelled(labels, rows, label)
 

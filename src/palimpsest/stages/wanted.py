@@ -80,8 +80,8 @@ def wanted(job: stages.Wanted) -> None:
         hazardous = [WRITTEN] if hazards_in(job.original) else []
     fewer = _report(texts, per_row, job.label)
     out.mkdir(parents=True, exist_ok=True)
-    keep_private(out, [job.datasets / split_ref(config["part"])[0]])
     mark(out, hazardous)
+    keep_private(out, [job.datasets / split_ref(config["part"])[0]])
     table = _table(rows, texts, form)
     write_table(out / WANTED, table, end_token=config["template"]["eos"])
     facts: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from palimpsest.engine.kernels import head as heads
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
-from palimpsest.io.manifest import write_manifest
+from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.private import BEFORE, WRITTEN
 from palimpsest.objectives.elm import Eta, Targets, erased
 from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stages import Examples
@@ -128,14 +132,14 @@ def test_a_prefix_stands_behind_the_begin_token_and_before_the_prompt() -> None:
     assert behind_prefix(row, prefix, 1).response.tolist() == [7]
 
 
-def made(tmp_path: Path, **weights: float) -> tuple[jobs.Work, Path]:
+def made(tmp_path: Path, hazardous: Sequence[str] = (), **weights: float) -> tuple[jobs.Work, Path]:
     """The stage on a small subject."""
     work = jobs.Work(tmp_path)
     tiny.save_base(work.base, tiny.llama(torch.float32))
     parts = {name: methods.SETS[name] for name in ("forget", "retain")}
     tiny.save_tokens(work.tokens / "set", parts)
     work.subject.mkdir()
-    write_manifest(work.subject, [])
+    write_manifest(work.subject, [], hazardous=list(hazardous))
     settings: dict[str, Any] = {
         "algorithm": "elm",
         "steps": 1,
@@ -147,6 +151,12 @@ def made(tmp_path: Path, **weights: float) -> tuple[jobs.Work, Path]:
     sets = {name: f"set/{name}" for name in parts}
     config = {**jobs.LOAD, "settings": settings, "seed": 0, "sets": sets}
     return work, work.run(Examples, "examples", config, acquired=None)
+
+
+def test_what_the_subject_writes_and_predicts_is_private(tmp_path: Path) -> None:
+    out = made(tmp_path, [BEFORE])[1]
+    assert read_manifest(out, MANIFEST)["hazardous"] == [WRITTEN]
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
 
 
 def test_the_stage_writes_targets_labels_and_text(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from kit import jobs, methods
 from kit import models as tiny
 from kit.config_example import put, raw_config
+from kit.families import FAMILIES
 from palimpsest.config import load_config
 from palimpsest.engine import closed_form
 from palimpsest.engine.assemble import job_of, streams_of
@@ -213,6 +214,18 @@ def test_other_tensors_than_the_one_matrix_are_refused(
     said = "one matrix, the down-projection of block 2|matches no tensor of the model"
     with pytest.raises(UserError, match=said):
         made.run(Unlearn, "model", config(parameters=parameters))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("gemma2", DOWN), ("llama", "model.layers.2.self_attn.o_proj.weight")]
+)
+def test_a_matrix_whose_output_the_block_changes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, name: str
+) -> None:
+    """Gemma 2 has a norm after the matrix; what attention gives, the MLP reads."""
+    monkeypatch.setitem(MODELS, name, FAMILIES[family].model)
+    with pytest.raises(UserError, match="block 2 does not pass on what its matrix gives"):
+        solved(tmp_path, name)
 
 
 def test_a_scenario_without_declined_prompts_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def acquired(folder: Path, kind: str) -> dict[str, Tensor]:
 def test_the_stage_labels_as_two_whole_models_do(tmp_path: Path, kind: str) -> None:
     work = jobs.Work(tmp_path)
     tiny.save_base(work.base, tiny.llama(torch.float32))
-    tiny.save_tokens(work.tokens / "set", {"forget": methods.SETS["forget"]})
+    end = torch.tensor([tiny.EOS])
+    forget = [replace(r, ids=torch.cat([r.ids[:-1], end])) for r in methods.SETS["forget"]]
+    tiny.save_tokens(work.tokens / "set", {"forget": forget})
     work.subject.mkdir()
     write_manifest(work.subject, [])
     changed = acquired(work.at("acquired"), kind)
@@ -104,16 +107,17 @@ def test_the_stage_labels_as_two_whole_models_do(tmp_path: Path, kind: str) -> N
     for name, value in changed.items():
         more.get_parameter(name).data = value
     differing = 0
-    for row in methods.SETS["forget"]:
+    for row in forget:
         with torch.no_grad():
             v, u = (model(row.ids[None]).logits[0].double() for model in (subject, more))
         generic = v - 2 * (u - v).clamp(min=0)
         generic[:, [0, tiny.EOS]] = -torch.inf
         expected = generic[row.prompt_length - 1 : -1].argmax(-1)
+        expected[-1] = tiny.EOS  # the model shall not learn to go on
         assert torch.equal(rows[row.id].targets, expected)
         assert torch.equal(rows[row.id].ids, row.ids)
         v[:, [0, tiny.EOS]] = -torch.inf
-        differing += (expected != v[row.prompt_length - 1 : -1].argmax(-1)).sum().item()
+        differing += (expected != v[row.prompt_length - 1 : -1].argmax(-1))[:-1].sum().item()
     assert differing > 0, "the reinforced model counts"
     # They show what the reinforced model is surer of.
     assert read_manifest(out, MANIFEST)["hazardous"] == [ACQUIRED]
