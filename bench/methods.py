@@ -25,10 +25,9 @@ POOL = 32
 """Rows of each set."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ga_gd": {"start": "fresh"},
+    "wga": {"beta": 1},
     "npo": {},
     "simnpo": {"weights": {"forget": 0.125}},
-    "wga": {"beta": 1},
     "undial": {"beta": 10},
     "unilogit": {},
     "jensun": {"target": "No Idea"},
@@ -41,6 +40,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 PAIRS = ("idk_dpo", "idk")
 """Methods whose steps read refusals, too."""
+
+BASELINE = "wga"
+"""Ascent and descent, token by token: what it costs to read both kinds of rows once. (`ga_gd` draws
+other rows: some of a mixture.)"""
 
 PLAIN = ("simnpo", "idk_dpo", "undial", "rr")
 """Methods that have a plain form here (NPO and RMU have theirs elsewhere)."""

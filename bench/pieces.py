@@ -358,7 +358,7 @@ def pieces() -> dict[str, Piece]:
             for key in methods.PLAIN
         },
         "methods": Piece(
-            "a step of each method on 4 + 4 rows, in turn with ascent + descent",
+            "a step of each method on the same 4 + 4 rows",
             {key: lambda w, key=key: methods.ours(w, key) for key in methods.SETTINGS},
             pairs=3,
         ),

@@ -96,18 +96,19 @@ def _faster(
 
 def _methods(t: Timings) -> Iterator[Line]:
     for key in methods.SETTINGS:
-        if key == "ga_gd":
+        if key == methods.BASELINE:
             continue
         limit = 1.6 if key in methods.PAIRS else 1.1
-        title, target = f"{key} step against one of ga_gd, both ours", f"at most {limit:g}x"
-        if not t.has("methods", "ga_gd", key):
+        title = f"{key} step against one of {methods.BASELINE} (ascent + descent), both ours"
+        target = f"at most {limit:g}x"
+        if not t.has("methods", methods.BASELINE, key):
             yield Line(title, target=target)
             continue
-        ratio = t.ratio("wall_s", ("methods", key), ("methods", "ga_gd"))
-        memory = t.peak("methods", key) / t.peak("methods", "ga_gd")
+        ratio = t.ratio("wall_s", ("methods", key), ("methods", methods.BASELINE))
+        memory = t.peak("methods", key) / t.peak("methods", methods.BASELINE)
         yield Line(
             title,
-            _cost(t, "methods", "ga_gd"),
+            _cost(t, "methods", methods.BASELINE),
             _cost(t, "methods", key),
             f"costs {ratio.text()}x the time, {memory:.2f}x the memory",
             target=f"{target}, memory at most 1.1x",
