@@ -99,7 +99,8 @@ def _check_effect(job: Job, layer: int, module: nn.Module, weight: Tensor) -> No
     states = []
     for doubled in (False, True):
         if doubled:
-            weight.copy_(module.weight)
+            whole: Any = module.weight
+            weight.copy_(whole)
         with _inputs(module) as seen:
             (found,) = job.body.states([row], reads)
         states.append(found.blocks[layer].double())
