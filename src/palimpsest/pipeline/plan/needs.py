@@ -13,8 +13,8 @@ worst moment:
 - logits, at most `palimpsest.limits.CHUNK_BYTES` at once of a model, and in fp32 at most
   `BLOCK_BYTES`, in as many copies as a term makes.
 
-On the CPU the system's allocator keeps part of what training has freed: `SPARE`, the one number
-that was fitted, to the embedded subject's records.
+On the CPU the system's allocator keeps part of what was freed: `SPARE` of training, `LINGERS` of a
+model, the two numbers that were fitted, to the embedded subject's records.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ MB = 1 << 20
 
 SPARE = 1.25
 """Memory that training takes from the system, as a share of what is held (activations, logits)."""
+
+LINGERS = 0.75
+"""Share of a model's weights that the allocator keeps when it is freed for the next one."""
 
 PROGRAM = 430 * MB
 """Main memory of a program that has imported torch, transformers and peft."""
@@ -92,6 +95,7 @@ class Step:
         training: bytes that come and go in training.
         logits: logits that are held at once.
         answers: bytes that answering holds, after and in place of all these.
+        lingers: share of the weights that main memory still holds while another model is loaded.
     """
 
     memory: float
@@ -101,6 +105,7 @@ class Step:
     training: float = 0.0
     logits: Logits = NO_LOGITS
     answers: float = 0.0
+    lingers: float = 0.0
 
 
 def light(stage: type[Stage], shape: Shape | None = None, source: str = "") -> Needs:
@@ -164,7 +169,8 @@ class Estimate:
             ram = devices * (CUDA + weights)
             return Needs(CONTEXT + own + held, ram, step.disk, work, weights, *known)
         held = max(step.memory + SPARE * (training + logits), step.answers)
-        ram = devices * (PROGRAM + max(own + held, self._loading(weights)))
+        loading = step.lingers * weights + self._loading(weights)
+        ram = devices * (PROGRAM + max(own + held, loading))
         return Needs(0, ram, step.disk, work, weights, *known)
 
     def _devices(self, stage: type[Stage]) -> tuple[int, bool]:
@@ -423,7 +429,9 @@ class Estimate:
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
         asked = joined(questions)
         tokens = 2.5 * rows.tokens + 2.0 * answers * self._longest_answer(asked)
-        return self._answering(rows, asked, tokens, 120.0 * rows.targets)
+        step = self._answering(rows, asked, tokens, 120.0 * rows.targets)
+        # The subject before unlearning is loaded last, and gives the likelihood of the answers.
+        return replace(step, lingers=LINGERS)
 
     def sweep(self) -> Step:
         """The same of validation rows, at every lambda."""
