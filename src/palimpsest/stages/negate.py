@@ -17,7 +17,7 @@ from palimpsest.metrics.cost import training_log
 from palimpsest.model import delta
 from palimpsest.model.adapter import Update, add
 from palimpsest.model.description import deltas_in, updates_in, write_model
-from palimpsest.model.joined import Joined, apart, joined, tensors_of
+from palimpsest.model.joined import Joined, joined, shows_start, tensors_of
 from palimpsest.model.vector import consensus_of, product, weight_of
 from palimpsest.pipeline.stages import Negate
 from palimpsest.stages.common import copy_log
@@ -105,7 +105,7 @@ def hazards_of(held: Collection[str], change: Collection[str]) -> list[str]:
             knowledge times -lambda, and nothing else.
     """
     alone = [ACQUIRED] if set(change) - set(held) else []
-    return [*([BEFORE] if apart(held, change) else []), *alone]
+    return [*([BEFORE] if shows_start(held, change) else []), *alone]
 
 
 def carry(trained: Path, out: Path) -> dict[str, Any]:

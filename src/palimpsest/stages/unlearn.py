@@ -15,7 +15,7 @@ from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
 from palimpsest.model.delta import sums, write_deltas
 from palimpsest.model.description import deltas_in, updates_in, write_model
-from palimpsest.model.joined import apart, joined, tensors_of
+from palimpsest.model.joined import joined, shows_start, tensors_of
 from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Trained, train_method
@@ -37,18 +37,19 @@ def unlearn(job: Unlearn) -> None:
 def _write(result: Trained, job: Unlearn) -> None:
     trainable, files, out = result.trainable, [TRAINING_LOG], job.out
     updates, deltas = updates_in(job.subject), deltas_in(job.subject)
-    hazardous: list[str] = []
+    held = tensors_of(updates, deltas)
     facts: dict[str, Any] = {}
     if trainable.adapter == "subject":
         # A trained copy of the start's one adapter stands in its place.
         updates = updates_of(trainable.model, "subject")
+        changed = tensors_of({name.partition(".lora_")[0] for name in trainable.weights}, [])
     else:
         added = trainable.added() if trainable.adapter else {}
         weights = {} if trainable.adapter else trainable.weights
-        if apart(tensors_of(updates, deltas), tensors_of(added, weights)):
-            hazardous = [BEFORE]
+        changed = tensors_of(added, weights)
         total = joined(add(updates, added, 1.0), sums(deltas, weights))
         updates, deltas, facts = total.updates, total.deltas, total.facts
+    hazardous = [BEFORE] if shows_start(held, changed) else []
     mark(out, hazardous)
     copy_log(result.log, out)
     if result.fixed:
