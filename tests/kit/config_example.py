@@ -47,6 +47,8 @@ models:
     scenario: bare
     methods:
       sku: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
+attacks:
+  ask: {kind: ask}
 methods:
   sku:
     algorithm: sku

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palimpsest.attacks import AttackSettings
+from palimpsest.config.attacks import attack_classes
 from palimpsest.config.load import CATALOGS, SUBJECTS
 from palimpsest.config.schema import Config
 from palimpsest.data.adapters import ADAPTERS
@@ -82,6 +84,8 @@ def tables_text() -> str:
         elif name == "methods":
             lines += ["Keys that every method has:", ""]
             lines += _plugin_tables(MethodSettings, "algorithm", algorithms())
+        elif name == "attacks":
+            lines += _plugin_tables(AttackSettings, "kind", attack_classes())
         else:
             lines += _table(_top_level(name))
     return "\n".join(lines).rstrip() + "\n"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
@@ -19,6 +20,7 @@ from palimpsest.config.schema import (
     SUBJECT_FOLDERS,
     Model,
     Report,
+    Robust,
     Scenario,
     Score,
 )
@@ -157,6 +159,29 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
             f"scenario '{model.scenario}' teaches nothing that is to be kept, so there is no "
             "'retrained' to compare with",
         )
+
+
+def check_attacks(catalogs: Catalogs, robust: Robust | None) -> Iterator[Problem]:
+    """Yield the problems of lists of attacks, and of the subjects that name them."""
+    if UNATTACKED not in catalogs.names["attacks"]:
+        text = f"missing: the value before every attack; write {UNATTACKED}: {{kind: {UNATTACKED}}}"
+        yield Problem(("attacks", UNATTACKED), text)
+    if robust is None:
+        return
+    for name, attacks in robust.lists.items():
+        if name in catalogs.names["attacks"]:
+            text = "an attack has this name; give the list another one"
+            yield Problem(("robust", "lists", name), text)
+        for i, attack in enumerate(attacks):
+            yield from catalogs.missing("attacks", attack, ("robust", "lists", name, i))
+    for name, model in catalogs.entries["models"].items():
+        chosen, at = model.attacks, ("models", name, "attacks")
+        if isinstance(chosen, str):
+            valid = [*robust.lists, *catalogs.names["attacks"]]
+            if chosen not in valid:
+                yield _no_such("attack or list of attacks", chosen, valid, at)
+        for i, attack in enumerate(chosen if isinstance(chosen, list) else ()):
+            yield from catalogs.missing("attacks", attack, (*at, i))
 
 
 def _check_report(catalogs: Catalogs, report: Report, page: str) -> Iterator[Problem]:

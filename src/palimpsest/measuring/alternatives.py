@@ -40,6 +40,10 @@ class DataRow:
     """The right answer in other words."""
     key: Sequence[str] = ()
     """Strings that carry the fact."""
+    group: str = ""
+    """What the row is about; rows of one group belong together."""
+    fact: str = ""
+    """The row of which this one is another wording; its own id where it is none."""
 
     def alternatives(self) -> list[tuple[int, str]]:
         """Place (see `palimpsest.metrics.asked`) and text of each answer but the response."""
@@ -173,6 +177,8 @@ def read_data(datasets: Path, ref: str) -> list[DataRow]:
             row.get("perturbed") or [],
             row.get("paraphrased"),
             row.get("key") or [],
+            row.get("group") or row["id"],
+            row.get("paraphrase_of") or row["id"],
         )
         for row in table.to_pylist()
     ]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
+from palimpsest.attacks import ATTACKS
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -447,7 +448,7 @@ class Batched(Stage):
 class OfRun(Stage):
     """A stage that works on any model with a model.json, wherever it came from."""
 
-    per = ("model", "run")
+    per: ClassVar[tuple[str, ...]] = ("model", "run")
 
     base: options.Base
     model: options.Unlearned
@@ -565,6 +566,80 @@ class Sweep(Batched):
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         return list(slices.scenario_of(cfg, w.model).validate_on.parts().values())
+
+
+@declared
+class AttackSplit(Stage):
+    """Divide the rows to forget between an attacker and what he wants; overlaps are named."""
+
+    per = ("model",)
+    work = "palimpsest.stages.attack_split:split"
+    ram_mb, seconds = 260, 5.0
+
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
+        forget = scenario.evaluate.forget
+        return {
+            "parts": {
+                "forget": forget,
+                "wordings": slices.wordings_of(scenario),
+                "others": slices.attackers_rows(scenario),
+            }
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        parts = cls.depends(cfg, w)["parts"]
+        return [parts["forget"], *parts["wordings"], *parts["others"].values()]
+
+
+@declared
+class Attack(Batched, OfRun):
+    """One attack on one model: the value of each row under it, and what the attack cost."""
+
+    per = ("model", "run", "attack")
+    work = "palimpsest.stages.attack:attack"
+    gpu = True
+    needs = Estimate.measure
+
+    original: options.Original
+    split: options.AttackRows
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
+        base, evaluated = slices.base_of(cfg, w.model), scenario.evaluate
+        unseen = {"forget_unseen": evaluated.forget_unseen} if evaluated.forget_unseen else {}
+        rows = slices.attackers_rows(scenario)
+        return {
+            **slices.load(base),
+            "name": w.attack,
+            "attack": tracked(entry),
+            "code": [entry.version, code_hash(ATTACKS.module(entry.kind))],
+            "parts": {
+                "forget": evaluated.forget,
+                **unseen,
+                "retain": evaluated.retain,
+                "others": {name: rows[name] for name in entry.others() if name in rows},
+            },
+            "retain_rows": cfg.robust.retain_rows,
+            "template": base.template.model_dump(),
+            "generation": slices.generation(cfg, w.model),
+            "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        parts = AttackSplit.depends(cfg, w)["parts"]
+        evaluated = slices.scenario_of(cfg, w.model).evaluate
+        others = parts["others"].values()
+        return [parts["forget"], evaluated.forget_unseen, evaluated.retain, *others]
 
 
 @declared
