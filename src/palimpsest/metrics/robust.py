@@ -39,6 +39,9 @@ FORM = "form"
 """Unit of what files give away, which is no property of the weights."""
 SHARED_ROOM = ("recall", FORM)
 """Units whose room is that of the question without an attack."""
+WEIGHTS_IN_HAND = LEVELS[-2]
+"""Level of `recoverable` itself: who may also train. The last level is about files."""
+NO_ROWS = "no row has a value of every model (training diverged, or each asked other rows)"
 NO_CONTROL = "no control: the subject has no `retrained`, which never learned the rows"
 
 
@@ -74,7 +77,7 @@ class Trial:
     chance: float | None = None
     """Of guessing right, where the values are choices; the control of last resort."""
     diverged: tuple[str, ...] = ()
-    """Settings whose training diverged on the method: they found nothing, and say nothing."""
+    """Settings whose training diverged on a seed of the method: they say nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +92,31 @@ class Choice:
 def crossfitted(values: np.ndarray, settings: Sequence[str], rows: Rows) -> Choice:
     """Choose a model's setting on each half, and take the value of each row from the other's.
 
+    A row that has no value under that setting (its training diverged, or the setting does not fit
+    the row) has that of the next best one.
+
     Args:
         values: [rows, settings], NaN where a row has none.
         settings: names, sorted: of equal ones the first is chosen.
         rows: their halves.
     """
-    best = [_best(values[rows.half(half)]) for half in (0, 1)]
-    of_row = np.where(rows.half(0), best[1], best[0])
-    return Choice(values[np.arange(len(values)), of_row], (settings[best[0]], settings[best[1]]))
+    taken = np.full(len(values), np.nan)
+    best = ["", ""]
+    for half in (0, 1):
+        order = _ranked(values[rows.half(half)])
+        best[half] = settings[order[0]] if len(order) else ""
+        for place in reversed(order):
+            there = rows.half(1 - half) & ~np.isnan(values[:, place])
+            taken[there] = values[there, place]
+    return Choice(taken, (best[0], best[1]))
 
 
-def _best(values: np.ndarray) -> int:
-    """The column with the highest mean, of those that at least half of the rows have."""
+def _ranked(values: np.ndarray) -> list[int]:
+    """Columns by their means, the highest first; those without any value last."""
     known = ~np.isnan(values)
-    counts = known.sum(axis=0)
-    means = np.where(known, values, 0).sum(axis=0) / np.maximum(counts, 1)
-    return int(np.argmax(np.where(2 * counts >= counts.max(), means, -1)))
+    sums = np.where(known, values, 0).sum(axis=0)
+    means = np.where(known.any(axis=0), sums / np.maximum(known.sum(axis=0), 1), -1)
+    return [int(place) for place in np.argsort(-means, kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -349,12 +361,8 @@ def assess(
     found = {trial.name: find(trial, asked, rows, confidence, own) for trial in trials}
     base = found[UNATTACKED]
     reason = NO_CONTROL if base is None else base.recovered["reason"]
-    findings = [one for one in found.values() if one is not None]
-    by_level = {
-        level: _at(level, [] if reason else findings, trials, reason, confidence)
-        for level in LEVELS
-    }
-    best = by_level[LEVELS[-2]]
+    by_level = {level: _at(level, trials, found, reason, confidence) for level in LEVELS}
+    best = by_level[WEIGHTS_IN_HAND]
     return {
         **best,
         "control": RETRAINED if base is not None and base.control == RETRAINED else None,
@@ -364,39 +372,37 @@ def assess(
     }
 
 
+def allowed(trial: Trial, level: str) -> bool:
+    """Whether an attacker of a level may do it: he may do all that those before him may.
+
+    What files give away counts against an attacker who has them alone: it is no property of the
+    method.
+    """
+    if trial.unit == FORM:
+        return level == LEVELS[-1]
+    return [*LEVELS].index(trial.level) <= [*LEVELS].index(level)
+
+
 def _at(
     level: str,
-    findings: Sequence[Finding],
     trials: Sequence[Trial],
+    found: Mapping[str, Finding | None],
     reason: str | None,
     confidence: float,
 ) -> dict[str, Any]:
-    """The number against an attacker of a level, who may do all that those before him may."""
-    allowed = LEVELS[: LEVELS.index(level) + 1]  # type: ignore[arg-type]
-    pool = [
-        one
-        for one in findings
-        if one.trial.level in allowed and (one.trial.unit != FORM or level == LEVELS[-1])
-    ]
-    tested = [
-        trial.name
-        for trial in trials
-        if trial.name != UNATTACKED
-        and trial.level in allowed
-        and (trial.unit != FORM or level == LEVELS[-1])
-    ]
-    weak = [one.trial.name for one in pool if one.trial.name in tested and one.weak()]
-    worst = Worst(missing(reason), None) if reason else worst_of(pool, confidence)
-    by_name = {one.trial.name: one for one in pool}
-    nothing = missing(worst.recoverable["reason"] or "")
+    """The number against an attacker of a level."""
+    names = sorted(trial.name for trial in trials if allowed(trial, level))
+    pool = {name: finding for name in names if (finding := found[name]) is not None}
+    worst = Worst(missing(reason), None) if reason else worst_of(pool.values(), confidence)
+    tested = [name for name in names if name != UNATTACKED]
     return {
         "recoverable": worst.recoverable,
         "worst": worst.attack,
         "chosen": [list(pair) for pair in worst.chosen],
-        "gap": by_name[worst.attack].gap if worst.attack else nothing,
+        "gap": pool[worst.attack].gap if worst.attack else worst.recoverable,
         "level": level,
-        "tested": sorted(tested),
-        "weak": sorted(weak),
+        "tested": tested,
+        "weak": [name for name in tested if name not in pool or pool[name].weak()],
     }
 
 
@@ -404,36 +410,35 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
     """What one attack found, as it stands in robust.json; null with a reason without a control."""
     facts: dict[str, Any] = {"unit": trial.unit, "level": trial.level}
     if finding is None:
-        nothing = missing(NO_CONTROL)
-        names = ("gap", "room", "recovered", "power")
-        return (
-            facts
-            | dict.fromkeys(names, nothing)
-            | {
-                "control": None,
-                "weak": True,
-                "rates": {"method": _raw(trial.method, trial, rows)}
-                | {"original": _raw([trial.original], trial, rows), "control": None},
-                "chosen": {},
-            }
-        )
-    means = {
-        "method": rounded(float(np.mean([c.values[finding.known].mean() for c in finding.method]))),
-        "original": rounded(float(finding.original.values[finding.known].mean())),
-        "control": rounded(float(finding.reference.values[finding.known].mean())),
-    }
-    return facts | {
+        none = trial.control is None and trial.chance is None
+        nothing = missing(NO_CONTROL if none else NO_ROWS)
+        models = {"method": trial.method, "original": [trial.original]}
+        if trial.control is not None:
+            models["control"] = [trial.control]
+        return {
+            **facts,
+            **dict.fromkeys(("gap", "room", "recovered", "power"), nothing),
+            "control": None,
+            "weak": True,
+            "rates": {"control": None}
+            | {name: _raw(tables, trial, rows) for name, tables in models.items()},
+            "chosen": {},
+        }
+    known, models = finding.known, {"original": finding.original, "control": finding.reference}
+    rates = {name: float(one.values[known].mean()) for name, one in models.items()}
+    rates["method"] = float(np.mean([one.values[known].mean() for one in finding.method]))
+    return {
+        **facts,
         "control": finding.control,
         "gap": finding.gap,
         "room": finding.room,
         "recovered": finding.recovered,
         "power": finding.power,
         "weak": trial.name != UNATTACKED and finding.weak(),
-        "rates": means,
+        "rates": {name: rounded(rate) for name, rate in rates.items()},
         "chosen": {
-            "method": [list(choice.settings) for choice in finding.method],
-            "original": list(finding.original.settings),
-            "control": list(finding.reference.settings),
+            "method": [list(one.settings) for one in finding.method],
+            **{name: list(one.settings) for name, one in models.items()},
         },
     }
 
