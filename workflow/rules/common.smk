@@ -4,7 +4,7 @@ import functools
 import re
 
 from palimpsest.environment import use_this_environment
-from palimpsest.pipeline import results, runs
+from palimpsest.pipeline import results, runs, targets
 from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, scenario_of
 from palimpsest.pipeline.stage import Wildcards
@@ -271,6 +271,35 @@ def retrained_of(wildcards):
     """Rows of the gold standard, if the subject's methods are compared with it."""
     compares = CFG.models[wildcards.model].retrained
     return f"results/{wildcards.model}/retrained/rows.parquet" if compares else []
+
+
+def attack_tables(*runs):
+    """What each attack on a subject found on some runs, with its facts."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{run}/attacks/{attack}.{ending}"
+        for run in runs
+        for attack in CFG.attacks_of(wildcards.model)
+        for ending in ("json", "parquet")
+    ]
+
+
+def control_of(wildcards):
+    """The model that never learned what is forgotten, if the subject can have one."""
+    suited = targets.unsuited(CFG, wildcards.model, "retrained") is None
+    return f"results/{wildcards.model}/retrained/seed-0/model/model.json" if suited else []
+
+
+def control_tables(wildcards):
+    """What attacks found on it."""
+    return attack_tables("retrained/seed-0")(wildcards) if control_of(wildcards) else []
+
+
+def method_tables(wildcards):
+    """What attacks found on every seed of a method."""
+    runs = [
+        f"{wildcards.method}/seed-{seed}" for seed in CFG.seeds(wildcards.method, wildcards.model)
+    ]
+    return attack_tables(*runs)(wildcards)
 
 
 def per_method(name):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ATTACKS
+from palimpsest.attacks import ALL_ATTACKS, ATTACKS
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -640,6 +640,40 @@ class Attack(Batched, OfRun):
         evaluated = slices.scenario_of(cfg, w.model).evaluate
         others = parts["others"].values()
         return [parts["forget"], evaluated.forget_unseen, evaluated.retain, *others]
+
+
+@declared
+class Robust(Stage):
+    """Whether it comes back: the worst attack on a method, above its control; needs no model."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.robust:robust"
+    ram_mb = 260
+
+    models: Annotated[
+        tuple[Path, ...],
+        Option(
+            "model.json of every seed; what attacks found is beside its folder", folder, many=True
+        ),
+    ]
+    original: options.Original
+    control: (
+        Annotated[Path, Option("model.json of retrained; empty: the subject has none", folder)]
+        | None
+    ) = None
+    split: options.AttackRows
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            "model": w.model,
+            "method": w.method,
+            "seeds": cfg.seeds(w.method, w.model),
+            "attacks": cfg.attacks_of(w.model),
+            "full": cfg.robust.lists.get(ALL_ATTACKS, []),
+            "confidence": cfg.score.confidence,
+        }
 
 
 @declared
