@@ -289,6 +289,29 @@ def control_of(wildcards):
     return f"results/{wildcards.model}/retrained/seed-0/model/model.json" if suited else []
 
 
+def results_of(method):
+    """What the verdict reads of a method, or of a reference."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{method or wildcards.method}/{name}"
+        for name in ("eval.json", "rows.parquet", "robust.json")
+    ]
+
+
+def retrained_results(wildcards):
+    """The same of the model that never learned what is forgotten, if there can be one."""
+    return results_of("retrained")(wildcards) if control_of(wildcards) else []
+
+
+def verdicts(wildcards):
+    """Verdicts of the report's methods, references first."""
+    return [
+        f"results/{model}/{method}/verdict.json"
+        for model, methods in CFG.report.models.items()
+        for method in dict.fromkeys(["original", "retrained", *methods])
+        if method != "base" and targets.unsuited(CFG, model, method) is None
+    ]
+
+
 def control_tables(wildcards):
     """What attacks found on it."""
     return attack_tables("retrained/seed-0")(wildcards) if control_of(wildcards) else []

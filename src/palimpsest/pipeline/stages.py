@@ -673,6 +673,7 @@ class Robust(Stage):
             "attacks": cfg.attacks_of(w.model),
             "full": cfg.robust.lists.get(ALL_ATTACKS, []),
             "confidence": cfg.score.confidence,
+            "measures": measures_version(),
         }
 
 
@@ -812,6 +813,35 @@ class Compare(Stage):
             "model": w.model,
             "method": w.method,
             "score": cfg.score.model_dump(include=used),
+            "measures": measures_version(),
+        }
+
+
+@declared
+class Verdict(Stage):
+    """Whether a model meets the criteria: pass, fail, undecided or not tested."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.verdict:judge"
+    ram_mb = 260
+
+    results: Annotated[Path, Option("eval.json of the method, with what is beside it", folder)]
+    original: Annotated[Path, Option("eval.json of original", folder)]
+    retrained: (
+        Annotated[Path, Option("eval.json of retrained; empty: the subject has none", folder)]
+        | None
+    ) = None
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        name = cfg.verdict.criteria
+        return {
+            "model": w.model,
+            "method": w.method,
+            "criteria": name,
+            "conditions": cfg.criteria[name].model_dump(),
+            "confidence": cfg.score.confidence,
             "measures": measures_version(),
         }
 
