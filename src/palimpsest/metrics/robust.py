@@ -100,6 +100,8 @@ def crossfitted(values: np.ndarray, settings: Sequence[str], rows: Rows) -> Choi
         settings: names, sorted: of equal ones the first is chosen.
         rows: their halves.
     """
+    if len(settings) == 1:
+        return Choice(values[:, 0], (settings[0], settings[0]))
     taken = np.full(len(values), np.nan)
     best = ["", ""]
     for half in (0, 1):

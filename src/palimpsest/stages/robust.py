@@ -63,9 +63,11 @@ class Attacked:
         return rates_of(self.frame)
 
     def text(self, setting: str, row: str) -> str | None:
-        """What the model wrote."""
+        """What the model wrote; None where nothing was to be written."""
         lines = self.frame[(self.frame["part"] == "forget") & (self.frame["id"] == row)]
-        texts = lines[lines["setting"] == setting]["text"].tolist()
+        texts = [
+            text for text in lines[lines["setting"] == setting]["text"] if isinstance(text, str)
+        ]
         return texts[0] if texts else None
 
 
