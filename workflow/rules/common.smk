@@ -6,7 +6,7 @@ import re
 from palimpsest.environment import use_this_environment
 from palimpsest.pipeline import results, runs, targets
 from palimpsest.pipeline.kept import keep
-from palimpsest.pipeline.slices import devices_of, scenario_of
+from palimpsest.pipeline.slices import devices_of, robust_in_eval, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report, Wanted
 from palimpsest.settings.draw import REFERENCES, WANTED, split_reference
@@ -265,6 +265,12 @@ def base_answers(wildcards):
     """Answers of the base model, where the subject is another one."""
     taught = CFG.pretraining(wildcards.model)
     return f"results/{wildcards.model}/base/seed-0/generations.parquet" if taught else []
+
+
+def robust_of(wildcards):
+    """What comes back under attack, where eval.json has a copy of it."""
+    copied = robust_in_eval(CFG, wildcards.model, wildcards.method)
+    return f"results/{wildcards.model}/{wildcards.method}/robust.json" if copied else []
 
 
 def retrained_of(wildcards):

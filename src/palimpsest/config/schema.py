@@ -388,6 +388,9 @@ class Robust(Section):
     """Name -> attacks that are run together."""
     retain_rows: Count = 32
     """Rows to keep that each attacked model answers, to show what the attack broke."""
+    in_eval: bool = False
+    """Copy the number into eval.json of subjects with `attacks`: it waits for the attacks then.
+    The report and the verdict read robust.json itself."""
 
 
 class Report(Section):

@@ -56,7 +56,11 @@ def values_of(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
 def averaged(rates: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """The mean of each rate over those that have it: of seeds, or of settings."""
     names = dict.fromkeys(name for one in rates for name in one)
-    return {name: mean_of(one.get(name) for one in rates) for name in names}
+    means = {name: mean_of(one.get(name) for one in rates) for name in names}
+    return {
+        name: int(mean) if mean is not None and mean.is_integer() else mean
+        for name, mean in means.items()
+    }
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

@@ -136,6 +136,11 @@ def attackers_rows(scenario: Scenario) -> dict[str, str]:
     return {name: ref for name, ref in others.items() if ref}
 
 
+def robust_in_eval(cfg: Config, model: str, method: str) -> bool:
+    """Whether eval.json has a copy of what comes back."""
+    return cfg.robust.in_eval and cfg.models[model].attacks is not None and method != "base"
+
+
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:
     """Devices of a job that trains a subject; one to pretrain where nothing is taught."""
     if pretrains and cfg.pretraining(model) is None:

@@ -750,6 +750,7 @@ class Score(Stage):
     base: options.Base | None = None
     original_answers: options.OrdinaryAnswers | None = None
     base_answers: options.OrdinaryAnswers | None = None
+    robust: Annotated[Path, Option("robust.json, for a copy of its number")] | None = None
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),
@@ -780,6 +781,7 @@ class Score(Stage):
             **_judge_code(cfg, w.model),
             "opposites": slices.opposite_parts(scenario),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
+            **({"robust": True} if slices.robust_in_eval(cfg, w.model, w.method) else {}),
         }
 
     @classmethod

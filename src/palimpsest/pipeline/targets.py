@@ -28,6 +28,9 @@ from palimpsest.pipeline.stages import STAGES
 from palimpsest.settings.types import dataset_of
 from palimpsest.settings.vector import method_of
 
+ATTACKS, _TABLES = "attacks", (".json", ".parquet")
+"""Folder of a run with what each attack found, and the endings of the files there."""
+
 
 def config_or_exit(
     raw: Mapping[str, Any],
@@ -146,6 +149,9 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         seeds = [str(seed) for seed in cfg.seeds(method, model)]
         if seed[1] not in seeds:
             yield f"{method} has no seed {seed[1]} for {model}; valid: {', '.join(seeds)}"
+        if len(file) == 3 and file[1] == ATTACKS and PurePosixPath(file[2]).suffix in _TABLES:
+            yield from _unknown("attack", PurePosixPath(file[2]).stem, cfg.attacks)
+            return
         yield from _run_faults(PurePosixPath("results", model, method, file[0]), file[1:])
         name = cfg.models[model].scenario
         if file[-1] == "lm_eval.json" and not cfg.scenarios[name].lm_eval:

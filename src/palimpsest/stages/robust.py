@@ -23,13 +23,12 @@ from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.damage import averaged, mean_of, rates_of, values_of
 from palimpsest.metrics.robust import FORM, Rows, Trial, aligned, assess
+from palimpsest.metrics.robust_schema import SCHEMA_VERSION
 from palimpsest.pipeline.stages import Robust
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
-"""Version of robust.json."""
 EXAMPLES = 3
 """Answers that came back which are shown."""
 METHOD, ORIGINAL, CONTROL = "method", "original", "control"
@@ -61,6 +60,11 @@ class Attacked:
     def rates(self) -> dict[str, dict[str, float | None]]:
         """Setting -> rates."""
         return rates_of(self.frame)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model wrote text."""
+        return any(isinstance(text, str) for text in self.frame["text"])
 
     def text(self, setting: str, row: str) -> str | None:
         """What the model wrote; None where nothing was to be written."""
@@ -283,37 +287,38 @@ def _not_tested(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
 def _examples(
     found: Mapping[str, Any], attacks: Mapping[str, Models]
 ) -> list[dict[str, str | None]]:
-    """The rows that the worst attack gave back most clearly: above the control, and when asked."""
-    worst = found["worst"]
-    if worst is None:
+    """The rows that came back most clearly, by the worst of the attacks that write text."""
+    values = {
+        name: block["recovered"]["value"]
+        for name, block in found["attacks"].items()
+        if block["unit"] != FORM and attacks[name][METHOD][0].writes
+    }
+    ranked = sorted((name for name in values if values[name] is not None), key=lambda n: -values[n])
+    if found["worst"] is None or not ranked:
         return []
-    models, asked = attacks[worst], attacks[UNATTACKED]
+    worst = found["worst"] if found["worst"] in ranked else ranked[0]
+    models, asked = attacks[worst], attacks[UNATTACKED][METHOD][0]
     chosen = found["attacks"][worst]["chosen"]
     ours = _best(models[METHOD][0], chosen[METHOD][0])
     theirs = _best(models[CONTROL][0], chosen[CONTROL]) if CONTROL in models else {}
-    plain = _best(asked[METHOD][0], [""])
-    gains = {
-        row: (value - theirs.get(row, (0.0, ""))[0], value - plain.get(row, (0.0, ""))[0])
-        for row, (value, _) in ours.items()
-    }
-    most = sorted(
-        (row for row in gains if gains[row][0] > 0), key=lambda row: (*_down(gains[row]), row)
-    )
+    plain = _best(asked, [*asked.values])
+
+    def gains(row: str) -> tuple[float, float, str]:
+        known, before = (side.get(row, (0.0, ""))[0] for side in (theirs, plain))
+        return known - ours[row][0], before - ours[row][0], row
+
+    most = sorted(row for row in ours if gains(row)[0] < 0)
     return [
         {
             "id": row,
             "attack": worst,
             "setting": ours[row][1],
             "text": models[METHOD][0].text(ours[row][1], row),
-            "asked": asked[METHOD][0].text(plain[row][1], row) if row in plain else None,
-            "control": (models[CONTROL][0].text(theirs[row][1], row) if row in theirs else None),
+            "asked": asked.text(plain[row][1], row) if row in plain else None,
+            "control": models[CONTROL][0].text(theirs[row][1], row) if row in theirs else None,
         }
-        for row in most[:EXAMPLES]
+        for row in sorted(most, key=gains)[:EXAMPLES]
     ]
-
-
-def _down(gains: tuple[float, float]) -> tuple[float, float]:
-    return -gains[0], -gains[1]
 
 
 def _best(attacked: Attacked, settings: Sequence[str]) -> dict[str, tuple[float, str]]:

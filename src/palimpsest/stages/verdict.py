@@ -12,11 +12,9 @@ from palimpsest.io.artifacts import EVAL, ROBUST, ROWS
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table
+from palimpsest.metrics.robust_schema import SCHEMA_VERSION
 from palimpsest.metrics.verdict import ORIGINAL, PASS, RETRAINED, Model, verdict
 from palimpsest.pipeline.stages import Verdict
-
-SCHEMA_VERSION = 1
-"""Version of verdict.json."""
 
 
 def judge(job: Verdict) -> dict[str, Any]:
