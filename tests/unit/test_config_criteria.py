@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from palimpsest.config.load import read_config
 from palimpsest.errors import UserError
 from palimpsest.pipeline.results import slice_of
 
+ROOT = Path(__file__).parents[2]
 RECALL = {"measure": "forget.recall_rate", "at_most": 0.1}
 
 
@@ -60,20 +62,24 @@ def test_required_attacks_exist_and_suit_the_level() -> None:
     raw = put(with_conditions(RECALL), "attacks.choose", {"kind": "choice"})
     for name in ("ask", "choose", "choice"):
         load_config(put(raw, "criteria.audit.attacks", {"require": [name]}))
-    with pytest.raises(UserError, match=r"require\[0\]: no attack 'choise'; did you mean 'choice'"):
-        load_config(put(raw, "criteria.audit.attacks", {"require": ["choise"]}))
+    with pytest.raises(
+        UserError, match=r"require\[0\]: no attack 'choices'; did you mean 'choice'"
+    ):
+        load_config(put(raw, "criteria.audit.attacks", {"require": ["choices"]}))
     text = put(raw, "criteria.audit.attacks", {"require": ["choice"]})
     with pytest.raises(UserError, match="'choice' is an attack of the level decoding, and these"):
         load_config(put(text, "criteria.audit.level", "text"))
 
 
 def test_the_verdict_names_criteria_that_are_there() -> None:
-    with pytest.raises(UserError, match="verdict.criteria: no criteria 'audt'; did you mean 'audi"):
+    with pytest.raises(
+        UserError, match=r"verdict\.criteria: no criteria 'audt'; did you mean 'audi"
+    ):
         load_config(put(raw_config(), "verdict.criteria", "audt"))
 
 
 def test_the_shipped_criteria_are_about_an_open_model() -> None:
-    audit = read_config("config").criteria["audit"]
+    audit = read_config(ROOT / "config").criteria["audit"]
     assert audit.level == "training"
     assert {one.measure for one in audit.conditions} >= {
         "forget.recall_rate",
