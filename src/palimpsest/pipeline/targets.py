@@ -28,6 +28,7 @@ from palimpsest.pipeline.stages import STAGES
 from palimpsest.settings.types import dataset_of
 from palimpsest.settings.vector import method_of
 
+
 def config_or_exit(
     raw: Mapping[str, Any],
     argv: Sequence[str],
