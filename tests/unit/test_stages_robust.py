@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from kit.attacked import ROWS, assessed, attack, model, plain, write
+from kit.attack_tables import ROWS, assessed, attack, model, plain, write
 from palimpsest.errors import UserError
 from palimpsest.metrics.robust import NO_CONTROL
 from palimpsest.metrics.robust_schema import robust_schema
