@@ -74,7 +74,7 @@ class Criteria(Section):
 
 
 class Verdict(Section):
-    """Which criteria decide."""
+    """The criteria that a verdict is about."""
 
     criteria: Name = "audit"
     """Key of ``criteria``."""
