@@ -46,6 +46,7 @@ class AttackSettings(Section):
     """
 
     kind: str
+    """Which attack: the name of its file."""
     level: ClassVar[Level]
     unit: ClassVar[Unit] = "recall"
     version: ClassVar[int] = 1

@@ -146,7 +146,7 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         seeds = [str(seed) for seed in cfg.seeds(method, model)]
         if seed[1] not in seeds:
             yield f"{method} has no seed {seed[1]} for {model}; valid: {', '.join(seeds)}"
-        yield from _run_faults(PurePosixPath("results", model, method, file[0]), file[1:])
+        yield from _run_faults(PurePosixPath("results", model, method, file[0]), file[1:], cfg)
         name = cfg.models[model].scenario
         if file[-1] == "lm_eval.json" and not cfg.scenarios[name].lm_eval:
             yield f"scenario '{name}' has no task for lm-eval; set scenarios.{name}.lm_eval"
@@ -159,16 +159,18 @@ def _misspelt(file: str) -> str | None:
     return close[0] if close and file not in known else None
 
 
-def _run_faults(run: PurePosixPath, rest: Sequence[str]) -> Iterator[str]:
+def _run_faults(run: PurePosixPath, rest: Sequence[str], cfg: Config) -> Iterator[str]:
     """Faults below a run's folder: a file of it, or a run that is derived from it."""
     match rest:
         case []:
             yield f"this is a folder; ask for a file in it, such as {run}/measure.json"
+        case ["attacks", file] if file.endswith((".parquet", ".json")):
+            yield from _unknown("attack", file.rpartition(".")[0], cfg.attacks)
         case [folder, name, *further] if folder in runs.DERIVED:
             if not re.fullmatch(runs.NAME, name):
                 yield f"'{name}' cannot be a name in {run}/{folder}: only letters, digits, _ and -"
             else:
-                yield from _run_faults(run / folder / name, further)
+                yield from _run_faults(run / folder / name, further, cfg)
         case [folder] if folder in runs.DERIVED:
             file = f"{run}/{folder}/NAME/measure.json"
             yield f"this is a folder; ask for a file of a run in it: {file}"
