@@ -868,6 +868,7 @@ class Report(Stage):
             "report": {**getattr(cfg, w.page).model_dump(), "models": shown},
             "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
+            "attacked": cls.attacked(cfg, w.page),
             "titles": {
                 model: {
                     "model": cfg.models[model].title or model,
@@ -882,6 +883,12 @@ class Report(Stage):
     def shows_sweeps(cls, page: str) -> bool:
         """Whether a page has trade-offs over lambda; they cost too much for all methods."""
         return page == "report"
+
+    @classmethod
+    def attacked(cls, cfg: Config, page: str) -> list[str]:
+        """Subjects of a page whose methods are attacked; that costs too much for all methods."""
+        shown = cfg.shown(page) if page == "report" else {}
+        return [model for model in shown if cfg.models[model].attacks is not None]
 
 
 def _judge_settings(cfg: Config, model: str) -> Section | None:
