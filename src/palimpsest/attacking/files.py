@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.attacking.weights import Change
-from palimpsest.attacks.files import AS_IS, PARTS
+from palimpsest.attacks.files import FIRST, PARTS
 from palimpsest.io.artifacts import HAZARDOUS, MODEL
 from palimpsest.io.atomic import is_private
 
@@ -20,7 +20,7 @@ Slice = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def slices_of(change: Change, original: Change) -> dict[str, Slice]:
-    """The slices of `palimpsest.attacks.files.PARTS` that are models of their own.
+    """The slices of `palimpsest.attacks.files.PARTS` without those that are equal.
 
     Args:
         change: what the published model adds to its base.
@@ -50,10 +50,10 @@ def slices_of(change: Change, original: Change) -> dict[str, Slice]:
     found: dict[str, Slice] = {}
     known = {seen((1, 1, 1))}
     for name, factors in PARTS.items():
-        if seen(factors) not in known:
+        if name == FIRST or seen(factors) not in known:
             known.add(seen(factors))
             found[name] = cut(*factors)
-    return found or {AS_IS: cut(1, 1, 1)}
+    return found
 
 
 KEPT = {
@@ -84,7 +84,7 @@ def beside(model: Path, subject: Path) -> list[dict[str, Any]]:
         path: holds
         for place in places
         for path in _folders(place)
-        if (holds := _holds(path)) is not None
+        if path.parent.name != ATTACKS and (holds := _holds(path)) is not None
     }
     return [
         {
@@ -96,6 +96,10 @@ def beside(model: Path, subject: Path) -> list[dict[str, Any]]:
         # What lies in a folder that is named already, such as files of a checkpoint, adds nothing.
         if not found.keys() & set(_between(path, root))
     ]
+
+
+ATTACKS = "attacks"
+"""Folder of the tables of attacks, with this attack's own cells."""
 
 
 def _folders(place: Path) -> Iterator[Path]:

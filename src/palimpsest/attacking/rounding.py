@@ -97,7 +97,7 @@ def in_gguf(weight: Tensor, name: str) -> Rounded | None:
         return None
     packed = quants.quantize(weight.float().cpu().numpy(), kind)
     values = torch.from_numpy(quants.dequantize(packed, kind)).to(weight.device)
-    codes = torch.from_numpy(_codes(packed, name)).view(weight.shape).to(weight.device)
+    codes = torch.from_numpy(_codes(packed, name)).reshape(weight.shape).to(weight.device)
     return Rounded(values, codes)
 
 

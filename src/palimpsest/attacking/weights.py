@@ -78,9 +78,7 @@ class Weighted:
 
     def __init__(self, network: nn.Module, base: Path, change: Change) -> None:
         """Add `change` to the base `network` that was loaded from the folder `base`."""
-        self._places = {
-            name: getattr(*base_tensors(network)[name][0]) for name in change.deltas
-        }
+        self._places = {name: getattr(*base_tensors(network)[name][0]) for name in change.deltas}
         self._plain = {name: weight.clone() for name, weight in self._places.items()}
         self._change = change
         self._b: dict[str, Tensor] = {}

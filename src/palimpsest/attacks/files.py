@@ -18,12 +18,12 @@ from palimpsest.settings.types import Count
 if TYPE_CHECKING:
     from palimpsest.attacking.target import Target
 
-AS_IS = "as-is"
+FIRST = "first"
 PARTS = {
+    FIRST: (1, 0, 0),
     "adapter-off": (0, 0, 1),
     "delta-off": (1, 1, 0),
     "off": (0, 0, 0),
-    "first": (1, 0, 0),
     "rest": (0, 1, 1),
     "flipped": (1, -1, -1),
 }
@@ -38,15 +38,15 @@ class Settings(AttackSettings):
     unit = "form"
 
     kind: Literal["files"]
-    """What parts of the published files know; parts that are no model of their own are skipped."""
+    """What is left of the model if parts of its published files are left out or turned round."""
     rows: Count | None = 48
     """Rows that are asked under each slice, drawn once for all models; null: all."""
 
 
 def run(settings: Settings, cell: Cell, target: Target) -> Found:
-    """Ask each slice that is another model than the whole and than the slices before it.
+    """Ask each slice that is another model than the whole and than those before it.
 
-    Where there is none, which is so of the base itself, the model as it is.
+    The first ranks are asked also where they are all there is, as of `original`.
     """
     from palimpsest.attacking.files import beside, slices_of
     from palimpsest.attacking.weights import Weighted, change_of
