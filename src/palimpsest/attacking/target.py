@@ -177,12 +177,20 @@ class Target:
         return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
 
     def answers(
-        self, network: nn.Module, rows: Sequence[Row], sampled: Sampled | None = None
+        self,
+        network: nn.Module,
+        rows: Sequence[Row],
+        sampled: Sampled | None = None,
+        shared: int = 0,
     ) -> list[Answer]:
-        """The model's answers to the prompts of `rows`, in their order."""
+        """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer in the model's context.
+        """
         batch_rows = self.job.config["generation"]["batch_rows"]
         limit = min(self.limit, self._room(rows))
-        answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows)
+        answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
         progress = Progress(f"{self.job.label} {self.cell}".rstrip(), len(rows))
         return answerer(rows, done=progress.update, sampled=sampled)
 

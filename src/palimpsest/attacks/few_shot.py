@@ -73,7 +73,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     sources = target.measured(target.forget, cell.fold)
     before = target.rows(shots(target, cell, count))
     rows = [target.form.after(before, row) for row in target.rows(sources)]
-    outcomes = list(target.written(sources, target.answers(target.network, rows)))
+    answers = target.answers(target.network, rows, shared=_length(before))
+    outcomes = list(target.written(sources, answers))
     facts = {"asked": asked, "shots": count}
     return Found(outcomes, {cell.setting: facts}, {"rows": count, "tokens": _length(before)})
 

@@ -59,7 +59,9 @@ class Settings(AttackSettings):
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if max(self.k) > self.draws:
-            raise ValueError(f"k: {max(self.k)} of {self.draws} answers cannot be read; raise draws")
+            raise ValueError(
+                f"k: {max(self.k)} of {self.draws} answers cannot be read; raise draws"
+            )
         return self
 
     def cells(self) -> Sequence[Cell]:
@@ -104,7 +106,9 @@ class Drawn:
         from palimpsest.metrics.leak import leak_at
 
         value = leak_at(self.draws, self.leaks, k)
-        return Outcome(self.id, value, self.text, degenerate(self.text) is not None, setting=setting)
+        return Outcome(
+            self.id, value, self.text, degenerate(self.text) is not None, setting=setting
+        )
 
 
 def _bounds(drawn: Sequence[Drawn], settings: Settings) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Format:
 
     def after(self, before: Sequence[Row], row: Row) -> Row:
         """A row after others in one context, a line break between two."""
-        between = torch.tensor(self.tokenizer.continuations(["\n"])[0])
+        between = torch.tensor(self.tokenizer.continuations(["\n"])[0], dtype=torch.int64)
         first, *others = [*before, row]
         ids = [first.ids]
         for one in others:
@@ -165,7 +165,7 @@ class Format:
 
 
 def _prompt(source: DataRow, ids: Sequence[int]) -> Row:
-    return Row(source.id, torch.tensor(ids), len(ids))
+    return Row(source.id, torch.tensor(ids, dtype=torch.int64), len(ids))
 
 
 def format_of(base: Path, template: Mapping[str, Any]) -> Format:
