@@ -177,13 +177,37 @@ class Target:
         return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
 
     def answers(
-        self, network: nn.Module, rows: Sequence[Row], sampled: Sampled | None = None
+        self,
+        network: nn.Module,
+        rows: Sequence[Row],
+        sampled: Sampled | None = None,
+        shared: int = 0,
     ) -> list[Answer]:
-        """The model's answers to the prompts of `rows`, in their order."""
+        """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer in the model's context.
+        """
         batch_rows = self.job.config["generation"]["batch_rows"]
-        answerer = transformers_answerer(network, self.tokenizer, self.limit, batch_rows)
+        limit = min(self.limit, self._room(rows))
+        answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
         progress = Progress(f"{self.job.label} {self.cell}".rstrip(), len(rows))
         return answerer(rows, done=progress.update, sampled=sampled)
+
+    def _room(self, rows: Sequence[Row]) -> int:
+        """Tokens that the model's context leaves after the longest prompt."""
+        context = self.form.tokenizer.context
+        if context is None:
+            return self.limit
+        longest = max(rows, key=lambda row: row.prompt_length)
+        room = context - longest.prompt_length
+        if room < 1:
+            raise UserError(
+                f"attack '{self.job.config['name']}': the prompt of row '{longest.id}' has "
+                f"{longest.prompt_length} tokens, which leaves no room for an answer in the "
+                f"model's context of {context}; shorten what the attack writes around the row"
+            )
+        return room
 
     @torch.no_grad()
     def mean_logprobs(self, network: nn.Module, rows: Sequence[Row]) -> list[float]:
