@@ -126,16 +126,6 @@ def wordings_of(scenario: Scenario) -> list[str]:
     return sorted(same - {evaluated.forget})
 
 
-def attackers_rows(scenario: Scenario) -> dict[str, str]:
-    """Rows that an attacker may have besides those to forget, none of which shows the damage."""
-    others = {
-        "retain": scenario.retain,
-        "general": scenario.general,
-        "holdout": scenario.evaluate.holdout,
-    }
-    return {name: ref for name, ref in others.items() if ref}
-
-
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:
     """Devices of a job that trains a subject; one to pretrain where nothing is taught."""
     if pretrains and cfg.pretraining(model) is None:
