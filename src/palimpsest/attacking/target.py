@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ class Target:
         device: where the model runs.
         split: ``split.json``.
         cell: what progress lines call the piece of the attack that runs.
+        keeps: what an attack keeps from cell to cell, e.g. a model that it trains.
     """
 
     job: Attack
     device: torch.device
     split: Mapping[str, Any]
     cell: str = ""
+    keeps: dict[str, Any] = field(default_factory=dict)
 
     # Rows
 

@@ -184,6 +184,25 @@ def check_attacks(catalogs: Catalogs, robust: Robust | None) -> Iterator[Problem
                 yield _no_such("attack or list of attacks", chosen, valid, at)
         for i, attack in enumerate(chosen if isinstance(chosen, list) else ()):
             yield from catalogs.missing("attacks", attack, (*at, i))
+        if chosen is not None:
+            named = [chosen] if isinstance(chosen, str) else chosen
+            attacks = [attack for one in named for attack in robust.lists.get(one, [one])]
+            yield from _check_attackers_rows(catalogs, model, attacks, at)
+
+
+def _check_attackers_rows(
+    catalogs: Catalogs, model: Model, attacks: Iterable[str], at: Place
+) -> Iterator[Problem]:
+    scenario = catalogs.entries["scenarios"].get(model.scenario)
+    for name in attacks if scenario else ():
+        entry = catalogs.entries["attacks"].get(name)
+        for other in entry.others() if entry else ():
+            if scenario and other not in (has := scenario.attackers_rows()):
+                yield Problem(
+                    at,
+                    f"attack '{name}' uses {other} rows, and scenario '{model.scenario}' has none "
+                    f"(it has: {', '.join(has)}); leave the attack out",
+                )
 
 
 def check_criteria(catalogs: Catalogs, verdict: Verdict | None) -> Iterator[Problem]:

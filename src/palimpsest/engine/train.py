@@ -48,6 +48,10 @@ SELDOM = 10.0
 """A checkpoint is followed by at least this many times the time that it took."""
 
 
+class Diverged(UserError):
+    """A training whose terms or weights left every bound."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training: the model, the rows, the objective and the settings.
@@ -107,8 +111,9 @@ def train(job: Job) -> Path:
     and checkpoints, and only there does this function return.
 
     Raises:
-        UserError: the warm-up is as long as the training; a term is not finite or has diverged
-            (the last good checkpoint is kept); the disk is full; terms cannot be taken apart.
+        Diverged: a term is not finite or has diverged (the last good checkpoint is kept).
+        UserError: the warm-up is as long as the training; the disk is full; terms cannot be taken
+            apart.
     """
     if job.optimizer.warmup_steps >= job.steps:
         raise UserError(
@@ -519,8 +524,8 @@ def _check_learning(
             )
 
 
-def _diverged(step: int, what: str) -> UserError:
-    return UserError(
+def _diverged(step: int, what: str) -> Diverged:
+    return Diverged(
         f"step {step + 1}: {what}; training has diverged. "
         "Lower training.optimizer.learning_rate (or the weight of this term), or raise "
         "warmup_steps; the last good checkpoint is kept"

@@ -587,7 +587,7 @@ class AttackSplit(Stage):
             "parts": {
                 "forget": forget,
                 "wordings": slices.wordings_of(scenario),
-                "others": slices.attackers_rows(scenario),
+                "others": scenario.attackers_rows(),
             }
         }
 
@@ -616,7 +616,7 @@ class Attack(Batched, OfRun):
         entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
         base, evaluated = slices.base_of(cfg, w.model), scenario.evaluate
         unseen = {"forget_unseen": evaluated.forget_unseen} if evaluated.forget_unseen else {}
-        rows = slices.attackers_rows(scenario)
+        rows = scenario.attackers_rows()
         return {
             **slices.load(base),
             "name": w.attack,
