@@ -52,7 +52,10 @@ def attack(job: Attack) -> None:
         found.append(read_table(file))
     table = pa.concat_tables([part for part, _ in found])
     write_table(job.out.with_suffix(".parquet"), table)
-    facts = {name: fact for _, kept in found for name, fact in kept["facts"].items()}
+    facts: dict[str, Any] = {}
+    for _, kept in found:
+        for name, fact in kept["facts"].items():
+            facts[name] = facts.get(name, {}) | fact
     write_document(job.out, _document(job, settings, facts, [kept for _, kept in found], began))
     shutil.rmtree(side, ignore_errors=True)
 
