@@ -74,6 +74,13 @@ class Lens:
     head: nn.Module
 
     @torch.no_grad()
+    def normed(self, states: Tensor) -> Tensor:
+        """States [n, width] behind the last norm, float64 in main memory."""
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        result: Tensor = self.norm(states.to(weight))
+        return result.cpu().double()
+
+    @torch.no_grad()
     def ranks(self, states: Tensor, tokens: Tensor, normed: bool = False) -> Tensor:
         """Rank of a token, 1 for the likeliest, by the states in front of it.
 
@@ -95,6 +102,24 @@ class Lens:
             own = logits.gather(-1, labels[:, None])
             found.append((~(logits < own)).sum(-1))
         return torch.cat(found).cpu()
+
+    @torch.no_grad()
+    def costs(self, states: Tensor, tokens: Tensor, among: Tensor) -> Tensor:
+        """-log of a token's share among a few, nats [n], by states that have passed the norm.
+
+        Args:
+            states: [n, width].
+            tokens: ids [n], each of `among`.
+            among: different ids, ascending [m].
+        """
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        bias: Tensor | None = getattr(self.head, "bias", None)
+        few = weight[among.to(weight.device)]
+        logits = states.to(weight) @ few.T
+        if bias is not None:
+            logits += bias[among.to(weight.device)]
+        labels = torch.searchsorted(among, tokens).to(weight.device)
+        return nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
 
 
 def lens_of(body: Body) -> Lens:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Penalties, as shares of the mean square of a state's entry."""
 
 ALWAYS = -1
-"""Mark of a token that is in every training set of the cross-validation."""
+"""Part of a token that every fit of the cross-validation has."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +60,37 @@ class Map:
         return self.moments.predicted(z, self.strength) + self.centre[1]
 
 
-def fitted(x: Tensor, y: Tensor, part: Tensor, judged: Tensor) -> Map:
-    """The map from x to y with the smallest error in cross-validation.
+def fitted(
+    x: Tensor, y: Tensor, part: Tensor, judged: Tensor, cost: Callable[[Tensor, Tensor], float]
+) -> Map:
+    """The map from x to y with the smallest cost in cross-validation.
 
-    Minimises |y - y0 - (z W)|^2 / n + strength |W|^2 over W, with z the entries of x less their
-    mean, over their standard deviation, and y0 the mean of y.
+    Minimises |y - y0 - z W|^2 / n + strength |W|^2 over W, with z the entries of x less their mean,
+    over their standard deviation, and y0 the mean of y.
 
     Args:
         x: states [n, width].
-        y: states of the other model at the same tokens, [n, width].
-        part: int64 [n], the fold in which a token is left out; `ALWAYS`: in none.
-        judged: bool [n], tokens whose squared error decides; of some fold.
+        y: what is to be predicted at the same tokens, [n, width].
+        part: int64 [n], the part in which a token is left out; `ALWAYS`: in none.
+        judged: bool [n], tokens that decide; each is of some part.
+        cost: of predictions at some tokens: their places in x, int64 [m], and float64 [m, width].
 
     Raises:
         ValueError: no token decides.
     """
     if not judged.any() or (part[judged] == ALWAYS).any():
-        raise ValueError("the strength is chosen on tokens of some fold")
+        raise ValueError("the strength is chosen on tokens that are left out of some part")
     x, y = x.double(), y.double()
     centre = x.mean(0), y.mean(0)
     scale = x.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)
     z, y = (x - centre[0]) / scale, y - centre[1]
     whole = Moments.of(z, y)
-    errors = [0.0] * len(STRENGTHS)
-    for fold in part[judged].unique().tolist():
-        rest = whole.without(Moments.of(z[part == fold], y[part == fold]))
-        at = judged & (part == fold)
+    costs = [0.0] * len(STRENGTHS)
+    for one in part[judged].unique().tolist():
+        rest = whole.without(Moments.of(z[part == one], y[part == one]))
+        at = (judged & (part == one)).nonzero()[:, 0]
         for place, strength in enumerate(STRENGTHS):
-            error = (rest.predicted(z[at], strength) - y[at]).square().sum()
-            errors[place] += error.item()
-    best = min(range(len(STRENGTHS)), key=lambda place: errors[place])
+            costs[place] += cost(at, rest.predicted(z[at], strength) + centre[1])
+    best = min(range(len(STRENGTHS)), key=lambda place: costs[place])
     return Map(whole, STRENGTHS[best], centre, scale)

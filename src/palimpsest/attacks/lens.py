@@ -6,10 +6,14 @@ token of the key is among the best 10. Heads:
 
 * ``own``: last norm and head of the attacked model, the logit lens;
 * ``base``: those of the base, which is public: it reads what a disturbed output layer hides;
-* ``fitted``: a linear map to the last states of the base, then the base's head: it reads what was
-  turned or shifted inside. Ridge regression, in closed form, at the tokens that predict a response,
-  on rows to keep, general ones and half of the facts, with the strength of the smallest error at
-  those facts' keys in 3-fold cross-validation; the other half is measured.
+* ``fitted``: the base's, with a linear correction of what it gets: it reads what was turned or
+  shifted inside.
+
+The correction of a layer is the ridge regression of the base's last state, less the layer's state
+behind the last norm, on the layer's state. It is fitted at the tokens that predict a response, of
+rows to keep, general ones and half of the facts. 3-fold cross-validation among those facts chooses
+its strength: that with which the first tokens of their keys are likeliest among all tokens of these
+rows. The other half is measured.
 
 Every head at every layer is a setting.
 """
@@ -79,7 +83,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     read = target.once("lens", lambda: _read(settings, target))
     facts = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in read.keys]
-    tokens = torch.tensor([read.keys[fact].token for fact in facts])
+    tokens = torch.stack([read.keys[fact].targets[read.keys[fact].key] for fact in facts])
     found, about = [], {}
     for layer in chosen_layers(read.count, settings.every):
         states = torch.stack([read.keys[fact].state(layer) for fact in facts])
@@ -88,7 +92,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             ranks = getattr(read, cell.setting).ranks(states, tokens)
         else:
             fit = _fit(read, layer, [row.fact for row in target.attackers(cell.fold)], target)
-            ranks = read.base.ranks(fit(states), tokens, normed=True)
+            ranks = read.base.ranks(_corrected(read, states, fit(states)), tokens, normed=True)
             more = {"strength": fit.strength}
         one = {"reciprocal_rank": (1 / ranks).mean().item(), **more}
         about[name] = one if cell.fold is None else {f"fold {cell.fold}": one}
@@ -107,19 +111,14 @@ class Line:
     Attributes:
         attacked: states of the attacked model.
         final: last states of the base [tokens, width]; None: they are not needed.
+        targets: the tokens that follow, int64 [tokens].
         key: place among these tokens of that before the key; -1: the row is no fact.
-        token: the key's first token.
     """
 
     attacked: Layers
     final: Tensor | None
+    targets: Tensor
     key: int = -1
-    token: int = -1
-
-    @property
-    def places(self) -> range:
-        """Of the tokens."""
-        return range(self.attacked.levels.shape[1])
 
     def state(self, layer: int) -> Tensor:
         """State of the attacked model before the key, [width]."""
@@ -147,6 +146,8 @@ class Read:
 
 def _read(settings: Settings, target: Target) -> Read:
     """Read every row with the attacked model, and with the base where its states are needed."""
+    import torch
+
     from palimpsest.attacking.keyed import keyed
     from palimpsest.attacking.layers import layers_of, lens_of
     from palimpsest.engine.body import Body
@@ -161,6 +162,7 @@ def _read(settings: Settings, target: Target) -> Read:
     firsts = [one.first - 1 for one in facts] + [0] * len(others)
     rows = [one.row for one in facts] + others
     places = [_places(row, first) for row, first in zip(rows, firsts, strict=True)]
+    targets = [row.ids[torch.tensor(at) + 1] for row, at in zip(rows, places, strict=True)]
     rows = [replace(row, ids=row.ids[: at[-1] + 1]) for row, at in zip(rows, places, strict=True)]
     body = Body(target.network)
     attacked = layers_of(target, body, rows, places, "states")
@@ -168,10 +170,9 @@ def _read(settings: Settings, target: Target) -> Read:
     finals: list[Any] = [None] * len(rows)
     if "fitted" in settings.heads:
         finals = [one.final for one in layers_of(target, public, rows, places, "base")]
-    lines = list(map(Line, attacked, finals))
+    lines = list(map(Line, attacked, finals, targets))
     for i, (one, at) in enumerate(zip(facts, places, strict=False)):
-        token = int(one.row.ids[one.first])
-        lines[i] = replace(lines[i], key=at.index(one.first - 1), token=token)
+        lines[i] = replace(lines[i], key=at.index(one.first - 1))
     keys = {one.source.fact: line for one, line in zip(facts, lines, strict=False)}
     return Read(keys, lines[len(facts) :], lens_of(body), lens_of(public), len(body.decoder.blocks))
 
@@ -191,10 +192,23 @@ def _fit(read: Read, layer: int, attackers: Sequence[str], target: Target) -> Ma
     from palimpsest.attacking.ridge import ALWAYS, fitted
 
     facts = [fact for fact in attackers if fact in read.keys]
+    parts = parts_of(target, facts).tolist()
     lines = [*(read.keys[fact] for fact in facts), *read.others]
-    parts = [*parts_of(target, facts).tolist(), *([ALWAYS] * len(read.others))]
+    sizes = torch.tensor([len(line.targets) for line in lines])
+    part = torch.tensor([*parts, *([ALWAYS] * len(read.others))]).repeat_interleave(sizes)
+    judged = torch.cat([torch.arange(len(line.targets)) == line.key for line in lines])
     x = torch.cat([line.attacked.levels[layer] for line in lines])
-    y = torch.cat([line.final for line in lines if line.final is not None])
-    part = torch.tensor([one for one, line in zip(parts, lines, strict=True) for _ in line.places])
-    judged = torch.tensor([place == line.key for line in lines for place in line.places])
-    return fitted(x, y, part, judged)
+    final = torch.cat([line.final for line in lines if line.final is not None])
+    targets = torch.cat([line.targets for line in lines])
+    among = targets.unique()
+
+    def cost(at: Tensor, correction: Tensor) -> float:
+        states = _corrected(read, x[at], correction)
+        return read.base.costs(states, targets[at], among).sum().item()
+
+    return fitted(x, final.double() - read.base.normed(x), part, judged, cost)
+
+
+def _corrected(read: Read, states: Tensor, correction: Tensor) -> Tensor:
+    """What the base's head gets: the states behind its last norm, and the correction."""
+    return read.base.normed(states) + correction
