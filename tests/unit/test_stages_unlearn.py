@@ -649,6 +649,16 @@ def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
         work.unlearn("below", work.config("rmu", layer=0))
 
 
+@pytest.mark.parametrize(
+    ("key", "over"), [("rr", {"blocks": [1, 9]}), ("rmu", {"layer": 9}), ("lunar", {"layer": 9})]
+)
+def test_a_block_that_the_base_does_not_have_is_refused_before_a_row_is_read(
+    work: Work, key: str, over: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=r"block 9 is read, .*blocks 0 to 3 .*; choose one of"):
+        work.run(Unlearn, "beyond", work.config(key, **over), tokens=work.root / "no-tokens")
+
+
 def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:
     bare = work.run(Pretrain, "bare", {**LOAD, "pretrain": None})
     config = work.config("gradient_ascent", **SUBJECT)
