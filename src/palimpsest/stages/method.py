@@ -123,7 +123,8 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
         region: names of the subject's tensors that may change, None: all.
 
     Raises:
-        UserError: an input is missing or altered, a set is empty, or training diverged.
+        UserError: an input is missing or altered, a set is empty, the method reads a block that the
+            base does not have, or training diverged.
     """
     config = job.config
     method = objective(deep_merge(config["settings"], {"training": job.untracked}))
@@ -135,6 +136,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     )
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
+    body.read_blocks(method.reads())  # refuses a block that is not there before any work
     if method.start == "fresh" and method.training.lora.init == "fila":
         files = Files(job, method.end_token)
         initialise(trainable, body, files.rows("forget", None), files.rows("retain", None))
