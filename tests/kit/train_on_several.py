@@ -8,6 +8,7 @@ leaves its message in the file `REFUSED`.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -93,9 +94,26 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "alt_po": ("alt_po", {"rows": {"forget": 3, "retain": 2}}),
     "idk_ap": ("idk_ap", {"weights": {"retain": 1}, "retain_term": "kl"}),
+    "adamw8bit": (
+        "max_entropy",
+        {
+            "inner": 160,  # matrices that are large enough for 8 bits
+            "training": {
+                "optimizer": {"name": "adamw8bit", "learning_rate": 1e-3},
+                "parameters": [tiny_methods.DOWN],
+                "checkpoint_seconds": 1e9,
+            },
+        },
+    ),
     # A row each: for some processes and streams there is none.
     "single": ("llmu", {"rows": {"forget": 1, "retain": 1}, "weights": {"retain": 0}}),
 }
+
+
+INSTALLED = [
+    name for name in METHODS if name != "adamw8bit" or importlib.util.find_spec("bitsandbytes")
+]
+"""Those whose optimiser's library is there."""
 
 
 def body(network: nn.Module, first_trained: int = 0) -> Body:

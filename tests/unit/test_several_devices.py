@@ -67,9 +67,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Every method trained in one process and in two, and what the two printed."""
     folder = tmp_path_factory.mktemp("trained")
     two = started(
-        TESTS / "kit/train_on_several.py", '{"devices": 2}', folder / "two", *program.METHODS
+        TESTS / "kit/train_on_several.py", '{"devices": 2}', folder / "two", *program.INSTALLED
     )
-    for name in program.METHODS:
+    for name in program.INSTALLED:
         program.train_one(name, folder / "one")
     printed, errors = two.communicate(timeout=600)
     assert two.returncode == 0, errors
@@ -92,6 +92,8 @@ RUNS = [
 
 @pytest.mark.parametrize(("name", "parallel"), RUNS)
 def test_two_processes_give_the_losses_and_weights_of_one(trained, name: str, parallel: str):
+    if name not in program.INSTALLED:
+        pytest.skip("pip install '.[quantize]'")
     one, two = trained[0] / name, trained[1] / parallel / name
     expected, found = lines(one), lines(two)
     steps = 1 if name == "lunar" else 4
@@ -105,8 +107,10 @@ def test_two_processes_give_the_losses_and_weights_of_one(trained, name: str, pa
         for key in {"state", "cosines"} & alone.keys():
             assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4)
     alone, together = load_file(one / program.WEIGHTS), load_file(two / program.WEIGHTS)
+    # A moment of 8 bits may round to its other neighbour: hundredths of a step of 1e-3.
+    apart = 1e-4 if name == "adamw8bit" else 1e-5
     for tensor, value in alone.items():
-        torch.testing.assert_close(together[tensor], value, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(together[tensor], value, rtol=1e-5, atol=apart)
 
 
 @pytest.mark.parametrize("name", REFUSALS)

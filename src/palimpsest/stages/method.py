@@ -13,6 +13,7 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.closed_form import InClosedForm, solve
 from palimpsest.engine.device import set_up
 from palimpsest.engine.fila import initialise
+from palimpsest.engine.optimizer import check_installed
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
@@ -124,10 +125,11 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
 
     Raises:
         UserError: an input is missing or altered, a set is empty, the method reads a block that the
-            base does not have, or training diverged.
+            base does not have, the optimiser's library is not installed, or training diverged.
     """
     config = job.config
     method = objective(deep_merge(config["settings"], {"training": job.untracked}))
+    check_installed(method.training.optimizer)
     device, seed = set_up(job.threads), config["seed"]
     description.check_base(job.subject, job.base)
     base = load_to_train(config, job.base, device, _blocks_read(method, job.subject))
