@@ -95,7 +95,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             ranks = read.base.ranks(_corrected(read, states, fit(states)), tokens, normed=True)
             more = {"strength": fit.strength}
         one = {"reciprocal_rank": (1 / ranks).mean().item(), **more}
-        about[name] = one if cell.fold is None else {f"fold {cell.fold}": one}
+        where = {"head": cell.setting, "layer": layer}
+        about[name] = where | (one if cell.fold is None else {f"fold {cell.fold}": one})
         values = (ranks <= BEST).tolist()
         found += [
             Outcome(fact, float(value), setting=name)

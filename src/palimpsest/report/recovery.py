@@ -245,7 +245,7 @@ def _curve(run: Run, name: str, key: str) -> list[tuple[int, float]]:
         return []
     best = max((sorted(curve) for curve in by_rate.values()), key=lambda curve: curve[-1][1])
     before = run.robust["unattacked"].get(key) or {}
-    return best if before.get("recall") is None else [(0, before["recall"]), *best]
+    return best if before.get("rate") is None else [(0, before["rate"]), *best]
 
 
 def _layers(subject: Subject, runs: Sequence[Run]) -> list[Chart]:
