@@ -38,6 +38,7 @@ wildcard_constraints:
     run=runs.pattern(one_of(CFG.method_names())),
     part=r"[\w.-]+",
     kind=one_of(REFERENCES),
+    attack=one_of(CFG.attacks),
 
 
 include: "workflow/rules/download.smk"
@@ -54,10 +55,12 @@ include: "workflow/rules/describe.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/lm_eval.smk"
+include: "workflow/rules/attack.smk"
 include: "workflow/rules/train_judge.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
+include: "workflow/rules/verdict.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/bench.smk"
 

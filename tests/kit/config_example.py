@@ -47,6 +47,10 @@ models:
     scenario: bare
     methods:
       sku: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
+attacks:
+  ask: {kind: ask}
+criteria:
+  audit: {conditions: [{measure: robust.recoverable, at_most: 0.2}]}
 methods:
   sku:
     algorithm: sku

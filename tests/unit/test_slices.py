@@ -23,7 +23,7 @@ RUN = {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
 LOCATED = RUN | {"method": "located"}
 KNOWN = {
     **{"base": "tiny", "dataset": "questions", "page": "report"},
-    **{"part": "train", "kind": "states"},
+    **{"part": "train", "kind": "states", "attack": "ask"},
 }
 OF_A_STAGE = {
     **dict.fromkeys(("region", "examples", "unlearn"), LOCATED),
@@ -132,20 +132,24 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     (
         "bases.tiny.template.response",
         "{response}",
-        {"tokenize", "wanted", "measure", "lm_eval", "merge"},
+        {"tokenize", "wanted", "measure", "lm_eval", "attack", "merge"},
     ),
-    ("bases.tiny.template.eos", False, {"tokenize", "wanted", "measure", "merge"}),
+    ("bases.tiny.template.eos", False, {"tokenize", "wanted", "measure", "attack", "merge"}),
     (
         "bases.tiny.dtype",
         "float32",
-        {*TRAINED, "measure", "lm_eval", "sweep"},
+        {*TRAINED, "measure", "lm_eval", "attack", "sweep"},
     ),
     ("bases.tiny.memory_mb", 1, set()),
     ("bases.tiny.runtime_minutes", 1, set()),
     ("bases.tiny.devices", 4, set()),
     ("bases.tiny.parallel", "fsdp", set()),
     ("models.subject.devices", 2, set()),
-    ("bases.tiny.trust_remote_code", True, {"download_model", *TRAINED, "measure", *LOADED}),
+    (
+        "bases.tiny.trust_remote_code",
+        True,
+        {"download_model", *TRAINED, "measure", "attack", *LOADED},
+    ),
     ("bases.other.source", "hub:org/else", set()),
     ("datasets.questions.files", ["a.csv"], set()),  # its source is a file
     ("datasets.questions.revision", "v2", set()),
@@ -160,12 +164,12 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     (
         "scenarios.taught.forget",
         "secrets/taught",
-        {"acquire", "localize", "examples", "unlearn", "score"},
+        {"acquire", "localize", "examples", "unlearn", "attack_split", "score"},
     ),
     (
         "scenarios.taught.evaluate.forget_unseen",
         None,
-        {"measure", "judge", "score", "report"},
+        {"measure", "judge", "score", "attack_split", "attack", "report"},
     ),
     ("scenarios.taught.evaluate.general", "general/all", {"measure", "score"}),
     ("scenarios.taught.validate_on.forget", "secrets/unseen", {"sweep"}),
@@ -178,13 +182,14 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     (
         "models.subject.base",
         "other",
-        {*TRAINED, "describe", "measure", "lm_eval", "sweep", "merge"},
+        {*TRAINED, "describe", "measure", "lm_eval", "attack", "sweep", "merge"},
     ),
     ("models.subject.title", "words", {"report"}),
     ("methods.sku.steps", 11, {"acquire"}),
     ("methods.sku.rows.forget", 2, {"acquire"}),
     ("methods.sku.preservation.sign", 1, {"acquire"}),
     ("methods.sku.training.optimizer.learning_rate", 1e-5, {"acquire"}),
+    ("methods.sku.training.optimizer.name", "adamw8bit", {"acquire"}),
     ("methods.sku.training.gradient_checkpointing", True, set()),
     ("methods.sku.training.compile", True, {"acquire"}),
     ("methods.located.training.compile", True, {"unlearn"}),
@@ -197,7 +202,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("models.subject.methods.sku", {"scale": 2}, {"negate"}),
     ("models.second.methods.sku.steps", 13, set()),
     ("methods.anchored.steps", 14, set()),
-    ("scenarios.taught.general", "general/all", {"score"}),
+    ("scenarios.taught.general", "general/all", {"score", "attack_split"}),
     ("scenarios.taught.localize.rounds", 3, {"localize"}),
     ("scenarios.taught.evaluate.answers", 3, {"measure", "judge", "score"}),
     ("methods.located.region", {"cosine": 0.5}, {"region"}),
@@ -208,9 +213,9 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.located.training.lora.rank", 3, set()),
     ("methods.sku.end_token", False, {"acquire"}),
     ("all_methods", {"models": {}, "examples": 2}, set()),
-    ("measure.generation.max_new_tokens", 9, {"measure", "sweep"}),
-    ("scenarios.taught.max_new_tokens", 9, {"measure", "sweep"}),
-    ("measure.generation.batch_rows", 9, {"wanted", "measure", "sweep", "lm_eval"}),
+    ("measure.generation.max_new_tokens", 9, {"measure", "sweep", "attack"}),
+    ("scenarios.taught.max_new_tokens", 9, {"measure", "sweep", "attack"}),
+    ("measure.generation.batch_rows", 9, {"wanted", "measure", "sweep", "lm_eval", "attack"}),
     ("scenarios.taught.wanted.alternates.per_row", 2, {"wanted"}),
     ("scenarios.taught.wanted.alternates.prompt", "{prompt} {response}", {"wanted"}),
     ("scenarios.taught.wanted.alternates.file", "path:mine.jsonl", {"wanted"}),
@@ -235,6 +240,8 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("judges.classifier.threshold", 0.9, set()),
     ("judges.endpoint.model", "small", set()),
     ("sweep.scales", [0, 1], {"sweep"}),
+    ("robust.retain_rows", 2, {"attack"}),
+    ("attacks.choice", {"kind": "choice"}, set()),
     ("report.examples", 2, {"report"}),
     ("report.models.subject", ["sku", "original"], {"report"}),
 ]
@@ -305,7 +312,13 @@ def test_vllm_decides_itself_what_is_decoded_together():
 def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
     raw = put(raw_config(), "scenarios.taught.lm_eval", {"mmlu": {}})
     other = put(raw, "bases.tiny.template.response", "{response}")
-    assert changed(slices(raw), slices(other)) == {"tokenize", "wanted", "measure", "merge"}
+    assert changed(slices(raw), slices(other)) == {
+        "tokenize",
+        "wanted",
+        "measure",
+        "attack",
+        "merge",
+    }
 
 
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():

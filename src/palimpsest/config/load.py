@@ -9,17 +9,21 @@ from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
+from palimpsest.config.attacks import attack_classes
+from palimpsest.config.criteria import Verdict
 from palimpsest.config.inherit import Inherited, first_holding, holds, inherit, value_at
 from palimpsest.config.judges import Judges
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import (
     Catalogs,
+    check_attacks,
+    check_criteria,
     check_judge,
     check_references,
     check_roles,
     check_vectors,
 )
-from palimpsest.config.schema import Config, Model, Score
+from palimpsest.config.schema import Config, Model, Robust, Score
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError, did_you_mean, one_line
@@ -30,13 +34,21 @@ from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import Section, name_fault
 
-CATALOGS = ("bases", "datasets", "scenarios", "models", "methods")
+CATALOGS = ("bases", "datasets", "scenarios", "models", "methods", "attacks", "criteria")
 """Keys whose value is a table of named entries; each has its file of the same name."""
 
 PAGES = ("report", "all_methods")
 """Keys that choose what a page shows."""
 
-FILES = ("bases.yaml", "datasets.yaml", "scenarios.yaml", "methods.yaml", "config.yaml")
+FILES = (
+    "bases.yaml",
+    "datasets.yaml",
+    "scenarios.yaml",
+    "methods.yaml",
+    "attacks.yaml",
+    "criteria.yaml",
+    "config.yaml",
+)
 """Files of a configuration folder, without those of the subjects."""
 
 SUBJECTS = "subjects"
@@ -45,6 +57,7 @@ SUBJECTS = "subjects"
 _PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
     "datasets": ("adapter", lambda: {name: a.Settings for name, a in ADAPTERS.all().items()}),
     "methods": ("algorithm", algorithms),
+    "attacks": ("kind", attack_classes),
 }
 """Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""
 
@@ -140,7 +153,14 @@ def load_config(
     pages = {key: sections.get(key) for key in PAGES}
     known = Catalogs(catalogs, names)
     problems += check_references(known, pages)
-    defaults = {"score": Score(), "judges": Judges()} | sections
+    defaults = {
+        "score": Score(),
+        "judges": Judges(),
+        "robust": Robust(),
+        "verdict": Verdict(),
+    } | sections
+    problems += check_attacks(known, defaults["robust"])
+    problems += check_criteria(known, defaults["verdict"])
     problems += check_judge(known, defaults["score"], defaults["judges"])
     for name, model in catalogs["models"].items():
         problems += _override_problems(raw, heirs, name, model, catalogs["methods"])

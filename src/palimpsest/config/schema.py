@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from palimpsest.attacks import UNATTACKED
+from palimpsest.config.attacks import AttackEntry
+from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.modules import Modules, resolved
@@ -37,7 +40,7 @@ REFERENCES = ("original", "retrained", "base")
 """What methods are compared with: the subject, a model that never learned what is forgotten (the
 gold standard), and the base model, which was taught nothing. No method can have these names."""
 
-SUBJECT_FOLDERS = ("subject", "retained", "wanted", "reference", "localization")
+SUBJECT_FOLDERS = ("subject", "retained", "wanted", "reference", "localization", "attacks")
 """Folders in ``results/<model>/`` that are no methods; no method can have these names."""
 
 RUN_FOLDERS = ("model", "merged", "acquired", "examples")
@@ -261,6 +264,15 @@ class Scenario(Section):
         """Task -> dataset/part, for the lm-eval tasks that are made from our own parts."""
         return {task: ref for task in self.lm_eval if (ref := local_part(task)) is not None}
 
+    def attackers_rows(self) -> dict[str, str]:
+        """Rows that an attacker may have besides those to forget; none shows the damage."""
+        others = {
+            "retain": self.retain,
+            "general": self.general,
+            "holdout": self.evaluate.holdout,
+        }
+        return {name: ref for name, ref in others.items() if ref}
+
     def kept(self) -> list[str]:
         """Parts of the pretraining data that are to be kept: what `retrained` learns."""
         if self.pretrain is None:
@@ -288,6 +300,9 @@ class Model(Section):
     """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
     retrained: bool | Source = False
     """Compare with `retrained`, the gold standard; true: pretrain it; path:, hub:: it is there."""
+    attacks: Name | Annotated[list[Name], Field(min_length=1), EACH_ONCE] | None = None
+    """A list of `robust.lists`, or attacks: what the report shows of this subject; null: nothing,
+    and robust.json on request has the list `quick`."""
     devices: Count | None = None
     """Devices of a job that trains this subject; null: as its base has it."""
     parallel: Parallel | None = None
@@ -375,6 +390,18 @@ class Sweep(Section):
     """Rows taken from each validation part."""
 
 
+class Robust(Section):
+    """Whether it comes back: what attacks have in common."""
+
+    lists: dict[Name, Annotated[list[Name], Field(min_length=1), EACH_ONCE]] = {}
+    """Name -> attacks that are run together."""
+    retain_rows: Count = 32
+    """Rows to keep that each attacked model answers, to show what the attack broke."""
+    in_eval: bool = False
+    """Copy the number into eval.json of subjects with `attacks`: it waits for the attacks then.
+    The report and the verdict read robust.json itself."""
+
+
 class Report(Section):
     """What a page shows."""
 
@@ -402,6 +429,14 @@ class Config(Section):
     """Subjects; the first part of a result's path."""
     methods: dict[Name, MethodEntry]
     """Unlearning methods; the second part of a result's path."""
+    attacks: dict[Name, AttackEntry]
+    """Attacks on what was to be forgotten."""
+    robust: Robust = Robust()
+    """What attacks have in common."""
+    criteria: dict[Name, Criteria]
+    """When a model counts as good enough."""
+    verdict: Verdict = Verdict()
+    """Which criteria decide."""
     measure: Measure = Measure()
     """What is computed with the model."""
     score: Score = Score()
@@ -464,6 +499,12 @@ class Config(Section):
             "devices": subject.devices or base.devices,
             "parallel": subject.parallel or base.parallel,
         }
+
+    def attacks_of(self, model: str) -> list[str]:
+        """Attacks on the methods of a subject, the question without one first."""
+        chosen = self.models[model].attacks or "quick"
+        names = self.robust.lists.get(chosen, [chosen]) if isinstance(chosen, str) else chosen
+        return list(dict.fromkeys([UNATTACKED, *names]))
 
     def harm_judge(self, model: str) -> str:
         """Name of the judge of a subject's answers."""

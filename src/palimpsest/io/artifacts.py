@@ -49,9 +49,16 @@ LM_EVAL_ROWS = "lm_eval.parquet"
 JUDGED = "judged.parquet"
 SWEEP = "sweep.parquet"
 
+SPLIT = "split.json"
+"""Which rows an attacker has, and which he wants."""
+
 EVAL = "eval.json"
 ROWS = "rows.parquet"
 COMPARE = "compare.json"
+ROBUST = "robust.json"
+"""What comes back under attack."""
+VERDICT = "verdict.json"
+"""Whether a model meets the criteria."""
 
 
 def table_of(part: str) -> str:

@@ -161,3 +161,20 @@ SWEEP = pa.schema(
     ]
 )
 """``sweep.parquet``: a line per scale of the task vector and part, means over the part's rows."""
+
+ATTACKED = pa.schema(
+    [
+        ("part", pa.string()),
+        ("id", pa.string()),
+        ("setting", pa.string()),
+        ("fold", pa.int8()),
+        ("seed", pa.int64()),
+        ("value", pa.float64()),
+        ("text", pa.string()),
+        ("degenerate", pa.bool_()),
+    ]
+)
+"""``.../attacks/{attack}.parquet``: a line per row and setting, see `palimpsest.attacks.Outcome`.
+
+``fold`` is the one that was measured; null where the attacker has no rows.
+"""

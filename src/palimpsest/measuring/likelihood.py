@@ -40,7 +40,7 @@ def likelihood(
         batch = [rows[i] for i in places]
         members = [evaluated.row for evaluated in batch]
         for name, values in zip(
-            ("logprob", "hit", "mean", "sd"), _token_columns(body, members), strict=True
+            ("logprob", "hit", "mean", "sd"), token_columns(body, members), strict=True
         ):
             columns[name] += values
         for evaluated in batch:
@@ -63,7 +63,7 @@ def answer_logprobs(body: Body, answered: Sequence[Answered], batch_tokens: int)
     rows = [_with_answer(answered[i]) for i in places]
     logprobs = [0.0] * len(answered)
     for batch in batches(rows, batch_tokens):
-        tokens = _token_columns(body, [rows[i] for i in batch])[0]
+        tokens = token_columns(body, [rows[i] for i in batch])[0]
         end = 0
         for i in batch:
             start, end = end, end + len(rows[i].response)
@@ -71,7 +71,8 @@ def answer_logprobs(body: Body, answered: Sequence[Answered], batch_tokens: int)
     return logprobs
 
 
-def _token_columns(body: Body, rows: Sequence[Row]) -> list[list[Any]]:
+def token_columns(body: Body, rows: Sequence[Row]) -> list[list[Any]]:
+    """Columns of `palimpsest.engine.kernels.head.token_table` for the targets of `rows`, joined."""
     states = [
         hidden[row.prompt_length - 1 : len(row) - 1]
         for row, hidden in zip(rows, body.hidden(rows), strict=True)

@@ -83,6 +83,7 @@ Unlearned = Annotated[
     Path, Option("any model: model.json, say results/<model>/<method>/seed-0/model/", folder)
 ]
 Original = Annotated[Path, Option("model.json of original, the model before unlearning", folder)]
+AttackRows = Annotated[Path, Option("split.json: which rows an attacker has")]
 OutFolder = Annotated[
     Path, Option("what is written: the JSON file that stands for a folder", folder)
 ]

@@ -14,7 +14,7 @@ from palimpsest.config.roles import opposites
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.code import code_hash
 from palimpsest.settings.draw import Draw
-from palimpsest.settings.types import Section, tracked
+from palimpsest.settings.types import Section, dataset_of, tracked
 
 
 def base_of(cfg: Config, model: str) -> Base:
@@ -114,6 +114,21 @@ def opposite_parts(scenario: Scenario) -> list[list[str]]:
     roles = sorted(pair for pair in pairs if not "".join(pair).count("validate_on."))
     # One pair of parts is compared once, whatever roles it has.
     return list({(one, other): [a, one, b, other] for a, one, b, other in roles}.values())
+
+
+def wordings_of(scenario: Scenario) -> list[str]:
+    """Parts with what is to be forgotten in other words, sorted."""
+    evaluated = scenario.evaluate
+    taught = scenario.pretrain.data if scenario.pretrain else []
+    forgotten = dataset_of(evaluated.forget)
+    refs = [scenario.forget, scenario.validate_on.forget, evaluated.forget_unseen, *taught]
+    same = {ref for ref in refs if ref and dataset_of(ref) == forgotten}
+    return sorted(same - {evaluated.forget})
+
+
+def robust_in_eval(cfg: Config, model: str, method: str) -> bool:
+    """Whether eval.json has a copy of what comes back."""
+    return cfg.robust.in_eval and cfg.models[model].attacks is not None and method != "base"
 
 
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:

@@ -28,6 +28,7 @@ class Wildcards:
         model, method, seed: subject, method (or `original`, `retrained`, `base`) and seed.
         run: path of a model below its subject: ``sku/seed-0``, ``sku/seed-0/attacks/relearn``.
         kind: which wanted answers, or what a reference holds (`palimpsest.settings.draw`).
+        attack: key of ``attacks``.
         page: ``report`` or ``all_methods``.
     """
 
@@ -39,6 +40,7 @@ class Wildcards:
     seed: str = ""
     run: str = ""
     kind: str = ""
+    attack: str = ""
     page: str = ""
 
 

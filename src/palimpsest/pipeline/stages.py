@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
+from palimpsest.attacks import ALL_ATTACKS, ATTACKS
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -448,7 +449,7 @@ class Batched(Stage):
 class OfRun(Stage):
     """A stage that works on any model with a model.json, wherever it came from."""
 
-    per = ("model", "run")
+    per: ClassVar[tuple[str, ...]] = ("model", "run")
 
     base: options.Base
     model: options.Unlearned
@@ -569,6 +570,115 @@ class Sweep(Batched):
 
 
 @declared
+class AttackSplit(Stage):
+    """Divide the rows to forget between an attacker and what he wants; overlaps are named."""
+
+    per = ("model",)
+    work = "palimpsest.stages.attack_split:split"
+    ram_mb, seconds = 260, 5.0
+
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
+        forget = scenario.evaluate.forget
+        return {
+            "parts": {
+                "forget": forget,
+                "wordings": slices.wordings_of(scenario),
+                "others": scenario.attackers_rows(),
+            }
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        parts = cls.depends(cfg, w)["parts"]
+        return [parts["forget"], *parts["wordings"], *parts["others"].values()]
+
+
+@declared
+class Attack(Batched, OfRun):
+    """One attack on one model: the value of each row under it, and what the attack cost."""
+
+    per = ("model", "run", "attack")
+    work = "palimpsest.stages.attack:attack"
+    gpu = True
+    needs = Estimate.measure
+
+    original: options.Original
+    split: options.AttackRows
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
+        base, evaluated = slices.base_of(cfg, w.model), scenario.evaluate
+        unseen = {"forget_unseen": evaluated.forget_unseen} if evaluated.forget_unseen else {}
+        rows = scenario.attackers_rows()
+        return {
+            **slices.load(base),
+            "name": w.attack,
+            "attack": tracked(entry),
+            "code": [entry.version, code_hash(ATTACKS.module(entry.kind))],
+            "parts": {
+                "forget": evaluated.forget,
+                **unseen,
+                "retain": evaluated.retain,
+                "others": {name: rows[name] for name in entry.others() if name in rows},
+            },
+            "retain_rows": cfg.robust.retain_rows,
+            "template": base.template.model_dump(),
+            "generation": slices.generation(cfg, w.model),
+            "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        parts = AttackSplit.depends(cfg, w)["parts"]
+        evaluated = slices.scenario_of(cfg, w.model).evaluate
+        others = parts["others"].values()
+        return [parts["forget"], evaluated.forget_unseen, evaluated.retain, *others]
+
+
+@declared
+class Robust(Stage):
+    """Whether it comes back: the worst attack on a method, above its control; needs no model."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.robust:robust"
+    ram_mb = 260
+
+    models: Annotated[
+        tuple[Path, ...],
+        Option(
+            "model.json of every seed; what attacks found is beside its folder", folder, many=True
+        ),
+    ]
+    original: options.Original
+    control: (
+        Annotated[Path, Option("model.json of retrained; empty: the subject has none", folder)]
+        | None
+    ) = None
+    split: options.AttackRows
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            "model": w.model,
+            "method": w.method,
+            "seeds": cfg.seeds(w.method, w.model),
+            "attacks": cfg.attacks_of(w.model),
+            "full": cfg.robust.lists.get(ALL_ATTACKS, []),
+            "confidence": cfg.score.confidence,
+            "measures": measures_version(),
+        }
+
+
+@declared
 class TrainJudge(Stage):
     """Train the judge `trained` on labelled answers; measure it on those to other questions."""
 
@@ -641,6 +751,7 @@ class Score(Stage):
     base: options.Base | None = None
     original_answers: options.OrdinaryAnswers | None = None
     base_answers: options.OrdinaryAnswers | None = None
+    robust: Annotated[Path, Option("robust.json, for a copy of its number")] | None = None
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),
@@ -671,6 +782,7 @@ class Score(Stage):
             **_judge_code(cfg, w.model),
             "opposites": slices.opposite_parts(scenario),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
+            **({"robust": True} if slices.robust_in_eval(cfg, w.model, w.method) else {}),
         }
 
     @classmethod
@@ -709,6 +821,35 @@ class Compare(Stage):
 
 
 @declared
+class Verdict(Stage):
+    """Whether a model meets the criteria: pass, fail, undecided or not tested."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.verdict:judge"
+    ram_mb = 260
+
+    results: Annotated[Path, Option("eval.json of the method, with what is beside it", folder)]
+    original: Annotated[Path, Option("eval.json of original", folder)]
+    retrained: (
+        Annotated[Path, Option("eval.json of retrained; empty: the subject has none", folder)]
+        | None
+    ) = None
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        name = cfg.verdict.criteria
+        return {
+            "model": w.model,
+            "method": w.method,
+            "criteria": name,
+            "conditions": cfg.criteria[name].model_dump(),
+            "confidence": cfg.score.confidence,
+            "measures": measures_version(),
+        }
+
+
+@declared
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
@@ -728,6 +869,7 @@ class Report(Stage):
             "report": {**getattr(cfg, w.page).model_dump(), "models": shown},
             "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
+            "attacked": cls.attacked(cfg, w.page),
             "titles": {
                 model: {
                     "model": cfg.models[model].title or model,
@@ -742,6 +884,12 @@ class Report(Stage):
     def shows_sweeps(cls, page: str) -> bool:
         """Whether a page has trade-offs over lambda; they cost too much for all methods."""
         return page == "report"
+
+    @classmethod
+    def attacked(cls, cfg: Config, page: str) -> list[str]:
+        """Subjects of a page whose methods are attacked; that costs too much for all methods."""
+        shown = cfg.shown(page) if page == "report" else {}
+        return [model for model in shown if cfg.models[model].attacks is not None]
 
 
 def _judge_settings(cfg: Config, model: str) -> Section | None:

@@ -20,7 +20,7 @@ from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS,
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
 from palimpsest.home import home
-from palimpsest.io.artifacts import COMPARE, EVAL, ROWS
+from palimpsest.io.artifacts import COMPARE, EVAL, ROBUST, ROWS, VERDICT
 from palimpsest.pipeline import runs
 from palimpsest.pipeline.launch import rules
 from palimpsest.pipeline.slices import draws_of, wanted_of
@@ -146,7 +146,7 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         seeds = [str(seed) for seed in cfg.seeds(method, model)]
         if seed[1] not in seeds:
             yield f"{method} has no seed {seed[1]} for {model}; valid: {', '.join(seeds)}"
-        yield from _run_faults(PurePosixPath("results", model, method, file[0]), file[1:])
+        yield from _run_faults(PurePosixPath("results", model, method, file[0]), file[1:], cfg)
         name = cfg.models[model].scenario
         if file[-1] == "lm_eval.json" and not cfg.scenarios[name].lm_eval:
             yield f"scenario '{name}' has no task for lm-eval; set scenarios.{name}.lm_eval"
@@ -154,21 +154,23 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
 
 def _misspelt(file: str) -> str | None:
     """The file of a method that is meant; None if it is one, or something else altogether."""
-    known = (EVAL, ROWS, COMPARE)
+    known = (EVAL, ROWS, COMPARE, ROBUST, VERDICT)
     close = difflib.get_close_matches(file, known, n=1, cutoff=0.85)
     return close[0] if close and file not in known else None
 
 
-def _run_faults(run: PurePosixPath, rest: Sequence[str]) -> Iterator[str]:
+def _run_faults(run: PurePosixPath, rest: Sequence[str], cfg: Config) -> Iterator[str]:
     """Faults below a run's folder: a file of it, or a run that is derived from it."""
     match rest:
         case []:
             yield f"this is a folder; ask for a file in it, such as {run}/measure.json"
+        case ["attacks", file] if file.endswith((".parquet", ".json")):
+            yield from _unknown("attack", file.rpartition(".")[0], cfg.attacks)
         case [folder, name, *further] if folder in runs.DERIVED:
             if not re.fullmatch(runs.NAME, name):
                 yield f"'{name}' cannot be a name in {run}/{folder}: only letters, digits, _ and -"
             else:
-                yield from _run_faults(run / folder / name, further)
+                yield from _run_faults(run / folder / name, further, cfg)
         case [folder] if folder in runs.DERIVED:
             file = f"{run}/{folder}/NAME/measure.json"
             yield f"this is a folder; ask for a file of a run in it: {file}"

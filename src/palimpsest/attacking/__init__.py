@@ -1,0 +1,1 @@
+"""How attacks are run: the rows and models that they get, and the job that runs them."""

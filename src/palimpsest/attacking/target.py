@@ -1,0 +1,309 @@
+"""What an attack gets: the attacked model, its base and its subject, and the rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from palimpsest.attacks import FORGET, RETAIN, Outcome
+from palimpsest.data.attack_split import Fact, refuse_overlaps
+from palimpsest.engine.body import Body
+from palimpsest.engine.generate import Answer, Sampled
+from palimpsest.engine.progress import Progress
+from palimpsest.engine.rows import Row, batches
+from palimpsest.errors import UserError
+from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
+from palimpsest.measuring.backends import transformers_answerer
+from palimpsest.measuring.likelihood import token_columns
+from palimpsest.measuring.limit import longest_answer
+from palimpsest.metrics.answers import Answers
+from palimpsest.metrics.asked import draw_ids
+from palimpsest.metrics.degenerate import degenerate
+from palimpsest.metrics.measures.answers import RECALL
+from palimpsest.model.base import load_base, load_tokenizer
+from palimpsest.model.unlearned import load_model
+from palimpsest.pipeline.stages import Attack
+
+T = TypeVar("T")
+
+
+@dataclass
+class Target:
+    """The model under attack and the rows; an attack calls what it needs.
+
+    Attributes:
+        job: names the folders.
+        device: where the model runs.
+        split: ``split.json``.
+        cell: what progress lines call the piece of the attack that runs.
+    """
+
+    job: Attack
+    device: torch.device
+    split: Mapping[str, Any]
+    cell: str = ""
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives the first cell that asks for `name`; later ones get the same."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        result: T = self._shared[name]
+        return result
+
+    # Rows
+
+    @functools.cached_property
+    def forget(self) -> list[DataRow]:
+        """Every row to forget, in the words of unlearning."""
+        return self._read("forget")
+
+    @functools.cached_property
+    def unseen(self) -> list[DataRow]:
+        """The same facts in words that unlearning never saw; empty where there are none."""
+        return self._read("forget_unseen") if "forget_unseen" in self._parts else []
+
+    @functools.cached_property
+    def retain(self) -> list[DataRow]:
+        """Rows to keep that show the damage; no attacker has them."""
+        rows = self._read("retain")
+        ids = set(draw_ids([row.id for row in rows], self.job.config["retain_rows"]))
+        return [row for row in rows if row.id in ids]
+
+    def measured(self, rows: Sequence[DataRow], fold: int | None) -> list[DataRow]:
+        """Of rows to forget, in any wording, those that are measured in a fold; None: all."""
+        return [row for row in rows if fold is None or self._fold(row) == fold]
+
+    def attackers(self, fold: int) -> list[DataRow]:
+        """The rows to forget that the attacker has while `fold` is measured."""
+        return [row for row in self.forget if self._fold(row) != fold]
+
+    def has(self, name: str) -> bool:
+        """Whether the scenario has such other rows."""
+        return name in self._parts["others"]
+
+    def others(self, name: str) -> list[DataRow]:
+        """Other rows of the attacker, ``retain``, ``general`` or ``holdout``; no key is in them.
+
+        Raises:
+            UserError: the scenario has none.
+        """
+        ref = self._parts["others"].get(name)
+        if ref is None:
+            has = ", ".join(sorted(self._parts["others"])) or "none"
+            raise UserError(
+                f"attack '{self.job.config['name']}' uses {name} rows, and the scenario has none "
+                f"(it has: {has})"
+            )
+        without = {line["row"] for line in self.split["left_out"].get(name, [])}
+        rows = [row for row in read_data(self.job.datasets, ref) if row.id not in without]
+        if not rows:
+            raise UserError(
+                f"every row of {ref} holds a key string of what is to be forgotten: an attacker "
+                f"with {name} rows would have the answers"
+            )
+        return rows
+
+    def refuse_keys(self, texts: Mapping[str, str], what: str) -> None:
+        """Refuse texts of the attack's settings that give a measured row away.
+
+        Raises:
+            UserError: a text holds a key string.
+        """
+        facts = [Fact(row.id, row.group, row.key, ()) for row in self.forget]
+        refuse_overlaps(texts.items(), facts, what)
+
+    @property
+    def _parts(self) -> Mapping[str, Any]:
+        parts: Mapping[str, Any] = self.job.config["parts"]
+        return parts
+
+    def _read(self, part: str) -> list[DataRow]:
+        return read_data(self.job.datasets, self._parts[part])
+
+    def _fold(self, row: DataRow) -> int:
+        fold: int = self.split["folds"][row.fact]
+        return fold
+
+    # Models
+
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """The attacked model as it is; an attack that changes weights takes `load`."""
+        return self.load()
+
+    def load(self, folder: Path | None = None, dtype: str | None = None) -> nn.Module:
+        """A model of its own: the attacked one, or that of another folder with ``model.json``.
+
+        Args:
+            folder: None: the attacked model; ``self.job.original``: the subject before unlearning.
+            dtype: None: that of all results; ``float32``: updates are merged into the weights.
+        """
+        config = self.job.config
+        return load_model(
+            folder or self.job.model,
+            self.job.base,
+            dtype or config["dtype"],
+            self.device,
+            config["trust_remote_code"],
+        )
+
+    def load_base(self, dtype: str | None = None) -> nn.Module:
+        """The base model, which is public."""
+        config = self.job.config
+        remote = config["trust_remote_code"]
+        return load_base(self.job.base, dtype or config["dtype"], self.device, remote)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return load_tokenizer(self.job.base, self.job.config["trust_remote_code"])
+
+    @functools.cached_property
+    def form(self) -> Format:
+        """How prompts and responses are written."""
+        return format_of(self.job.base, self.job.config["template"])
+
+    # Reading and answering
+
+    def rows(
+        self,
+        sources: Sequence[DataRow],
+        prompts: Sequence[str] | None = None,
+        responses: Sequence[str] | None = None,
+    ) -> list[Row]:
+        """Token rows of `sources`, with other prompts or responses where they are given."""
+        prompts = [row.prompt for row in sources] if prompts is None else prompts
+        responses = [row.response for row in sources] if responses is None else responses
+        return self.form.rows(sources, prompts, responses, self.job.config["name"])
+
+    @functools.cached_property
+    def limit(self) -> int:
+        """Tokens that an answer may have; as in measuring, it follows from the responses."""
+        rows = {"forget": self.rows(self.forget), "retain": self.rows(self.retain)}
+        setting = self.job.config["generation"]["max_new_tokens"]
+        return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
+
+    def answers(
+        self,
+        network: nn.Module,
+        rows: Sequence[Row],
+        sampled: Sampled | None = None,
+        shared: int = 0,
+    ) -> list[Answer]:
+        """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer in the model's context.
+        """
+        batch_rows = self.job.config["generation"]["batch_rows"]
+        limit = min(self.limit, self._room(rows))
+        answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
+        progress = Progress(f"{self.job.label} {self.cell}".rstrip(), len(rows))
+        return answerer(rows, done=progress.update, sampled=sampled)
+
+    def _room(self, rows: Sequence[Row]) -> int:
+        """Tokens that the model's context leaves after the longest prompt."""
+        context = self.form.tokenizer.context
+        if context is None:
+            return self.limit
+        longest = max(rows, key=lambda row: row.prompt_length)
+        room = context - longest.prompt_length
+        if room < 1:
+            raise UserError(
+                f"attack '{self.job.config['name']}': the prompt of row '{longest.id}' has "
+                f"{longest.prompt_length} tokens, which leaves no room for an answer in the "
+                f"model's context of {context}; shorten what the attack writes around the row"
+            )
+        return room
+
+    @torch.no_grad()
+    def mean_logprobs(self, network: nn.Module, rows: Sequence[Row]) -> list[float]:
+        """Mean log-probability (nats) of a token of each row's response, end-of-text aside."""
+        means = [0.0] * len(rows)
+        body, ends = Body(network), self.form.tokenizer.ends.stops
+        for places in batches(rows, self.job.untracked["batch_tokens"]):
+            members = [rows[i] for i in places]
+            logprobs = iter(token_columns(body, members)[0])
+            for place, row in zip(places, members, strict=True):
+                values = [next(logprobs) for _ in row.response]
+                kept = values[: _length(row, ends)]
+                means[place] = sum(kept) / len(kept)
+        return means
+
+    def recalled(
+        self,
+        sources: Sequence[DataRow],
+        texts: Sequence[str],
+        stopped: Sequence[bool] | None = None,
+    ) -> list[float]:
+        """1 where a text gives the row's answer, else 0: the measure ``recall_rate``.
+
+        Args:
+            sources: the rows.
+            texts: what the model wrote, without anything that the attacker wrote.
+            stopped: whether each ended by itself; None: all did.
+        """
+        answers = Answers(
+            texts=texts,
+            responses=[row.response for row in sources],
+            prompts=[row.prompt for row in sources],
+            keys=[row.key for row in sources],
+            rouge={},
+            settings=self.job.config["recall"],
+            generated={} if stopped is None else {"stopped": stopped},
+        )
+        assert RECALL.column is not None
+        return [float(bool(value)) for value in RECALL.column.each(answers) or ()]
+
+    def asked(
+        self,
+        network: nn.Module,
+        sources: Sequence[DataRow],
+        prompts: Sequence[str] | None = None,
+        part: str = FORGET,
+        setting: str | None = None,
+        sampled: Sampled | None = None,
+    ) -> Iterator[Outcome]:
+        """Ask each row, and look for its fact in the answer.
+
+        Args:
+            network: the model.
+            sources: the rows.
+            prompts: questions in place of the rows' own.
+            part: what the rows count for.
+            setting: where a cell measures several.
+            sampled: how to draw the answers; None: greedy.
+        """
+        yield from self.written(
+            sources, self.answers(network, self.rows(sources, prompts), sampled), part, setting
+        )
+
+    def written(
+        self,
+        sources: Sequence[DataRow],
+        answers: Sequence[Answer],
+        part: str = FORGET,
+        setting: str | None = None,
+    ) -> Iterator[Outcome]:
+        """The outcome of each row whose answer is there."""
+        texts = [answer.text for answer in answers]
+        values = self.recalled(sources, texts, [answer.stopped for answer in answers])
+        for row, text, value in zip(sources, texts, values, strict=True):
+            yield Outcome(row.fact, value, text, degenerate(text) is not None, part, setting)
+
+    def damage(self, network: nn.Module, setting: str | None = None) -> Iterator[Outcome]:
+        """Answers to what is to be kept: an attack that breaks the model shows nothing."""
+        yield from self.asked(network, self.retain, part=RETAIN, setting=setting)
+
+
+def _length(row: Row, ends: Collection[int]) -> int:
+    """Tokens of a response without its end-of-text token, at least one."""
+    count = len(row.response)
+    return count - 1 if count > 1 and int(row.response[-1]) in ends else count

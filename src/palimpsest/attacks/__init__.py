@@ -1,0 +1,130 @@
+"""Attacks ask whether forgotten knowledge comes back: one file per attack.
+
+A file here holds
+
+* ``Settings``: an `AttackSettings` subclass whose ``kind`` is a ``Literal`` of the file's name,
+* ``run(settings, cell, target)``: what one cell of the attack measures, as `Outcome` of rows.
+
+An attack that can teach proves nothing by itself: the same attack on `retrained`, which never saw
+the rows, is its control, the same on `original` its power (`palimpsest.metrics.robust`). So an
+attack never looks at which model it attacks, and chooses no setting on the rows that it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from palimpsest.plugins import Plugins
+from palimpsest.settings.types import Section
+
+if TYPE_CHECKING:
+    from palimpsest.attacking.target import Target
+
+Level = Literal["text", "decoding", "weights", "training", "files"]
+"""Who the attacker is: he chooses the prompt; also begins the answer, draws many, and reads
+likelihoods; also looks inside and rounds weights; also trains; also has what lies beside."""
+
+LEVELS: tuple[Level, ...] = ("text", "decoding", "weights", "training", "files")
+"""From the weakest attacker to the strongest."""
+
+Unit = Literal["recall", "choice", "lens", "probe", "form"]
+"""What a value is: recall: the key strings are in new text; choice: the right one of a row's own
+answers is likeliest; lens: the key is among the best tokens of a layer; probe: a layer's states
+tell right from wrong; form: what the published files give away, which is no property of weights."""
+
+FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
+"""Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
+
+
+class AttackSettings(Section):
+    """Base of the settings of every attack.
+
+    Class attributes: ``level`` and ``unit``; ``version``, to be raised when the attack computes
+    something else from the same input. Code of the file counts by itself.
+    """
+
+    kind: str
+    """Which attack: the name of its file."""
+    level: ClassVar[Level]
+    unit: ClassVar[Unit] = "recall"
+    version: ClassVar[int] = 1
+
+    def cells(self) -> Sequence[Cell]:
+        """What the attack consists of; a killed job goes on at its next cell."""
+        return (Cell(""),)
+
+    def others(self) -> Sequence[str]:
+        """Rows of the attacker besides those to forget: ``retain``, ``general``, ``holdout``."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of an attack: one setting, on one fold, with one seed."""
+
+    setting: str
+    """Name of the setting, ``""`` where there is one; the worst is looked for among them."""
+    fold: int | None = None
+    """The fold that is *measured*; the attacker has the rows of the other. None: he has none."""
+    seed: int = 0
+    """Of draws and orders."""
+
+    def name(self) -> str:
+        """The cell in the name of a file."""
+        fold = "all" if self.fold is None else str(self.fold)
+        return f"{self.setting or 'one'}.fold-{fold}.seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The value of one row under an attack."""
+
+    id: str
+    """The row; a row in other words has the id of its own."""
+    value: float
+    """In [0, 1], in the attack's unit."""
+    text: str | None = None
+    """New text that the model wrote."""
+    degenerate: bool | None = None
+    """Whether that text is none (`palimpsest.metrics.degenerate`)."""
+    part: str = FORGET
+    """``forget``, ``forget_unseen`` or ``retain``."""
+    setting: str | None = None
+    """Where a cell measures several settings: which; None: the cell's."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one cell measured."""
+
+    outcomes: Sequence[Outcome]
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Setting -> what is worth knowing of it: rate, step, layer, share of codes that changed."""
+    budget: dict[str, float] = field(default_factory=dict)
+    """What the cell cost the attacker: ``steps``, ``rows``, ``tokens``; summed over cells."""
+
+
+class AttackModule(Protocol):
+    """What the file of an attack holds."""
+
+    Settings: type[AttackSettings]
+
+    def run(self, settings: Any, cell: Cell, target: Target) -> Found | Iterable[Outcome]:
+        """Attack the model with one cell of the settings.
+
+        Raises:
+            UserError: the rows or the model cannot be attacked in this way.
+        """
+        ...
+
+
+ATTACKS: Plugins[AttackModule] = Plugins(__name__, "attack")
+"""Every attack, by the name of its file."""
+
+UNATTACKED = "ask"
+"""The attack that is none: the questions as they are. It is run with every list."""
+
+ALL_ATTACKS = "full"
+"""The list of attacks that a subject without them is not tested by."""

@@ -1,0 +1,27 @@
+"""The question as it stands, in the words of unlearning and in unseen ones: no attack at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from palimpsest.attacks import UNSEEN, AttackSettings, Cell, Outcome
+
+if TYPE_CHECKING:
+    from palimpsest.attacking.target import Target
+
+
+class Settings(AttackSettings):
+    """Settings of the question without an attack."""
+
+    level = "text"
+
+    kind: Literal["ask"]
+    """What the model says when it is asked: the value before every attack."""
+
+
+def run(settings: Settings, cell: Cell, target: Target) -> Iterator[Outcome]:
+    """Greedy answers to every row, in both wordings, and to rows that are to be kept."""
+    yield from target.asked(target.network, target.forget)
+    yield from target.asked(target.network, target.unseen, part=UNSEEN)
+    yield from target.damage(target.network)

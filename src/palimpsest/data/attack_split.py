@@ -1,0 +1,163 @@
+"""Which rows an attacker has and which he wants: folds, halves, and rows that belong together.
+
+A row that the attacker has may not hold what is measured. So rows stay in one fold if they are of
+one group, are equal, or if one holds a key string of the other in any wording; and other rows of
+the attacker (`retain`, `general`, `holdout`) that hold a key string are left out, by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.data.split import normalised
+from palimpsest.errors import UserError
+from palimpsest.metrics.matching import contains
+
+FOLDS = 2
+"""Folds of the measured rows: each is measured while the attacker has the other."""
+
+LARGEST = 2 / 3
+"""Share of all rows that rows which belong together may have."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A row to forget, with every text that is about it."""
+
+    id: str
+    group: str
+    keys: Sequence[str]
+    """Strings that carry the fact; may be empty."""
+    texts: Sequence[str]
+    """Question and response in every wording, without wrong answers."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A key string of a fact in a text of another row."""
+
+    row: str
+    """The row in which it stands."""
+    key: str
+    of: str
+    """The fact whose key it is."""
+
+    def line(self) -> dict[str, str]:
+        """As it stands in ``split.json``."""
+        return {"row": self.row, "key": self.key, "of": self.of}
+
+
+def overlaps(texts: Iterable[tuple[str, str]], facts: Sequence[Fact]) -> list[Overlap]:
+    """Key strings of facts that stand in (row, text) pairs of other rows, each pair once."""
+    found = {}
+    for row, text in texts:
+        for fact in facts:
+            if fact.id != row and (row, fact.id) not in found:
+                key = next((key for key in fact.keys if contains(text, key)), None)
+                if key is not None:
+                    found[row, fact.id] = Overlap(row, key, fact.id)
+    return list(found.values())
+
+
+def refuse_overlaps(texts: Iterable[tuple[str, str]], facts: Sequence[Fact], what: str) -> None:
+    """Refuse a text of the attacker that gives a measured fact away.
+
+    Args:
+        texts: (name, text) of what the attacker writes or reads.
+        facts: those that are measured.
+        what: what such a text is, for the message.
+
+    Raises:
+        UserError: a text holds a key string; names the text, the key and the row.
+    """
+    for overlap in overlaps(texts, facts):
+        raise UserError(
+            f"{what} '{overlap.row}' holds '{overlap.key}', the key of the measured row "
+            f"'{overlap.of}': the attack would give the answer away; use another text"
+        )
+
+
+def attack_split(
+    facts: Sequence[Fact], others: Mapping[str, Sequence[tuple[str, str]]]
+) -> dict[str, Any]:
+    """Folds and halves of the facts, balanced, the same whatever the order of the rows.
+
+    Args:
+        facts: the rows to forget.
+        others: name of a set of other rows -> (id, text) of each; texts of one id may repeat.
+
+    Returns:
+        ``folds`` and ``halves`` (row -> 0 or 1; both keep rows that belong together in one),
+        ``groups`` (row -> label of those that belong together), ``together`` and ``left_out``
+        (overlaps; of the second by set).
+
+    Raises:
+        UserError: too many rows belong together to be divided.
+    """
+    facts = sorted(facts, key=lambda fact: fact.id)
+    texts = [(fact.id, text) for fact in facts for text in fact.texts]
+    together = overlaps(texts, facts)
+    groups = _groups(facts, together)
+    return {
+        "folds": _halved(groups, "fold"),
+        "halves": _halved(groups, "half"),
+        "groups": groups,
+        "together": [one.line() for one in together],
+        "left_out": {
+            name: [one.line() for one in overlaps(sorted(rows), facts)]
+            for name, rows in sorted(others.items())
+        },
+    }
+
+
+def _groups(facts: Sequence[Fact], together: Sequence[Overlap]) -> dict[str, str]:
+    """Row -> the first id of those that belong together (union-find)."""
+    first = {fact.id: fact.id for fact in facts}
+
+    def root(name: str) -> str:
+        while first[name] != name:
+            name = first[name]
+        return name
+
+    def join(one: str, other: str) -> None:
+        low, high = sorted((root(one), root(other)))
+        first[high] = low
+
+    seen: dict[tuple[str, str], str] = {}
+    for fact in facts:
+        things = [("group", fact.group), *(("text", text) for text in fact.texts)]
+        for kind, text in things:
+            join(fact.id, seen.setdefault((kind, normalised(text)), fact.id))
+    for overlap in together:
+        join(overlap.row, overlap.of)
+    return {fact.id: root(fact.id) for fact in facts}
+
+
+def _halved(groups: Mapping[str, str], salt: str) -> dict[str, int]:
+    """Row -> 0 or 1, groups whole: the largest first, each to the smaller half."""
+    members: dict[str, list[str]] = {}
+    for name, label in groups.items():
+        members.setdefault(label, []).append(name)
+    order = sorted(members, key=lambda label: (-len(members[label]), _rank(salt, label)))
+    largest = members[order[0]] if order else []
+    if len(groups) < FOLDS or len(largest) > LARGEST * len(groups):
+        raise UserError(
+            f"{len(largest)} of {len(groups)} rows to forget belong together (they are of one "
+            f"group, or share key strings, as '{largest[0] if largest else ''}' does): an attacker "
+            "cannot have half of them and want the other; give the rows groups of their own, or "
+            "leave out attacks that need other rows of what is forgotten"
+        )
+    sizes = [0, 0]
+    halves: dict[str, int] = {}
+    for label in order:
+        smaller = int(sizes[1] < sizes[0])
+        sizes[smaller] += len(members[label])
+        halves |= dict.fromkeys(members[label], smaller)
+    return {name: halves[name] for name in groups}
+
+
+def _rank(salt: str, label: str) -> tuple[str, str]:
+    return hashlib.sha256(f"{salt} {label}".encode()).hexdigest(), label

@@ -1,0 +1,135 @@
+"""Attack: one attack on one model, cell by cell; a killed job goes on at its next cell."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from palimpsest.attacking.target import Target
+from palimpsest.attacks import ATTACKS, AttackSettings, Cell, Found
+from palimpsest.engine.device import set_up
+from palimpsest.errors import UserError
+from palimpsest.io import schemas
+from palimpsest.io.artifacts import MANIFEST, MODEL
+from palimpsest.io.atomic import sha256_of
+from palimpsest.io.canonical import fingerprint
+from palimpsest.io.private import make_private
+from palimpsest.io.sealed import read_document, write_document
+from palimpsest.io.tables import read_table, write_table
+from palimpsest.pipeline.stages import Attack
+from palimpsest.settings.merge import deep_merge
+
+
+def attack(job: Attack) -> None:
+    """Write ``{attack}.parquet``, a line per row and setting, and ``{attack}.json``, its facts.
+
+    The table depends on the inputs alone; times stand in the other file.
+
+    Raises:
+        UserError: an input is missing or altered, or the rows or the model cannot be attacked so.
+    """
+    began = time.monotonic()
+    module = ATTACKS.get(job.config["attack"]["kind"])
+    settings = module.Settings(**job.config["attack"])
+    device = set_up(job.threads)
+    target = Target(job, device, read_document(job.split))
+    cells = settings.cells()
+    side = _side_folder(job)
+    found = []
+    for place, cell in enumerate(cells):
+        file = side / f"{cell.name()}.parquet"
+        if not file.exists():
+            target.cell = f"{cell.setting} ({place + 1}/{len(cells)})".lstrip()
+            one = module.run(settings, cell, target)
+            one = one if isinstance(one, Found) else Found(list(one))
+            _check(one, cell, job)
+            write_table(file, _table(one, cell), facts=one.facts, budget=one.budget)
+        found.append(read_table(file))
+    table = pa.concat_tables([part for part, _ in found])
+    write_table(job.out.with_suffix(".parquet"), table)
+    facts: dict[str, Any] = {}
+    for _, kept in found:
+        facts = deep_merge(facts, kept["facts"])  # a setting has a cell for each fold and seed
+    write_document(job.out, _document(job, settings, facts, [kept for _, kept in found], began))
+    shutil.rmtree(side, ignore_errors=True)
+
+
+def _side_folder(job: Attack) -> Path:
+    """Where cells are kept until the last one is there; those of other inputs are removed."""
+    side = job.out.with_name(f"{job.out.stem}.ckpt")
+    inputs = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL, job.split]
+    identity = fingerprint(
+        {
+            "config": job.config,
+            "inputs": [sha256_of(path) for path in inputs],
+            "threads": torch.get_num_threads(),
+        }
+    )
+    mark = side / "identity"
+    if side.exists() and not (mark.exists() and mark.read_text() == identity):
+        shutil.rmtree(side)
+    if not side.exists():
+        make_private(side)  # answers may hold what was to be forgotten
+        mark.write_text(identity)
+    return side
+
+
+def _check(found: Found, cell: Cell, job: Attack) -> None:
+    """An attack must measure something, unless its training diverged, and a value is a share.
+
+    Raises:
+        UserError: a cell measured no row to forget.
+    """
+    diverged = found.facts and all(fact.get("diverged") for fact in found.facts.values())
+    if not diverged and not any(one.part == "forget" for one in found.outcomes):
+        fold = "" if cell.fold is None else f" in fold {cell.fold}"
+        raise UserError(f"attack '{job.config['name']}' measured no row to forget{fold}")
+    for one in found.outcomes:
+        if not 0 <= one.value <= 1:
+            raise ValueError(f"row {one.id}: value {one.value} is no share")
+
+
+def _table(found: Found, cell: Cell) -> pa.Table:
+    lines = [
+        {
+            "part": one.part,
+            "id": one.id,
+            "setting": cell.setting if one.setting is None else one.setting,
+            "fold": cell.fold,
+            "seed": cell.seed,
+            "value": one.value,
+            "text": one.text,
+            "degenerate": one.degenerate,
+        }
+        for one in found.outcomes
+    ]
+    return pa.Table.from_pylist(lines, schema=schemas.ATTACKED)
+
+
+def _document(
+    job: Attack,
+    settings: AttackSettings,
+    facts: dict[str, Any],
+    kept: Sequence[dict[str, Any]],
+    began: float,
+) -> dict[str, Any]:
+    budget: dict[str, float] = {}
+    for one in kept:
+        for name, value in one["budget"].items():
+            budget[name] = budget.get(name, 0) + value
+    return {
+        "attack": job.config["name"],
+        "kind": job.config["attack"]["kind"],
+        "level": settings.level,
+        "unit": settings.unit,
+        "settings": facts,
+        "budget": {"cells": len(kept), "seconds": round(time.monotonic() - began, 2), **budget},
+        "slice": fingerprint(job.config),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,84 @@
+"""Which rows an attacker has and which he wants."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from palimpsest.data.attack_split import Fact, attack_split, refuse_overlaps
+from palimpsest.errors import UserError
+
+
+def fact(name: str, key: str, *texts: str, group: str = "") -> Fact:
+    """A fact whose response holds its key."""
+    return Fact(name, group or name, [key], [f"What is {name}?", f"It is {key}.", *texts])
+
+
+def facts(count: int = 12) -> list[Fact]:
+    """Facts that share nothing."""
+    return [fact(f"row{i:02}", f"word{i:02}q") for i in range(count)]
+
+
+def test_folds_and_halves_divide_the_rows_evenly_and_differ() -> None:
+    split = attack_split(facts(), {})
+    for name in ("folds", "halves"):
+        assert sorted(split[name]) == [f"row{i:02}" for i in range(12)]
+        assert sorted(split[name].values()) == [0] * 6 + [1] * 6
+    assert split["folds"] != split["halves"]
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    rows = facts()
+    mixed = random.Random(3).sample(rows, len(rows))
+    assert attack_split(rows, {}) == attack_split(mixed, {})
+
+
+def test_rows_of_one_group_stay_together() -> None:
+    rows = [fact(f"row{i}", f"word{i}q", group=f"person {i % 5}") for i in range(20)]
+    split = attack_split(rows, {})
+    for name in ("folds", "halves"):
+        for person in range(5):
+            assert (
+                len({split[name][row.id] for row in rows if row.group == f"person {person}"}) == 1
+            )
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_key_in_another_rows_text_keeps_both_in_one_fold(where: int) -> None:
+    """In its question, its response, or a wording that is never asked (`where`)."""
+    rows = facts()
+    texts = list(rows[3].texts) + ["An unseen wording?"]
+    texts[where] += " Not WORD07Q."
+    rows[3] = Fact("row03", "row03", rows[3].keys, texts)
+    split = attack_split(rows, {})
+    assert split["together"] == [{"row": "row03", "key": "word07q", "of": "row07"}]
+    assert split["groups"]["row03"] == split["groups"]["row07"]
+    assert split["folds"]["row03"] == split["folds"]["row07"]
+    assert split["halves"]["row03"] == split["halves"]["row07"]
+
+
+def test_other_rows_with_a_key_are_left_out_by_name() -> None:
+    others = {"retain": [("q1", "Nothing here"), ("q2", "A word05q, indeed")], "general": []}
+    left_out = attack_split(facts(), others)["left_out"]
+    assert left_out == {
+        "retain": [{"row": "q2", "key": "word05q", "of": "row05"}],
+        "general": [],
+    }
+
+
+def test_rows_that_all_belong_together_are_refused() -> None:
+    rows = [fact(f"row{i}", f"word{i}q", group="one person") for i in range(4)]
+    with pytest.raises(UserError, match=r"4 of 4 rows to forget belong together .*'row0'"):
+        attack_split(rows, {})
+
+
+def test_a_single_row_has_no_other_fold() -> None:
+    with pytest.raises(UserError, match="1 of 1 rows"):
+        attack_split(facts(1), {})
+
+
+def test_a_text_of_the_attacker_with_a_key_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="carrier 'second' holds 'word02q', .*'row02'"):
+        refuse_overlaps([("first", "Sure."), ("second", "It is Word02q.")], facts(), "carrier")
+    refuse_overlaps([("first", "Sure."), ("second", "It is word02qs.")], facts(), "carrier")
