@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
-from palimpsest.io.atomic import atomic_path
+from palimpsest.io.atomic import atomic_path, is_private
 from palimpsest.io.private import BEFORE, make_private, mark
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
@@ -27,7 +27,8 @@ def unlearn(job: Unlearn) -> None:
     Raises:
         UserError: an input is missing or altered, nothing would be trained, training diverged.
     """
-    make_private(side_folder(job.out))  # an early checkpoint is nearly the subject
+    if is_private(job.subject):
+        make_private(side_folder(job.out))  # an early checkpoint is nearly the subject
     region = None if job.region is None else read_document(job.region)["tensors"]
     result = train_method(job, region)
     _write(result, job)
