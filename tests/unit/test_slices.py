@@ -237,6 +237,12 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("sweep.scales", [0, 1], {"sweep"}),
     ("robust.retain_rows", 2, {"attack"}),
     ("attacks.choice", {"kind": "choice"}, set()),
+    ("robust.lists", {"full": ["ask"]}, {"robust"}),
+    ("robust.in_eval", True, set()),  # the subject has no attacks
+    ("score.confidence", 0.9, {"score", "compare", "robust", "verdict"}),
+    ("criteria.audit.level", "text", {"verdict"}),
+    ("criteria.other", {"conditions": [{"measure": "harm.rate", "at_most": 0.1}]}, set()),
+    ("verdict.strict", True, set()),
     ("report.examples", 2, {"report"}),
     ("report.models.subject", ["sku", "original"], {"report"}),
 ]
