@@ -191,7 +191,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("scenarios.taught.pretrain.training.compile", True, {"pretrain", "retrain"}),
     ("methods.sku.training.checkpoint_seconds", 1, set()),
     ("methods.sku.scale", 0.5, {"negate"}),
-    ("methods.sku.seeds", [0, 1, 2], {"score"}),
+    ("methods.sku.seeds", [0, 1, 2], {"score", "robust"}),
     ("methods.sku.title", "words", {"report"}),
     ("models.subject.methods.sku", {"steps": 12}, {"acquire"}),
     ("models.subject.methods.sku", {"scale": 2}, {"negate"}),
