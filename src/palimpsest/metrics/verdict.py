@@ -294,8 +294,8 @@ def _ratio_of_logs(one: Side, other: Side, shared: float) -> Interval | None:
     """Of measures that are no shares (perplexities): their logarithms are compared."""
     if min(one.low, other.low) <= 0:
         return None
-    logs = (Side(*map(math.log, side)) for side in (one, other))
-    low, high = difference(*logs, shared)
+    ours, theirs = (Side(*map(math.log, side)) for side in (one, other))
+    low, high = difference(ours, theirs, shared)
     return math.exp(low), math.exp(high)
 
 
