@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.config.criteria import RECOVERABLE
 from palimpsest.metrics.declaration import Measure
 from palimpsest.metrics.estimates import Estimate, missing, rate, rounded
@@ -401,7 +402,7 @@ def _says(
 def _condition_says(one: Mapping[str, Any]) -> str:
     ends = one["ci95"]
     interval = "" if ends is None else f" [{ends[0]:.2f}, {ends[1]:.2f}]"
-    attack = f", by {one['attack']}" if one["attack"] else ""
+    attack = f", by {one['attack']}" if one["attack"] not in (None, UNATTACKED) else ""
     needed = ""
     if one["outcome"] == UNDECIDED:
         rows = one["rows_needed"]
