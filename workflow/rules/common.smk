@@ -357,6 +357,17 @@ def per_seed(wildcards, name, chosen):
     ]
 
 
+def attacks_of_page(wildcards):
+    """What comes back under attack, and the verdict on it, of the methods of attacked subjects."""
+    attacked = Report.attacked(CFG, wildcards.page)
+    return [
+        f"results/{model}/{method}/{name}"
+        for model, method in results.shown(CFG, wildcards.page)
+        if model in attacked and method != "base"
+        for name in ("robust.json", "verdict.json")
+    ]
+
+
 def sweeps(wildcards):
     """Trade-offs of the methods that have a task vector, if the page shows them."""
     if not Report.shows_sweeps(wildcards.page):

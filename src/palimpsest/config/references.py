@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from palimpsest.attacks import LEVELS, UNATTACKED, AttackSettings
@@ -97,7 +98,7 @@ def check_roles(training: Training, at: Place) -> Iterator[Problem]:
 
 
 def check_vectors(method: Objective, methods: Mapping[str, Any], at: Place) -> Iterator[Problem]:
-    """Yield the task vectors that no method makes.
+    """Yield the task vectors that no method makes, and the runs that are merged twice.
 
     Args:
         method: its settings.
@@ -112,6 +113,17 @@ def check_vectors(method: Objective, methods: Mapping[str, Any], at: Place) -> I
         if own := runs & {(str(at[-1]), str(seed)) for seed in method.seeds}:
             text = f"merges the task vector of seed {min(own)[1]} with itself; name another seed"
             yield Problem((*at, "merge"), text)
+    yield from _same_run(method, (*at, "merge"))
+
+
+def _same_run(method: Objective, at: Place) -> Iterator[Problem]:
+    """A problem if two names of task vectors are one run at some seed, which would count twice."""
+    for seed in map(str, method.seeds):
+        for one, other in combinations(method.vectors(), 2):
+            if (run := run_of(one, seed)) == run_of(other, seed):
+                text = f"at seed {seed} both '{one}' and '{other}' are {'/seed-'.join(run)}, which "
+                yield Problem(at, f"{text}would count twice; name another seed")
+                return
 
 
 def _no_such(kind: str, name: str, valid: Iterable[str], place: Place) -> Problem:
@@ -183,6 +195,25 @@ def check_attacks(catalogs: Catalogs, robust: Robust | None) -> Iterator[Problem
                 yield _no_such("attack or list of attacks", chosen, valid, at)
         for i, attack in enumerate(chosen if isinstance(chosen, list) else ()):
             yield from catalogs.missing("attacks", attack, (*at, i))
+        if chosen is not None:
+            named = [chosen] if isinstance(chosen, str) else chosen
+            attacks = [attack for one in named for attack in robust.lists.get(one, [one])]
+            yield from _check_attackers_rows(catalogs, model, attacks, at)
+
+
+def _check_attackers_rows(
+    catalogs: Catalogs, model: Model, attacks: Iterable[str], at: Place
+) -> Iterator[Problem]:
+    scenario = catalogs.entries["scenarios"].get(model.scenario)
+    for name in attacks if scenario else ():
+        entry = catalogs.entries["attacks"].get(name)
+        for other in entry.others() if entry else ():
+            if scenario and other not in (has := scenario.attackers_rows()):
+                yield Problem(
+                    at,
+                    f"attack '{name}' uses {other} rows, and scenario '{model.scenario}' has none "
+                    f"(it has: {', '.join(has)}); leave the attack out",
+                )
 
 
 def check_criteria(catalogs: Catalogs, verdict: Verdict | None) -> Iterator[Problem]:

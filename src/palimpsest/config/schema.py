@@ -264,6 +264,15 @@ class Scenario(Section):
         """Task -> dataset/part, for the lm-eval tasks that are made from our own parts."""
         return {task: ref for task in self.lm_eval if (ref := local_part(task)) is not None}
 
+    def attackers_rows(self) -> dict[str, str]:
+        """Rows that an attacker may have besides those to forget; none shows the damage."""
+        others = {
+            "retain": self.retain,
+            "general": self.general,
+            "holdout": self.evaluate.holdout,
+        }
+        return {name: ref for name, ref in others.items() if ref}
+
     def kept(self) -> list[str]:
         """Parts of the pretraining data that are to be kept: what `retrained` learns."""
         if self.pretrain is None:

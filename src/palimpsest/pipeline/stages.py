@@ -587,7 +587,7 @@ class AttackSplit(Stage):
             "parts": {
                 "forget": forget,
                 "wordings": slices.wordings_of(scenario),
-                "others": slices.attackers_rows(scenario),
+                "others": scenario.attackers_rows(),
             }
         }
 
@@ -616,7 +616,7 @@ class Attack(Batched, OfRun):
         entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
         base, evaluated = slices.base_of(cfg, w.model), scenario.evaluate
         unseen = {"forget_unseen": evaluated.forget_unseen} if evaluated.forget_unseen else {}
-        rows = slices.attackers_rows(scenario)
+        rows = scenario.attackers_rows()
         return {
             **slices.load(base),
             "name": w.attack,
@@ -868,6 +868,7 @@ class Report(Stage):
             "report": {**getattr(cfg, w.page).model_dump(), "models": shown},
             "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
+            "attacked": cls.attacked(cfg, w.page),
             "titles": {
                 model: {
                     "model": cfg.models[model].title or model,
@@ -882,6 +883,12 @@ class Report(Stage):
     def shows_sweeps(cls, page: str) -> bool:
         """Whether a page has trade-offs over lambda; they cost too much for all methods."""
         return page == "report"
+
+    @classmethod
+    def attacked(cls, cfg: Config, page: str) -> list[str]:
+        """Subjects of a page whose methods are attacked; that costs too much for all methods."""
+        shown = cfg.shown(page) if page == "report" else {}
+        return [model for model in shown if cfg.models[model].attacks is not None]
 
 
 def _judge_settings(cfg: Config, model: str) -> Section | None:
