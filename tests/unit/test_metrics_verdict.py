@@ -154,7 +154,7 @@ def test_perplexities_are_compared_on_their_logarithms() -> None:
 @pytest.mark.parametrize(
     ("attacks", "lacking"),
     [
-        ({"choice": 1.0}, {"relearn": "not tested"}),
+        ({"choice": 1.0}, {"relearn": "not run"}),
         ({"choice": 1.0, "relearn-forget": 0.3}, {"relearn": "weak"}),
         ({"choice": 1.0, "relearn-forget": 0.3, "relearn-retain": 0.9}, {}),
         ({"choice": 0.49, "relearn": 1.0}, {"choice": "weak"}),

@@ -356,7 +356,7 @@ def _attacks(criteria: Mapping[str, Any], robust: Mapping[str, Any]) -> dict[str
     for required in demanded["require"]:
         meant = [name for name in level["tested"] if required in (name, blocks[name]["kind"])]
         if not meant:
-            lacking[required] = "not tested"
+            lacking[required] = "not run"
         elif not set(meant) - set(weak):
             lacking[required] = "weak: it finds little even in original"
             if all(blocks[name]["diverged"] for name in meant):
