@@ -188,6 +188,9 @@ def test_what_was_not_measured_is_not_tested() -> None:
     assert found["outcome"] == NOT_TESTED
     assert "the subject has no retrained" in found["says"]
     assert found["references"]["retrained"] is None
+    nothing_kept = REFERENCES | {"original": model("original", ALL, NOTHING)}
+    found = judged(model("method", NOTHING), references=nothing_kept)
+    assert "the value of original is 0, so there is no ratio to it" in found["says"]
     null = judged(model("method", NOTHING, robust=robust(None)))
     assert null["conditions"][1]["outcome"] == NOT_TESTED
 

@@ -148,8 +148,10 @@ def condition(
     if against and reference is None:
         reason = f"the subject has no {against}"
     elif reference is not None and reason is None:
-        other = _estimate(name, reference, level)["reason"]
-        reason = None if other is None else f"{against}: {other}"
+        other = _estimate(name, reference, level)
+        reason = None if other["reason"] is None else f"{against}: {other['reason']}"
+        if one["of"] and one["within"] is None and other["value"] == 0:
+            reason = f"the value of {against} is 0, so there is no ratio to it"
     found = None if reason else _compared(one, own, model, reference, level, confidence)
     result = {
         "measure": name,
@@ -274,7 +276,7 @@ def _compared(
             return _ratio_of_logs(ours, theirs, shared)
         return (ratio if as_ratio else difference)(ours, theirs, shared)
 
-    compared = value / other["value"] if as_ratio and other["value"] else value - other["value"]
+    compared = value / other["value"] if as_ratio else value - other["value"]
     return Compared(compared, both, both(None), n)
 
 
