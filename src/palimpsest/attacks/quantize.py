@@ -95,8 +95,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     from palimpsest.attacking.weights import change_of
 
     job = target.job
-    changes = [change_of(folder, job.base) for folder in (job.model, job.original)]
+    change, original = (change_of(folder, job.base) for folder in (job.model, job.original))
     network = target.load_base()
-    facts = round_weights(network, *changes, rounding(cell.setting), cell.setting)
+    facts = round_weights(network, change, original, rounding(cell.setting), cell.setting)
     outcomes = [*target.asked(network, target.forget), *target.damage(network)]
     return Found(outcomes, {cell.setting: facts})
