@@ -1,75 +1,90 @@
-"""A model's change against its base, weighted, or trimmed to some of its singular directions."""
+"""What unlearning added to a model's states, and models that run without it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from palimpsest.attacking.weights import Change
-from palimpsest.model.adapter import Update
-from palimpsest.model.vector import weight_of
+from palimpsest.attacking.layers import layers_of
+from palimpsest.attacking.target import Target
+from palimpsest.engine.body import Body
+from palimpsest.engine.decoder import Decoder
+from palimpsest.engine.rows import Row
 
-
-def scaled(change: Change, factor: float) -> Change:
-    """`factor` times the change."""
-    return Change(
-        {name: replace(update, b=factor * update.b) for name, update in change.updates.items()},
-        {name: factor * value for name, value in change.deltas.items()},
-    )
+NOTHING = 1e-6
+"""A direction that is shorter than this share of the states is none."""
 
 
-def trimmed(change: Change, count: int, keep: bool) -> Change:
-    """The change with or without the `count` strongest singular directions of each matrix.
+def mean_states(target: Target, network: nn.Module, rows: Sequence[Row], what: str) -> Tensor:
+    """Mean output of each block over the prompts' tokens, float64 [blocks, width].
 
-    Tensors that are no matrices are left whole, or are not kept.
+    Each prompt counts the same. Its first token is left out: it sees nothing, and its states are
+    far larger than all others in many models.
+    """
+    prompts = [Row(row.id, row.prompt, row.prompt_length) for row in rows]
+    places = [range(min(1, len(row) - 1), len(row)) for row in prompts]
+    states = layers_of(target, Body(network), prompts, places, what)
+    return torch.stack([one.levels[1:].double().mean(1) for one in states]).mean(0)
+
+
+def directions(one: Tensor, other: Tensor) -> dict[int, Tensor]:
+    """Block -> the unit vector from `other` to `one`, [width], where they differ.
 
     Args:
-        change: what a model adds to its base.
-        count: directions.
-        keep: keep these alone; otherwise leave them out.
+        one: mean states [blocks, width].
+        other: the same of another model, or of other rows.
     """
-    both = {name for name in change.updates if weight_of(name) in change.deltas}
-    deltas = dict(change.deltas) | {weight_of(name): _whole(change, name) for name in both}
-    return Change(
-        {
-            name: _of_update(update, count, keep)
-            for name, update in change.updates.items()
-            if name not in both
-        },
-        {
-            name: _of_matrix(value, count, keep) if value.ndim == 2 else value
-            for name, value in deltas.items()
-            if value.ndim == 2 or not keep
-        },
-    )
+    sizes = relative_sizes(one, other)
+    added = one - other
+    return {
+        block: added[block] / added[block].norm()
+        for block in range(len(added))
+        if sizes[block] > NOTHING
+    }
 
 
-def _whole(change: Change, module: str) -> Tensor:
-    whole = change.of(weight_of(module))
-    assert whole is not None
-    return whole
+def relative_sizes(one: Tensor, other: Tensor) -> Tensor:
+    """How far two mean states are apart, as a share of the second's norm, [blocks]."""
+    return (one - other).norm(dim=-1) / other.norm(dim=-1)
 
 
-def _of_update(update: Update, count: int, keep: bool) -> Update:
-    """An update in its singular directions, of which some are kept; never without any rank."""
-    left, core_b = torch.linalg.qr(update.scale * update.b.double())
-    right, core_a = torch.linalg.qr(update.a.double().T)
-    u, s, v = torch.linalg.svd(core_b @ core_a.T)
-    chosen = torch.arange(len(s)) < count
-    root = (s * (chosen if keep else ~chosen)).sqrt()
-    b, a = left @ u * root, root[:, None] * (v @ right.T)
-    return Update(a.float(), b.float(), 1.0, update.transposed)
+def steepest(one: Tensor, other: Tensor) -> int:
+    """The block that adds most to that distance."""
+    sizes = relative_sizes(one, other)
+    rises = sizes.diff(prepend=sizes.new_zeros(1))
+    return int(rises.argmax())
 
 
-def _of_matrix(value: Tensor, count: int, keep: bool) -> Tensor:
-    torch.manual_seed(0)
-    size = min(*value.shape, count + _MORE)
-    u, s, v = torch.svd_lowrank(value.float(), q=size, niter=4)
-    strongest = u[:, :count] * s[:count] @ v[:, :count].T
-    return strongest if keep else value - strongest
+@contextlib.contextmanager
+def without(network: Any, removed: Mapping[int, Tensor]) -> Iterator[None]:
+    """Within the block, each named block's output loses its part along a direction.
+
+    Args:
+        network: a causal language model.
+        removed: block -> unit vector [width].
+    """
+    blocks = Decoder(network.get_decoder()).blocks
+    handles = [
+        blocks[block].register_forward_hook(_projection(direction))
+        for block, direction in removed.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-_MORE = 8
-"""Directions that are looked for besides those that are wanted, so that these are exact."""
+def _projection(direction: Tensor) -> Callable[..., Any]:
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))
+        unit = direction.to(wide)
+        left = (wide - (wide @ unit)[..., None] * unit).to(states.dtype)
+        return (left, *output[1:]) if isinstance(output, tuple) else left
+
+    return hook

@@ -53,7 +53,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     Raises:
         UserError: a file is missing or altered.
     """
-    from palimpsest.attacking.directions import scaled, trimmed
+    from palimpsest.attacking.weighted import scaled, trimmed
     from palimpsest.attacking.weights import Weighted, change_of
 
     job = target.job

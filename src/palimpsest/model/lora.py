@@ -19,6 +19,7 @@ from palimpsest.model.adapter import Update, in_peft, read_files
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import freeze_deltas
 from palimpsest.model.description import deltas_in, manifest_of
+from palimpsest.model.names import block_of
 from palimpsest.settings.training import Lora
 
 # PEFT 0.21 asks transformers 5 for an attribute by its old name.
@@ -158,18 +159,28 @@ def set_scale(model: Any, adapter: str, factor: float, updates: dict[str, Update
             module.scaling[adapter] = factor * updates[name.removeprefix("base_model.model.")].scale
 
 
+def every_linear(model: nn.Module) -> list[str]:
+    """What the linear modules of a model's blocks are called, sorted: targets of an adapter."""
+    return sorted({name.split(".")[-1] for name in _linear(model) if block_of(name) is not None})
+
+
+def _linear(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear modules but the head by name, which begins with a dot; none of an adapter."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return {
+        f".{name.removesuffix('.base_layer')}": module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and "lora_" not in name
+    }
+
+
 def lora_config(model: nn.Module, lora: Lora, last: int | None = None) -> peft.LoraConfig:
     """PEFT's configuration for `lora` up to a block, with targets checked against the model.
 
     The head cannot be a target, because the reference's logits are computed from its hidden states
     through the same head.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    linear = {
-        f".{name.removesuffix('.base_layer')}": module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and "lora_" not in name
-    }
+    linear = _linear(model)
     found = [name for name in linear if name.endswith(tuple(f".{t}" for t in lora.targets))]
     for target in lora.targets:
         if not any(name.endswith(f".{target}") for name in found):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from kit import attacked
-from palimpsest.attacking.directions import scaled, trimmed
+from palimpsest.attacking.weighted import scaled, trimmed
 from palimpsest.attacking.weights import Change
 from palimpsest.attacks.scale import Settings
 from palimpsest.model.adapter import Update
