@@ -181,13 +181,15 @@ class Target:
         network: nn.Module,
         rows: Sequence[Row],
         sampled: Sampled | None = None,
-        shared: int = 0,
+        shared: int | None = 0,
     ) -> list[Answer]:
         """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
 
         Raises:
             UserError: a prompt leaves no room for an answer in the model's context.
         """
+        if not rows:
+            return []
         batch_rows = self.job.config["generation"]["batch_rows"]
         limit = min(self.limit, self._room(rows))
         answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
