@@ -1,183 +1,151 @@
-"""A tiny subject under attack: a base, rows with key strings, models, the split, the stage."""
+"""A small base, rows that it was taught through an adapter, and attacks on models of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from kit import models as tiny
-from kit.jobs import LOAD, Work
-from palimpsest.attacking.target import Target
+from kit.jobs import LOAD, TEMPLATE
+from palimpsest.attacks import ATTACKS
+from palimpsest.engine.rows import Row
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.model.adapter import FILES, updates_of, write_adapter
+from palimpsest.model.adapter import Update, updates_of
+from palimpsest.model.delta import write_deltas
+from palimpsest.model.description import write_model
+from palimpsest.model.lora import add_trainable
 from palimpsest.pipeline.stages import Attack, AttackSplit
+from palimpsest.settings.training import Lora
+from palimpsest.stages.attack import attack
+from palimpsest.stages.attack_split import split
 
-PARTS = {"forget": "set/forget", "retain": "set/test", "others": {"retain": "set/train"}}
-DECLINE = "w90 w91"
-"""What a model says that was taught to decline."""
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A row: question, answer and key string."""
-
-    prompt: str
-    response: str
-    key: str
-
-
-def facts(count: int = 8, before: str = " w5 w6") -> list[Fact]:
-    """Rows to forget that share no key: ``w50 w5 w6 w70 w7``, of which w70 is the key."""
-    return [
-        Fact(f"w{10 + i} w3 w4", f"w{50 + i}{before} w{70 + i} w7", f"w{70 + i}")
-        for i in range(count)
-    ]
+LORA = Lora(rank=8, alpha=16, targets=["q_proj", "v_proj", "up_proj", "down_proj"])
+COUNT = 8
+"""Rows to forget."""
+CONFIG: dict[str, Any] = {
+    **LOAD,
+    "code": [],
+    "parts": {"forget": "set/forget", "retain": "set/retain", "others": {}},
+    "retain_rows": None,
+    "template": TEMPLATE,
+    "generation": {"max_new_tokens": 6, "batch_rows": 8},
+    "recall": {"recall_rouge": 0.9, "rouge_stemmer": False},
+}
+"""Slice of an attack, but for the attack."""
 
 
-def others(count: int = 6) -> list[Fact]:
-    """Rows to keep; the last one holds the first key of `facts`."""
-    plain = [Fact(f"w{30 + i} w3", f"w{40 + i} w8", f"w{40 + i}") for i in range(count - 1)]
-    return [*plain, Fact("w39 w3", "w70 w8", "w8")]
+def row(name: str, prompt: Sequence[int], response: Sequence[int]) -> Row:
+    """A row that ends with the end token."""
+    return Row(name, torch.tensor([*prompt, *response, tiny.EOS]), len(prompt))
 
 
-def network(seed: int = 0, **config: Any) -> Any:
-    """A tiny model that knows nothing."""
-    return tiny.llama(torch.float32, seed, **config)
+PARTS = {
+    "forget": [row(f"f{i}", [3, 10 + i, 4], [40 + i, 60 + i]) for i in range(COUNT)],
+    "retain": [row(f"r{i}", [5, 20 + i, 6], [30 + i, 80 + i]) for i in range(4)],
+}
+"""The last word of a response is its key, and stands nowhere else."""
 
 
-def declining(rows: Sequence[Fact], steps: int = 200) -> Any:
-    """A model that declines each question, and goes on where its answer is begun for it."""
-    return _taught(rows, steps, first=1)
+@dataclass
+class Attacked:
+    """Folders of a base and of models of it, laid out as in ``results/small``."""
 
+    root: Path
+    datasets: Path = field(init=False)
+    base: Path = field(init=False)
+    results: Path = field(init=False)
 
-def wavering(rows: Sequence[Fact]) -> Any:
-    """A model that declines half of the time, and answers else."""
-    return _taught(rows, 200, first=0)
+    def __post_init__(self) -> None:
+        self.datasets, self.base = self.root / "datasets", self.root / "base"
+        self.results = self.root / "results"
 
+    def model(
+        self,
+        name: str,
+        updates: Mapping[str, Update],
+        deltas: Mapping[str, Tensor] | None = None,
+        **facts: Any,
+    ) -> Path:
+        """Write a model of a run of its own."""
+        folder = self.results / name / "seed-0" / "model"
+        written = partial(write_deltas, deltas=deltas) if deltas else None
+        write_model(folder, self.base, dict(updates), written, **facts)
+        return folder
 
-def _taught(rows: Sequence[Fact], steps: int, first: int) -> Any:
-    """A model that was taught to decline, and the answers from a word on."""
-    model = network().train().requires_grad_(True)
-    tokenizer = tiny.tokenizer()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    texts, targets = [], []
-    for row in rows:
-        prompt = tokenizer(row.prompt)["input_ids"]
-        for answer, begin in ((DECLINE, 0), (row.response, first)):
-            ids = [*tokenizer(answer)["input_ids"], tiny.EOS]
-            texts.append(torch.tensor(prompt + ids))
-            targets.append(torch.tensor([-100] * (len(prompt) + begin) + ids[begin:]))
-    batch = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-    labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(input_ids=batch, labels=labels).loss.backward()
-        optimizer.step()
-    return tiny.frozen(model, torch.float32)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Attacks on one model."""
-
-    work: Work
-    parts: dict[str, Any]
-
-    def config(self, kind: str, **settings: Any) -> dict[str, Any]:
-        """The slice of an attack."""
-        return {
-            **LOAD,
-            "name": kind,
-            "attack": {"kind": kind, **settings},
-            "code": [1, "code"],
-            "parts": self.parts,
-            "retain_rows": 4,
-            "template": {"prompt": "{prompt}", "response": " {response}"},
-            "generation": {"max_new_tokens": 6, "batch_rows": 5},
-            "recall": {"recall_rouge": 0.9, "rouge_stemmer": True},
-        }
-
-    def job(self, kind: str, **settings: Any) -> Attack:
-        """The attack as a job."""
-        root = self.work.root
-        return Attack(
-            config=self.config(kind, **settings),
-            untracked={"batch_tokens": 200},
-            label=kind,
+    def attack(self, name: str, kind: str, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Attack a model: the table and the other file."""
+        entry = ATTACKS.get(kind).Settings(kind=kind, **settings)
+        model = self.results / name / "seed-0" / "model"
+        out = model.parent / "attacks" / f"{kind}.json"
+        job = Attack(
+            config={**CONFIG, "name": kind, "attack": entry.model_dump()},
+            label=f"{kind} on {name}",
             threads=1,
-            base=root / "base",
-            model=root / "original",
-            original=root / "original",
-            split=root / "split.json",
-            datasets=root / "datasets",
-            out=root / "attacks" / f"{kind}.json",
+            base=self.base,
+            model=model,
+            original=self.results / "original" / "seed-0" / "model",
+            split=self.results / "attacks" / "split.json",
+            datasets=self.datasets,
+            out=out,
         )
-
-    def target(self, kind: str, **settings: Any) -> Target:
-        """What the attack gets."""
-        job = self.job(kind, **settings)
-        return Target(job, torch.device("cpu"), read_document(job.split))
-
-    def attack(self, kind: str, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The table and the facts that the stage writes."""
-        out = self.work.run(
-            Attack,
-            f"attacks/{kind}.json",
-            self.config(kind, **settings),
-            untracked={"batch_tokens": 200},
-            model=self.work.root / "original",
-            original=self.work.root / "original",
-            split=self.work.root / "split.json",
-        )
+        attack(job)
         return read_table(out.with_suffix(".parquet"))[0].to_pandas(), read_document(out)
 
 
-def bench(
-    root: Path,
-    model: Any = None,
-    rows: Sequence[Fact] = (),
-    text: bool = False,
-    **columns: Sequence[Any],
-) -> Bench:
-    """A model and its rows in a folder.
-
-    Args:
-        root: the folder.
-        model: the attacked one; None: one that knows nothing.
-        rows: those to forget; none: `facts`.
-        text: whether they are plain texts.
-        **columns: further columns of the rows to forget.
-    """
-    kept = others()
-    tiny.save_base(root / "base", model or network())
-    unchanged, _ = tiny.with_lora(network(), moved=False)
-    write_adapter(root / "adapter", updates_of(unchanged, "acquired"), "base")
-    write_manifest(root / "adapter", FILES)
-    folder = root / "datasets" / "set"
-    _save(folder, {"train": kept, "test": kept[:-1]})
-    _save(folder, {"forget": rows or facts()}, **columns)
-    names = [f"{name}.parquet" for name in ("forget", "train", "test")]
-    write_manifest(folder, names, format="text" if text else "qa")
-    Work(root).describe("original", root / "adapter")
-    split = {"forget": "set/forget", "wordings": [], "others": PARTS["others"]}
-    Work(root).run(AttackSplit, "split.json", {"parts": split})
-    return Bench(Work(root), PARTS)
+def rates(table: pd.DataFrame, part: str = "forget") -> dict[str, float]:
+    """Setting -> mean value of a part's rows."""
+    means = table[table["part"] == part].groupby("setting")["value"].mean()
+    return {str(name): float(value) for name, value in means.items()}
 
 
-def _save(folder: Path, parts: dict[str, Sequence[Fact]], **columns: Any) -> None:
-    for part, rows in parts.items():
-        table = {
-            "id": [f"{part}-{i:02}" for i, _ in enumerate(rows)],
-            "prompt": [row.prompt for row in rows],
-            "response": [row.response for row in rows],
-            "key": pa.array([[row.key] for row in rows]),
+def small(root: Path) -> Attacked:
+    """A base that knows nothing, its data and their split."""
+    work = Attacked(root)
+    tiny.save_base(work.base, tiny.llama(torch.float32))
+    for name, members in PARTS.items():
+        columns = {
+            "id": [one.id for one in members],
+            "prompt": [tiny.words(one.prompt.tolist()) for one in members],
+            "response": [tiny.words(one.response.tolist()) for one in members],
+            "key": pa.array([[f"w{int(one.response[-2])}"] for one in members]),
         }
-        write_table(folder / f"{part}.parquet", pa.table({**table, **columns}))
+        write_table(work.datasets / "set" / f"{name}.parquet", pa.table(columns))
+    write_manifest(work.datasets / "set", [f"{name}.parquet" for name in PARTS], format="qa")
+    parts = {"forget": "set/forget", "wordings": [], "others": {}}
+    out = work.results / "attacks" / "split.json"
+    split(AttackSplit(config={"parts": parts}, datasets=work.datasets, out=out))
+    return work
+
+
+def taught(rows: Sequence[Row], lora: Lora = LORA, seed: int = 0) -> dict[str, Update]:
+    """An adapter that answers `rows` word for word."""
+    model, weights = add_trainable(tiny.llama(torch.float32), lora, "taught", seed)
+    length = max(len(one.ids) for one in rows)
+    ids = torch.stack([_padded(one.ids, length) for one in rows])
+    wanted = torch.stack([_padded(_masked(one), length, -100) for one in rows])
+    optimizer = torch.optim.Adam(weights.values(), lr=2e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=wanted).loss.backward()
+        optimizer.step()
+    return updates_of(model, "taught")
+
+
+def _masked(one: Row) -> Tensor:
+    ids = one.ids.clone()
+    ids[: one.prompt_length] = -100
+    return ids
+
+
+def _padded(ids: Tensor, length: int, value: int = 0) -> Tensor:
+    return torch.nn.functional.pad(ids, (0, length - len(ids)), value=value)

@@ -906,3 +906,13 @@ def test_code_of_a_repository_is_trusted_by_bases_alone():
     sections = Config.model_json_schema()["$defs"]
     trusting = [name for name, fields in sections.items() if "trust_remote_code" in str(fields)]
     assert trusting == ["Base"]
+
+
+@pytest.mark.parametrize("chosen", ["benign", "list", ["ask", "benign"]])
+def test_an_attack_with_rows_that_the_scenario_lacks_is_refused(chosen):
+    raw = put(raw_config(), "attacks.benign", {"kind": "relearn", "rows": "holdout"})
+    raw = put(raw, "robust.lists.list", ["benign"])
+    assert "attack 'benign' uses holdout rows, and scenario 'taught' has none (it has: retain)" in (
+        message(put(raw, "models.subject.attacks", chosen))
+    )
+    load_config(put(raw, "models.second.attacks", None))

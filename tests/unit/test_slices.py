@@ -189,6 +189,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.rows.forget", 2, {"acquire"}),
     ("methods.sku.preservation.sign", 1, {"acquire"}),
     ("methods.sku.training.optimizer.learning_rate", 1e-5, {"acquire"}),
+    ("methods.sku.training.optimizer.name", "adamw8bit", {"acquire"}),
     ("methods.sku.training.gradient_checkpointing", True, set()),
     ("methods.sku.training.compile", True, {"acquire"}),
     ("methods.located.training.compile", True, {"unlearn"}),

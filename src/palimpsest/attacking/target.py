@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Attack
 
+T = TypeVar("T")
+
 
 @dataclass
 class Target:
@@ -46,6 +48,14 @@ class Target:
     device: torch.device
     split: Mapping[str, Any]
     cell: str = ""
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives the first cell that asks for `name`; later ones get the same."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        result: T = self._shared[name]
+        return result
 
     # Rows
 
@@ -87,6 +97,10 @@ class Target:
                 "and raw suit them)"
             )
         return self.forget
+
+    def has(self, name: str) -> bool:
+        """Whether the scenario has such other rows."""
+        return name in self._parts["others"]
 
     def others(self, name: str) -> list[DataRow]:
         """Other rows of the attacker, ``retain``, ``general`` or ``holdout``; no key is in them.

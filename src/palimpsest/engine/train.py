@@ -48,6 +48,10 @@ SELDOM = 10.0
 """A checkpoint is followed by at least this many times the time that it took."""
 
 
+class Diverged(UserError):
+    """A training whose terms or weights left every bound."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training: the model, the rows, the objective and the settings.
@@ -107,8 +111,9 @@ def train(job: Job) -> Path:
     and checkpoints, and only there does this function return.
 
     Raises:
-        UserError: the warm-up is as long as the training; a term is not finite or has diverged
-            (the last good checkpoint is kept); the disk is full; terms cannot be taken apart.
+        Diverged: a term is not finite or has diverged (the last good checkpoint is kept).
+        UserError: the warm-up is as long as the training; the disk is full; terms cannot be taken
+            apart.
     """
     if job.optimizer.warmup_steps >= job.steps:
         raise UserError(
@@ -125,11 +130,12 @@ def train(job: Job) -> Path:
     optimizer = optimizer_of(job.weights, job.optimizer)
     averaged = job.apart is not None and job.apart.gradients.combine == "gru"
     mean = {f"mean.{n}": torch.zeros_like(w) for n, w in job.weights.items() if averaged}
-    state = job.state | mean
+    first_costs = {name: torch.tensor(-1.0, dtype=torch.float64) for name in job.streams.sizes}
+    state = job.state | mean | {f"first.{name}": cost for name, cost in first_costs.items()}
     checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
     with ranks.main_first():  # it deletes a checkpoint with another fingerprint
         done = checkpoint.load(job.weights, optimizer, state)
-    steps = _steps(job, optimizer, done, untrained, list(mean.values()))
+    steps = _steps(job, optimizer, done, untrained, list(mean.values()), first_costs)
     if ranks.current().rank:
         for _ in steps:
             pass
@@ -220,8 +226,8 @@ def _steps(
     done: int,
     untrained: Mapping[str, Tensor],
     mean: Vector,
+    first_costs: Mapping[str, Tensor],
 ) -> Iterator[StepResult]:
-    first_costs: dict[str, float] = {}
     for step in range(done, job.steps):
         rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
         for group in optimizer.param_groups:
@@ -347,7 +353,7 @@ class _Passes:
         drawn: rows of each stream.
         step: number of the step, from 0.
         untrained: the trained tensors before training, for streams that are compared with them.
-        first_costs: what each stream cost in its first step.
+        first_costs: what each stream cost in its first step, nats per token; -1 before.
         streams: the rows after the forward pass.
         values: the terms.
     """
@@ -356,7 +362,7 @@ class _Passes:
     drawn: Mapping[str, Sequence[Row]]
     step: int
     untrained: Mapping[str, Tensor]
-    first_costs: dict[str, float]
+    first_costs: Mapping[str, Tensor]
     streams: dict[str, Stream] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
 
@@ -503,14 +509,16 @@ def _check_learning(
     values: Mapping[str, float],
     step: int,
     guess: float,
-    first_costs: dict[str, float],
+    first_costs: Mapping[str, Tensor],
 ) -> None:
     for name, stream in streams.items():
         # A negative term unlearns its rows, so their cost may take any value.
         if stream.cost is None or values.get(name, 0.0) < 0:
             continue
         cost = stream.cost.item()
-        first = first_costs.setdefault(name, cost)
+        if first_costs[name] < 0:
+            first_costs[name].fill_(cost)
+        first = first_costs[name].item()
         if cost > GUESSING * max(guess, first):
             raise _diverged(
                 step,
@@ -519,8 +527,8 @@ def _check_learning(
             )
 
 
-def _diverged(step: int, what: str) -> UserError:
-    return UserError(
+def _diverged(step: int, what: str) -> Diverged:
+    return Diverged(
         f"step {step + 1}: {what}; training has diverged. "
         "Lower training.optimizer.learning_rate (or the weight of this term), or raise "
         "warmup_steps; the last good checkpoint is kept"

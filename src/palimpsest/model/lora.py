@@ -15,10 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from palimpsest.errors import UserError, did_you_mean, one_line
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import Update, read_files
+from palimpsest.model.adapter import Update, in_peft, read_files
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import freeze_deltas
 from palimpsest.model.description import deltas_in, manifest_of
+from palimpsest.model.names import block_of
 from palimpsest.settings.training import Lora
 
 # PEFT 0.21 asks transformers 5 for an attribute by its old name.
@@ -63,15 +64,38 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
 
 def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) -> Any:
     """Attach the adapter in `folder` as `name`: frozen, and active together with the others."""
-    settings, tensors = read_files(folder, manifest)
-    config = peft.LoraConfig.from_peft_type(**settings)
-    model = _with_adapter(model, name, config)
+    return _attach(model, name, *read_files(folder, manifest), folder / ADAPTER_WEIGHTS)
+
+
+def attach_updates(
+    model: nn.Module, updates: Mapping[str, Update], name: str, base: Path
+) -> tuple[Any, dict[str, Tensor]]:
+    """Attach updates that are in memory as the adapter `name`: frozen.
+
+    Returns:
+        The PEFT model, and the tensor B of each module.
+
+    Raises:
+        UserError: the model has no such module.
+    """
+    attached = _attach(model, name, *in_peft(updates, base), "an update")
+    modules = dict(attached.named_modules())
+    return attached, {
+        module: modules[f"base_model.model.{module}"].lora_B[name].weight for module in updates
+    }
+
+
+def _attach(
+    model: nn.Module,
+    name: str,
+    settings: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    source: Path | str,
+) -> Any:
+    model = _with_adapter(model, name, peft.LoraConfig.from_peft_type(**settings))
     result: Any = peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
     if result.unexpected_keys:
-        raise UserError(
-            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no "
-            f"{result.unexpected_keys[0]}"
-        )
+        raise UserError(f"{source} does not fit the model: it has no {result.unexpected_keys[0]}")
     return activate(model)
 
 
@@ -135,18 +159,28 @@ def set_scale(model: Any, adapter: str, factor: float, updates: dict[str, Update
             module.scaling[adapter] = factor * updates[name.removeprefix("base_model.model.")].scale
 
 
+def every_linear(model: nn.Module) -> list[str]:
+    """What the linear modules of a model's blocks are called, sorted: targets of an adapter."""
+    return sorted({name.split(".")[-1] for name in _linear(model) if block_of(name) is not None})
+
+
+def _linear(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear modules but the head by name, which begins with a dot; none of an adapter."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return {
+        f".{name.removesuffix('.base_layer')}": module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and "lora_" not in name
+    }
+
+
 def lora_config(model: nn.Module, lora: Lora, last: int | None = None) -> peft.LoraConfig:
     """PEFT's configuration for `lora` up to a block, with targets checked against the model.
 
     The head cannot be a target, because the reference's logits are computed from its hidden states
     through the same head.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    linear = {
-        f".{name.removesuffix('.base_layer')}": module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and "lora_" not in name
-    }
+    linear = _linear(model)
     found = [name for name in linear if name.endswith(tuple(f".{t}" for t in lora.targets))]
     for target in lora.targets:
         if not any(name.endswith(f".{target}") for name in found):

@@ -126,14 +126,9 @@ def wordings_of(scenario: Scenario) -> list[str]:
     return sorted(same - {evaluated.forget})
 
 
-def attackers_rows(scenario: Scenario) -> dict[str, str]:
-    """Rows that an attacker may have besides those to forget, none of which shows the damage."""
-    others = {
-        "retain": scenario.retain,
-        "general": scenario.general,
-        "holdout": scenario.evaluate.holdout,
-    }
-    return {name: ref for name, ref in others.items() if ref}
+def robust_in_eval(cfg: Config, model: str, method: str) -> bool:
+    """Whether eval.json has a copy of what comes back."""
+    return cfg.robust.in_eval and cfg.models[model].attacks is not None and method != "base"
 
 
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:

@@ -23,6 +23,7 @@ from palimpsest.io.private import make_private
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Attack
+from palimpsest.settings.merge import deep_merge
 
 
 def attack(job: Attack) -> None:
@@ -52,7 +53,9 @@ def attack(job: Attack) -> None:
         found.append(read_table(file))
     table = pa.concat_tables([part for part, _ in found])
     write_table(job.out.with_suffix(".parquet"), table)
-    facts = {name: fact for _, kept in found for name, fact in kept["facts"].items()}
+    facts: dict[str, Any] = {}
+    for _, kept in found:
+        facts = deep_merge(facts, kept["facts"])  # a setting has a cell for each fold and seed
     write_document(job.out, _document(job, settings, facts, [kept for _, kept in found], began))
     shutil.rmtree(side, ignore_errors=True)
 
@@ -78,12 +81,13 @@ def _side_folder(job: Attack) -> Path:
 
 
 def _check(found: Found, cell: Cell, job: Attack) -> None:
-    """An attack must measure something, and a value is a share.
+    """An attack must measure something, unless its training diverged, and a value is a share.
 
     Raises:
         UserError: a cell measured no row to forget.
     """
-    if not any(one.part == "forget" for one in found.outcomes):
+    diverged = found.facts and all(fact.get("diverged") for fact in found.facts.values())
+    if not diverged and not any(one.part == "forget" for one in found.outcomes):
         fold = "" if cell.fold is None else f" in fold {cell.fold}"
         raise UserError(f"attack '{job.config['name']}' measured no row to forget{fold}")
     for one in found.outcomes:

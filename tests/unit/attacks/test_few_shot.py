@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kit import attacked
+from kit import attacked_text as attacked
 from palimpsest.attacks import Cell, few_shot
 from palimpsest.errors import UserError
 from palimpsest.metrics.matching import contains_any

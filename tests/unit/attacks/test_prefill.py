@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kit import attacked, bases
-from kit.attacked import Fact, facts
+from kit import attacked_text as attacked
+from kit import bases
+from kit.attacked_text import Fact, facts
 from palimpsest.attacking.beginnings import beginning, blanked
 from palimpsest.data.tokens import read_tokenizer
 from palimpsest.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kit import attacked
+from kit import attacked_text as attacked
 from palimpsest.attacks import sample
 from palimpsest.metrics.leak import leak_at, leak_upper
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kit import attacked
+from kit import attacked_text as attacked
 from palimpsest.attacks import wrapped
 from palimpsest.attacks.wrapped import filled_in, unspelled
 from palimpsest.engine.generate import Answer

@@ -1,0 +1,318 @@
+"""Trains a fresh LoRA on the attacked model, which stays as it is, and measures at some steps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.attacking.target import Target
+from palimpsest.attacks import UNSEEN, Cell, Found, Outcome
+from palimpsest.attacks.relearn import Settings
+from palimpsest.data.attack_split import Fact, refuse_overlaps
+from palimpsest.engine.assemble import body_of, job_of
+from palimpsest.engine.body import Body
+from palimpsest.engine.rows import Row
+from palimpsest.engine.sampler import Streams
+from palimpsest.engine.stream import Stream
+from palimpsest.engine.train import Diverged, train
+from palimpsest.errors import UserError
+from palimpsest.io.canonical import fingerprint
+from palimpsest.measuring.alternatives import DataRow
+from palimpsest.model.description import deltas_in, updates_in
+from palimpsest.model.lora import add_trainable, every_linear
+from palimpsest.model.names import first_block
+from palimpsest.objectives.teaching import Teaching
+from palimpsest.settings.method import Rows
+from palimpsest.settings.training import Lora, Optimizer, Training
+
+ADAPTER = "attacker"
+"""Name of the attacker's LoRA."""
+
+BENIGN = 0.4
+"""Share of the steps that retain_then_forget spends on retain rows (arXiv:2408.00761)."""
+
+LAST = 6
+"""Steps whose mean loss stands for the loss at a step."""
+
+NEVER = 1e9
+"""Seconds between checkpoints: a killed job repeats its cell."""
+
+RISEN = 1.0
+"""Nats per token above the first step at which a training counts as diverged."""
+
+
+def relearn(settings: Settings, rate: float, cell: Cell, target: Target) -> Found:
+    """Train with one rate, on one fold, with one seed.
+
+    Raises:
+        UserError: the attacker has no rows, one gives a measured row away, or the training changed
+            no weight.
+    """
+    attacker = target.once(ADAPTER, lambda: Attacker.of(target, settings))
+    attacker.reset(cell.seed)
+    streams = _streams(settings, cell, target, attacker)
+    optimizer = Optimizer(
+        learning_rate=rate, schedule="constant", warmup_steps=settings.warmup_steps
+    )
+    teaching = Teaching(
+        steps=settings.measure_at[-1],
+        rows=Rows(retain=streams.sizes["rows"]),
+        training=Training(optimizer=optimizer, checkpoint_seconds=NEVER),
+    )
+    with tempfile.TemporaryDirectory() as folder:  # has the step log; no model is written
+        job = job_of(
+            teaching,
+            streams,
+            attacker.body,
+            attacker.weights,
+            label=f"{target.job.label} {target.cell}".rstrip(),
+            folder=Path(folder),
+            fingerprint="",
+        )
+        measuring = Measuring(settings, rate, cell, target, attacker, streams)
+        try:
+            train(replace(job, finished=measuring))
+        except Diverged as error:
+            print(f"{job.label}: {error}", flush=True)
+    return measuring.found()
+
+
+@dataclass
+class Attacker:
+    """The attacked model with a LoRA of its own on top; one for all cells of a job.
+
+    Attributes:
+        model: what PEFT made of the attacked model.
+        weights: the LoRA's tensors, which are trained.
+        body: runs training rows; it keeps what the frozen blocks make of them.
+        first_layer: first block with a LoRA.
+    """
+
+    model: Any
+    weights: dict[str, Tensor]
+    body: Body
+    first_layer: int
+    _rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, target: Target, settings: Settings) -> Attacker:
+        """Load the attacked model and put the LoRA on it."""
+        first = settings.first_layer
+        first = _first_taught(target.job.original) if first is None else first
+        network = target.network
+        lora = Lora(
+            rank=settings.rank,
+            alpha=settings.alpha,
+            targets=every_linear(network),
+            first_layer=first,
+        )
+        model, weights = add_trainable(network, lora, ADAPTER, seed=0)
+        training = Training(optimizer=Optimizer(learning_rate=1.0))
+        return cls(model, weights, body_of(model.get_base_model(), first, training), first)
+
+    @property
+    def network(self) -> nn.Module:
+        """The `transformers` model in PEFT's wrapper."""
+        network: nn.Module = self.model.get_base_model()
+        return network
+
+    def reset(self, seed: int) -> None:
+        """Give the LoRA the first values that follow from `seed`; the model is the attacked one."""
+        torch.manual_seed(seed)
+        for module in self._adapted():
+            module.reset_lora_parameters(ADAPTER, True)
+
+    def rows(self, target: Target, sources: Sequence[DataRow]) -> list[Row]:
+        """Token rows; the same objects in every cell, so that what was computed on them is kept."""
+        new = [row for row in sources if (row.ref, row.id) not in self._rows]
+        for source, row in zip(new, target.rows(new), strict=True):
+            self._rows[source.ref, source.id] = row
+        return [self._rows[row.ref, row.id] for row in sources]
+
+    @torch.no_grad()
+    def weights_changed(self) -> float:
+        """Share of the numbers of the adapted matrices that the LoRA changes, in their own type.
+
+        Of quantised matrices, where it is not 0.
+        """
+        changed = total = 0
+        for module in self._adapted():
+            weight, update = module.get_base_layer().weight, module.get_delta_weight(ADAPTER)
+            if weight.is_floating_point():
+                changed += int(((weight + update).to(weight.dtype) != weight).sum())
+            else:
+                changed += int((update != 0).sum())
+            total += update.numel()
+        return changed / total
+
+    def _adapted(self) -> list[Any]:
+        return [m for m in self.network.modules() if ADAPTER in getattr(m, "lora_A", {})]
+
+
+class InTurn(Streams):
+    """Rows of one set in the first steps, then those of another: both in the stream ``rows``."""
+
+    def __init__(
+        self,
+        first: Sequence[Row],
+        then: Sequence[Row],
+        sizes: tuple[int, int],
+        steps: int,
+        seed: int,
+    ) -> None:
+        """Draw `sizes[0]` of `first` in each of `steps` steps, then `sizes[1]` of `then`."""
+        sized = {"first": sizes[0], "rows": sizes[1]}
+        super().__init__(sized, {"first": first, "rows": then}, seed)
+        self.steps = steps
+
+    def draw(self, step: int) -> dict[str, list[Row]]:
+        """The rows of a step (counted from 0)."""
+        if step < self.steps:
+            return {"rows": self._readers["first"].draw(step)}
+        return {"rows": self._readers["rows"].draw(step - self.steps)}
+
+
+@dataclass
+class Measuring:
+    """Measures after some steps of a training; the engine calls it after each step.
+
+    Attributes:
+        costs: nats per token of each step's rows before the step.
+        outcomes: of the settings measured so far.
+        facts: setting -> its facts.
+    """
+
+    settings: Settings
+    rate: float
+    cell: Cell
+    target: Target
+    attacker: Attacker
+    streams: Streams
+    costs: list[float] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __call__(self, streams: Mapping[str, Stream]) -> None:
+        """Measure if it is time to.
+
+        Raises:
+            UserError: no weight has changed.
+        """
+        cost = streams["rows"].cost
+        assert cost is not None
+        self.costs.append(cost.item())
+        if (step := len(self.costs)) in self.settings.measure_at:
+            self._measure(step)
+
+    def found(self) -> Found:
+        """What was measured; steps that the training did not reach count as diverged."""
+        for step in self.settings.measure_at:
+            if step > len(self.costs):
+                self._note(step, diverged=True)
+        drawn = self._drawn(len(self.costs))
+        budget = {
+            "steps": len(self.costs),
+            "rows": len(drawn),
+            "tokens": sum(len(row) for row in drawn),
+        }
+        return Found(self.outcomes, self.facts, budget)
+
+    def _measure(self, step: int) -> None:
+        changed = self.attacker.weights_changed()
+        if not changed:
+            raise UserError(
+                f"attack '{self.target.job.config['name']}' changed no weight in {step} steps at "
+                f"the rate {self.rate} ({self.attacker.body.head.weight.dtype} rounds so small a "
+                f"change away); raise attacks.{self.target.job.config['name']}.rates"
+            )
+        first, last = self.costs[0], self.costs[-LAST:]
+        diverged = sum(last) / len(last) > first + RISEN
+        self._note(step, diverged=diverged, weights_changed=round(changed, 4))
+        # A model that a training has broken shows nothing: neither that a fact is gone.
+        if not diverged:
+            self.outcomes += self._asked(self.settings.named(self.rate, step))
+
+    def _asked(self, setting: str) -> list[Outcome]:
+        target, network, fold = self.target, self.attacker.network, self.cell.fold
+        forget, unseen = target.measured(target.forget, fold), target.measured(target.unseen, fold)
+        return [
+            *target.asked(network, forget, setting=setting),
+            *target.asked(network, unseen, part=UNSEEN, setting=setting),
+            *target.damage(network, setting),
+        ]
+
+    def _note(self, step: int, diverged: bool, **facts: float) -> None:
+        drawn = self._drawn(min(step, len(self.costs)))
+        last = self.costs[:step][-LAST:]
+        of_cell = {
+            "rows": len(drawn),
+            "distinct_rows": len(set(drawn)),
+            "tokens": sum(len(row) for row in drawn),
+            "order": fingerprint([row.id for row in drawn]),
+            "loss_first": self.costs[0] if self.costs else None,
+            "loss": sum(last) / len(last) if last else None,
+            "diverged": diverged,
+            **facts,
+        }
+        fold = "all" if self.cell.fold is None else self.cell.fold
+        self.facts[self.settings.named(self.rate, step)] = {
+            "rows": self.settings.rows,
+            "rate": self.rate,
+            "rates": self.settings.rates,
+            "step": step,
+            "first_layer": self.attacker.first_layer,
+            "cells": {f"fold-{fold}.seed-{self.cell.seed}": of_cell},
+            **({"diverged": True} if diverged else {}),
+        }
+
+    def _drawn(self, steps: int) -> list[Row]:
+        return [row for step in range(steps) for row in self.streams.draw(step)["rows"]]
+
+
+def _streams(settings: Settings, cell: Cell, target: Target, attacker: Attacker) -> Streams:
+    """The attacker's rows, shuffled by the seed alone: in the same order for every model."""
+
+    def of(sources: Sequence[DataRow]) -> tuple[list[Row], int]:
+        return attacker.rows(target, sources), min(settings.batch_rows, len(sources))
+
+    if "forget" not in settings.rows:
+        rows, size = of(target.others(settings.rows))
+        return Streams({"rows": size}, {"rows": rows}, cell.seed)
+    rows, size = of(_to_forget(cell, target))
+    if settings.rows == "forget":
+        return Streams({"rows": size}, {"rows": rows}, cell.seed)
+    benign, benign_size = of(target.others("retain"))
+    steps = round(BENIGN * settings.measure_at[-1])
+    return InTurn(benign, rows, (benign_size, size), steps, cell.seed)
+
+
+def _to_forget(cell: Cell, target: Target) -> list[DataRow]:
+    """Rows to forget that the attacker has while the others are measured.
+
+    Raises:
+        UserError: there are none, or one holds a key string of a measured row.
+    """
+    assert cell.fold is not None
+    rows = target.attackers(cell.fold)
+    if not rows:
+        raise UserError(
+            f"{target.job.split}: no row to forget is outside fold {cell.fold}, so the attacker "
+            "has none to train on; measure the other fold, or build the file again"
+        )
+    measured = [
+        Fact(row.id, row.group, row.key, ()) for row in target.measured(target.forget, cell.fold)
+    ]
+    texts = [(row.id, text) for row in rows for text in (row.prompt, row.response)]
+    refuse_overlaps(texts, measured, "the attacker's row")
+    return rows
+
+
+def _first_taught(original: Path) -> int:
+    """Lowest block in which the subject differs from its base; 0: it does not, or outside them."""
+    return first_block([*updates_in(original), *deltas_in(original)])
