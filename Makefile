@@ -4,12 +4,13 @@
 # make results  the tables of docs/results.md, from KnowUnDo's privacy set and TruthfulQA
 # make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
 # make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
+# make quantize installs what 8-bit optimisers and quantised bases need (config/README.md)
 # make lint     formatters, linters and the type checker alone
 # make lock     writes the installed versions to envs/requirements.lock and envs/palimpsest.yaml
 # make clean    removes what was computed; downloads stay
 # make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results bench slurm lint lock clean distclean
+.PHONY: help run test chaos results bench slurm quantize lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -65,6 +66,9 @@ bench: .venv/.installed
 slurm: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/slurm.lock
 
+quantize: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/quantize.lock
+
 lint: .venv/.installed
 	ruff check .
 	ruff format --check .
@@ -76,7 +80,7 @@ lint: .venv/.installed
 lock: .venv/.installed
 	@(sed -n '/^#/p' envs/requirements.lock; \
 		python -m pip freeze --exclude-editable | \
-		sed 's/+cpu$$//; s/ @ .*//; /^snakemake-executor-plugin-slurm/d') > .lock.tmp
+		sed 's/+cpu$$//; s/ @ .*//; /^snakemake-executor-plugin-slurm/d; /^bitsandbytes/d') > .lock.tmp
 	mv .lock.tmp envs/requirements.lock
 	python -m palimpsest.docs
 

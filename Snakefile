@@ -60,6 +60,7 @@ include: "workflow/rules/train_judge.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
+include: "workflow/rules/verdict.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/bench.smk"
 

@@ -21,5 +21,8 @@ LOCALIZE_TOKENS = 1024
 PASS_TOKENS = {"cpu": 64, "cuda": 2048}
 """Price of one more padded pass, in padding tokens. On a GPU it takes as long as many tokens."""
 
+SMALL_TENSOR = 4096
+"""AdamW in 8 bits keeps the moments of tensors with fewer numbers than this in fp32."""
+
 BATCH_ROWS = 16
 """Rows that the subject reads together for reference states and for adversarial labels."""

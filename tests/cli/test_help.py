@@ -13,7 +13,10 @@ from kit.copies import REPO
 from palimpsest.pipeline.stages import STAGES
 
 SCRIPT = "workflow/scripts/stage.py"
-PROGRAMS = [(SCRIPT, name) for name in STAGES] + [("workflow/scripts/results_table.py",)]
+PROGRAMS = [(SCRIPT, name) for name in STAGES] + [
+    ("workflow/scripts/results_table.py",),
+    ("workflow/scripts/verdicts.py",),
+]
 PALIMPSEST = ("-m", "palimpsest.cli")
 
 

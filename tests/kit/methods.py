@@ -180,6 +180,7 @@ def bench(
     moved: bool = True,
     body: type[Body] = Body,
     sets: Mapping[str, Sequence[Row]] = SETS,
+    inner: int = tiny.INNER,
     **over: Any,
 ) -> Bench:
     """A method with a small Llama, LoRA or differences on it, and rows.
@@ -192,10 +193,11 @@ def bench(
         moved: move the trained tensors away from their first values (which are in `untrained`).
         body: class of the body.
         sets: rows of the scenario's sets.
+        inner: width of the MLP.
         over: settings.
     """
     configured = method(key, **over)
-    subject = tiny.llama(dtype)
+    subject = tiny.llama(dtype, intermediate_size=inner)
     if configured.training.parameters:
         model = copy.deepcopy(subject)
         weights = add_deltas(model, configured.training.parameters)

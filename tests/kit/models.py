@@ -37,6 +37,7 @@ from palimpsest.stages.reference import costs_of
 
 VOCABULARY = 100
 WIDTH = 32
+INNER = 48
 LAYERS = 4
 EOS = 1
 TARGETS = ["q_proj", "v_proj"]
@@ -51,7 +52,7 @@ def llama(dtype: torch.dtype = torch.float64, seed: int = 0, **config: Any) -> A
     settings = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
-        "intermediate_size": 48,
+        "intermediate_size": INNER,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -39,7 +39,9 @@ def test_rows_of_one_group_stay_together() -> None:
     split = attack_split(rows, {})
     for name in ("folds", "halves"):
         for person in range(5):
-            assert len({split[name][row.id] for row in rows if row.group == f"person {person}"}) == 1
+            assert (
+                len({split[name][row.id] for row in rows if row.group == f"person {person}"}) == 1
+            )
 
 
 @pytest.mark.parametrize("where", [0, 1, 2])

@@ -132,6 +132,13 @@ def test_the_shipped_overlays_are_valid(overlay):
     assert read_config(REPOSITORY / "config", [overlay]).models
 
 
+def test_every_shipped_method_can_have_several_seeds():
+    """With seed 1, a vector of seed 1 would be merged with itself."""
+    several = {"models": {"smollm2-135m": {"defaults": {"seeds": [0, 1, 2, 3]}}}}
+    cfg = read_config(REPOSITORY / "config", tables=[several])
+    assert cfg.seeds("negmerge", "smollm2-135m") == [0, 1, 2, 3]
+
+
 def test_the_released_preset_of_sku_sets_the_released_values():
     released = REPOSITORY / "config/released/sku.yaml"
     sku = read_config(REPOSITORY / "config", [released]).method("sku", "llama2-7b")

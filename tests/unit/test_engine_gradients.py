@@ -230,10 +230,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in text.splitlines()]
 
 
-def of_terms(made: methods.Bench) -> dict[str, list[Tensor]]:
+def of_terms(made: methods.Bench, step: int = 0) -> dict[str, list[Tensor]]:
     """Gradient of each term at the weights, from the one graph of a joint pass."""
     weights = list(made.job.weights.values())
-    terms = made.terms()
+    terms = made.terms(step)
     return {
         name: list(
             torch.autograd.grad(
@@ -274,6 +274,32 @@ def test_a_step_follows_the_combined_gradient(
     assert line["grad_norm"] == pytest.approx(norm(list(expected)), rel=1e-5)
     assert line["cosines"]["terms"] == pytest.approx(cosine(apart["forget"], kept), abs=1e-6)
     assert line["cosines"]["step"] == pytest.approx(cosine(found, kept), abs=1e-5)
+
+
+def test_the_mean_of_gru_weighs_the_newest_retain_gradient_most(tmp_path: Path) -> None:
+    """Three steps against plain vectors: m <- .8 g_r + .2 m, from 0."""
+    rate, momentum = 0.1, 0.8
+    linear = {**LINEAR, "learning_rate": rate * 1e6, "betas": [0, 0.999], "schedule": "constant"}
+    rows = methods.SETS["forget"]
+    over = {"sets": {"forget": rows, "retain": rows}, "training": {"optimizer": linear}}
+    trained, plain = (bench(tmp_path, "gru", steps=3, **over) for _ in range(2))
+    train(trained.job)
+    weights = list(plain.job.weights.values())
+    before = [weight.detach().clone() for weight in weights]
+    mean, shares = torch.zeros(sum(w.numel() for w in weights)).double(), []
+    for step in range(3):
+        apart = of_terms(plain, step)
+        forget, retain = (torch.cat([g.flatten() for g in apart[n]]) for n in ("forget", "retain"))
+        mean = momentum * retain + (1 - momentum) * mean
+        shares.append((forget @ mean / (mean @ mean)).item())
+        assert shares[-1] < 0, "else nothing would be taken out"
+        assert cosine([mean], [retain]) < 0.999 or step == 0, "else the mean would not show"
+        moved = rate * (forget - shares[-1] * mean)
+        for weight, change in zip(weights, moved.split([w.numel() for w in weights]), strict=True):
+            weight.data -= change.view_as(weight)
+    found = list(trained.job.weights.values())
+    changes = [[w.detach() - b for w, b in zip(of, before, strict=True)] for of in (found, weights)]
+    methods.assert_same_gradients(changes[0], changes[1], 1e-5)
 
 
 def test_the_clipping_comes_after_the_combination(tmp_path: Path) -> None:

@@ -361,6 +361,47 @@ def test_answers_dearer_than_twice_blind_guessing_are_divergence(tmp_path: Path)
     assert float(found[2]) > 2 * max(4.605, float(found[3]))
 
 
+def test_a_resumed_run_is_measured_by_the_first_step_of_all(tmp_path: Path) -> None:
+    """The rows differ in what they cost; the first is the dearest, and nothing is learned."""
+    rows = tiny.rows([(4, 1), (7, 1), (3, 1), (5, 1), (6, 1)], seed=1, name="f")
+
+    def train_rows(folder: Path, dies_in: int = 0) -> None:
+        model, weights = tiny.with_lora(tiny.llama(torch.float32), moved=False)
+        body = Body(model.get_base_model())
+        body.decoder.module.norm.weight.mul_(15)
+        calls = [0]
+
+        def loss(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+            calls[0] += 1
+            if calls[0] == dies_in:
+                raise Killed
+            return {"forget": streams["forget"].nll().mean()}
+
+        train(
+            Job(
+                label="dear",
+                body=body,
+                weights=weights,
+                streams=Streams({"forget": 1}, {"forget": rows}, 41),
+                loss=loss,
+                steps=len(rows),
+                optimizer=Optimizer(learning_rate=1e-12),
+                folder=folder,
+                fingerprint="dear",
+                checkpoint_seconds=0.0,
+            )
+        )
+
+    train_rows(tmp_path / "whole")
+    costs = [line["loss"] for line in lines(tmp_path / "whole")]
+    assert costs[0] == max(costs)
+    assert costs[4] > 2 * max(costs[2], 4.605), "else resuming would not show"
+    with pytest.raises(Killed):
+        train_rows(tmp_path / "again", dies_in=3)
+    train_rows(tmp_path / "again")
+    assert lines(tmp_path / "again") == lines(tmp_path / "whole")
+
+
 def test_what_is_to_be_unlearned_may_cost_more_than_blind_guessing(tmp_path: Path) -> None:
     model, weights = tiny.with_lora(tiny.llama(torch.float32))
     body = Body(model.get_base_model())

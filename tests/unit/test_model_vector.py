@@ -187,6 +187,10 @@ def test_merging_retrains_nothing_and_its_vectors_are_made_and_recorded() -> Non
         (["anchored", "sku/seed-1"], "seed 1 with itself"),
         (["ancored"], "task vector of 'ancored'.*did you mean"),
         (["anchored", "anchored"], "twice"),
+        (
+            ["anchored", "anchored/seed-1"],
+            r"merge: at seed 1 both 'anchored' and 'anchored/seed-1' are anchored/seed-1, which",
+        ),
         (["no name/seed-1"], "a method is needed, or method/seed-1"),
     ],
 )

@@ -67,21 +67,37 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Every method trained in one process and in two, and what the two printed."""
     folder = tmp_path_factory.mktemp("trained")
     two = started(
-        TESTS / "kit/train_on_several.py", '{"devices": 2}', folder / "two", *program.METHODS
+        TESTS / "kit/train_on_several.py", '{"devices": 2}', folder / "two", *program.INSTALLED
     )
-    for name in program.METHODS:
+    for name in program.INSTALLED:
         program.train_one(name, folder / "one")
     printed, errors = two.communicate(timeout=600)
     assert two.returncode == 0, errors
     return folder / "one", folder / "two", printed + errors
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", program.METHODS)
+REFUSALS = {
+    "fila": "needs the gradients of whole, unquantised weights",
+    "rmu_lat": "attack: its steps run some blocks alone",
+}
+"""Methods that need whole weights in every process, and what they say otherwise."""
+
+RUNS = [
+    (name, parallel)
+    for name in program.METHODS
+    for parallel in ("ddp", "fsdp")
+    if parallel == "ddp" or name not in REFUSALS
+]
+
+
+@pytest.mark.parametrize(("name", "parallel"), RUNS)
 def test_two_processes_give_the_losses_and_weights_of_one(trained, name: str, parallel: str):
+    if name not in program.INSTALLED:
+        pytest.skip("pip install '.[quantize]'")
     one, two = trained[0] / name, trained[1] / parallel / name
     expected, found = lines(one), lines(two)
-    assert [line["step"] for line in found] == [1, 2, 3, 4]
+    steps = 1 if name == "lunar" else 4
+    assert [line["step"] for line in found] == list(range(1, steps + 1))
     for alone, together in zip(expected, found, strict=True):
         for key in ("loss", "tokens", "lr"):
             assert together[key] == pytest.approx(alone[key], rel=1e-5, abs=1e-5), key
@@ -91,8 +107,18 @@ def test_two_processes_give_the_losses_and_weights_of_one(trained, name: str, pa
         for key in {"state", "cosines"} & alone.keys():
             assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4)
     alone, together = load_file(one / program.WEIGHTS), load_file(two / program.WEIGHTS)
+    # A moment of 8 bits may round to its other neighbour: hundredths of a step of 1e-3.
+    apart = 1e-4 if name == "adamw8bit" else 1e-5
     for tensor, value in alone.items():
-        torch.testing.assert_close(together[tensor], value, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(together[tensor], value, rtol=1e-5, atol=apart)
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_needs_whole_weights_is_refused_where_they_are_spread(trained, name: str):
+    message = (trained[1] / "fsdp" / name / program.REFUSED).read_text(encoding="utf-8")
+    assert REFUSALS[name] in message
+    assert "parallel: ddp" in message
+    assert len(list(trained[1].rglob(program.REFUSED))) == len(REFUSALS)
 
 
 def test_the_cap_is_reached_in_some_steps_and_in_others_not(trained):

@@ -145,7 +145,11 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("bases.tiny.devices", 4, set()),
     ("bases.tiny.parallel", "fsdp", set()),
     ("models.subject.devices", 2, set()),
-    ("bases.tiny.trust_remote_code", True, {"download_model", *TRAINED, "measure", "attack", *LOADED}),
+    (
+        "bases.tiny.trust_remote_code",
+        True,
+        {"download_model", *TRAINED, "measure", "attack", *LOADED},
+    ),
     ("bases.other.source", "hub:org/else", set()),
     ("datasets.questions.files", ["a.csv"], set()),  # its source is a file
     ("datasets.questions.revision", "v2", set()),
@@ -185,6 +189,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("methods.sku.rows.forget", 2, {"acquire"}),
     ("methods.sku.preservation.sign", 1, {"acquire"}),
     ("methods.sku.training.optimizer.learning_rate", 1e-5, {"acquire"}),
+    ("methods.sku.training.optimizer.name", "adamw8bit", {"acquire"}),
     ("methods.sku.training.gradient_checkpointing", True, set()),
     ("methods.sku.training.compile", True, {"acquire"}),
     ("methods.located.training.compile", True, {"unlearn"}),
@@ -307,7 +312,13 @@ def test_vllm_decides_itself_what_is_decoded_together():
 def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
     raw = put(raw_config(), "scenarios.taught.lm_eval", {"mmlu": {}})
     other = put(raw, "bases.tiny.template.response", "{response}")
-    assert changed(slices(raw), slices(other)) == {"tokenize", "wanted", "measure", "attack", "merge"}
+    assert changed(slices(raw), slices(other)) == {
+        "tokenize",
+        "wanted",
+        "measure",
+        "attack",
+        "merge",
+    }
 
 
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():

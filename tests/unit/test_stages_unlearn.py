@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from kit import jobs
 from kit import models as tiny
 from kit.jobs import LOAD, UNTRACKED, WANTED
 from palimpsest.engine.body import Body
+from palimpsest.engine.checkpoint import FACTS
 from palimpsest.engine.rows import IGNORED, Row, read_rows
 from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import DIVERGED
@@ -31,9 +33,9 @@ from palimpsest.io.artifacts import (
     MODEL,
     VECTORS,
 )
-from palimpsest.io.atomic import sha256_of
+from palimpsest.io.atomic import is_private, sha256_of
 from palimpsest.io.manifest import read_manifest, write_manifest
-from palimpsest.io.private import BEFORE
+from palimpsest.io.private import BEFORE, WRITTEN, mark
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
 from palimpsest.model.trainable import make_trainable
@@ -331,6 +333,48 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     monkeypatch.undo()
     resumed = work.unlearn(f"{name}-{optimizer}-killed", config, checkpoint_seconds=0)
     assert (resumed / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_checkpoints_are_as_private_as_the_subject(
+    work: Work, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """An early one is nearly the subject. A base that was taught nothing is anybody's."""
+    from palimpsest.engine import train as training
+
+    bare = work.at("bare")
+    write_manifest(bare, [], adapter=False)
+    assert (is_private(work.subject), is_private(bare)) == (True, False)
+    real, calls = training._step, []
+
+    def dies(*args: Any) -> Any:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(training, "_step", dies)
+    subject = work.subject if known else bare
+    with pytest.raises(KeyboardInterrupt):
+        work.unlearn(f"killed-{known}", work.config("rmu"), subject, checkpoint_seconds=0)
+    side = work.at(f"killed-{known}/model.ckpt")
+    saved = (side, side / FACTS, side / "step-1.safetensors")
+    assert [is_private(path) for path in saved] == [known] * 3
+
+
+def test_examples_of_private_rows_are_private(work: Work, tmp_path: Path) -> None:
+    """Also where an earlier, hazardous result stood: its mark goes, the folder stays closed."""
+    tokens, config = tmp_path / "tokens", work.config("random_labels")
+    shutil.copytree(work.tokens, tokens)
+    (tokens / "set").chmod(0o700)
+    for name in ("new", "earlier"):
+        out = tmp_path / name
+        if name == "earlier":
+            mark(out, [WRITTEN])
+        work.run(Examples, out, config, tokens=tokens, acquired=None)
+        assert not (out / HAZARDOUS).exists()
+        assert is_private(out)
+        assert all(is_private(file) for file in out.iterdir())
 
 
 # Training again, from a model that training left.
@@ -647,6 +691,16 @@ def test_a_pattern_that_matches_nothing_is_refused(work: Work) -> None:
 def test_a_layer_below_the_trained_blocks_is_refused(work: Work) -> None:
     with pytest.raises(UserError, match="block 0 is read"):
         work.unlearn("below", work.config("rmu", layer=0))
+
+
+@pytest.mark.parametrize(
+    ("key", "over"), [("rr", {"blocks": [1, 9]}), ("rmu", {"layer": 9}), ("lunar", {"layer": 9})]
+)
+def test_a_block_that_the_base_does_not_have_is_refused_before_a_row_is_read(
+    work: Work, key: str, over: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=r"block 9 is read, .*blocks 0 to 3 .*; choose one of"):
+        work.run(Unlearn, "beyond", work.config(key, **over), tokens=work.root / "no-tokens")
 
 
 def test_a_subject_without_an_adapter_cannot_be_trained_itself(work: Work) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import HAZARDOUS
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.private import WRITTEN, mark
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.alternatives import DataRow, Format, format_of
 from palimpsest.pipeline.stages import STAGES, Pretrain, Unlearn
@@ -100,6 +102,37 @@ def test_what_the_subject_wrote_is_as_hazardous_as_the_subject(work: Work) -> No
     assert read_manifest(written_by_it)["hazardous"] == ["texts of the model before unlearning"]
     phrases = folder_of(work.wanted, "set/forget", "refusal")
     assert not (phrases / HAZARDOUS).exists()
+
+
+def test_the_mark_is_there_before_what_the_subject_wrote(work: Work, tmp_path: Path) -> None:
+    """The table cannot be written: what is there so far is private, and says why."""
+    other = elsewhere(work, tmp_path)
+    out = folder_of(other.wanted, "set/forget", "alternate")
+    (out / "wanted.parquet" / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*wanted\.parquet"):
+        other.want("alternate")
+    assert is_private(out)
+    assert "texts of the model before unlearning" in (out / HAZARDOUS).read_text()
+
+
+def test_answers_to_private_rows_are_private(work: Work, tmp_path: Path) -> None:
+    """Also where an earlier, hazardous result stood: its mark goes, the folder stays closed."""
+    other = elsewhere(work, tmp_path)
+    out = folder_of(other.wanted, "set/forget", "refusal")
+    mark(out, [WRITTEN])
+    (tmp_path / "datasets/set").chmod(0o700)
+    other.want("refusal")
+    assert not (out / HAZARDOUS).exists()
+    assert is_private(out)
+    assert all(is_private(file) for file in out.iterdir())
+
+
+def elsewhere(work: Work, root: Path) -> Work:
+    """The same inputs in another place."""
+    shutil.copytree(work.root / "datasets", root / "datasets")
+    for name in ("base", "original"):
+        (root / name).symlink_to(work.at(name))
+    return replace(work, root=root)
 
 
 def test_costs_of_the_subject_on_them_are_those_of_a_live_copy(work: Work) -> None:

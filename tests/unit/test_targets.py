@@ -32,6 +32,9 @@ CFG = load_config(raw_config())
         "results/subject/original/eval.json",
         "results/subject/original/seed-0/likelihood.parquet",
         "results/subject/sku/seed-0/attacks/relearn-1/likelihood.parquet",
+        "results/subject/sku/seed-1/attacks/ask.parquet",
+        "results/subject/sku/robust.json",
+        "results/subject/retrained/verdict.json",
         "results/subject/sku/seed-1/tune/3/attacks/mine/merged/manifest.json",
         "results/subject/sku/seed-0/model/train.jsonl",
         "results/subject/subject/train.jsonl",
@@ -101,6 +104,11 @@ def test_what_exists_or_is_snakemakes_matter_passes(target):
             "this is a folder; ask for a file in it, such as "
             "results/subject/sku/seed-0/attacks/mine/measure.json",
         ),
+        (
+            "results/subject/sku/seed-0/attacks/aks.json",
+            "no attack 'aks' in the configuration; did",
+        ),
+        ("results/subject/sku/verdicts.json", "did you mean 'verdict.json'?"),
         ("resources/models/tny/manifest.json", "no base 'tny' in the configuration; did you mean"),
         ("resources/datasets/secret/all.parquet", "no dataset 'secret' in the configuration; did"),
         (

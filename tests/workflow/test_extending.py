@@ -13,9 +13,10 @@ import pytest
 
 from kit.copies import REPO, Copy
 from kit.examples import PAGE, examples
+from palimpsest.io.tables import read_table
 
 EXAMPLES = examples()
-MOST = {"A method": 3, "A measure": 2, "A data adapter": 4, "A stage": 9}
+MOST = {"A method": 3, "A measure": 2, "A data adapter": 4, "An attack": 3, "A stage": 9}
 """Files that an example may touch; those that a command writes are not counted."""
 
 FENCES = "```"
@@ -113,6 +114,22 @@ def test_a_data_adapter_brings_a_subject(followed: Callable[..., Any]) -> None:
     assert metrics["retain"]["perplexity"]["value"] > 1
     keys = copy.path("docs/keys.md").read_text(encoding="utf-8")
     assert "### `adapter: multiple_choice`" in keys
+
+
+@pytest.mark.slow
+def test_an_attack_is_a_job_of_its_own(followed: Callable[..., Any]) -> None:
+    copy, printed = followed("An attack")
+    assert "rule attack:" in printed
+    folder = "results/mini/original/seed-0/attacks"
+    table = read_table(copy.path(f"{folder}/mistyped.parquet"))[0].to_pandas()
+    forget = table[table["part"] == "forget"]
+    assert sorted(forget["seed"]) == [0] * 8 + [1] * 8
+    assert forget["id"].nunique() == 8
+    assert set(forget["value"]) <= {0.0, 1.0}
+    assert set(table["part"]) == {"forget", "retain"}
+    assert read(copy, "mini/original/seed-0/attacks/mistyped.json")["level"] == "text"
+    keys = copy.path("docs/keys.md").read_text(encoding="utf-8")
+    assert "### `kind: mistyped`" in keys
 
 
 @pytest.mark.slow

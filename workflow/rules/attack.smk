@@ -68,3 +68,41 @@ rule attack:
             --gpus {resources.gpu} \
             2>&1 | tee -i {log:q}
         """
+
+
+rule robust:
+    """Whether it comes back: the worst attack on a method, above its control."""
+    input:
+        models=seed_files("model/model.json"),
+        original="results/{model}/original/seed-0/model/model.json",
+        control=control_of,
+        split="results/{model}/attacks/split.json",
+        tables=method_tables,
+        original_tables=attack_tables("original/seed-0"),
+        control_tables=control_tables,
+    output:
+        robust=ensure("results/{model}/{method}/robust.json", non_empty=True),
+    log:
+        log_of("robust"),
+    benchmark:
+        cost_of("robust")
+    localrule: True
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=config_of("robust"),
+    shell:
+        """
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" robust \
+            --config {params.config:q} \
+            --models {input.models:q} \
+            --original {input.original:q} \
+            --control "{input.control}" \
+            --split {input.split:q} \
+            --out {output.robust:q} \
+            2>&1 | tee -i {log:q}
+        """

@@ -4,9 +4,9 @@ import functools
 import re
 
 from palimpsest.environment import use_this_environment
-from palimpsest.pipeline import results, runs
+from palimpsest.pipeline import results, runs, targets
 from palimpsest.pipeline.kept import keep
-from palimpsest.pipeline.slices import devices_of, scenario_of
+from palimpsest.pipeline.slices import devices_of, robust_in_eval, scenario_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import STAGES, Examples, Report, Wanted
 from palimpsest.settings.draw import REFERENCES, WANTED, split_reference
@@ -267,10 +267,68 @@ def base_answers(wildcards):
     return f"results/{wildcards.model}/base/seed-0/generations.parquet" if taught else []
 
 
+def robust_of(wildcards):
+    """What comes back under attack, where eval.json has a copy of it."""
+    copied = robust_in_eval(CFG, wildcards.model, wildcards.method)
+    return f"results/{wildcards.model}/{wildcards.method}/robust.json" if copied else []
+
+
 def retrained_of(wildcards):
     """Rows of the gold standard, if the subject's methods are compared with it."""
     compares = CFG.models[wildcards.model].retrained
     return f"results/{wildcards.model}/retrained/rows.parquet" if compares else []
+
+
+def attack_tables(*runs):
+    """What each attack on a subject found on some runs, with its facts."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{run}/attacks/{attack}.{ending}"
+        for run in runs
+        for attack in CFG.attacks_of(wildcards.model)
+        for ending in ("json", "parquet")
+    ]
+
+
+def control_of(wildcards):
+    """The model that never learned what is forgotten, if the subject can have one."""
+    suited = targets.unsuited(CFG, wildcards.model, "retrained") is None
+    return f"results/{wildcards.model}/retrained/seed-0/model/model.json" if suited else []
+
+
+def results_of(method):
+    """What the verdict reads of a method, or of a reference."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{method or wildcards.method}/{name}"
+        for name in ("eval.json", "rows.parquet", "robust.json")
+    ]
+
+
+def retrained_results(wildcards):
+    """The same of the model that never learned what is forgotten, if there can be one."""
+    return results_of("retrained")(wildcards) if control_of(wildcards) else []
+
+
+def verdicts(wildcards):
+    """Verdicts of the report's methods, references first."""
+    return [
+        f"results/{model}/{method}/verdict.json"
+        for model, methods in CFG.report.models.items()
+        for method in dict.fromkeys(["original", "retrained", *methods])
+        if method != "base" and targets.unsuited(CFG, model, method) is None
+    ]
+
+
+def control_tables(wildcards):
+    """What attacks found on it."""
+    return attack_tables("retrained/seed-0")(wildcards) if control_of(wildcards) else []
+
+
+def method_tables(wildcards):
+    """What attacks found on every seed of a method."""
+    runs = [
+        f"{wildcards.method}/seed-{seed}" for seed in CFG.seeds(wildcards.method, wildcards.model)
+    ]
+    return attack_tables(*runs)(wildcards)
 
 
 def per_method(name):
@@ -296,6 +354,17 @@ def per_seed(wildcards, name, chosen):
         for model, method in results.shown(CFG, wildcards.page)
         if method in CFG.methods and chosen(CFG.method(method, model))
         for folder in results.seed_folders(CFG, model, method)
+    ]
+
+
+def attacks_of_page(wildcards):
+    """What comes back under attack, and the verdict on it, of the methods of attacked subjects."""
+    attacked = Report.attacked(CFG, wildcards.page)
+    return [
+        f"results/{model}/{method}/{name}"
+        for model, method in results.shown(CFG, wildcards.page)
+        if model in attacked and method != "base"
+        for name in ("robust.json", "verdict.json")
     ]
 
 

@@ -5,6 +5,7 @@ rule report:
         rows=per_method("rows.parquet"),
         comparisons=comparisons,
         sweeps=sweeps,
+        attacks=attacks_of_page,
         regions=regions,
     output:
         html=report(

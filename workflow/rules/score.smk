@@ -12,6 +12,7 @@ rule score:
         base_likelihood=base_likelihood,
         original_answers="results/{model}/original/seed-0/generations.parquet",
         base_answers=base_answers,
+        robust=robust_of,
     output:
         eval=ensure("results/{model}/{method}/eval.json", non_empty=True),
         rows=ensure("results/{model}/{method}/rows.parquet", non_empty=True),
@@ -40,6 +41,7 @@ rule score:
             --base {input.base:q} \
             --original-answers {input.original_answers:q} \
             --base-answers "{input.base_answers}" \
+            --robust "{input.robust}" \
             --configs {params.configs:q} \
             --data-manifests {input.data:q} \
             --model-manifests {input.base:q} {input.models:q} \

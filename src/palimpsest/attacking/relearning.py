@@ -54,9 +54,7 @@ def relearn(settings: Settings, rate: float, cell: Cell, target: Target) -> Foun
         UserError: the attacker has no rows, one gives a measured row away, or the training changed
             no weight.
     """
-    if ADAPTER not in target.keeps:
-        target.keeps[ADAPTER] = Attacker.of(target, settings)
-    attacker: Attacker = target.keeps[ADAPTER]
+    attacker = target.once(ADAPTER, lambda: Attacker.of(target, settings))
     attacker.reset(cell.seed)
     streams = _streams(settings, cell, target, attacker)
     optimizer = Optimizer(

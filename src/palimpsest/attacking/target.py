@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Attack
 
+T = TypeVar("T")
+
 
 @dataclass
 class Target:
@@ -40,14 +42,20 @@ class Target:
         device: where the model runs.
         split: ``split.json``.
         cell: what progress lines call the piece of the attack that runs.
-        keeps: what an attack keeps from cell to cell, e.g. a model that it trains.
     """
 
     job: Attack
     device: torch.device
     split: Mapping[str, Any]
     cell: str = ""
-    keeps: dict[str, Any] = field(default_factory=dict)
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives the first cell that asks for `name`; later ones get the same."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        result: T = self._shared[name]
+        return result
 
     # Rows
 
@@ -75,6 +83,10 @@ class Target:
     def attackers(self, fold: int) -> list[DataRow]:
         """The rows to forget that the attacker has while `fold` is measured."""
         return [row for row in self.forget if self._fold(row) != fold]
+
+    def has(self, name: str) -> bool:
+        """Whether the scenario has such other rows."""
+        return name in self._parts["others"]
 
     def others(self, name: str) -> list[DataRow]:
         """Other rows of the attacker, ``retain``, ``general`` or ``holdout``; no key is in them.
@@ -179,13 +191,37 @@ class Target:
         return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
 
     def answers(
-        self, network: nn.Module, rows: Sequence[Row], sampled: Sampled | None = None
+        self,
+        network: nn.Module,
+        rows: Sequence[Row],
+        sampled: Sampled | None = None,
+        shared: int = 0,
     ) -> list[Answer]:
-        """The model's answers to the prompts of `rows`, in their order."""
+        """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer in the model's context.
+        """
         batch_rows = self.job.config["generation"]["batch_rows"]
-        answerer = transformers_answerer(network, self.tokenizer, self.limit, batch_rows)
+        limit = min(self.limit, self._room(rows))
+        answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
         progress = Progress(f"{self.job.label} {self.cell}".rstrip(), len(rows))
         return answerer(rows, done=progress.update, sampled=sampled)
+
+    def _room(self, rows: Sequence[Row]) -> int:
+        """Tokens that the model's context leaves after the longest prompt."""
+        context = self.form.tokenizer.context
+        if context is None:
+            return self.limit
+        longest = max(rows, key=lambda row: row.prompt_length)
+        room = context - longest.prompt_length
+        if room < 1:
+            raise UserError(
+                f"attack '{self.job.config['name']}': the prompt of row '{longest.id}' has "
+                f"{longest.prompt_length} tokens, which leaves no room for an answer in the "
+                f"model's context of {context}; shorten what the attack writes around the row"
+            )
+        return room
 
     @torch.no_grad()
     def mean_logprobs(self, network: nn.Module, rows: Sequence[Row]) -> list[float]:

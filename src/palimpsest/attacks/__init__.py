@@ -125,3 +125,6 @@ ATTACKS: Plugins[AttackModule] = Plugins(__name__, "attack")
 
 UNATTACKED = "ask"
 """The attack that is none: the questions as they are. It is run with every list."""
+
+ALL_ATTACKS = "full"
+"""The list of attacks that a subject without them is not tested by."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.attacks import AttackSettings, Cell, Outcome
+from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
 from palimpsest.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Settings(AttackSettings):
     """Whether the right answer is likelier than each wrong one of the row."""
 
 
-def run(settings: Settings, cell: Cell, target: Target) -> Iterator[Outcome]:
-    """Rank each row's answers.
+def run(settings: Settings, cell: Cell, target: Target) -> Found:
+    """Rank each row's answers; ``chance`` is the share that a guess gets right.
 
     Raises:
         UserError: no row has wrong answers.
@@ -41,7 +41,9 @@ def run(settings: Settings, cell: Cell, target: Target) -> Iterator[Outcome]:
             f"{target.forget[0].ref} has no row with wrong answers (perturbed), which the attack "
             "'choice' ranks; leave it out of models.<name>.attacks"
         )
-    yield from ranked(target, target.network, sources)
+    chance = sum(1 / (1 + len(row.wrong)) for row in sources) / len(sources)
+    outcomes = list(ranked(target, target.network, sources))
+    return Found(outcomes, {cell.setting: {"chance": chance}})
 
 
 def ranked(target: Target, network: nn.Module, sources: Sequence[DataRow]) -> Iterator[Outcome]:

@@ -161,12 +161,14 @@ def _flat(
             default = defaults[name]
         at = prefix + name
         inner, optional = _inner(child, defs)
-        if inner is None or optional or child.get("type") == "object":
+        if inner is None or optional or child.get("type") in ("object", "array"):
             words = "required" if name in required else _code(default)
             meaning = " ".join(child.get("description", "").split())  # a row is one line
             yield Key(at, _type(child, defs), words, meaning)
         if inner is not None:
-            dots = f"{at}.<name>." if child.get("type") == "object" else f"{at}."
+            dots = {"object": f"{at}.<name>.", "array": f"{at}[]."}.get(
+                child.get("type", ""), f"{at}."
+            )
             yield from _flat(inner, defs, dots, default)
 
 
@@ -174,7 +176,7 @@ def _inner(child: Mapping[str, Any], defs: Mapping[str, Any]) -> tuple[dict[str,
     """The section that a key holds (itself or as entries of a table), and if it may be null."""
     options = child.get("anyOf", [child])
     for option in options:
-        table = option.get("additionalProperties")
+        table = option.get("additionalProperties", option.get("items"))
         section = _resolved(table if isinstance(table, dict) else option, defs)
         if "properties" in section:
             return section, len(options) > 1

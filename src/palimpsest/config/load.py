@@ -10,12 +10,14 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from palimpsest.config.attacks import attack_classes
+from palimpsest.config.criteria import Verdict
 from palimpsest.config.inherit import Inherited, first_holding, holds, inherit, value_at
 from palimpsest.config.judges import Judges
 from palimpsest.config.problems import Place, Problem, as_key, explain, refuse, shown
 from palimpsest.config.references import (
     Catalogs,
     check_attacks,
+    check_criteria,
     check_judge,
     check_references,
     check_roles,
@@ -32,7 +34,7 @@ from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import Section, name_fault
 
-CATALOGS = ("bases", "datasets", "scenarios", "models", "methods", "attacks")
+CATALOGS = ("bases", "datasets", "scenarios", "models", "methods", "attacks", "criteria")
 """Keys whose value is a table of named entries; each has its file of the same name."""
 
 PAGES = ("report", "all_methods")
@@ -44,6 +46,7 @@ FILES = (
     "scenarios.yaml",
     "methods.yaml",
     "attacks.yaml",
+    "criteria.yaml",
     "config.yaml",
 )
 """Files of a configuration folder, without those of the subjects."""
@@ -150,8 +153,14 @@ def load_config(
     pages = {key: sections.get(key) for key in PAGES}
     known = Catalogs(catalogs, names)
     problems += check_references(known, pages)
-    defaults = {"score": Score(), "judges": Judges(), "robust": Robust()} | sections
+    defaults = {
+        "score": Score(),
+        "judges": Judges(),
+        "robust": Robust(),
+        "verdict": Verdict(),
+    } | sections
     problems += check_attacks(known, defaults["robust"])
+    problems += check_criteria(known, defaults["verdict"])
     problems += check_judge(known, defaults["score"], defaults["judges"])
     for name, model in catalogs["models"].items():
         problems += _override_problems(raw, heirs, name, model, catalogs["methods"])

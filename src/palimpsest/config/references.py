@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
-from palimpsest.attacks import UNATTACKED
+from palimpsest.attacks import LEVELS, UNATTACKED, AttackSettings
+from palimpsest.config.criteria import RECOVERABLE, Criteria, Verdict
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
@@ -25,6 +27,7 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.metrics.declaration import WRAPPED
 from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.training import Training
@@ -96,7 +99,7 @@ def check_roles(training: Training, at: Place) -> Iterator[Problem]:
 
 
 def check_vectors(method: Objective, methods: Mapping[str, Any], at: Place) -> Iterator[Problem]:
-    """Yield the task vectors that no method makes.
+    """Yield the task vectors that no method makes, and the runs that are merged twice.
 
     Args:
         method: its settings.
@@ -111,6 +114,17 @@ def check_vectors(method: Objective, methods: Mapping[str, Any], at: Place) -> I
         if own := runs & {(str(at[-1]), str(seed)) for seed in method.seeds}:
             text = f"merges the task vector of seed {min(own)[1]} with itself; name another seed"
             yield Problem((*at, "merge"), text)
+    yield from _same_run(method, (*at, "merge"))
+
+
+def _same_run(method: Objective, at: Place) -> Iterator[Problem]:
+    """A problem if two names of task vectors are one run at some seed, which would count twice."""
+    for seed in map(str, method.seeds):
+        for one, other in combinations(method.vectors(), 2):
+            if (run := run_of(one, seed)) == run_of(other, seed):
+                text = f"at seed {seed} both '{one}' and '{other}' are {'/seed-'.join(run)}, which "
+                yield Problem(at, f"{text}would count twice; name another seed")
+                return
 
 
 def _no_such(kind: str, name: str, valid: Iterable[str], place: Place) -> Problem:
@@ -201,6 +215,51 @@ def _check_attackers_rows(
                     f"attack '{name}' uses {other} rows, and scenario '{model.scenario}' has none "
                     f"(it has: {', '.join(has)}); leave the attack out",
                 )
+
+
+def check_criteria(catalogs: Catalogs, verdict: Verdict | None) -> Iterator[Problem]:
+    """Yield measures and attacks of the criteria that are not there."""
+    if verdict is not None:
+        yield from catalogs.missing("criteria", verdict.criteria, ("verdict", "criteria"))
+    for name, criteria in catalogs.entries["criteria"].items():
+        yield from _check_measures(criteria, ("criteria", name, "conditions"))
+        at: Place = ("criteria", name, "attacks", "require")
+        for i, attack in enumerate(criteria.attacks.require):
+            yield from _check_required(catalogs, attack, criteria, (*at, i))
+
+
+def _check_measures(criteria: Criteria, at: Place) -> Iterator[Problem]:
+    from palimpsest.metrics.measures import blocks, measures_of  # slow, and needed by jobs alone
+
+    measures = {block: [one.name for one in measures_of(block)] for block in blocks()}
+    del measures[WRAPPED]  # has a level more: the wrapper
+    for i, condition in enumerate(criteria.conditions):
+        block, _, measure = condition.measure.partition(".")
+        place = (*at, i, "measure")
+        if condition.measure == RECOVERABLE or measure in measures.get(block, ()):
+            continue
+        if block in measures:
+            valid = [f"{block}.{name}" for name in measures[block]]
+            yield _no_such("measure", condition.measure, valid, place)
+        else:
+            valid = [RECOVERABLE, *(f"{name}.<measure>" for name in measures)]
+            yield _no_such("measure", condition.measure, valid, place)
+
+
+def _check_required(
+    catalogs: Catalogs, attack: str, criteria: Criteria, at: Place
+) -> Iterator[Problem]:
+    entries: Mapping[str, AttackSettings] = catalogs.entries["attacks"]
+    meant = [one for name, one in entries.items() if attack in (name, one.kind)]
+    if not meant:
+        valid = dict.fromkeys([*entries, *(one.kind for one in entries.values())])
+        yield _no_such("attack", attack, valid, at)
+    elif all(LEVELS.index(one.level) > LEVELS.index(criteria.level) for one in meant):
+        yield Problem(
+            at,
+            f"'{attack}' is an attack of the level {meant[0].level}, and these criteria are about "
+            f"an attacker of the level {criteria.level}; raise the level or leave the attack out",
+        )
 
 
 def _check_report(catalogs: Catalogs, report: Report, page: str) -> Iterator[Problem]:

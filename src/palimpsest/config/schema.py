@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from palimpsest.attacks import UNATTACKED
 from palimpsest.config.attacks import AttackEntry
+from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.modules import Modules, resolved
@@ -396,6 +397,9 @@ class Robust(Section):
     """Name -> attacks that are run together."""
     retain_rows: Count = 32
     """Rows to keep that each attacked model answers, to show what the attack broke."""
+    in_eval: bool = False
+    """Copy the number into eval.json of subjects with `attacks`: it waits for the attacks then.
+    The report and the verdict read robust.json itself."""
 
 
 class Report(Section):
@@ -429,6 +433,10 @@ class Config(Section):
     """Attacks on what was to be forgotten."""
     robust: Robust = Robust()
     """What attacks have in common."""
+    criteria: dict[Name, Criteria]
+    """When a model counts as good enough."""
+    verdict: Verdict = Verdict()
+    """Which criteria decide."""
     measure: Measure = Measure()
     """What is computed with the model."""
     score: Score = Score()

@@ -188,6 +188,12 @@ class Form:
         before, after = self.prompt
         return self.encoded([before + text + after for text in texts])
 
+    def begun(self, texts: Sequence[str], beginnings: Sequence[str]) -> list[list[int]]:
+        """Ids of questions, each with the beginning of its answer, as one text."""
+        before, after = self.prompt
+        pairs = zip(texts, beginnings, strict=True)
+        return self.encoded([before + text + after + self.response[0] + b for text, b in pairs])
+
     def encoded(self, prompts: list[str]) -> list[list[int]]:
         """Ids of questions with the texts around them."""
         return self.base.prompts(prompts) if self.begins else self.base._encode(prompts)

@@ -142,7 +142,7 @@ class Body:
         Raises:
             UserError: `reads` names a block that the model does not have.
         """
-        blocks = self._blocks_read(reads)
+        blocks = self.read_blocks(reads)
         prefixes = self._entering(rows, same_rows) if self.first_trained else None
         states: dict[int, States] = {}
         for group in self._passes(rows):
@@ -194,14 +194,19 @@ class Body:
         with changed_output(self.decoder.blocks[block], added):
             yield
 
-    def _blocks_read(self, reads: Reads) -> set[int]:
+    def read_blocks(self, reads: Reads) -> set[int]:
+        """Blocks whose outputs are read; -1: the input of the first trained block.
+
+        Raises:
+            UserError: `reads` names a block that the model does not have, or below training.
+        """
         count = len(self.decoder.blocks)
         for block in reads.blocks:
             if not self.lowest <= block < count:
                 raise UserError(
                     f"block {block} is read, but the model has blocks 0 to {count - 1} "
                     f"and training begins at block {self.lowest}; choose one of {self.lowest} to "
-                    f"{count - 1}"
+                    f"{count - 1} for the method's layer or blocks"
                 )
         if not reads.all_levels:
             return set(reads.blocks)

@@ -26,6 +26,8 @@ from palimpsest.io.tensors import Spec, write_tensors
 FACTS = "checkpoint.json"
 """Name and hash of the state file; replacing this small file commits a checkpoint."""
 
+CPU = torch.device("cpu")
+
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 """The further state of a training that has none."""
 
@@ -62,7 +64,7 @@ class Checkpoint:
         tensors |= {f"state.{name}": tensor for name, tensor in state.items()}
         for name, tensor in weights.items():
             for key, value in optimizer.state[tensor].items():
-                tensors[f"optimizer.{name}.{key}"] = value
+                tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
         file = self.folder / f"step-{step}.safetensors"
         # In blocks: of whole weights, the state is larger than the main memory of many jobs.
         specs = {name: Spec(value.dtype, tuple(value.shape)) for name, value in tensors.items()}
@@ -146,9 +148,16 @@ def _restore(
         tensor.copy_(tensors.get_tensor(f"weight.{name}"))
         moments = {key: tensors.get_tensor(f"optimizer.{name}.{key}") for key in keys.get(name, [])}
         optimizer.state[tensor] = {
-            key: value.to(tensor.device if value.dim() or fused else "cpu", copy=True)
+            key: _placed(value, tensor.device if value.dim() or fused else CPU)
             for key, value in moments.items()
         }
+
+
+def _placed(value: Tensor, device: torch.device) -> Tensor | int:
+    """A copy of what an optimiser keeps; bitsandbytes counts steps in an int, torch in fp32."""
+    if value.dtype == torch.int64 and not value.dim():
+        return int(value)
+    return value.to(device, copy=True)
 
 
 def _numbers(group: dict[str, Any]) -> dict[str, Any]:

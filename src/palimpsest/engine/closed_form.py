@@ -87,7 +87,7 @@ def _matrix(job: Job, layer: int, model: nn.Module) -> tuple[nn.Module, Tensor]:
 
 
 def _check_effect(job: Job, layer: int, module: nn.Module, weight: Tensor) -> None:
-    """See whether (W - W_0) x is what the block's output moves by, with W = 2 W_0.
+    """See whether (W - W_0) x is what the block's output moves by, where W - W_0 is the base's W.
 
     It is not where a norm or a factor follows the matrix, or where it is another one.
 
@@ -99,8 +99,8 @@ def _check_effect(job: Job, layer: int, module: nn.Module, weight: Tensor) -> No
     states = []
     for doubled in (False, True):
         if doubled:
-            whole: Any = module.weight
-            weight.copy_(whole)
+            base: Any = module.parametrizations.weight.original  # type: ignore[union-attr]
+            weight.copy_(base.full_tensor() if ranks.current().sharded else base)
         with _inputs(module) as seen:
             (found,) = job.body.states([row], reads)
         states.append(found.blocks[layer].double())

@@ -39,6 +39,9 @@ def initialise(
 ) -> None:
     """Give a fresh adapter FILA's first values, and the model the adapter that cancels them.
 
+    If several processes train, the first one computes them for all: a singular vector has no sign
+    of its own, so two processes might find it with opposite ones.
+
     Args:
         trainable: the model with the fresh adapter.
         body: the same model.
@@ -56,29 +59,38 @@ def initialise(
             "training.lora.init: fila needs the gradients of whole, unquantised weights; use a "
             "base without quantize, and parallel: ddp"
         )
-    against = squares(body, weights, retain)
-    found = squares(body, weights, forget)
+    if ranks.current().rank == 0:
+        _compute(layers, name, squares(body, weights, forget), squares(body, weights, retain))
+    ranks.send_from_first(weight.data for weight in trainable.weights.values())
     model.add_adapter(RESIDUAL, model.peft_config[name])
+    for layer in layers.values():
+        for matrices in (layer.lora_A, layer.lora_B):  # each adapter has values of its own
+            matrices[RESIDUAL].weight.data = matrices[name].weight.data.clone()
+        layer.scaling[RESIDUAL] = -layer.scaling[name]
+    activate(model)
+    for weight in trainable.weights.values():
+        weight.requires_grad_(True)
+
+
+@torch.no_grad()
+def _compute(
+    layers: Mapping[str, Any], name: str, found: dict[str, Tensor], against: dict[str, Tensor]
+) -> None:
+    """Give the adapter `name` of each layer its values; empties the squared gradients."""
     for n, layer in layers.items():
         importance = found.pop(n) / (against[n] + SMALL * against.pop(n).mean())
         if layer.fan_in_fan_out:
             importance = importance.T
         rank, scale = layer.r[name], layer.scaling[name]
         a, b = factors(_whole(layer, name), importance / importance.mean(), rank, scale)
-        with torch.no_grad():
-            for adapter in (name, RESIDUAL):  # each has values of its own
-                layer.lora_A[adapter].weight.data = a.to(layer.lora_A[name].weight, copy=True)
-                layer.lora_B[adapter].weight.data = b.to(layer.lora_B[name].weight, copy=True)
-        layer.scaling[RESIDUAL] = -scale
-    activate(model)
-    for weight in trainable.weights.values():
-        weight.requires_grad_(True)
+        layer.lora_A[name].weight.copy_(a)
+        layer.lora_B[name].weight.copy_(b)
 
 
 def squares(body: Body, weights: Mapping[str, Tensor], rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Mean over rows of the squared gradient of a row's mean cost, at least fp32, like the weights.
+    """Mean over rows of the squared gradient of a row's mean cost, at least fp32.
 
-    If several processes train, each computes that of all rows.
+    Like the weights, and computed in this process alone.
     """
     total = {
         name: torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32))

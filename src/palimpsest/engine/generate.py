@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,6 +76,7 @@ def answer(
     batch_rows: int,
     done: Callable[[int, int], None] = lambda rows, tokens: None,
     sampled: Sampled | None = None,
+    shared: int = 0,
 ) -> list[Answer]:
     """Answer the prompts of `rows`, in their order.
 
@@ -90,6 +92,7 @@ def answer(
         batch_rows: prompts decoded together.
         done: called after each batch with the rows finished and the tokens of this batch.
         sampled: how to draw the answers; None: the likeliest token each time (greedy).
+        shared: first tokens that all prompts have in common; the model reads them once.
     """
     sampling = {"do_sample": False} if sampled is None else sampled.options()
     stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
@@ -98,13 +101,16 @@ def answer(
     answers: dict[int, Answer] = {}
     if sampled is not None:
         torch.manual_seed(sampled.seed)
-    for batch in _batches(rows, batch_rows):
-        prompts = [rows[i].prompt for i in batch]
+    device = next(model.parameters()).device
+    begin = rows[0].prompt[:shared] if rows else torch.empty(0, dtype=torch.int64)
+    read = _read(model, begin.to(device)) if shared else None
+    for batch in _batches(rows, batch_rows, shared):
+        prompts = [rows[i].prompt[shared:] for i in batch]
         if len(prompts) == 1:
             prompts *= 2  # products of a single row are computed in another way
-        length = _padded(len(prompts[0]))
-        ids, mask = pad_left(prompts, pad, length)
-        device = next(model.parameters()).device
+        ids, mask = pad_left(prompts, pad, _padded(len(prompts[0])))
+        ids = torch.cat([begin.expand(len(ids), -1), ids], dim=1)
+        mask = torch.cat([torch.ones_like(ids[:, :shared]), mask], dim=1)
         with _contiguous_states(model):
             output = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
@@ -113,9 +119,10 @@ def answer(
                 **sampling,
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=pad,
+                past_key_values=_repeated(read, len(ids)),
                 disable_compile=True,  # some configurations name a cache that compiles by itself
             )
-        generated = output[:, length:].cpu()
+        generated = output[:, ids.shape[1] :].cpu()
         for i, tokens in zip(batch, generated, strict=False):
             answers[i] = cut(tokens.tolist(), stops, tokenizer)
         done(len(answers), sum(answers[i].tokens for i in batch))
@@ -127,11 +134,25 @@ def _padded(length: int) -> int:
     return (length // MULTIPLE + 1) * MULTIPLE
 
 
-def _batches(rows: Sequence[Row], batch_rows: int) -> list[list[int]]:
+def _read(model: nn.Module, ids: Tensor) -> Any:
+    """What the model keeps of the tokens that come before all prompts."""
+    return model(input_ids=ids[None], use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _repeated(cache: Any, rows: int) -> Any:
+    """The same for each of `rows`, as a copy: generating adds to it."""
+    if cache is None:
+        return None
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
+
+
+def _batches(rows: Sequence[Row], batch_rows: int, shared: int) -> list[list[int]]:
     """Places of the rows that are answered together: those of one padded length, shortest first."""
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
-        by_length.setdefault(_padded(row.prompt_length), []).append(i)
+        by_length.setdefault(_padded(row.prompt_length - shared), []).append(i)
     return [
         group[first : first + batch_rows]
         for _, group in sorted(by_length.items())

@@ -1,4 +1,4 @@
-"""AdamW and its schedule-free form."""
+"""AdamW, with moments in fp32 or in 8 bits, and its schedule-free form."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from palimpsest.errors import UserError
+from palimpsest.limits import SMALL_TENSOR
+from palimpsest.model import quantized
 from palimpsest.settings.training import Optimizer
 
 AT_ONCE = 1 << 24
@@ -92,12 +94,24 @@ def portions(weights: Iterable[Tensor], numbers: int) -> list[list[Tensor]]:
     return lists
 
 
+def check_installed(o: Optimizer) -> None:
+    """Check, before a model is loaded, that what `o` needs is there.
+
+    Raises:
+        UserError: the library of adamw8bit is not installed.
+    """
+    if o.name == "adamw8bit":
+        quantized.require("training.optimizer.name: adamw8bit")
+
+
 def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Optimizer:
     """The optimiser that `o` describes, over `weights`.
 
     Raises:
-        UserError: schedule-free with a first decay rate of 0, by which its average divides.
+        UserError: schedule-free with a first decay rate of 0, by which its average divides; the
+            library of adamw8bit is not installed.
     """
+    check_installed(o)
     common: dict[str, Any] = {
         "lr": o.learning_rate,
         "betas": o.betas,
@@ -111,6 +125,13 @@ def optimizer_of(weights: Mapping[str, Tensor], o: Optimizer) -> torch.optim.Opt
                 "use 0.9 or name: adamw"
             )
         return ScheduleFreeAdamW(weights.values(), o.warmup_steps, **common)
+    if o.name == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        made: torch.optim.Optimizer = AdamW8bit(
+            weights.values(), **common, min_8bit_size=SMALL_TENSOR
+        )
+        return made
     # On a GPU one kernel updates all tensors; a loop would be a third of a step's launches.
     on_gpu = any(weight.is_cuda for weight in weights.values())
     return torch.optim.AdamW(weights.values(), **common, foreach=False, fused=on_gpu)

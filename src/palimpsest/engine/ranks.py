@@ -144,6 +144,14 @@ def sum_gradients(weights: Iterable[Tensor]) -> None:
             weight.grad = piece.view_as(weight)
 
 
+def send_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values, in place."""
+    if _group.count == 1:
+        return
+    for tensor in tensors:
+        dist.broadcast(tensor, 0)
+
+
 def _buckets(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     size = 0

@@ -130,11 +130,12 @@ def train(job: Job) -> Path:
     optimizer = optimizer_of(job.weights, job.optimizer)
     averaged = job.apart is not None and job.apart.gradients.combine == "gru"
     mean = {f"mean.{n}": torch.zeros_like(w) for n, w in job.weights.items() if averaged}
-    state = job.state | mean
+    first_costs = {name: torch.tensor(-1.0, dtype=torch.float64) for name in job.streams.sizes}
+    state = job.state | mean | {f"first.{name}": cost for name, cost in first_costs.items()}
     checkpoint = Checkpoint(job.folder, job.fingerprint, job.folder / TRAINING_LOG)
     with ranks.main_first():  # it deletes a checkpoint with another fingerprint
         done = checkpoint.load(job.weights, optimizer, state)
-    steps = _steps(job, optimizer, done, untrained, list(mean.values()))
+    steps = _steps(job, optimizer, done, untrained, list(mean.values()), first_costs)
     if ranks.current().rank:
         for _ in steps:
             pass
@@ -225,8 +226,8 @@ def _steps(
     done: int,
     untrained: Mapping[str, Tensor],
     mean: Vector,
+    first_costs: Mapping[str, Tensor],
 ) -> Iterator[StepResult]:
-    first_costs: dict[str, float] = {}
     for step in range(done, job.steps):
         rate = job.optimizer.learning_rate * schedule(job.optimizer, step, job.steps)
         for group in optimizer.param_groups:
@@ -352,7 +353,7 @@ class _Passes:
         drawn: rows of each stream.
         step: number of the step, from 0.
         untrained: the trained tensors before training, for streams that are compared with them.
-        first_costs: what each stream cost in its first step.
+        first_costs: what each stream cost in its first step, nats per token; -1 before.
         streams: the rows after the forward pass.
         values: the terms.
     """
@@ -361,7 +362,7 @@ class _Passes:
     drawn: Mapping[str, Sequence[Row]]
     step: int
     untrained: Mapping[str, Tensor]
-    first_costs: dict[str, float]
+    first_costs: Mapping[str, Tensor]
     streams: dict[str, Stream] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
 
@@ -508,14 +509,16 @@ def _check_learning(
     values: Mapping[str, float],
     step: int,
     guess: float,
-    first_costs: dict[str, float],
+    first_costs: Mapping[str, Tensor],
 ) -> None:
     for name, stream in streams.items():
         # A negative term unlearns its rows, so their cost may take any value.
         if stream.cost is None or values.get(name, 0.0) < 0:
             continue
         cost = stream.cost.item()
-        first = first_costs.setdefault(name, cost)
+        if first_costs[name] < 0:
+            first_costs[name].fill_(cost)
+        first = first_costs[name].item()
         if cost > GUESSING * max(guess, first):
             raise _diverged(
                 step,

@@ -15,6 +15,7 @@ import torch
 
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.engine.rows import Row
+from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
@@ -44,6 +45,10 @@ class DataRow:
     """What the row is about; rows of one group belong together."""
     fact: str = ""
     """The row of which this one is another wording; its own id where it is none."""
+    choices: Sequence[str] = ()
+    """Answers of which one is right; may be empty."""
+    answer: int | None = None
+    """Place of the right one among `choices`."""
 
     def alternatives(self) -> list[tuple[int, str]]:
         """Place (see `palimpsest.metrics.asked`) and text of each answer but the response."""
@@ -86,6 +91,81 @@ class Format:
             Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
             for row in tokens.to_pylist()
         ]
+
+    def begun(
+        self,
+        sources: Sequence[DataRow],
+        prompts: Sequence[str],
+        beginnings: Sequence[str],
+        kind: str,
+    ) -> list[Row]:
+        """Questions whose answers are begun: the prompt of each row ends with the beginning.
+
+        Both are tokenized as one text, as whoever sends that text gets it; the rows have no
+        response.
+
+        Args:
+            sources: rows of one part.
+            prompts: aligned with `sources`, as `beginnings`.
+            beginnings: texts with which the answers begin.
+            kind: name of these rows in messages.
+
+        Raises:
+            UserError: the tokens of a text do not begin with those of its prompt.
+        """
+        form = None if not sources or sources[0].is_text else self.tokenizer.form(self.template)
+        base = self.tokenizer if form is None else form.base
+        self._refuse_control(base, sources, [*zip(prompts, beginnings, strict=True)], kind)
+        if form is None:
+            # Without a text there is no prompt but the tokenizer's own first ids.
+            alone = base.prompts(list(prompts))
+            joined = base.prompts([p + b for p, b in zip(prompts, beginnings, strict=True)])
+        else:
+            alone, joined = form.prompts(prompts), form.begun(prompts, beginnings)
+        for source, prompt, ids in zip(sources, alone, joined, strict=True):
+            if ids[: len(prompt)] != prompt:
+                raise UserError(
+                    f"{source.ref}, {kind}, row {source.id}: the beginning of the answer changes "
+                    "the tokens of the prompt before it, so the model would read another prompt; "
+                    "begin with another text, or write the space between the two into "
+                    "template.response"
+                )
+        return [_prompt(source, ids) for source, ids in zip(sources, joined, strict=True)]
+
+    def bare(self, sources: Sequence[DataRow], texts: Sequence[str], kind: str) -> list[Row]:
+        """Texts without any template, as prompts; arguments as those of `begun`."""
+        self._refuse_control(self.tokenizer, sources, [(text,) for text in texts], kind)
+        found = self.tokenizer.prompts(list(texts))
+        return [_prompt(source, ids) for source, ids in zip(sources, found, strict=True)]
+
+    def after(self, before: Sequence[Row], row: Row) -> Row:
+        """A row after others in one context, a line break between two."""
+        between = torch.tensor(self.tokenizer.continuations(["\n"])[0], dtype=torch.int64)
+        first, *others = [*before, row]
+        ids = [first.ids]
+        for one in others:
+            ids += [between, one.ids[self._begins(one) :]]
+        joined = torch.cat(ids)
+        return Row(row.id, joined, len(joined) - len(row.response))
+
+    def _begins(self, row: Row) -> int:
+        """How many ids of a row stand at the beginning of a text alone (BOS)."""
+        prefix = self.tokenizer.prefix
+        return len(prefix) if tuple(row.ids[: len(prefix)].tolist()) == prefix else 0
+
+    def _refuse_control(
+        self,
+        base: BaseTokenizer,
+        sources: Sequence[DataRow],
+        texts: Sequence[Sequence[str]],
+        kind: str,
+    ) -> None:
+        for source, some in zip(sources, texts, strict=True):
+            base.refuse_control(f"{source.ref}, {kind}, row {source.id}", *some)
+
+
+def _prompt(source: DataRow, ids: Sequence[int]) -> Row:
+    return Row(source.id, torch.tensor(ids, dtype=torch.int64), len(ids))
 
 
 def format_of(base: Path, template: Mapping[str, Any]) -> Format:
@@ -179,6 +259,8 @@ def read_data(datasets: Path, ref: str) -> list[DataRow]:
             row.get("key") or [],
             row.get("group") or row["id"],
             row.get("paraphrase_of") or row["id"],
+            row.get("choices") or [],
+            row.get("answer"),
         )
         for row in table.to_pylist()
     ]

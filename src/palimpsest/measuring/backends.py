@@ -22,7 +22,7 @@ from palimpsest.model.number_type import number_type
 
 
 def transformers_answerer(
-    network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int
+    network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int, shared: int = 0
 ) -> Answerer:
     """Answers with a loaded model, by `palimpsest.engine.generate.answer`.
 
@@ -40,7 +40,7 @@ def transformers_answerer(
         while True:
             try:
                 return answer(
-                    network, tokenizer, rows, max_new_tokens, batch_rows, done=done, sampled=sampled
+                    network, tokenizer, rows, max_new_tokens, batch_rows, done, sampled, shared
                 )
             except torch.OutOfMemoryError:
                 if batch_rows == 1 or sampled is not None:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from palimpsest.metrics.rouge import Rouge
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -38,6 +36,8 @@ def rouge_of(
     texts: Sequence[str], responses: Sequence[str], settings: Mapping[str, Any]
 ) -> dict[str, list[float | None]]:
     """ROUGE-L of each answer and, where ``score.rouge`` is another variant, that variant too."""
+    from palimpsest.metrics.rouge import Rouge  # imports nltk, which is slow
+
     scorer = Rouge(["rougeL", settings["rouge"]], settings["rouge_stemmer"])
     scores = [scorer.score(r, t) for r, t in zip(responses, texts, strict=True)]
     return {

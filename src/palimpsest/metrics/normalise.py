@@ -10,6 +10,7 @@ _TYPOGRAPHIC = str.maketrans(
 )
 _SPACELESS = "぀-ヿ㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
+_UNIT = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 _SPACELESS_LETTER = re.compile(rf"[{_SPACELESS}]")
 _FINAL_PUNCTUATION = " .,;:!?。、"
 # Characters that show nothing (Unicode's Default_Ignorable_Code_Point): soft hyphens, zero-width
@@ -39,6 +40,11 @@ def words(text: str) -> list[str]:
     On ASCII text these are the tokens of Google's ``rouge-score``, which drops all others.
     """
     return _WORD.findall(normalise(text))
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each word of a text as it is written, with the punctuation at its edges."""
+    return [found.span() for found in _UNIT.finditer(text)]
 
 
 def in_word(character: str) -> bool:

@@ -18,6 +18,14 @@ NUMBER: Schema = {"type": ["number", "null"], "minimum": 0}
 COUNT: Schema = {"type": ["integer", "null"], "minimum": 0}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 NAME: Schema = {"type": "string", "minLength": 1}
+SEAL: Schema = {
+    "type": "string",
+    "pattern": "^palimpsest-sha256:[0-9a-f]{64}$",
+    "description": "sha256 of the file with zeros in place of these 64 digits.",
+}
+NAMES: Schema = {"type": "array", "items": NAME}
+REASONS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+MEASURE: Schema = {"$ref": "#/$defs/measure"}
 
 
 def eval_schema() -> Schema:
@@ -36,20 +44,17 @@ def eval_schema() -> Schema:
         "metrics": _metrics(),
         "cost": _cost(),
         "provenance": _provenance(),
-        "seal": {
-            "type": "string",
-            "pattern": "^palimpsest-sha256:[0-9a-f]{64}$",
-            "description": "sha256 of the file with zeros in place of these 64 digits.",
-        },
+        "robust": _robust(),
+        "seal": SEAL,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Palimpsest eval.json",
         "description": "Everything measured of one unlearning method on one subject. Unknown keys "
         "are allowed everywhere; keys listed as required are always present.",
-        **_object(properties, optional=("confidence", "seal")),
+        **fields(properties, optional=("confidence", "robust", "seal")),
         "$defs": {
-            "measure": _estimate(),
+            "measure": estimate(),
             "share": {
                 "allOf": [{"$ref": "#/$defs/measure"}],
                 "properties": {"value": {"type": ["number", "null"], "minimum": 0, "maximum": 1}},
@@ -71,7 +76,8 @@ def schema_text() -> str:
     return json.dumps(eval_schema(), indent=1) + "\n"
 
 
-def _object(properties: Schema, optional: tuple[str, ...] = (), **more: Any) -> Schema:
+def fields(properties: Schema, optional: tuple[str, ...] = (), **more: Any) -> Schema:
+    """An object with these properties, all of them required but the `optional` ones."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "required": required, "properties": properties, **more}
 
@@ -81,7 +87,7 @@ def _block(block: str, description: str) -> Schema:
     measures = measures_of(block)
     kinds = {m.name: {"$ref": f"#/$defs/{'share' if m.share else 'measure'}"} for m in measures}
     absent = tuple(m.name for m in measures if not m.always)
-    return _object(kinds, absent, description=description)
+    return fields(kinds, absent, description=description)
 
 
 def _metrics() -> Schema:
@@ -116,7 +122,7 @@ def _metrics() -> Schema:
             "least one draw counts. Absent without seeds.",
         ),
     }
-    return _object(properties, optional=(WRAPPED, SAMPLED))
+    return fields(properties, optional=(WRAPPED, SAMPLED))
 
 
 def _description(block: str) -> str:
@@ -138,7 +144,7 @@ def _lm_eval() -> Schema:
     return {
         "type": "object",
         "description": "Task -> metric -> measure, and the task's version, shots and limit.",
-        "additionalProperties": _object(facts, additionalProperties={"$ref": "#/$defs/measure"}),
+        "additionalProperties": fields(facts, additionalProperties={"$ref": "#/$defs/measure"}),
     }
 
 
@@ -148,7 +154,7 @@ def _cost() -> Schema:
         "additionalProperties": {"type": "number", "minimum": 0},
         "description": "Stage -> seconds (mean over seeds).",
     }
-    return _object(
+    return fields(
         {
             "wall_s": seconds,
             "peak_rss_mb": NUMBER,
@@ -160,7 +166,7 @@ def _cost() -> Schema:
 
 
 def _provenance() -> Schema:
-    return _object(
+    return fields(
         {
             "config": {
                 "type": "object",
@@ -193,7 +199,7 @@ def _provenance() -> Schema:
                 "type": "array",
                 "description": "Parts in opposite roles with rows of the same prompt and "
                 "response, and how many.",
-                "items": _object(
+                "items": fields(
                     {
                         **{key: {"type": "string"} for key in ("part", "role")},
                         **{key: {"type": "string"} for key in ("other", "other_role")},
@@ -211,7 +217,24 @@ def _provenance() -> Schema:
     )
 
 
-def _estimate() -> Schema:
+def _robust() -> Schema:
+    """What `score` copies of robust.json, if robust.in_eval is set."""
+    return {
+        **fields(
+            {
+                "recoverable": MEASURE,
+                "worst": TEXT_OR_NULL,
+                "level": NAME,
+                "tested": NAMES,
+                "weak": NAMES,
+                "not_tested": REASONS,
+            }
+        ),
+        "description": "Of robust.json, if the configuration asks for it (robust.in_eval).",
+    }
+
+
+def estimate() -> Schema:
     """An estimate: null if and only if there is a reason."""
     interval = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
     properties: Schema = {
@@ -237,7 +260,7 @@ def _estimate() -> Schema:
         },
     }
     return {
-        **_object(properties, optional=("groups", "per_seed")),
+        **fields(properties, optional=("groups", "per_seed")),
         "if": {"properties": {"value": {"type": "null"}}},
         "then": {
             "properties": {"reason": {"type": "string", "minLength": 1}, "ci95": {"type": "null"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def write_adapter(folder: Path, updates: dict[str, Update], base: str | Path) ->
         updates: module name -> update.
         base: the base model's folder; see `base_for_peft`.
     """
+    config, tensors = in_peft(updates, base)
+    with atomic_path(folder / ADAPTER_WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(folder / ADAPTER_CONFIG, config)
+
+
+def in_peft(
+    updates: Mapping[str, Update], base: str | Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """PEFT's configuration and tensors of updates: what `read_files` reads."""
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -98,9 +109,7 @@ def write_adapter(folder: Path, updates: dict[str, Update], base: str | Path) ->
         "rank_pattern": {k: v for k, v in ranks.items() if v != rank},
         "alpha_pattern": {k: v for k, v in alphas.items() if v != alpha},
     }
-    with atomic_path(folder / ADAPTER_WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    write_json(folder / ADAPTER_CONFIG, config)
+    return config, tensors
 
 
 def base_for_peft(base: Path) -> dict[str, Any]:

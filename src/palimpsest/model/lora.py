@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from palimpsest.errors import UserError, did_you_mean, one_line
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, MANIFEST
 from palimpsest.io.manifest import read_manifest
-from palimpsest.model.adapter import Update, read_files
+from palimpsest.model.adapter import Update, in_peft, read_files
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import freeze_deltas
 from palimpsest.model.description import deltas_in, manifest_of
@@ -64,15 +64,38 @@ def attach_subject(model: nn.Module, folder: Path) -> Any:
 
 def attach(model: nn.Module, folder: Path, name: str, manifest: str = MANIFEST) -> Any:
     """Attach the adapter in `folder` as `name`: frozen, and active together with the others."""
-    settings, tensors = read_files(folder, manifest)
-    config = peft.LoraConfig.from_peft_type(**settings)
-    model = _with_adapter(model, name, config)
+    return _attach(model, name, *read_files(folder, manifest), folder / ADAPTER_WEIGHTS)
+
+
+def attach_updates(
+    model: nn.Module, updates: Mapping[str, Update], name: str, base: Path
+) -> tuple[Any, dict[str, Tensor]]:
+    """Attach updates that are in memory as the adapter `name`: frozen.
+
+    Returns:
+        The PEFT model, and the tensor B of each module.
+
+    Raises:
+        UserError: the model has no such module.
+    """
+    attached = _attach(model, name, *in_peft(updates, base), "an update")
+    modules = dict(attached.named_modules())
+    return attached, {
+        module: modules[f"base_model.model.{module}"].lora_B[name].weight for module in updates
+    }
+
+
+def _attach(
+    model: nn.Module,
+    name: str,
+    settings: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    source: Path | str,
+) -> Any:
+    model = _with_adapter(model, name, peft.LoraConfig.from_peft_type(**settings))
     result: Any = peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
     if result.unexpected_keys:
-        raise UserError(
-            f"{folder / ADAPTER_WEIGHTS} does not fit the model: it has no "
-            f"{result.unexpected_keys[0]}"
-        )
+        raise UserError(f"{source} does not fit the model: it has no {result.unexpected_keys[0]}")
     return activate(model)
 
 

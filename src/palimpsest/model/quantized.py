@@ -23,6 +23,22 @@ def split(dtype: str) -> tuple[str | None, str]:
     return kind or None, plain
 
 
+def require(setting: str) -> None:
+    """Check that bitsandbytes is there.
+
+    Args:
+        setting: the key and value that need it.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{setting} needs bitsandbytes, which is not installed: pip install '.[quantize]' in "
+            "the project's environment"
+        )
+
+
 def options(kind: str, number: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Options of `from_pretrained` that quantise.
 
@@ -36,11 +52,7 @@ def options(kind: str, number: torch.dtype, device: torch.device) -> dict[str, A
     """
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"bases.<base>.quantize: {kind} needs bitsandbytes, which is not installed: "
-            "pip install '.[quantize]' in the project's environment"
-        )
+    require(f"bases.<base>.quantize: {kind}")
     settings: dict[str, Any] = (
         {
             "load_in_4bit": True,

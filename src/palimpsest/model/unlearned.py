@@ -48,7 +48,11 @@ def load_model(
         model = attach(model, folder, "unlearned", MODEL)
         if merged:
             model = model.merge_and_unload()
-    # What measures, asks and sweeps computes with the same layers.
+    return ready(model)
+
+
+def ready(model: nn.Module) -> nn.Module:
+    """A loaded model with the layers that all stages measure, ask and attack with, frozen."""
     for block in Decoder(model.get_decoder()).blocks:  # type: ignore[operator]
         keep_less(block)
     return model.requires_grad_(False).eval()

@@ -63,7 +63,7 @@ class Preference(KeepingObjective):
             own, kind = draws["forget"], WANTED[self.algorithm]
             if self.weights.lost:
                 draws["forget"] = replace(own, reference="costs", forgets=True)
-                draws["wanted"] = replace(own, reference="costs", answers=kind)
+                draws["wanted"] = replace(own, reference="costs", answers=kind, forgets=False)
             else:
                 draws["forget"] = replace(own, answers=kind, forgets=False)
         return draws

@@ -97,7 +97,8 @@ class IdkAp(Idk):
         terms["preservation"] = self.weights.preservation * preservation(margin, self.beta)
         if self.weights.retain:
             # The costs are there: a second pass through the head would compute the same.
-            term = mean(costs) if self.retain_term == "ce" else retain_term(kept, "kl")
+            kind = self.retain_term
+            term = mean(costs) if kind == "ce" else retain_term(kept, kind)
             terms["retain"] = self.weights.retain * term
         return terms
 

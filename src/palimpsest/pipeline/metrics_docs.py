@@ -14,6 +14,7 @@ from palimpsest.io.markdown import read_page, renewed, table
 from palimpsest.judges import JUDGES
 from palimpsest.metrics.declaration import PARTS, Column, Comparison, Measure
 from palimpsest.metrics.measures import columns, declared_in, files, measures
+from palimpsest.metrics.robust_schema import texts
 from palimpsest.metrics.schema import schema_text
 
 PAGE, SCHEMA = Path("docs/metrics.md"), Path("workflow/schemas/eval.schema.json")
@@ -88,7 +89,8 @@ def pages(root: Path) -> dict[Path, str]:
     Raises:
         UserError: the page lacks the marks of a table.
     """
-    return {PAGE: page_text(read_page(root / PAGE)), SCHEMA: schema_text()}
+    others = {SCHEMA.parent / name: text for name, text in texts().items()}
+    return {PAGE: page_text(read_page(root / PAGE)), SCHEMA: schema_text(), **others}
 
 
 def _lines(file: ModuleType) -> list[tuple[str, str, str, str]]:

@@ -126,6 +126,11 @@ def wordings_of(scenario: Scenario) -> list[str]:
     return sorted(same - {evaluated.forget})
 
 
+def robust_in_eval(cfg: Config, model: str, method: str) -> bool:
+    """Whether eval.json has a copy of what comes back."""
+    return cfg.robust.in_eval and cfg.models[model].attacks is not None and method != "base"
+
+
 def devices_of(cfg: Config, model: str, *, pretrains: bool = False) -> int:
     """Devices of a job that trains a subject; one to pretrain where nothing is taught."""
     if pretrains and cfg.pretraining(model) is None:

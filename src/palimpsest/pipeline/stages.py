@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ATTACKS
+from palimpsest.attacks import ALL_ATTACKS, ATTACKS
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -643,6 +643,41 @@ class Attack(Batched, OfRun):
 
 
 @declared
+class Robust(Stage):
+    """Whether it comes back: the worst attack on a method, above its control; needs no model."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.robust:robust"
+    ram_mb = 260
+
+    models: Annotated[
+        tuple[Path, ...],
+        Option(
+            "model.json of every seed; what attacks found is beside its folder", folder, many=True
+        ),
+    ]
+    original: options.Original
+    control: (
+        Annotated[Path, Option("model.json of retrained; empty: the subject has none", folder)]
+        | None
+    ) = None
+    split: options.AttackRows
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return {
+            "model": w.model,
+            "method": w.method,
+            "seeds": cfg.seeds(w.method, w.model),
+            "attacks": cfg.attacks_of(w.model),
+            "full": cfg.robust.lists.get(ALL_ATTACKS, []),
+            "confidence": cfg.score.confidence,
+            "measures": measures_version(),
+        }
+
+
+@declared
 class TrainJudge(Stage):
     """Train the judge `trained` on labelled answers; measure it on those to other questions."""
 
@@ -715,6 +750,7 @@ class Score(Stage):
     base: options.Base | None = None
     original_answers: options.OrdinaryAnswers | None = None
     base_answers: options.OrdinaryAnswers | None = None
+    robust: Annotated[Path, Option("robust.json, for a copy of its number")] | None = None
     configs: Annotated[
         dict[str, Any],
         Option("slice of every stage behind the result, for the record", json_object),
@@ -745,6 +781,7 @@ class Score(Stage):
             **_judge_code(cfg, w.model),
             "opposites": slices.opposite_parts(scenario),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
+            **({"robust": True} if slices.robust_in_eval(cfg, w.model, w.method) else {}),
         }
 
     @classmethod
@@ -783,6 +820,35 @@ class Compare(Stage):
 
 
 @declared
+class Verdict(Stage):
+    """Whether a model meets the criteria: pass, fail, undecided or not tested."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.verdict:judge"
+    ram_mb = 260
+
+    results: Annotated[Path, Option("eval.json of the method, with what is beside it", folder)]
+    original: Annotated[Path, Option("eval.json of original", folder)]
+    retrained: (
+        Annotated[Path, Option("eval.json of retrained; empty: the subject has none", folder)]
+        | None
+    ) = None
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        name = cfg.verdict.criteria
+        return {
+            "model": w.model,
+            "method": w.method,
+            "criteria": name,
+            "conditions": cfg.criteria[name].model_dump(),
+            "confidence": cfg.score.confidence,
+            "measures": measures_version(),
+        }
+
+
+@declared
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
@@ -802,6 +868,7 @@ class Report(Stage):
             "report": {**getattr(cfg, w.page).model_dump(), "models": shown},
             "measures": measures_version(),
             "sweeps": cls.shows_sweeps(w.page),
+            "attacked": cls.attacked(cfg, w.page),
             "titles": {
                 model: {
                     "model": cfg.models[model].title or model,
@@ -816,6 +883,12 @@ class Report(Stage):
     def shows_sweeps(cls, page: str) -> bool:
         """Whether a page has trade-offs over lambda; they cost too much for all methods."""
         return page == "report"
+
+    @classmethod
+    def attacked(cls, cfg: Config, page: str) -> list[str]:
+        """Subjects of a page whose methods are attacked; that costs too much for all methods."""
+        shown = cfg.shown(page) if page == "report" else {}
+        return [model for model in shown if cfg.models[model].attacks is not None]
 
 
 def _judge_settings(cfg: Config, model: str) -> Section | None:

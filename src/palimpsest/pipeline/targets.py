@@ -20,7 +20,7 @@ from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS,
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
 from palimpsest.home import home
-from palimpsest.io.artifacts import COMPARE, EVAL, ROWS
+from palimpsest.io.artifacts import COMPARE, EVAL, ROBUST, ROWS, VERDICT
 from palimpsest.pipeline import runs
 from palimpsest.pipeline.launch import rules
 from palimpsest.pipeline.slices import draws_of, wanted_of
@@ -154,7 +154,7 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
 
 def _misspelt(file: str) -> str | None:
     """The file of a method that is meant; None if it is one, or something else altogether."""
-    known = (EVAL, ROWS, COMPARE)
+    known = (EVAL, ROWS, COMPARE, ROBUST, VERDICT)
     close = difflib.get_close_matches(file, known, n=1, cutoff=0.85)
     return close[0] if close and file not in known else None
 

@@ -116,7 +116,7 @@ def _trade_off(subject: Subject, swept: Sequence[tuple[Run, list[Line]]]) -> Cha
         axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
         scale=alt.Scale(domain=[-0.07, 1.1], nice=False),
     )
-    color = _color("method", titles)
+    color = color_of("method", titles)
     tooltip = [
         alt.Tooltip("method:N"),
         alt.Tooltip("lambda:N", title="λ"),
@@ -265,7 +265,7 @@ def _losses(prefix: str, title: str, log: list[Line], stop: str) -> Chart:
         .encode(
             x=alt.X("step:Q", title=None, axis=alt.Axis(tickMinStep=1)),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
-            color=_color("term", names, [INK, *SERIES] if len(names) > 1 else SERIES),
+            color=color_of("term", names, [INK, *SERIES] if len(names) > 1 else SERIES),
             detail="seed:N",
             tooltip=[
                 alt.Tooltip("step:Q"),
@@ -375,7 +375,8 @@ def _labels(points: list[Line]) -> list[Line]:
     ]
 
 
-def _color(field: str, names: list[str], colors: list[str] = SERIES) -> alt.Color:
+def color_of(field: str, names: list[str], colors: list[str] = SERIES) -> alt.Color:
+    """A colour for each of `names`; no legend for one alone."""
     colors = [colors[i % len(colors)] for i in range(len(names))]
     return alt.Color(
         f"{field}:N",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.config.schema import REFERENCES
 from palimpsest.metrics.pairs import ALIKE, BETTER, WORSE, Pair
 from palimpsest.report.inputs import Run, Subject
@@ -26,7 +27,7 @@ CHANCE = 0.5
 LOSS = "privacy.mia_loss"
 """The plainest attack: it stands on the first screen."""
 
-ASKED, TELLS, REST = "When asked", "What still tells", "The rest"
+ASKED, TELLS, ATTACKED, REST = "When asked", "What still tells", "Under attack", "The rest"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Headline:
     """What its likelihoods still tell."""
     told: bool
     """Whether they tell anything."""
+    attacked: str
+    """What attacks bring back."""
+    recovered: bool
+    """Whether they bring anything back."""
     sentences: list[str]
     figures: list[tuple[str, list[Figure]]]
     """Heads and their numbers; those that nothing was measured for are left out."""
@@ -100,12 +105,15 @@ def _headline(run: Run, subject: Subject) -> Headline:
     original, never = subject.original, never_taught(subject)
     figures, absent = _figures(run, original, never)
     told, tells = _tells(run, never[0] if never else None)
+    recovered, attacked = under_attack(run)
     return Headline(
         method=run.method,
         title=run.title,
         says=f"{_says(run, original)}{_keeps(run, original)}",
         tells=tells,
         told=told,
+        attacked=attacked,
+        recovered=recovered,
         sentences=[
             sentence
             for sentence in (
@@ -195,6 +203,32 @@ def _tells(run: Run, never: Run | None) -> tuple[bool, str]:
     if right:
         text = f"Its likelihoods are not told apart from those of a model never taught: {right}."
     return False, text
+
+
+def under_attack(run: Run) -> tuple[bool, str]:
+    """What attacks say of a method, in one sentence, and whether they recover something."""
+    if not run.robust:
+        return False, "No attack was run, so whether it can be recovered is not known."
+    found = run.robust["recoverable"]
+    if found["value"] is None:
+        return False, f"Whether it can be recovered is not known: {found['reason']}."
+    low, high = found["ci95"] or (found["value"], found["value"])
+    count = len(run.robust["tested"])
+    if low <= 0:
+        return False, (
+            f"Under {_counted(count)} it is not told apart from a model that never learned it; "
+            f"up to {percent(max(0.0, high))} of it could come back."
+        )
+    worst = run.robust["worst"]
+    how = "it was never gone" if worst == UNATTACKED else f"the worst of {_counted(count)}, {worst}"
+    return True, (
+        f"Under attack {percent(found['value'])} of it comes back ({how}; {run.confidence} "
+        f"interval {percent(low)} to {percent(high)})."
+    )
+
+
+def _counted(count: int) -> str:
+    return "1 attack" if count == 1 else f"{count} attacks"
 
 
 def _attacks(run: Run) -> list[dict[str, Any]]:
@@ -401,7 +435,29 @@ def _figures(
             shown.setdefault(head, []).append(figure)
         elif run.has(path):
             absent.append((label, measure["reason"]))
-    return list(shown.items()), absent
+    if run.robust:
+        found = run.robust["recoverable"]
+        if found["value"] is None:
+            absent.append(("Recoverable", found["reason"]))
+        else:
+            shown[ATTACKED] = [_recoverable(run)]
+    order = (ASKED, ATTACKED, TELLS, REST)
+    return [(head, shown[head]) for head in order if head in shown], absent
+
+
+def _recoverable(run: Run) -> Figure:
+    found = run.robust["recoverable"]
+    weak = len(run.robust["weak"])
+    of = f"{len(run.robust['tested'])} attacks{f', {weak} of them weak here' if weak else ''}"
+    return Figure(
+        label="Recoverable",
+        original=None,
+        after=percent(found["value"]),
+        note=f"of it comes back under the worst of {of}",
+        tip=interval(found, percent, run.confidence),
+        better="low",
+        reference="0% is as if it was never taught",
+    )
 
 
 def _figure(

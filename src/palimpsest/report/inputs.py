@@ -18,8 +18,10 @@ from palimpsest.io.artifacts import (
     MODEL,
     REGION,
     REGION_TABLE,
+    ROBUST,
     ROWS,
     SWEEP,
+    VERDICT,
 )
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
@@ -91,6 +93,10 @@ class Run:
     """One per seed; empty where the method trains no region."""
     compare: Mapping[str, Any]
     """compare.json; empty for the subject itself."""
+    robust: Mapping[str, Any] = field(default_factory=dict)
+    """robust.json; empty where no attack was run."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    """verdict.json; empty where the page has none."""
 
     @property
     def seeds(self) -> list[int]:
@@ -170,7 +176,8 @@ def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
     Args:
         slice_: ``{"report": {"models": {model: [methods]}}, "titles": {model: {...}}}``, and
             where they are not wanted: ``"sweeps": False`` (trade-offs over lambda) and, in the
-            report, ``"texts": False`` (questions and answers).
+            report, ``"texts": False`` (questions and answers). ``attacked`` names the subjects
+            whose methods have a robust.json and a verdict.json.
         results: the folder ``results/``.
 
     Raises:
@@ -178,7 +185,14 @@ def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
     """
     sweeps = slice_.get("sweeps", True)
     subjects = [
-        _subject(model, methods, slice_.get("titles", {}).get(model, {}), results, sweeps)
+        _subject(
+            model,
+            methods,
+            slice_.get("titles", {}).get(model, {}),
+            results,
+            sweeps,
+            model in slice_.get("attacked", ()),
+        )
         for model, methods in slice_["report"]["models"].items()
     ]
     return subjects if slice_["report"].get("texts", True) else list(map(_without_texts, subjects))
@@ -193,10 +207,17 @@ def _without_texts(subject: Subject) -> Subject:
 
 
 def _subject(
-    model: str, methods: list[str], titles: Mapping[str, Any], results: Path, sweeps: bool
+    model: str,
+    methods: list[str],
+    titles: Mapping[str, Any],
+    results: Path,
+    sweeps: bool,
+    attacked: bool,
 ) -> Subject:
     names = titles.get("methods", {})
-    runs = [_run(m, _title(m, names.get(m)), results / model / m, sweeps) for m in methods]
+    runs = [
+        _run(m, _title(m, names.get(m)), results / model / m, sweeps, attacked) for m in methods
+    ]
     return Subject(
         name=model,
         title=titles.get("model") or model,
@@ -217,7 +238,7 @@ def _title(method: str, title: str | None) -> str:
     return TITLES.get(method, method) if title in (None, "", method) else title
 
 
-def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
+def _run(method: str, title: str, folder: Path, sweeps: bool, attacked: bool) -> Run:
     evaluation = _eval(folder / EVAL)
     # Folders of seeds that the config no longer names may exist: eval.json lists those that count.
     seeds = {seed: folder / f"seed-{seed}" for seed in evaluation["provenance"]["seeds"]}
@@ -233,6 +254,8 @@ def _run(method: str, title: str, folder: Path, sweeps: bool) -> Run:
         scale=_scale(evaluation, list(seeds.values())),
         regions=[region for seed, path in seeds.items() for region in _region(path, seed)],
         compare={} if method == ORIGINAL else read_document(folder / COMPARE),
+        robust=read_document(folder / ROBUST) if attacked and method != BASE else {},
+        verdict=read_document(folder / VERDICT) if attacked and method != BASE else {},
     )
 
 

@@ -29,6 +29,7 @@ from palimpsest.report.columns import Column, columns_of, train_seconds
 from palimpsest.report.headlines import best, headlines, interval, stopped
 from palimpsest.report.inputs import ORIGINAL, Run, Subject
 from palimpsest.report.overview import overview_charts
+from palimpsest.report.recovery import recovery
 from palimpsest.report.regions import region_charts
 
 FACTS = ("seeds", "device", "packages", "sources", "git")
@@ -141,6 +142,7 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "headlines": ranked,
         "best": best(subject),
         "pairs": _pairs(subject),
+        "recovery": recovery(subject),
         "columns": columns,
         "methods": [_methods(subject.runs, some) for some in _screens(columns, details=False)],
         "details": [_methods(subject.runs, some) for some in _screens(columns, details=True)],

@@ -55,6 +55,13 @@ _PAIRS = (
     | dict.fromkeys(("change", "low", "high"), REAL)
     | {"n": WHOLE, "groups": WHOLE, "p": REAL, "adjusted_p": REAL, "verdict": TEXT}
 )
+_ATTACKS = (
+    _RUN
+    | dict.fromkeys(("attack", "kind", "level", "unit", "control"), TEXT)
+    | dict.fromkeys(("recovered", "low", "high", "gap", "power"), REAL)
+    | dict.fromkeys(("rate", "rate_original", "rate_control"), REAL)
+    | {"weak": FLAG}
+)
 _COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
@@ -65,6 +72,7 @@ def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
         "methods": _methods(subjects),
         "seeds": _seeds(subjects),
         "pairs": _select(_pairs(subjects), _PAIRS),
+        "attacks": _select(list(_attacks(subjects)), _ATTACKS),
         "answers": _select(_each(subjects, "rows"), _answers(subjects)),
         "sweep": _select(_each(subjects, "sweep"), _SWEEP),
         "training": _training(subjects),
@@ -114,6 +122,31 @@ def _methods(subjects: list[Subject]) -> pa.Table:
                 }
             lines.append(line)
     return _select(lines, fields)
+
+
+def _attacks(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
+    """A line per method and attack."""
+    for subject in subjects:
+        for run in subject.runs:
+            of_run = {"model": subject.name, "method": run.method}
+            for block in ("attacks", "form"):
+                for name, attack in (run.robust.get(block) or {}).items():
+                    low, high = attack["recovered"]["ci95"] or (None, None)
+                    rates = attack["rates"]
+                    yield of_run | {
+                        **{
+                            key: attack[key] for key in ("kind", "level", "unit", "control", "weak")
+                        },
+                        "attack": name,
+                        "recovered": attack["recovered"]["value"],
+                        "low": low,
+                        "high": high,
+                        "gap": attack["gap"]["value"],
+                        "power": attack["power"]["value"],
+                        "rate": rates["method"],
+                        "rate_original": rates["original"],
+                        "rate_control": rates["control"],
+                    }
 
 
 def _answers(subjects: list[Subject]) -> Fields:

@@ -52,8 +52,10 @@ class Lora(Section):
 class Optimizer(Section):
     """AdamW (arXiv:1711.05101) with a learning-rate schedule, or its schedule-free form."""
 
-    name: Literal["adamw", "schedule_free"] = "adamw"
-    """schedule_free: AdamW without a decay (arXiv:2405.15682); the averaged weights count."""
+    name: Literal["adamw", "adamw8bit", "schedule_free"] = "adamw"
+    """adamw8bit: AdamW whose moments take a quarter of the memory (arXiv:2110.02861; extra:
+    ``quantize``). schedule_free: AdamW without a decay (arXiv:2405.15682); the averaged weights
+    count."""
     learning_rate: Positive
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

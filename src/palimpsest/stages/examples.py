@@ -55,6 +55,7 @@ def examples(job: Examples) -> None:
     config, base, out = job.config, job.base, job.out
     method: Any = objective(config["settings"])
     hazardous = _hazards(job, {draw.labels for draw in method.draws().values()})
+    out.mkdir(parents=True, exist_ok=True)
     mark(out, hazardous)
     keep_private(out, [job.tokens / split_ref(ref)[0] for ref in config["sets"].values() if ref])
     subject = functools.cache(lambda: _subject(job))

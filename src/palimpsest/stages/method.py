@@ -13,6 +13,7 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.closed_form import InClosedForm, solve
 from palimpsest.engine.device import set_up
 from palimpsest.engine.fila import initialise
+from palimpsest.engine.optimizer import check_installed
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
@@ -123,10 +124,12 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
         region: names of the subject's tensors that may change, None: all.
 
     Raises:
-        UserError: an input is missing or altered, a set is empty, or training diverged.
+        UserError: an input is missing or altered, a set is empty, the method reads a block that the
+            base does not have, the optimiser's library is not installed, or training diverged.
     """
     config = job.config
     method = objective(deep_merge(config["settings"], {"training": job.untracked}))
+    check_installed(method.training.optimizer)
     device, seed = set_up(job.threads), config["seed"]
     description.check_base(job.subject, job.base)
     base = load_to_train(config, job.base, device, _blocks_read(method, job.subject))
@@ -135,6 +138,7 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
     )
     shard(trainable.network, device)
     body = body_of(trainable.network, trainable.first_block, method.training)
+    body.read_blocks(method.reads())  # refuses a block that is not there before any work
     if method.start == "fresh" and method.training.lora.init == "fila":
         files = Files(job, method.end_token)
         initialise(trainable, body, files.rows("forget", None), files.rows("retain", None))

@@ -8,6 +8,7 @@ from typing import Any
 from palimpsest.config.schema import Pretraining
 from palimpsest.engine.assemble import Sets, body_of, job_of, streams_of
 from palimpsest.engine.device import set_up
+from palimpsest.engine.optimizer import check_installed
 from palimpsest.engine.rows import read_rows
 from palimpsest.engine.shards import shard
 from palimpsest.engine.train import train
@@ -62,6 +63,7 @@ def pretrain(job: Pretrain) -> None:
     if hazardous:
         make_private(side_folder(out))
     settings = Pretraining(**deep_merge(config["pretrain"], {"training": job.untracked}))
+    check_installed(settings.training.optimizer)
     device = set_up(job.threads)
     model = load_to_train(config, base, device)
     model, weights = add_trainable(model, settings.training.lora, "subject", settings.seed)

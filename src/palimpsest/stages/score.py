@@ -88,6 +88,8 @@ def score(job: Score) -> dict[str, Any]:
         ),
     }
     result["provenance"]["shared_rows"] = shared
+    if job.robust is not None:
+        result["robust"] = _robust(job.robust)
     for entry in shared:
         print(
             "notice: {rows} rows of {part} ({role}) are rows of {other} ({other_role}) as "
@@ -120,6 +122,13 @@ def _sources(part: Part, answers: int | None) -> dict[str, int]:
     """Where the key strings of the answered rows come from -> number of rows."""
     rows = part.at(part.draw(answers))
     return {source: rows.key_from.count(source) for source in SOURCES}
+
+
+def _robust(file: Path) -> dict[str, Any]:
+    """The number of robust.json, with what it is the worst of."""
+    found = read_document(file)
+    keys = ("recoverable", "worst", "level", "tested", "weak", "not_tested")
+    return {key: found[key] for key in keys}
 
 
 def _files(costs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:

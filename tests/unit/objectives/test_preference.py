@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor
 from kit import methods
 from kit.preference import FORGET, RETAIN, VOCABULARY, WANTED
 from palimpsest.engine.stream import Stream
+from palimpsest.engine.train import train
+from palimpsest.errors import UserError
 from palimpsest.objectives.preference import preference, rise
 
 PAIRED = ("idk_dpo", "alt_po")
@@ -152,3 +156,24 @@ def test_both_answers_of_a_pair_are_in_one_step_and_one_forward() -> None:
         for own, wanted in zip(drawn["forget"], drawn["wanted"], strict=True):
             assert wanted.id.startswith(f"{own.id}+alternate-")
             assert torch.equal(own.prompt, wanted.prompt)
+
+
+@pytest.mark.parametrize("key", PAIRED)
+def test_wanted_answers_that_become_ever_dearer_are_divergence(key: str, tmp_path: Path) -> None:
+    """Only the rows' own answers may cost without end: here the sides are exchanged."""
+    made = methods.bench(
+        key,
+        tmp_path,
+        steps=200,
+        beta=0.01,
+        weights={"retain": 0},
+        training={**methods.RATE, "optimizer": {"learning_rate": 3e-2}},
+    )
+    made.job.body.decoder.module.norm.weight.data.mul_(3)  # logits of a trained model's size
+    loss = made.job.loss
+
+    def exchanged(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        return loss({"forget": streams["wanted"], "wanted": streams["forget"]})
+
+    with pytest.raises(UserError, match=r"the term 'wanted' is at [\d.]+ nats per token"):
+        train(replace(made.job, loss=exchanged))

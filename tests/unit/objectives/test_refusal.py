@@ -27,7 +27,8 @@ def test_the_golden_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("retain_term", "value"), [("ce", 1.37385069335), ("kl", 0.00521407106064)]
+    ("retain_term", "value"),
+    [("ce", 1.37385069335), ("kl", 0.00521407106064), ("js", 0.00129957516112)],
 )
 def test_all_three_terms_have_their_weights(retain_term: str, value: float) -> None:
     weights = {"forget": 2, "retain": 3, "preservation": 0.5}

@@ -21,7 +21,6 @@ from palimpsest.metrics.estimates import Estimate, rate
 from palimpsest.metrics.matching import contains_all, usable
 from palimpsest.metrics.normalise import without_final_punctuation
 from palimpsest.metrics.recital import recites
-from palimpsest.metrics.rouge import Words
 
 NO_WORDS = "the response has no words to compare with"
 """Why a row has no ROUGE."""
@@ -46,6 +45,8 @@ def _exact_matches(answers: Answers) -> list[bool]:
 
 def _recalled(answers: Answers) -> list[bool | None]:
     """All key strings; in a row without any, a recital of the response."""
+    from palimpsest.metrics.rouge import Words  # imports nltk, which is slow
+
     share = answers.settings["recall_rouge"]
     words = Words(answers.settings["rouge_stemmer"]).tokenize
     stopped = answers.generated.get("stopped") or [True] * len(answers.texts)

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from palimpsest.metrics.declaration import Comparison, Shown
 from palimpsest.metrics.estimates import (
@@ -20,7 +19,6 @@ from palimpsest.metrics.estimates import (
 from palimpsest.metrics.frames import by_seed, groups_of
 from palimpsest.metrics.intervals import SHARE
 from palimpsest.metrics.measures.privacy import NO_HOLDOUT, auc
-from palimpsest.metrics.rouge import Rouge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +35,8 @@ def similarity(
     method: pd.DataFrame, original: pd.DataFrame, settings: Settings
 ) -> dict[str, Estimate]:
     """Block -> ROUGE-L of the method's answers against those of `original`."""
+    from palimpsest.metrics.rouge import Rouge  # imports nltk, which is slow
+
     scorer = Rouge(["rougeL"], settings["rouge_stemmer"])
     prior = original.dropna(subset=["answer"]).groupby(["part", "id"])["answer"].first()
     lines = method.dropna(subset=["answer"])
@@ -70,6 +70,8 @@ def forget_quality(method: pd.DataFrame, retrained: pd.DataFrame | None) -> dict
         ``at_floor`` where the p-value is only known to be that small, ``n`` rows of each side,
         ``reason`` where they are null.
     """
+    from scipy import stats  # slow to import
+
     null = {"ks": None, "p": None, "log10_p": None, "at_floor": None, "n": None}
     if retrained is None:
         return {**null, "reason": NO_RETRAINED}

@@ -6,18 +6,25 @@ Widths of weights are in bytes, memory is in bytes, work is in floating-point op
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from palimpsest.config.modules import Modules
-from palimpsest.limits import PREFIX_BYTES, SHORT
+from palimpsest.limits import PREFIX_BYTES, SHORT, SMALL_TENSOR
 from palimpsest.model.names import block_of
 from palimpsest.pipeline.plan.rows import Lengths
 from palimpsest.pipeline.plan.shapes import Shape
-from palimpsest.settings.training import Lora
+from palimpsest.settings.training import Lora, Optimizer
 
 ADAM_BYTES = 16
 """Bytes of a trained number in fp32: its value, its gradient and the optimiser's two moments."""
+
+SPARED_BYTES = 2 * (4 - 1 - 4 / 256)
+"""Bytes of it that adamw8bit spares: a moment is one byte, and each 256 have a scale in fp32."""
+
+UPDATE_BYTES = 20
+"""Bytes of a number of the tensor that adamw8bit updates on a CPU: both moments in fp32, and three
+numbers on the way to the step (on GPUs a kernel keeps none). AdamW's two are not counted."""
 
 APART_BYTES = 16
 """More bytes of it where terms are taken apart: the gradient of each, what becomes of them, and
@@ -64,28 +71,47 @@ class Trained:
     """What a stage trains.
 
     Attributes:
-        numbers: how many numbers.
+        sizes: numbers of each tensor.
         first: the first block with one.
         inputs: numbers of a token and block that nothing but a trained matrix keeps.
-        bytes_each: what each takes.
+        bytes_each: what a number takes, in the mean.
+        update: bytes that come and go while the optimiser makes its step, on a CPU.
     """
 
-    numbers: float
+    sizes: Sequence[int]
     first: int
     inputs: float
-    bytes_each: int = ADAM_BYTES
+    bytes_each: float = ADAM_BYTES
+    update: float = 0.0
+
+    @property
+    def numbers(self) -> float:
+        """How many numbers."""
+        return float(sum(self.sizes))
+
+    def by(self, optimizer: Optimizer) -> Trained:
+        """The same with an optimiser: adamw8bit keeps 8 bits of a moment, but in small tensors."""
+        large = [size for size in self.sizes if size >= SMALL_TENSOR]
+        if optimizer.name != "adamw8bit" or not large:
+            return self
+        return replace(
+            self,
+            bytes_each=self.bytes_each - SPARED_BYTES * sum(large) / self.numbers,
+            update=UPDATE_BYTES * max(large),
+        )
 
 
 def adapter(shape: Shape, lora: Lora, modules: Modules, last: int | None = None) -> Trained:
     """A LoRA adapter, up to block `last`; where no module has a target's name, all are assumed."""
     blocks = {
-        name: inputs + outputs
+        name: (lora.rank * inputs, lora.rank * outputs)
         for name, (inputs, outputs) in shape.linear.items()
         if lora.first_layer <= (block_of(name) or 0) <= (shape.layers if last is None else last)
     }
     matched = [name for name in blocks if _is_one_of(name, lora.targets)] or list(blocks)
-    numbers = lora.rank * float(sum(blocks[name] for name in matched))
-    return Trained(numbers, lora.first_layer, inputs_of(shape, matched, modules))
+    sizes = [size for name in matched for size in blocks[name]]
+    inputs = inputs_of(shape, matched, modules)
+    return Trained(sizes, lora.first_layer, inputs)
 
 
 def squared_gradients(shape: Shape, lora: Lora, width: int) -> float:
@@ -107,8 +133,8 @@ def base_tensors(shape: Shape, patterns: Iterable[str], width: int, modules: Mod
     first = min(block_of(name) or 0 for name in matched)
     inputs = inputs_of(shape, [name.removesuffix(".weight") for name in matched], modules)
     # The backward pass also needs the sum with the weight, in the weight's type.
-    numbers = float(sum(shape.tensors[n] for n in matched))
-    return Trained(numbers, first, inputs, ADAM_BYTES + width)
+    sizes = [shape.tensors[name] for name in matched]
+    return Trained(sizes, first, inputs, ADAM_BYTES + width)
 
 
 def inputs_of(shape: Shape, trained: Iterable[str], modules: Modules) -> float:

@@ -4,8 +4,8 @@ A stage trains, reads rows once, or answers questions. Memory is the sum of what
 worst moment:
 
 - the weights, in the frozen type;
-- what is trained, in fp32: value, gradient and the optimiser's two moments (differences of base
-  tensors also as the sum with the weight that the backward pass needs);
+- what is trained, in fp32: value, gradient and the optimiser's two moments (adamw8bit has these in
+  8 bits; differences of base tensors also as the sum with the weight that the backward pass needs);
 - activations that the backward pass needs, of every token of a step in every block from the first
   trained one on, and of short rows also attention's probabilities
   (`palimpsest.pipeline.plan.memory`);
@@ -96,6 +96,7 @@ class Step:
         logits: logits that are held at once.
         answers: bytes that answering holds, after and in place of all these.
         lingers: share of the weights that main memory still holds while another model is loaded.
+        update: bytes that come and go in the optimiser's step, on a CPU.
     """
 
     memory: float
@@ -106,6 +107,7 @@ class Step:
     logits: Logits = NO_LOGITS
     answers: float = 0.0
     lingers: float = 0.0
+    update: float = 0.0
 
 
 def light(stage: type[Stage], shape: Shape | None = None, source: str = "") -> Needs:
@@ -168,7 +170,9 @@ class Estimate:
             held = max(step.memory + training + logits, step.answers)
             ram = devices * (CUDA + weights)
             return Needs(CONTEXT + own + held, ram, step.disk, work, weights, *known)
-        held = max(step.memory + SPARE * (training + logits), step.answers)
+        # What the allocator kept of activations is in pieces that no large tensor fits into.
+        held = step.memory + SPARE * (training + logits) + step.update
+        held = max(held, step.answers)
         loading = step.lingers * weights + self._loading(weights)
         ram = devices * (PROGRAM + max(own + held, loading))
         return Needs(0, ram, step.disk, work, weights, *known)
@@ -250,6 +254,7 @@ class Estimate:
         rows, count = self._rows(refs), settings.batch_rows
         terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
         trained = memory.adapter(self.shape, settings.training.lora, self._modules)
+        trained = trained.by(settings.training.optimizer)
         recompute = self._recomputes(settings.training)
         work = memory.training_work(self.shape, rows.tokens, rows.targets, trained.first)
         return Step(
@@ -259,6 +264,7 @@ class Estimate:
             rows,
             memory.activations(self.shape, terms, trained, self.width, recompute),
             memory.training_logits(terms),
+            update=trained.update,
         )
 
     def training(self) -> Step:
@@ -313,6 +319,7 @@ class Estimate:
                 last,
             ),
             memory.training_logits(terms) if reads.final else NO_LOGITS,
+            update=trained.update,
         )
 
     def localize(self) -> Step:
@@ -335,7 +342,7 @@ class Estimate:
         )
 
     def _trained(self, settings: Objective) -> Trained:
-        trained = self._tensors(settings)
+        trained = self._tensors(settings).by(settings.training.optimizer)
         more = memory.APART_BYTES if settings.training.apart else 0
         return replace(trained, bytes_each=trained.bytes_each + more)
 

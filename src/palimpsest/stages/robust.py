@@ -1,0 +1,331 @@
+"""Robust: whether it comes back, from the tables of attacks on a method and on what it is held to.
+
+Arithmetic alone: it needs no model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palimpsest.attacks import UNATTACKED
+from palimpsest.errors import UserError
+from palimpsest.io.artifacts import MODEL
+from palimpsest.io.canonical import fingerprint
+from palimpsest.io.manifest import read_manifest
+from palimpsest.io.sealed import read_document, write_document
+from palimpsest.io.tables import read_table
+from palimpsest.metrics.damage import averaged, mean_of, rates_of, values_of
+from palimpsest.metrics.robust import FORM, Rows, Trial, aligned, assess
+from palimpsest.metrics.robust_schema import SCHEMA_VERSION
+from palimpsest.pipeline.stages import Robust
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES = 3
+"""Answers that came back which are shown."""
+METHOD, ORIGINAL, CONTROL = "method", "original", "control"
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One attack on one seed of a model."""
+
+    folder: Path
+    name: str
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """``{attack}.json``."""
+        return read_document(self.folder / f"{self.name}.json")
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """``{attack}.parquet``."""
+        return read_table(self.folder / f"{self.name}.parquet")[0].to_pandas()
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, float]]:
+        """Setting -> row -> value."""
+        return values_of(self.frame)
+
+    @cached_property
+    def rates(self) -> dict[str, dict[str, float | None]]:
+        """Setting -> rates."""
+        return rates_of(self.frame)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model wrote text."""
+        return any(isinstance(text, str) for text in self.frame["text"])
+
+    def text(self, setting: str, row: str) -> str | None:
+        """What the model wrote; None where nothing was to be written."""
+        lines = self.frame[(self.frame["part"] == "forget") & (self.frame["id"] == row)]
+        texts = [
+            text for text in lines[lines["setting"] == setting]["text"] if isinstance(text, str)
+        ]
+        return texts[0] if texts else None
+
+
+Models = Mapping[str, Sequence[Attacked]]
+"""method, original, control -> one attack on each of their seeds."""
+
+
+def robust(job: Robust) -> dict[str, Any]:
+    """Write robust.json and print its number.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: a table is missing, the models were attacked with different settings, or the
+            control is the attacked model.
+    """
+    config = job.config
+    weights = [weights_of(model) for model in job.models]
+    _check_control(job, weights)
+    rows = _rows(read_document(job.split))
+    attacks = {name: _models(job, name) for name in config["attacks"]}
+    for name, models in attacks.items():
+        _check_settings(name, models)
+    trials = {name: _trial(name, models, rows) for name, models in attacks.items()}
+    own = config["method"] == "retrained"
+    found = assess(list(trials.values()), rows, config["confidence"], own)
+    blocks = {
+        name: block | _described(block, attacks[name]) for name, block in found["attacks"].items()
+    }
+    result = found | {
+        "schema_version": SCHEMA_VERSION,
+        **{key: config[key] for key in ("model", "method", "confidence", "seeds")},
+        "says": says(found),
+        "not_tested": _not_tested(config, found),
+        "attacks": {name: one for name, one in blocks.items() if one["unit"] != FORM},
+        "form": {name: one for name, one in blocks.items() if one["unit"] == FORM},
+        "examples": _examples(found, attacks),
+        "unattacked": {
+            name: averaged([one for seed in seeds for one in seed.rates.values()])
+            for name, seeds in attacks[UNATTACKED].items()
+        },
+        "slices": fingerprint({name: one["slice"] for name, one in blocks.items()}),
+        "weights": weights,
+    }
+    write_document(job.out, result)
+    print(f"{config['model']}/{config['method']}: {summary(result)}")
+    return result
+
+
+def weights_of(model: Path) -> str:
+    """A hash of a model's files: equal for two models that are the same."""
+    manifest = read_manifest(model, MODEL)
+    return fingerprint({"base": manifest.get("base_manifest"), "files": manifest["files"]})
+
+
+def says(found: Mapping[str, Any]) -> str:
+    """How many attacks a number is the worst of."""
+    tested, weak = found["tested"], found["weak"]
+    if not tested:
+        return "no attack was run"
+    text = f"worst of {len(tested)} attack{'s' if len(tested) > 1 else ''}"
+    return f"{text}, {len(weak)} of them weak" if weak else text
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The number in one line."""
+    one = result["recoverable"]
+    if one["value"] is None:
+        return f"recoverable null: {one['reason']}"
+    low, high = one["ci95"]
+    worst = result["worst"]
+    by = "without an attack" if worst == UNATTACKED else f"worst: {worst}"
+    return f"recoverable {one['value']:.2f} [{low:.2f}, {high:.2f}] ({by}; {result['says']})"
+
+
+def _check_control(job: Robust, weights: Sequence[str]) -> None:
+    """Refuse a control that is one of the attacked models.
+
+    Raises:
+        UserError: it is.
+    """
+    if job.control is None:
+        return
+    control = weights_of(job.control)
+    attacked = {str(job.original): weights_of(job.original)}
+    if job.config["method"] != "retrained":
+        attacked |= {str(model): one for model, one in zip(job.models, weights, strict=True)}
+    for place, one in attacked.items():
+        if one == control:
+            raise UserError(
+                f"the control {job.control} and the attacked model {place} are the same files: "
+                "a model cannot be its own control, for nothing would be recovered whatever it "
+                "knows; name one that never learned the rows (models."
+                f"{job.config['model']}.retrained), or leave it out"
+            )
+
+
+def _rows(split: Mapping[str, Any]) -> Rows:
+    ids = tuple(sorted(split["halves"]))
+    halves = np.array([split["halves"][name] for name in ids])
+    return Rows(ids, halves, np.array([split["groups"][name] for name in ids]))
+
+
+def _models(job: Robust, attack: str) -> dict[str, list[Attacked]]:
+    folders = {METHOD: job.models, ORIGINAL: [job.original]}
+    if job.control is not None:
+        folders[CONTROL] = [job.control]
+    return {
+        name: [Attacked(model.parent / "attacks", attack) for model in models]
+        for name, models in folders.items()
+    }
+
+
+def _check_settings(attack: str, models: Models) -> None:
+    """Refuse tables of one attack that were made with different settings.
+
+    Raises:
+        UserError: they were.
+    """
+    slices = {one.folder: one.facts["slice"] for seeds in models.values() for one in seeds}
+    if len(set(slices.values())) > 1:
+        raise UserError(
+            f"attack '{attack}' was run with different settings on {', '.join(map(str, slices))}: "
+            "they cannot be compared; delete the older tables and run the same command again"
+        )
+
+
+def _trial(name: str, models: Models, rows: Rows) -> Trial:
+    facts = models[METHOD][0].facts
+    every = [one for seeds in models.values() for one in seeds]
+    settings = tuple(sorted({setting for one in every for setting in one.values}))
+    tables = {
+        model: tuple(aligned(one.values, settings, rows.ids) for one in seeds)
+        for model, seeds in models.items()
+    }
+    return Trial(
+        name,
+        facts["unit"],
+        facts["level"],
+        settings,
+        tables[METHOD],
+        tables[ORIGINAL][0],
+        tables[CONTROL][0] if CONTROL in tables else None,
+        mean_of(one.get("chance") for one in facts["settings"].values()),
+        _diverged(models[METHOD]),
+    )
+
+
+def _diverged(seeds: Sequence[Attacked]) -> tuple[str, ...]:
+    """Settings whose training diverged on a seed."""
+    found = {
+        name
+        for one in seeds
+        for name, facts in one.facts["settings"].items()
+        if facts.get("diverged")
+    }
+    return tuple(sorted(found))
+
+
+def _described(block: Mapping[str, Any], models: Models) -> dict[str, Any]:
+    """What an attack did, beside what it found."""
+    first = models[METHOD][0].facts
+    settings = sorted({name for seeds in models.values() for one in seeds for name in one.rates})
+    chosen = {**block["chosen"], METHOD: [*itertools.chain(*block["chosen"].get(METHOD, []))]}
+    budgets = [one.facts["budget"] for one in models[METHOD]]
+    return {
+        "kind": first["kind"],
+        "slice": first["slice"],
+        "budget": averaged(budgets),
+        "diverged": list(_diverged(models[METHOD])),
+        "rate_at_edge": rate_at_edge(first["settings"], chosen[METHOD]),
+        "damage": {
+            name: averaged([_of(one, setting) for one in seeds for setting in chosen[name]])
+            for name, seeds in models.items()
+            if chosen.get(name)
+        },
+        "settings": {
+            setting: {
+                "facts": first["settings"].get(setting, {}),
+                **{
+                    name: averaged([_of(one, setting) for one in seeds])
+                    for name, seeds in models.items()
+                },
+            }
+            for setting in settings
+        },
+        "about": {name: facts for name, facts in first["settings"].items() if name not in settings},
+    }
+
+
+def _of(attacked: Attacked, setting: str) -> dict[str, float | None]:
+    return attacked.rates.get(setting, {})
+
+
+def rate_at_edge(facts: Mapping[str, Mapping[str, Any]], chosen: Sequence[str]) -> bool | None:
+    """Whether a chosen learning rate is the smallest or largest tried: the search is too weak.
+
+    None: the settings have no rates.
+    """
+    rates = {name: one["rate"] for name, one in facts.items() if "rate" in one}
+    used = [rates[name] for name in chosen if name in rates]
+    ends = (min(rates.values()), max(rates.values())) if rates else ()
+    return any(rate in ends for rate in used) if used else None
+
+
+def _not_tested(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str]:
+    """Attacks that say nothing about the method, and why."""
+    not_run = [name for name in config["full"] if name not in config["attacks"]]
+    return dict.fromkeys(not_run, "not run")
+
+
+def _examples(
+    found: Mapping[str, Any], attacks: Mapping[str, Models]
+) -> list[dict[str, str | None]]:
+    """The rows that came back most clearly, by the worst of the attacks that write text."""
+    values = {
+        name: block["recovered"]["value"]
+        for name, block in found["attacks"].items()
+        if block["unit"] != FORM and attacks[name][METHOD][0].writes
+    }
+    ranked = sorted((name for name in values if values[name] is not None), key=lambda n: -values[n])
+    if found["worst"] is None or not ranked:
+        return []
+    worst = found["worst"] if found["worst"] in ranked else ranked[0]
+    models, asked = attacks[worst], attacks[UNATTACKED][METHOD][0]
+    chosen = found["attacks"][worst]["chosen"]
+    ours = _best(models[METHOD][0], chosen[METHOD][0])
+    theirs = _best(models[CONTROL][0], chosen[CONTROL]) if CONTROL in models else {}
+    plain = _best(asked, [*asked.values])
+
+    def gains(row: str) -> tuple[float, float, str]:
+        known, before = (side.get(row, (0.0, ""))[0] for side in (theirs, plain))
+        return known - ours[row][0], before - ours[row][0], row
+
+    most = sorted(row for row in ours if gains(row)[0] < 0)
+    return [
+        {
+            "id": row,
+            "attack": worst,
+            "setting": ours[row][1],
+            "text": models[METHOD][0].text(ours[row][1], row),
+            "asked": asked.text(plain[row][1], row) if row in plain else None,
+            "control": models[CONTROL][0].text(theirs[row][1], row) if row in theirs else None,
+        }
+        for row in sorted(most, key=gains)[:EXAMPLES]
+    ]
+
+
+def _best(attacked: Attacked, settings: Sequence[str]) -> dict[str, tuple[float, str]]:
+    """Row -> its highest value under the chosen settings, and which."""
+    best: dict[str, tuple[float, str]] = {}
+    for setting in dict.fromkeys(settings):
+        for row, value in attacked.values.get(setting, {}).items():
+            if row not in best or value > best[row][0]:
+                best[row] = value, setting
+    return best

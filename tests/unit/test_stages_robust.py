@@ -1,0 +1,158 @@
+"""robust.json from attack tables: what is refused, and what stands beside the number."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from kit.attack_tables import ROWS, assessed, attack, model, plain, write
+from palimpsest.errors import UserError
+from palimpsest.metrics.robust import NO_CONTROL
+from palimpsest.metrics.robust_schema import robust_schema
+
+FULL, NONE = "1" * ROWS, "0" * ROWS
+PREFILL = {
+    "sku": {"a": "1" * 12 + "0" * 12, "b": "1" * 6 + "0" * 18},
+    "original": {"a": FULL, "b": FULL},
+    "retrained": {"a": "0" * 22 + "11", "b": NONE},
+}
+
+
+def test_what_stands_in_robust_json(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    found = assessed(tmp_path)
+    assert found["recoverable"]["value"] == pytest.approx((12 - 2) / 24)
+    assert found["worst"] == "prefill"
+    assert found["says"] == "worst of 1 attack"
+    assert found["not_tested"] == {"lens": "not run"}
+    block = found["attacks"]["prefill"]
+    assert block["chosen"]["method"] == [["a", "a"]]
+    assert block["rates"] == {
+        "method": 0.5,
+        "original": 1.0,
+        "control": pytest.approx(2 / 24, abs=1e-9),
+    }
+    assert block["damage"]["method"]["retain_recall"] == 0.5
+    assert block["damage"]["method"]["retain_degenerate"] == 1
+    assert block["settings"]["b"]["method"]["rate"] == 0.25
+    assert found["unattacked"]["original"]["rate"] == 1
+    first = found["examples"][0]
+    assert (first["id"], first["attack"], first["setting"]) == ("row00", "prefill", "a")
+    assert (first["text"], first["asked"]) == ("prefill a 0 1", "ask  0 0")
+    assert first["control"] == "prefill a 0 0"
+    assert len(found["examples"]) == 3
+    written = json.loads((tmp_path / "sku" / "robust.json").read_text(encoding="utf-8"))
+    jsonschema.validate(written, robust_schema())
+
+
+def test_values_before_the_attack_are_those_of_the_table(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain("1" * 5 + "0" * 19), prefill=PREFILL)
+    found = assessed(tmp_path)
+    assert found["unattacked"]["method"]["rate"] == pytest.approx(5 / 24)
+    assert found["attacks"]["ask"]["rates"]["method"] == found["unattacked"]["method"]["rate"]
+
+
+def test_the_references_themselves(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    original, retrained = (assessed(tmp_path, name) for name in ("original", "retrained"))
+    assert original["attacks"]["ask"]["recovered"]["value"] == 1
+    assert retrained["recoverable"]["value"] == 0
+    assert {block["gap"]["value"] for block in retrained["attacks"].values()} == {0}
+
+
+def test_original_as_its_own_control_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain())
+    with pytest.raises(UserError, match="a model cannot be its own control"):
+        assessed(tmp_path, control="original")
+    # The same weights under another name.
+    model(tmp_path / "retrained" / "seed-0", "original")
+    with pytest.raises(UserError, match=r"original/seed-0/model are the same files.*retrained"):
+        assessed(tmp_path)
+    model(tmp_path / "retrained" / "seed-0", "sku")
+    with pytest.raises(UserError, match="sku/seed-0/model are the same files"):
+        assessed(tmp_path)
+
+
+def test_without_a_control_raw_rates_remain(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    shutil.rmtree(tmp_path / "retrained")
+    found = assessed(tmp_path, control=None)
+    assert (found["recoverable"]["value"], found["recoverable"]["reason"]) == (None, NO_CONTROL)
+    assert found["attacks"]["prefill"]["rates"]["method"] == 0.5
+    assert found["attacks"]["prefill"]["settings"]["a"]["original"]["rate"] == 1
+    assert found["examples"] == []
+    jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
+
+
+def test_other_settings_are_no_comparison(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    attack(tmp_path / "original" / "seed-0", "prefill", PREFILL["original"], slice="other")
+    with pytest.raises(UserError, match="'prefill' was run with different settings"):
+        assessed(tmp_path)
+
+
+def test_two_methods_with_equal_weights_have_equal_hashes(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain())
+    one = assessed(tmp_path)["weights"]
+    assert one == assessed(tmp_path)["weights"] != assessed(tmp_path, "original")["weights"]
+
+
+def test_a_search_with_one_rate_ends_at_its_edge_and_is_weak(tmp_path: Path) -> None:
+    facts = {"rate 1e-6": {"rate": 1e-6}}
+    write(tmp_path, ask=plain())
+    for run, values in plain().items():
+        values = {"rate 1e-6": NONE if run == "original" else values[""]}
+        attack(tmp_path / run / "seed-0", "relearn", values, facts)
+    block = assessed(tmp_path)["attacks"]["relearn"]
+    assert block["rate_at_edge"]
+    assert block["power"]["value"] == 0
+    assert block["weak"]
+
+
+def test_a_rate_between_others_is_at_no_edge(tmp_path: Path) -> None:
+    facts = {f"rate {rate}": {"rate": rate} for rate in (1, 2, 3)}
+    write(tmp_path, ask=plain())
+    for run in plain():
+        share = {"sku": (2, 6, 4), "original": (24, 24, 24), "retrained": (0, 0, 0)}[run]
+        values = {
+            name: ("1" * count).ljust(ROWS, "0") for name, count in zip(facts, share, strict=True)
+        }
+        attack(tmp_path / run / "seed-0", "relearn", values, facts)
+    block = assessed(tmp_path)["attacks"]["relearn"]
+    assert block["rate_at_edge"] is False
+    assert assessed(tmp_path)["attacks"]["ask"]["rate_at_edge"] is None
+
+
+def test_a_training_that_diverged_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain())
+    facts = {"rate 1": {"rate": 1, "diverged": True}}
+    for run, values in plain().items():
+        attack(tmp_path / run / "seed-0", "relearn", {"rate 1": values[""]})
+    attack(tmp_path / "sku" / "seed-0", "relearn", {"rate 1": "-" * ROWS}, facts)
+    found = assessed(tmp_path)
+    assert found["attacks"]["relearn"]["diverged"] == ["rate 1"]
+    assert found["weak"] == ["relearn"]
+    assert found["recoverable"]["value"] == 0
+
+
+def test_what_files_give_away_stands_apart(tmp_path: Path) -> None:
+    files = {"sku": {"first": FULL}, "original": {"": FULL}, "retrained": {"off": NONE}}
+    write(tmp_path, ask=plain(), files=files)
+    found = assessed(tmp_path)
+    assert list(found["attacks"]) == ["ask"]
+    assert found["form"]["files"]["recovered"]["value"] == 1
+    assert found["recoverable"]["value"] == 0
+    assert found["by_level"]["files"]["recoverable"]["value"] == 1
+    assert found["by_level"]["files"]["worst"] == "files"
+
+
+def test_the_order_of_lines_changes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    first = assessed(tmp_path)
+    turned = {run: dict(reversed(values.items())) for run, values in PREFILL.items()}
+    write(tmp_path, ask=plain(), prefill=turned)
+    assert assessed(tmp_path) == first
