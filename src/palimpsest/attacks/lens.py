@@ -81,7 +81,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     from palimpsest.attacking.layers import chosen_layers
 
-    read = target.once("lens", lambda: _read(settings, target))
+    read: Read = target.keeps.get("read") or _read(settings, target)
+    target.keeps["read"] = read
     facts = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in read.keys]
     tokens = torch.stack([read.keys[fact].targets[read.keys[fact].key] for fact in facts])
     found, about = [], {}
@@ -95,7 +96,11 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             ranks = read.base.ranks(_corrected(read, states, fit(states)), tokens, normed=True)
             more = {"strength": fit.strength}
         one = {"reciprocal_rank": (1 / ranks).mean().item(), **more}
-        about[name] = one if cell.fold is None else {f"fold {cell.fold}": one}
+        about[name] = {
+            "head": cell.setting,
+            "layer": layer,
+            **(one if cell.fold is None else {f"fold {cell.fold}": one}),
+        }
         values = (ranks <= BEST).tolist()
         found += [
             Outcome(fact, float(value), setting=name)

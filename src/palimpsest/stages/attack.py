@@ -23,6 +23,7 @@ from palimpsest.io.private import make_private
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Attack
+from palimpsest.settings.merge import deep_merge
 
 
 def attack(job: Attack) -> None:
@@ -54,8 +55,7 @@ def attack(job: Attack) -> None:
     write_table(job.out.with_suffix(".parquet"), table)
     facts: dict[str, Any] = {}
     for _, kept in found:
-        for name, fact in kept["facts"].items():
-            facts[name] = facts.get(name, {}) | fact
+        facts = deep_merge(facts, kept["facts"])  # a setting has a cell for each fold and seed
     write_document(job.out, _document(job, settings, facts, [kept for _, kept in found], began))
     shutil.rmtree(side, ignore_errors=True)
 
