@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Attack
 
+T = TypeVar("T")
+
 
 @dataclass
 class Target:
@@ -40,14 +42,20 @@ class Target:
         device: where the model runs.
         split: ``split.json``.
         cell: what progress lines call the piece of the attack that runs.
-        keeps: what an attack keeps from cell to cell, e.g. a model that it trains.
     """
 
     job: Attack
     device: torch.device
     split: Mapping[str, Any]
     cell: str = ""
-    keeps: dict[str, Any] = field(default_factory=dict)
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives the first cell that needs `name`; later ones get the same."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        result: T = self._shared[name]
+        return result
 
     # Rows
 

@@ -62,9 +62,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     assert cell.fold is not None
     name, at = cell.setting.split(" ")
     key = f"{name} {cell.fold}"
-    if key not in target.keeps:
-        target.keeps[key] = _means(name, cell.fold, target)
-    here, there = target.keeps[key]
+    here, there = target.once(key, lambda: _means(name, cell.fold, target))
     removed = directions(here, there)
     if at == "one":
         block = steepest(here, there)

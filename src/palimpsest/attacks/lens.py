@@ -81,8 +81,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     from palimpsest.attacking.layers import chosen_layers
 
-    read: Read = target.keeps.get("read") or _read(settings, target)
-    target.keeps["read"] = read
+    read = target.once("read", lambda: _read(settings, target))
     facts = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in read.keys]
     tokens = torch.stack([read.keys[fact].targets[read.keys[fact].key] for fact in facts])
     found, about = [], {}

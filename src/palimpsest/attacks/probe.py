@@ -54,8 +54,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     from palimpsest.attacking.statements import Probe
 
     assert cell.fold is not None
-    features: Mapping[str, Tensor] = target.keeps.get("features") or _features(target)
-    target.keeps["features"] = features
+    features = target.once("features", lambda: _features(target))
     has = [row.fact for row in target.attackers(cell.fold) if row.fact in features]
     wanted = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in features]
     part = parts_of(target, has)
