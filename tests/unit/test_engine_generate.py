@@ -9,6 +9,7 @@ import torch
 
 from kit import models as tiny
 from palimpsest.engine.generate import Sampled, answer, pad_left
+from palimpsest.engine.rows import Row
 
 ROWS = tiny.rows([(3, 1), (9, 1), (5, 1), (5, 1), (14, 1), (2, 1)])
 
@@ -28,6 +29,32 @@ def test_answers_in_a_padded_batch_are_those_of_each_prompt_alone(
     together = answer(model, tokenizer, ROWS, 12, batch_rows=4)
     assert together == [answer(model, tokenizer, [row], 12, batch_rows=1)[0] for row in ROWS]
     assert len({a.text for a in together}) > 1
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, tiny.gemma])
+def test_what_prompts_have_in_common_is_read_once_and_changes_no_answer(
+    build: Any, tokenizer: Any
+) -> None:
+    model = build(torch.float64)
+    first = tiny.rows([(19, 1)], seed=7)[0].prompt
+    longer = [Row(r.id, torch.cat([first, r.ids]), 19 + r.prompt_length) for r in ROWS]
+    plain = answer(model, tokenizer, longer, 8, 3)
+    read: list[int] = []
+    module = model.get_input_embeddings()
+    module.register_forward_pre_hook(lambda _, args: read.append(args[0].numel()))
+    assert answer(model, tokenizer, longer, 8, 3, shared=19) == plain
+    assert read.count(19) == 3, "once for each of the batches"
+    assert len({found.text for found in plain}) > 1
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox, tiny.gemma])
+def test_equal_prompts_are_read_once_which_changes_no_answer(build: Any, tokenizer: Any) -> None:
+    model = build(torch.float64)
+    often = [row for row in ROWS for _ in range(4)]
+    for how in (None, Sampled(1.0, 1.0, 3)):
+        plain = answer(model, tokenizer, often, 8, 8, sampled=how)
+        assert answer(model, tokenizer, often, 8, 8, sampled=how, shared=None) == plain
+    assert len({found.text for found in plain}) > len(ROWS), "they are drawn"
 
 
 def test_answers_are_the_most_likely_token_each_time(tokenizer: Any) -> None:

@@ -67,8 +67,9 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     count = min(fitting(target, one, asked) for one in alike)
     if not count:
         raise UserError(
-            f"attack '{target.job.config['name']}', {cell.setting}: no row fits the model's context "
-            f"of {target.form.tokenizer.context} tokens before a question; leave the attack out"
+            f"attack '{target.job.config['name']}', {cell.setting}: no row fits the model's "
+            f"context of {target.form.tokenizer.context} tokens before a question; leave the "
+            "attack out"
         )
     sources = target.measured(target.forget, cell.fold)
     before = target.rows(shots(target, cell, count))

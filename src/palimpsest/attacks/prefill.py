@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from palimpsest.attacks import AttackSettings, Cell, Found
-from palimpsest.errors import UserError
 from palimpsest.settings.types import EACH_ONCE, Count, holding
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
 def _affirmed(text: str, cell: Cell, target: Target) -> Found:
     target.refuse_keys({cell.setting: text}, "attack prefill: text")
-    sources = _questions(target, cell)
+    sources = target.questions(cell.setting)
     prompts = [row.prompt for row in sources]
     rows = target.form.begun(sources, prompts, [text.rstrip()] * len(sources), "prefill")
     return _found(target, cell, sources, rows, {"text": text})
@@ -108,25 +107,10 @@ def _cloze(template: str, cell: Cell, target: Target) -> Found:
     from palimpsest.metrics.matching import usable
 
     target.refuse_keys({cell.setting: template}, "attack prefill: text")
-    sources = [row for row in _questions(target, cell) if usable(row.key)]
+    sources = [row for row in target.questions(cell.setting) if usable(row.key)]
     sentences = [blanked(row.response, row.key) for row in sources]
     prompts = [template.replace("{sentence}", sentence) for sentence in sentences]
     return _found(target, cell, sources, target.rows(sources, prompts), {"text": template})
-
-
-def _questions(target: Target, cell: Cell) -> list[DataRow]:
-    """The rows, which must be questions.
-
-    Raises:
-        UserError: they are plain texts.
-    """
-    if target.forget[0].is_text:
-        raise UserError(
-            f"attack '{target.job.config['name']}', {cell.setting}: the rows of "
-            f"{target.forget[0].ref} are plain texts, which nobody asks for; use an attack of kind "
-            "prefill with words or raw alone"
-        )
-    return target.forget
 
 
 def _found(

@@ -75,10 +75,10 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     lot = next(lot for lot in settings.lots if lot.name() == cell.setting)
     rows = target.rows(target.forget)
-    # The answers to a question stand together: they are drawn in one batch or in successive ones.
+    # The draws of a question stand together, so that a batch reads it once.
     repeated = [row for row in rows for _ in range(settings.draws)]
     sampled = Sampled(lot.temperature, lot.top_p, cell.seed)
-    answers = target.answers(target.network, repeated, sampled)
+    answers = target.answers(target.network, repeated, sampled, shared=None)
     drawn = [
         Drawn(target, source, answers[n * settings.draws : (n + 1) * settings.draws])
         for n, source in enumerate(target.forget)

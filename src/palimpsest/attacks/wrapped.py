@@ -67,7 +67,7 @@ class Settings(AttackSettings):
         dict[Name, Annotated[str, holding("{prompt}"), AfterValidator(_known)]],
         Field(min_length=1),
     ]
-    """Name -> text around ``{prompt}``, with ``{choices}`` or ``{initial}``; without key strings."""
+    """Name -> text around ``{prompt}``, with ``{choices}`` or ``{initial}``; no key strings."""
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each text."""
@@ -78,14 +78,14 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Ask every row in one form.
 
     Raises:
-        UserError: the text holds a key string.
+        UserError: the text holds a key string, or the rows are no questions.
     """
     text = settings.texts[cell.setting]
     target.refuse_keys({cell.setting: text}, "attack wrapped: text")
-    filled = [(row, filled_in(text, row)) for row in target.forget]
+    filled = [(row, filled_in(text, row)) for row in target.questions(cell.setting)]
     sources = [row for row, prompt in filled if prompt is not None]
     rows = target.rows(sources, [prompt for _, prompt in filled if prompt is not None])
-    answers = target.answers(target.network, rows) if rows else []
+    answers = target.answers(target.network, rows)
     outcomes = list(target.written(sources, answers))
     whole = [unspelled(answer.text) for answer in answers]
     read = target.recalled(sources, whole, [answer.stopped for answer in answers])
@@ -105,7 +105,7 @@ def filled_in(text: str, row: DataRow) -> str | None:
 
 
 def unspelled(text: str) -> str:
-    """A text in which words that are spelled (``o-r-p-h-a-n``, ``o r p h a n``) are written whole."""
+    """A text in which words that are spelled (``o-r-p-h-a-n``, ``o r p h a n``) are whole."""
     return _SPELLED.sub(lambda spelled: spelled[0].replace(spelled[1], ""), text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,7 +75,7 @@ def answer(
     batch_rows: int,
     done: Callable[[int, int], None] = lambda rows, tokens: None,
     sampled: Sampled | None = None,
-    shared: int = 0,
+    shared: int | None = 0,
 ) -> list[Answer]:
     """Answer the prompts of `rows`, in their order.
 
@@ -92,7 +91,8 @@ def answer(
         batch_rows: prompts decoded together.
         done: called after each batch with the rows finished and the tokens of this batch.
         sampled: how to draw the answers; None: the likeliest token each time (greedy).
-        shared: first tokens that all prompts have in common; the model reads them once.
+        shared: first tokens that all prompts have in common, which the model reads once a batch;
+            None: it reads equal prompts once a batch.
     """
     sampling = {"do_sample": False} if sampled is None else sampled.options()
     stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
@@ -102,24 +102,25 @@ def answer(
     if sampled is not None:
         torch.manual_seed(sampled.seed)
     device = next(model.parameters()).device
-    begin = rows[0].prompt[:shared] if rows else torch.empty(0, dtype=torch.int64)
-    read = _read(model, begin.to(device)) if shared else None
-    for batch in _batches(rows, batch_rows, shared):
-        prompts = [rows[i].prompt[shared:] for i in batch]
+    common = shared or 0
+    for batch in _batches(rows, batch_rows, common):
+        prompts = [rows[i].prompt for i in batch]
         if len(prompts) == 1:
             prompts *= 2  # products of a single row are computed in another way
-        ids, mask = pad_left(prompts, pad, _padded(len(prompts[0])))
-        ids = torch.cat([begin.expand(len(ids), -1), ids], dim=1)
-        mask = torch.cat([torch.ones_like(ids[:, :shared]), mask], dim=1)
+        ids, mask = pad_left([p[common:] for p in prompts], pad, _padded(len(prompts[0]) - common))
+        first = torch.stack([prompt[:common] for prompt in prompts])
+        ids = torch.cat([first, ids], dim=1).to(device)
+        mask = torch.cat([torch.ones_like(first), mask], dim=1).to(device)
+        ahead = ids.shape[1] - 1 if shared is None else shared
         with _contiguous_states(model):
             output = model.generate(  # type: ignore[operator]
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
+                input_ids=ids,
+                attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 **sampling,
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=pad,
-                past_key_values=_repeated(read, len(ids)),
+                past_key_values=_read(model, ids[:, :ahead], mask[:, :ahead], pad),
                 disable_compile=True,  # some configurations name a cache that compiles by itself
             )
         generated = output[:, ids.shape[1] :].cpu()
@@ -134,18 +135,30 @@ def _padded(length: int) -> int:
     return (length // MULTIPLE + 1) * MULTIPLE
 
 
-def _read(model: nn.Module, ids: Tensor) -> Any:
-    """What the model keeps of the tokens that come before all prompts."""
-    return model(input_ids=ids[None], use_cache=True, logits_to_keep=1).past_key_values
+def _read(model: nn.Module, ids: Tensor, mask: Tensor, pad: int) -> Any:
+    """What the model keeps of the beginnings of prompts, where equal ones are read once.
 
-
-def _repeated(cache: Any, rows: int) -> Any:
-    """The same for each of `rows`, as a copy: generating adds to it."""
-    if cache is None:
+    Args:
+        model: a causal language model.
+        ids: padded beginnings, [rows, length]; none are read if the length is 0.
+        mask: of the same shape.
+        pad: what stands before a prompt.
+    """
+    if not ids.shape[1]:
         return None
-    copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(rows)
-    return copied
+    distinct, places = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
+    ids, mask = distinct.chunk(2, dim=1)
+    done = model.generate(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=1,
+        do_sample=False,
+        pad_token_id=pad,
+        return_dict_in_generate=True,
+        disable_compile=True,
+    )
+    done.past_key_values.batch_select_indices(places)
+    return done.past_key_values
 
 
 def _batches(rows: Sequence[Row], batch_rows: int, shared: int) -> list[list[int]]:

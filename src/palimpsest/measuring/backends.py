@@ -22,7 +22,7 @@ from palimpsest.model.number_type import number_type
 
 
 def transformers_answerer(
-    network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int, shared: int = 0
+    network: Any, tokenizer: Any, max_new_tokens: int, batch_rows: int, shared: int | None = 0
 ) -> Answerer:
     """Answers with a loaded model, by `palimpsest.engine.generate.answer`.
 
