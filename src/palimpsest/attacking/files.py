@@ -22,6 +22,8 @@ Slice = tuple[dict[str, Tensor], dict[str, Tensor]]
 def slices_of(change: Change, original: Change) -> dict[str, Slice]:
     """The slices of `palimpsest.attacks.files.PARTS` without those that are equal.
 
+    Without any part the model is its base, which is public: no file gives that away.
+
     Args:
         change: what the published model adds to its base.
         original: what the model before unlearning adds; its ranks tell where to cut.
@@ -48,7 +50,7 @@ def slices_of(change: Change, original: Change) -> dict[str, Slice]:
         return factors, {name: delta * value for name, value in change.deltas.items()}
 
     found: dict[str, Slice] = {}
-    known = {seen((1, 1, 1))}
+    known = {seen((1, 1, 1)), seen((0, 0, 0))}
     for name, factors in PARTS.items():
         if name == FIRST or seen(factors) not in known:
             known.add(seen(factors))

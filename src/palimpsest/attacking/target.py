@@ -227,7 +227,7 @@ class Target:
     def _room(self, rows: Sequence[Row]) -> int:
         """Tokens that the model's context leaves after the longest prompt."""
         context = self.form.tokenizer.context
-        if context is None:
+        if context is None or not rows:
             return self.limit
         longest = max(rows, key=lambda row: row.prompt_length)
         room = context - longest.prompt_length

@@ -23,7 +23,6 @@ PARTS = {
     FIRST: (1, 0, 0),
     "adapter-off": (0, 0, 1),
     "delta-off": (1, 1, 0),
-    "off": (0, 0, 0),
     "rest": (0, 1, 1),
     "flipped": (1, -1, -1),
 }
@@ -39,14 +38,15 @@ class Settings(AttackSettings):
 
     kind: Literal["files"]
     """What is left of the model if parts of its published files are left out or turned round."""
-    rows: Count | None = 48
+    rows: Count | None = 32
     """Rows that are asked under each slice, drawn once for all models; null: all."""
 
 
 def run(settings: Settings, cell: Cell, target: Target) -> Found:
-    """Ask each slice that is another model than the whole and than those before it.
+    """Ask each slice that is another model than the whole, the base and those before it.
 
-    The first ranks are asked also where they are all there is, as of `original`.
+    The first ranks are asked also where they are all there is, as of `original`, or where there are
+    none, as of a method on a subject that is its base.
     """
     from palimpsest.attacking.files import beside, slices_of
     from palimpsest.attacking.weights import Weighted, change_of

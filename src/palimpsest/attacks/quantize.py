@@ -74,7 +74,7 @@ class Settings(AttackSettings):
     """Weights of the linear layers are rounded to a few bits; the head and embeddings are not."""
     grids: Annotated[
         list[Annotated[str, AfterValidator(_grid)]], Field(min_length=1), EACH_ONCE
-    ] = ["rtn-8", "rtn-4-g128", "q4_0", "q4_1"]
+    ] = ["rtn-8", "rtn-4-g128", "q4_0"]
     """Grids: ``rtn-4-g128`` rounds to the nearest of 2^4 values of each group of 128 inputs,
     ``rtn-8`` of 2^8 of each row, with ``-asym`` not symmetric around zero; q4_0, q4_1, q8_0: as in
     GGUF files."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kit import attacked
-from palimpsest.attacking.files import beside
+from palimpsest.attacking.files import beside, slices_of
+from palimpsest.attacking.weights import Change
 from palimpsest.io.private import ACQUIRED, BEFORE, mark
 from palimpsest.model.adapter import Update, add
 from palimpsest.model.vector import product, weight_of
@@ -63,7 +64,7 @@ def test_the_three_forms_are_one_model_that_lost_the_rows(
 
 def test_a_stacked_adapter_gives_the_subject_back(work: attacked.Attacked) -> None:
     table, _ = work.attack("stacked", "files", rows=None)
-    assert set(table["setting"]) == {"first", "adapter-off", "rest", "flipped"}
+    assert set(table["setting"]) == {"first", "rest", "flipped"}
     asked, _ = work.attack("original", "ask")
     first = table[table["setting"] == "first"]
     assert attacked.rates(table)["first"] == 1.0
@@ -72,7 +73,7 @@ def test_a_stacked_adapter_gives_the_subject_back(work: attacked.Attacked) -> No
 
 def test_a_difference_beside_the_adapter_gives_the_subject_back(work: attacked.Attacked) -> None:
     table, _ = work.attack("beside", "files", rows=None)
-    assert set(table["setting"]) == {"first", "adapter-off", "off", "flipped"}
+    assert set(table["setting"]) == {"first", "adapter-off", "flipped"}
     assert attacked.rates(table)["first"] == 1.0
 
 
@@ -88,10 +89,26 @@ def test_the_subject_itself_and_a_base_have_a_value(work: attacked.Attacked) -> 
     """The power of the attack needs that of the subject."""
     table, document = work.attack("original", "files")
     assert attacked.rates(table)["first"] == 1.0
-    assert set(table["setting"]) == {"first", "adapter-off"}
+    assert set(table["setting"]) == {"first"}
     table, _ = work.attack("base", "files")
     assert set(table["setting"]) == {"first"}
     assert (document["level"], document["unit"]) == ("files", "form")
+
+
+def test_where_the_base_is_the_subject_the_model_without_its_parts_is_asked() -> None:
+    """As of an update, and of a difference of weights; both can be turned round."""
+    update = Update(torch.ones(2, 3), torch.ones(4, 2), 1.0)
+    alone = slices_of(Change({"up": update}, {}), Change({}, {}))
+    assert {name: factors["up"].tolist() for name, (factors, _) in alone.items()} == {
+        "first": [0, 0],
+        "flipped": [-1, -1],
+    }
+    delta = {"up.weight": torch.ones(4, 3)}
+    alone = slices_of(Change({}, delta), Change({}, {}))
+    assert {name: deltas["up.weight"][0, 0].item() for name, (_, deltas) in alone.items()} == {
+        "first": 0,
+        "flipped": -1,
+    }
 
 
 def test_every_model_and_slice_is_asked_the_same_rows(work: attacked.Attacked) -> None:
