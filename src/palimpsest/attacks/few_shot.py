@@ -21,7 +21,6 @@ from palimpsest.settings.types import EACH_ONCE, Count, Index
 
 if TYPE_CHECKING:
     from palimpsest.attacking.target import Target
-    from palimpsest.engine.rows import Row
     from palimpsest.measuring.alternatives import DataRow
 
 Shown = Literal["forget", "retain"]
@@ -73,11 +72,12 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
         )
     sources = target.measured(target.forget, cell.fold)
     before = target.rows(shots(target, cell, count))
+    length = len(target.form.after(before[:-1], before[-1]))
     rows = [target.form.after(before, row) for row in target.rows(sources)]
-    answers = target.answers(target.network, rows, shared=_length(before))
+    answers = target.answers(target.network, rows, shared=length)
     outcomes = list(target.written(sources, answers))
     facts = {"asked": asked, "shots": count}
-    return Found(outcomes, {cell.setting: facts}, {"rows": count, "tokens": _length(before)})
+    return Found(outcomes, {cell.setting: facts}, {"rows": count, "tokens": length})
 
 
 def shots(target: Target, cell: Cell, count: int) -> list[DataRow]:
@@ -100,7 +100,3 @@ def fitting(target: Target, cell: Cell, asked: int) -> int:
     room = context - target.limit
     fits = (n for n in counts if target.form.after(before[:n], longest).prompt_length <= room)
     return next(fits, 0)
-
-
-def _length(rows: Sequence[Row]) -> int:
-    return sum(len(row) for row in rows)
