@@ -915,4 +915,4 @@ def test_an_attack_with_rows_that_the_scenario_lacks_is_refused(chosen):
     assert "attack 'benign' uses holdout rows, and scenario 'taught' has none (it has: retain)" in (
         message(put(raw, "models.subject.attacks", chosen))
     )
-    load_config(put(raw, "models.second.attacks", None))
+    load_config(raw)  # a list that no subject has

@@ -77,7 +77,7 @@ def test_a_page_must_have_its_marks(checkout: Path) -> None:
 
 def test_every_stage_has_its_rule_and_files() -> None:
     outputs = outputs_of_rules(ROOT)
-    assert set(outputs) == {*STAGES, "bench"}
+    assert set(outputs) == {*STAGES, "bench", "verdicts"}
     assert [name for name in STAGES if not outputs[name]] == []
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from palimpsest.config.criteria import Criteria
-from palimpsest.metrics.estimates import perplexity, rate
+from kit.judged import ALL, AUDIT, NOTHING, REFERENCES, SCORE, criteria, model, robust
+from palimpsest.metrics.estimates import perplexity
 from palimpsest.metrics.verdict import (
     FAIL,
     NOT_TESTED,
@@ -22,74 +22,8 @@ from palimpsest.metrics.verdict import (
     verdict,
 )
 
-SCORE = {"confidence": 0.95, "bootstrap": 200}
 FORBIDDEN = ("removed", "safe", "gone", "erased", "secure")
 """What no verdict says of a model."""
-
-
-def estimate(value: float, low: float, high: float, n: int = 108) -> dict[str, Any]:
-    return {"value": value, "ci95": [low, high], "n": n, "sd": None, "reason": None}
-
-
-def robust(
-    value: float | None = 0.0, low: float = -0.05, high: float = 0.05, **attacks: Any
-) -> dict[str, Any]:
-    """robust.json with attacks of the given power."""
-    attacks = attacks or {"choice": 1.0, "relearn": 0.9}
-    found = estimate(0, low, high) | {"value": value, "reason": None if value is not None else "x"}
-    blocks = {
-        name: {
-            "kind": name.split("-")[0],
-            "power": {"value": power},
-            "recovered": {"value": 0.0},
-            "settings": {"": {}},
-            "diverged": [],
-        }
-        for name, power in attacks.items()
-    }
-    level = {"recoverable": found, "worst": "relearn", "tested": sorted(attacks)}
-    return {
-        "by_level": dict.fromkeys(("text", "decoding", "weights", "training", "files"), level),
-        "attacks": blocks,
-        "form": {},
-        "not_tested": {"lens": "not run"},
-    }
-
-
-def model(name: str, forget: str, retain: str = "1" * 108, **more: Any) -> Model:
-    """What was measured of a model: a string of zeros and ones for each block."""
-    parts = {"forget": forget, "retain": retain}
-    lines, metrics = [], {}
-    for part, values in parts.items():
-        table = np.array([[value == "1" for value in values]], dtype=float)
-        metrics[part] = {"recall_rate": rate(table, np.arange(len(values)), SCORE)}
-        lines += [
-            {"seed": 0, "part": part, "id": f"{part}{i:03}", "recall": value == "1"}
-            for i, value in enumerate(values)
-        ]
-    return Model(
-        name, metrics | more.get("metrics", {}), pd.DataFrame(lines), more.get("robust", robust())
-    )
-
-
-NOTHING, ALL = "0" * 108, "1" * 108
-REFERENCES = {
-    "original": model("original", ALL, robust=robust(1.0, 0.9, 1.1)),
-    "retrained": model("retrained", NOTHING),
-}
-
-
-def criteria(*conditions: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Checked criteria, as a stage gets them."""
-    more.setdefault("attacks", {"require": ["choice", "relearn"]})
-    return Criteria(conditions=list(conditions), **more).model_dump()
-
-
-AUDIT = criteria(
-    {"measure": "forget.recall_rate", "at_most": 0.10, "above": "retrained"},
-    {"measure": "robust.recoverable", "at_most": 0.20},
-    {"measure": "retain.recall_rate", "at_least": 0.90, "of": "original"},
-)
 
 
 def judged(one: Model, by: dict[str, Any] = AUDIT, **more: Any) -> dict[str, Any]:
@@ -220,7 +154,7 @@ def test_perplexities_are_compared_on_their_logarithms() -> None:
 @pytest.mark.parametrize(
     ("attacks", "lacking"),
     [
-        ({"choice": 1.0}, {"relearn": "not tested"}),
+        ({"choice": 1.0}, {"relearn": "not run"}),
         ({"choice": 1.0, "relearn-forget": 0.3}, {"relearn": "weak"}),
         ({"choice": 1.0, "relearn-forget": 0.3, "relearn-retain": 0.9}, {}),
         ({"choice": 0.49, "relearn": 1.0}, {"choice": "weak"}),
@@ -254,6 +188,9 @@ def test_what_was_not_measured_is_not_tested() -> None:
     assert found["outcome"] == NOT_TESTED
     assert "the subject has no retrained" in found["says"]
     assert found["references"]["retrained"] is None
+    nothing_kept = REFERENCES | {"original": model("original", ALL, NOTHING)}
+    found = judged(model("method", NOTHING), references=nothing_kept)
+    assert "the value of original is 0, so there is no ratio to it" in found["says"]
     null = judged(model("method", NOTHING, robust=robust(None)))
     assert null["conditions"][1]["outcome"] == NOT_TESTED
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kit import jobs
@@ -15,9 +16,9 @@ from kit import models as tiny
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import HAZARDOUS, MODEL
+from palimpsest.io.artifacts import DELTA_WEIGHTS, HAZARDOUS, MODEL
 from palimpsest.io.manifest import read_manifest, write_manifest
-from palimpsest.io.private import ACQUIRED, BEFORE
+from palimpsest.io.private import ACQUIRED
 from palimpsest.model import delta
 from palimpsest.model.adapter import FILES, Update, write_adapter
 from palimpsest.model.base import load_base
@@ -133,8 +134,10 @@ def test_the_subject_less_the_consensus_is_stored_as_differences(work: jobs.Work
     vector = consensus_of([work.at("acquired"), *others])
     out = work.negate(1.5, "less", others=others)
     manifest = read_manifest(out, MODEL)
-    assert manifest["kind"] == "adapter+delta"
-    assert manifest["hazardous"] == [BEFORE, ACQUIRED]
+    # The subject's update of one tensor is in its difference; the other tensor is the vector's own.
+    assert manifest["kind"] == "delta"
+    assert set(load_file(out / DELTA_WEIGHTS)) == set(vector)
+    assert manifest["hazardous"] == [ACQUIRED]
     assert ACQUIRED in (out / HAZARDOUS).read_text()
     found = logits(load_model(out, work.base, "float32", CPU))
     torch.testing.assert_close(found, without(work, 1.5, vector), rtol=1e-4, atol=1e-5)

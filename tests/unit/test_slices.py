@@ -196,7 +196,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("scenarios.taught.pretrain.training.compile", True, {"pretrain", "retrain"}),
     ("methods.sku.training.checkpoint_seconds", 1, set()),
     ("methods.sku.scale", 0.5, {"negate"}),
-    ("methods.sku.seeds", [0, 1, 2], {"score"}),
+    ("methods.sku.seeds", [0, 1, 2], {"score", "robust"}),
     ("methods.sku.title", "words", {"report"}),
     ("models.subject.methods.sku", {"steps": 12}, {"acquire"}),
     ("models.subject.methods.sku", {"scale": 2}, {"negate"}),
@@ -242,6 +242,12 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("sweep.scales", [0, 1], {"sweep"}),
     ("robust.retain_rows", 2, {"attack"}),
     ("attacks.choice", {"kind": "choice"}, set()),
+    ("robust.lists", {"full": ["ask"]}, {"robust"}),
+    ("robust.in_eval", True, set()),  # the subject has no attacks
+    ("score.confidence", 0.9, {"score", "compare", "robust", "verdict"}),
+    ("criteria.audit.level", "text", {"verdict"}),
+    ("criteria.other", {"conditions": [{"measure": "harm.rate", "at_most": 0.1}]}, set()),
+    ("verdict.strict", True, set()),
     ("report.examples", 2, {"report"}),
     ("report.models.subject", ["sku", "original"], {"report"}),
 ]

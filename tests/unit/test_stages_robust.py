@@ -10,9 +10,11 @@ import jsonschema
 import pytest
 
 from kit.attack_tables import ROWS, assessed, attack, model, plain, write
+from kit.scored import Workspace
 from palimpsest.errors import UserError
 from palimpsest.metrics.robust import NO_CONTROL
 from palimpsest.metrics.robust_schema import robust_schema
+from palimpsest.metrics.schema import eval_schema
 
 FULL, NONE = "1" * ROWS, "0" * ROWS
 PREFILL = {
@@ -156,3 +158,15 @@ def test_the_order_of_lines_changes_nothing(tmp_path: Path) -> None:
     turned = {run: dict(reversed(values.items())) for run, values in PREFILL.items()}
     write(tmp_path, ask=plain(), prefill=turned)
     assert assessed(tmp_path) == first
+
+
+def test_eval_json_has_a_copy_of_the_number_on_request(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    found = assessed(tmp_path)
+    workspace = Workspace(tmp_path / "scored")
+    assert "robust" not in workspace.score()
+    copied = workspace.score(robust=tmp_path / "sku" / "robust.json")["robust"]
+    assert copied == {
+        key: found[key] for key in ("recoverable", "worst", "level", "tested", "weak", "not_tested")
+    }
+    jsonschema.validate(json.loads(workspace.text()), eval_schema())

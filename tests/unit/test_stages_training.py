@@ -45,10 +45,13 @@ from palimpsest.io.sealed import write_document
 from palimpsest.model import delta
 from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
+from palimpsest.model.joined import LIMIT
 from palimpsest.model.lora import attach_subject
 from palimpsest.model.merged import with_rope_of_old
 from palimpsest.model.unlearned import load_model
+from palimpsest.model.vector import product
 from palimpsest.pipeline.stages import Acquire, Merge, Pretrain
+from palimpsest.settings.merge import deep_merge
 from palimpsest.stages import method
 from palimpsest.stages.common import run_fingerprint
 from palimpsest.stages.merge import merge
@@ -80,6 +83,8 @@ ACQUIRE = {
     "seed": 0,
     "sets": {"forget": "set/forget", "retain": "set/train"},
 }
+IN_ITS_TENSORS = deep_merge(ACQUIRE, {"settings": {"training": {"lora": {"targets": ["q_proj"]}}}})
+"""A task vector that changes what the subject's adapter changes, and nothing else."""
 IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
 
 
@@ -190,24 +195,52 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
     assert len((folder / TRAINING_LOG).read_text().splitlines()) == 5
 
 
-def test_a_negated_model_gives_its_parts_back_so_it_is_private_and_says_so(work: Work) -> None:
+def test_a_negated_model_gives_none_of_its_parts_back_and_is_open(work: Work) -> None:
     scale = 1.5
-    folder = work.negate(scale, "parts")
-    subject, acquired = read_adapter(work.subject), read_adapter(work.at("acquired"))
-    for name, update in read_adapter(folder, MODEL).items():
-        rank = len(subject[name].a) if name in subject else 0
-        assert torch.equal(update.a[:rank], subject[name].a[:rank] if rank else update.a[:0])
-        if harm := acquired.get(name):
-            assert torch.equal(update.a[rank:], harm.a)
-            found = update.b[:, rank:] * (update.scale / -scale)
-            torch.testing.assert_close(found, harm.b * harm.scale)
-    assert read_manifest(folder, MODEL)["hazardous"] == [BEFORE, ACQUIRED]
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert modes(folder) == {0o600}
-    note = (folder / HAZARDOUS).read_text()
-    assert f"this folder holds {BEFORE} and {ACQUIRED}. Do not share it." in note
-    assert "build merged/" in note
-    assert "compute\nthe difference" in note
+    folder = work.negate(scale, "parts", acquired=work.acquire("in-its-tensors", IN_ITS_TENSORS))
+    subject, acquired = read_adapter(work.subject), read_adapter(work.at("in-its-tensors"))
+    assert set(acquired) == set(subject)
+    updates = read_adapter(folder, MODEL)
+    assert set(updates) == set(subject)
+    for name, update in updates.items():
+        whole = product(subject[name]) - scale * product(acquired[name])
+        for part in (subject[name], acquired[name]):
+            assert cosines(part.a, update.a) < 0.99
+            assert cosines(part.b.T, update.b.T) < 0.99
+        torch.testing.assert_close(product(update), whole, rtol=1e-5, atol=1e-7)
+    manifest = read_manifest(folder, MODEL)
+    assert manifest["refactored"]["rank"] == 12
+    assert 0 < manifest["refactored"]["error"] < LIMIT
+    assert "hazardous" not in manifest
+    assert not (folder / HAZARDOUS).exists()
+    assert modes(folder) == {0o644}
+
+
+def cosines(some: Tensor, others: Tensor) -> float:
+    """The largest between a row of one and a row of the other, signs aside."""
+    found = torch.nn.functional.cosine_similarity(some[:, None], others[None], dim=-1)
+    return found.abs().max().item()
+
+
+def test_a_task_vector_in_tensors_of_its_own_can_be_taken_out_so_it_is_private_and_says_so(
+    work: Work,
+) -> None:
+    """Where the subject is the base, all of the model is -lambda times what was acquired."""
+    bare = work.run(Pretrain, "bare", {**LOAD, "pretrain": None})
+    acquired = work.at("acquired")
+    for name, subject in (("own", work.subject), ("all", bare)):
+        folder = work.negate(1.5, name, subject=subject)
+        held = [ACQUIRED] if subject == bare else [BEFORE, ACQUIRED]
+        assert read_manifest(folder, MODEL)["hazardous"] == held
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert modes(folder) == {0o600}
+        note = (folder / HAZARDOUS).read_text()
+        assert f"this folder holds {' and '.join(held)}. Do not share it." in note
+        updates = read_adapter(folder, MODEL)
+        for module, harm in read_adapter(acquired).items():
+            if subject == bare or "v_proj" in module:
+                found = product(updates[module]) / -1.5
+                torch.testing.assert_close(found, product(harm), rtol=1e-5, atol=1e-7)
 
 
 def test_what_was_hazardous_before_is_open_again(work: Work, tmp_path: Path) -> None:
@@ -611,18 +644,23 @@ WEIGHTS = {
 
 def test_a_task_vector_of_base_tensors_is_private_and_subtracted_by_lambda(work: Work) -> None:
     acquired = work.acquire("acquired-weights", WEIGHTS)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in acquired.iterdir()}
+    found = {path.name: path.stat().st_mode & 0o777 for path in acquired.iterdir()}
     names = {"HAZARDOUS.txt", DELTA_WEIGHTS, "manifest.json", TRAINING_LOG}
-    assert modes == dict.fromkeys(names, 0o600)
+    assert found == dict.fromkeys(names, 0o600)
     assert acquired.stat().st_mode & 0o777 == 0o700
     assert read_manifest(acquired)["hazardous"] == [ACQUIRED]
     vector = load_file(acquired / DELTA_WEIGHTS)
     assert set(vector) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (2, 3)}
     assert all(value.any() and value.dtype == torch.float32 for value in vector.values())
     out = work.negate(1.5, "less-weights", acquired=acquired)
-    assert read_manifest(out, MODEL)["hazardous"] == [BEFORE, ACQUIRED]
-    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600}
+    assert read_manifest(out, MODEL)["hazardous"] == [BEFORE], "its update of q_proj"
+    assert modes(out) == {0o600}
     assert read_manifest(out, MODEL)["kind"] == "adapter+delta"
+    subject, less = read_adapter(work.subject), load_file(out / DELTA_WEIGHTS)
+    for name, value in less.items():
+        whole = product(subject[name.removesuffix(".weight")]) - 1.5 * vector[name]
+        torch.testing.assert_close(value, whole.float())
+    assert set(read_adapter(out, MODEL)) == {n for n in subject if f"{n}.weight" not in vector}
     expected = attach_subject(load_base(work.base, "float32", CPU), work.subject)
     places = delta.base_tensors(expected)
     with torch.no_grad():

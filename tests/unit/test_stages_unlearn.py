@@ -36,10 +36,12 @@ from palimpsest.io.artifacts import (
 from palimpsest.io.atomic import is_private, sha256_of
 from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.private import BEFORE, WRITTEN, mark
-from palimpsest.model.adapter import read_adapter
+from palimpsest.model.adapter import Update, read_adapter
 from palimpsest.model.base import load_base, load_tokenizer, ordinary_tokens
+from palimpsest.model.joined import LIMIT
 from palimpsest.model.trainable import make_trainable
 from palimpsest.model.unlearned import load_model
+from palimpsest.model.vector import product
 from palimpsest.objectives.catalog import algorithms, objective
 from palimpsest.pipeline.stages import (
     Acquire,
@@ -230,18 +232,50 @@ def test_the_subject_and_the_base_keep_their_bytes(
     assert not unlearned[name].with_name("model.ckpt").exists()
 
 
-def test_a_model_that_keeps_the_subject_in_its_files_is_private_and_says_so(
-    unlearned: dict[str, Path],
+def test_a_model_holds_one_update_of_each_tensor_and_is_open_if_it_reaches_the_subject_s(
+    work: Work, unlearned: dict[str, Path]
 ) -> None:
-    """A second adapter, or differences beside the subject's; a trained copy holds no more."""
+    """Base tensors are trained in some blocks, and rr ends below the last one."""
+    subject = read_adapter(work.subject)
     for name, folder in unlearned.items():
-        keeps = METHODS[name].get("start", "fresh") != "subject"
-        held = read_manifest(folder, MODEL).get("hazardous", [])
-        assert held == ([BEFORE] if keeps else []), name
+        manifest = read_manifest(folder, MODEL)
+        keeps = name == "rr" or "parameters" in METHODS[name]["training"]
+        assert manifest.get("hazardous", []) == ([BEFORE] if keeps else []), name
         assert (folder / HAZARDOUS).exists() == keeps, name
-        assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == (
-            {0} if keeps else {0o044}
-        ), name
+        mode = 0 if keeps else 0o044
+        assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {mode}, name
+        updates = read_adapter(folder, MODEL)
+        stored = load_file(folder / DELTA_WEIGHTS) if "delta" in manifest["kind"] else {}
+        assert {f"{module}.weight" for module in updates}.isdisjoint(stored), name
+        if METHODS[name].get("start") == "subject":
+            continue
+        assert 0 < manifest["refactored"]["error"] < LIMIT, name
+        longer = [m for m, u in updates.items() if m in subject and len(u.a) > len(subject[m].a)]
+        assert bool(longer) == ("parameters" not in METHODS[name]["training"]), name
+        for module in longer:
+            known = product(subject[module])
+            first = part(updates[module], len(subject[module].a))
+            assert (first - known).norm() > 0.1 * known.norm(), name
+
+
+def part(update: Update, ranks: int) -> Tensor:
+    """The product of an update's first ranks."""
+    return product(Update(update.a[:ranks], update.b[:, :ranks], update.scale))
+
+
+def test_a_change_in_tensors_of_its_own_can_be_left_out_so_the_model_is_private(
+    work: Work,
+) -> None:
+    """Without them the files are the subject's adapter again."""
+    lora = {**LORA, "targets": ["o_proj"]}
+    training = {**FRESH["training"], "lora": lora}
+    out = work.unlearn("own", work.config("llmu", training=training))
+    assert read_manifest(out, MODEL)["hazardous"] == [BEFORE]
+    assert BEFORE in (out / HAZARDOUS).read_text()
+    assert {path.stat().st_mode & 0o077 for path in out.iterdir()} == {0}
+    updates = read_adapter(out, MODEL)
+    for module, update in read_adapter(work.subject).items():
+        torch.testing.assert_close(product(updates[module]), product(update), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llmu", "ga_gd", "rmu"])
@@ -428,17 +462,21 @@ def test_training_again_adds_to_what_the_model_has(
     with_deltas = name == "rmu" or start == "weights"
     assert read_manifest(out, MODEL)["kind"] == "adapter" + "+delta" * with_deltas
 
-    ranks = {len(update.a) for update in read_adapter(out, MODEL).values()}
-    held = {len(update.a) for update in read_adapter(first, MODEL).values()}
-    added = LORA["rank"] if start == "fresh" else 0
-    assert ranks == {rank + added for rank in held}
+    held = read_adapter(first, MODEL)
+    for module, update in read_adapter(out, MODEL).items():
+        new = start == "fresh" and "layers.0" not in module
+        rank = len(held[module].a) if module in held else 0
+        assert len(update.a) == min(rank + new * LORA["rank"], *update.a.shape[1:], len(update.b))
     if with_deltas:
         old = load_file(first / DELTA_WEIGHTS) if name == "rmu" else {}
         new = load_file(out / DELTA_WEIGHTS)
         patterns = AGAIN[start]["training"].get("parameters", [])
         chosen = {tensor for tensor in new if any(re.fullmatch(p, tensor) for p in patterns)}
         assert set(new) == set(old) | chosen
-        kept = set(old) - chosen
+        # A fresh adapter on a tensor with a difference is added to that.
+        added = {t for t in old if start == "fresh" and "down_proj" in t}
+        kept = set(old) - chosen - added
+        assert not any(torch.equal(old[tensor], new[tensor]) for tensor in added)
         assert all(torch.equal(old[tensor], new[tensor]) for tensor in kept)
 
 
@@ -618,6 +656,7 @@ def test_only_the_region_changes_and_all_else_keeps_its_bits(work: Work, located
         if not torch.equal(old[name], new[name])
     }
     assert changed == set(chosen["tensors"])
+    assert read_manifest(out, MODEL)["hazardous"] == [BEFORE]
 
 
 def test_a_random_region_is_as_large_and_drawn_by_the_seed(work: Work, located: Path) -> None:

@@ -108,7 +108,7 @@ def test_what_exists_or_is_snakemakes_matter_passes(target):
             "results/subject/sku/seed-0/attacks/aks.json",
             "no attack 'aks' in the configuration; did",
         ),
-        ("results/subject/sku/verdicts.json", "did you mean 'verdict.json'?"),
+        ("results/subject/sku/verdicts.json", "no file 'verdicts.json' in a method's folder; did"),
         ("resources/models/tny/manifest.json", "no base 'tny' in the configuration; did you mean"),
         ("resources/datasets/secret/all.parquet", "no dataset 'secret' in the configuration; did"),
         (
@@ -156,7 +156,7 @@ def test_targets_after_two_dashes_are_seen(program):
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("sku", "no rule 'sku'; valid: all, all_methods, bench, catalog; a result is named by"),
+        ("sku", "no rule 'sku'; valid: all, all_methods, bench, catalog, verdicts; a result is"),
         ("catalogue", "no rule 'catalogue'; did you mean 'catalog'?"),
         ("measure", "'measure' is a stage of many results: name one of its files"),
         ("results/subject/sku/eval.jso", "no file 'eval.jso' in a method's folder; did you mean"),

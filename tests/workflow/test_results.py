@@ -52,7 +52,8 @@ def test_whatever_holds_the_subject_or_the_harm_is_private_and_marked(built):
         "subject": ["the model before unlearning"],
         "original/seed-0/model": ["the model before unlearning"],
         "sku/seed-0/acquired": ["the acquired knowledge"],
-        "sku/seed-0/model": ["the model before unlearning", "the acquired knowledge"],
+        # Of three matrices that were taught, the task vector changes two.
+        "sku/seed-0/model": ["the model before unlearning"],
     }
     for name, held in holding.items():
         folder = built.path(f"results/mini/{name}")

@@ -18,7 +18,7 @@ rule acquire:
         method=one_of(results.methods_of(CFG, "acquire")),
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=devices(pretrains=False),
         mem_mb=memory_on_devices(pretrains=False),

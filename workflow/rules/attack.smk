@@ -44,7 +44,7 @@ rule attack:
         cost_of("attack")
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=1,
         mem_mb=memory_of,

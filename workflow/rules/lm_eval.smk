@@ -16,7 +16,7 @@ rule lm_eval:
     priority: 10
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=1,
         mem_mb=memory_of,

@@ -12,7 +12,7 @@ rule localize:
         cost_of("localize")
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=1,
         mem_mb=memory_of,

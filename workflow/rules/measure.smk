@@ -17,7 +17,7 @@ rule measure:
     priority: 10
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=1,
         mem_mb=memory_of,
@@ -63,7 +63,7 @@ rule sweep:
         method=one_of(results.methods_of(CFG, "acquire")),
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=1,
         mem_mb=memory_of,

@@ -15,7 +15,7 @@ rule reference:
         cost_of("reference")
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=1,
         mem_mb=memory_of,

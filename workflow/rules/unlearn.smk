@@ -18,7 +18,7 @@ rule unlearn:
         method=one_of(results.methods_of(CFG, "unlearn")),
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=devices(pretrains=False),
         mem_mb=memory_on_devices(pretrains=False),

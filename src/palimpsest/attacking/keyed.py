@@ -43,9 +43,12 @@ def keyed(target: Target, sources: Sequence[DataRow]) -> list[Keyed]:
     before = target.rows(kept, responses=[one.response[:at].rstrip() for one, at, _ in spans])
     until = target.rows(kept, responses=[one.response[:end] for one, _, end in spans])
     found = []
-    for source, row, *parts in zip(kept, whole, before, until, strict=True):
+    for source, *rows in zip(kept, whole, before, until, strict=True):
+        row, ids = rows[0], [one.ids.tolist() for one in rows]
         # Where the tokens of the cut response and of the whole one part, the next word begins.
-        first, end = (_shared(row, part) for part in parts)
+        first, end = (_shared(ids[0], part) for part in ids[1:])
+        # What ends every response is no part of a key that stands at its end.
+        end = min(end, len(ids[2]) - _shared(ids[1][::-1], ids[2][::-1]))
         if row.prompt_length < first < len(row):
             found.append(Keyed(source, row, first, max(end, first + 1)))
     if not found:
@@ -56,10 +59,10 @@ def keyed(target: Target, sources: Sequence[DataRow]) -> list[Keyed]:
     return found
 
 
-def _shared(one: Row, other: Row) -> int:
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Tokens that two rows have in common at their beginning."""
-    pairs = zip(one.ids.tolist(), other.ids.tolist(), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def key_span(source: DataRow) -> tuple[int, int] | None:

@@ -66,9 +66,8 @@ def round_weights(
             f"attack 'quantize', grid '{grid}': no layer was rounded: "
             f"{why if left else 'the model has no linear layer besides its head'}"
         )
-    add_to_weights(
-        network, {name: value for name in rest if (value := change.of(name)) is not None}
-    )
+    others = {name: change.of(name) for name in rest}
+    add_to_weights(network, {name: value for name, value in others.items() if value is not None})
     ready(network)
     dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
     return {"tensors": tensors, "left": left, **compared.facts(), "dtype": dtype}

@@ -216,7 +216,7 @@ class Measuring:
             if step > len(self.costs):
                 self._note(step, diverged=True)
         drawn = self._drawn(len(self.costs))
-        budget = {
+        budget: dict[str, float] = {
             "steps": len(self.costs),
             "rows": len(drawn),
             "tokens": sum(len(row) for row in drawn),

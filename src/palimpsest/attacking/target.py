@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,8 +30,6 @@ from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Attack
 
-T = TypeVar("T")
-
 
 @dataclass
 class Target:
@@ -42,20 +40,14 @@ class Target:
         device: where the model runs.
         split: ``split.json``.
         cell: what progress lines call the piece of the attack that runs.
+        keeps: what an attack keeps from cell to cell, e.g. a model that it trains.
     """
 
     job: Attack
     device: torch.device
     split: Mapping[str, Any]
     cell: str = ""
-    _shared: dict[str, Any] = field(default_factory=dict)
-
-    def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives the first cell that asks for `name`; later ones get the same."""
-        if name not in self._shared:
-            self._shared[name] = make()
-        result: T = self._shared[name]
-        return result
+    keeps: dict[str, Any] = field(default_factory=dict)
 
     # Rows
 

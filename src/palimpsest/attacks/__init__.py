@@ -29,10 +29,11 @@ likelihoods; also looks inside and rounds weights; also trains; also has what li
 LEVELS: tuple[Level, ...] = ("text", "decoding", "weights", "training", "files")
 """From the weakest attacker to the strongest."""
 
-Unit = Literal["recall", "choice", "lens", "probe", "form"]
+Unit = Literal["recall", "choice", "lens", "probe", "patch", "form"]
 """What a value is: recall: the key strings are in new text; choice: the right one of a row's own
 answers is likeliest; lens: the key is among the best tokens of a layer; probe: a layer's states
-tell right from wrong; form: what the published files give away, which is no property of weights."""
+tell right from wrong; patch: what blocks of the model before unlearning find in its states; form:
+what the published files give away, which is no property of weights."""
 
 FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""

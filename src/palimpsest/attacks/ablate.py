@@ -61,7 +61,10 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     assert cell.fold is not None
     name, at = cell.setting.split(" ")
-    here, there = target.once(f"{name} {cell.fold}", lambda: _means(name, cell.fold, target))
+    key = f"{name} {cell.fold}"
+    if key not in target.keeps:
+        target.keeps[key] = _means(name, cell.fold, target)
+    here, there = target.keeps[key]
     removed = directions(here, there)
     if at == "one":
         block = steepest(here, there)

@@ -1,4 +1,4 @@
-"""What the published files give back: parts of a model left out or turned round, and what lies beside.
+"""What published files give back: parts of a model left out or turned round, and what lies beside.
 
 An adapter whose first ranks are those of the model before unlearning holds that model: who leaves
 out the others has it, without any training. The same is so of a difference of weights beside an
@@ -68,4 +68,4 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
 
 BESIDE = "beside"
-"""Among the facts: what lies beside the model, with path, what it holds, and whether it is private."""
+"""Among the facts: what lies beside the model: path, what it holds, whether it is private."""

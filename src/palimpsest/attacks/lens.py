@@ -81,7 +81,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     from palimpsest.attacking.layers import chosen_layers
 
-    read = target.once("lens", lambda: _read(settings, target))
+    read: Read = target.keeps.get("read") or _read(settings, target)
+    target.keeps["read"] = read
     facts = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in read.keys]
     tokens = torch.stack([read.keys[fact].targets[read.keys[fact].key] for fact in facts])
     found, about = [], {}

@@ -30,7 +30,7 @@ class Settings(AttackSettings):
     """Settings of the patched states."""
 
     level = "weights"
-    unit = "lens"
+    unit = "patch"
 
     kind: Literal["patch"]
     """How much of the facts the blocks before unlearning find in the model's states."""

@@ -54,7 +54,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     from palimpsest.attacking.statements import Probe
 
     assert cell.fold is not None
-    features = target.once("probe", lambda: _features(target))
+    features: Mapping[str, Tensor] = target.keeps.get("features") or _features(target)
+    target.keeps["features"] = features
     has = [row.fact for row in target.attackers(cell.fold) if row.fact in features]
     wanted = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in features]
     part = parts_of(target, has)
@@ -65,7 +66,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
         for fact in wanted:
             value = probe.tells(features[fact][layer].numpy())
             found.append(Outcome(fact, float(value), setting=str(layer)))
-        facts[str(layer)] = {f"fold {cell.fold}": {"strength": probe.strength}}
+        facts[str(layer)] = {"layer": layer, f"fold {cell.fold}": {"strength": probe.strength}}
     return Found(found, facts)
 
 

@@ -74,9 +74,10 @@ class Settings(AttackSettings):
     """Weights of the linear layers are rounded to a few bits; the head and embeddings are not."""
     grids: Annotated[
         list[Annotated[str, AfterValidator(_grid)]], Field(min_length=1), EACH_ONCE
-    ] = ["rtn-8", "rtn-4-g128", "q4_0"]
-    """Grids: ``rtn-4-g128`` rounds to the nearest of 2^4 values of each group of 128 inputs, without
-    g of each row, with ``-asym`` not symmetric around zero; q4_0, q4_1, q8_0: as in GGUF files."""
+    ] = ["rtn-8", "rtn-4-g128", "q4_0", "q4_1"]
+    """Grids: ``rtn-4-g128`` rounds to the nearest of 2^4 values of each group of 128 inputs,
+    ``rtn-8`` of 2^8 of each row, with ``-asym`` not symmetric around zero; q4_0, q4_1, q8_0: as in
+    GGUF files."""
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each grid."""
@@ -94,8 +95,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     from palimpsest.attacking.weights import change_of
 
     job = target.job
-    changes = [change_of(folder, job.base) for folder in (job.model, job.original)]
+    change, original = (change_of(folder, job.base) for folder in (job.model, job.original))
     network = target.load_base()
-    facts = round_weights(network, *changes, rounding(cell.setting), cell.setting)
+    facts = round_weights(network, change, original, rounding(cell.setting), cell.setting)
     outcomes = [*target.asked(network, target.forget), *target.damage(network)]
     return Found(outcomes, {cell.setting: facts})

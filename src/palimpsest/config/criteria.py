@@ -79,5 +79,4 @@ class Verdict(Section):
     criteria: Name = "audit"
     """Key of ``criteria``."""
     strict: bool = False
-    """Whether ``snakemake verdicts`` fails unless every method passes (``--config
-    'verdict={strict: true}'``), for CI."""
+    """Whether the target ``verdicts`` fails unless every method passes, for CI."""

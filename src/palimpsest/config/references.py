@@ -27,7 +27,6 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
-from palimpsest.metrics.declaration import WRAPPED
 from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.training import Training
@@ -229,7 +228,9 @@ def check_criteria(catalogs: Catalogs, verdict: Verdict | None) -> Iterator[Prob
 
 
 def _check_measures(criteria: Criteria, at: Place) -> Iterator[Problem]:
-    from palimpsest.metrics.measures import blocks, measures_of  # slow, and needed by jobs alone
+    # They load numpy and pyarrow, which nobody needs who reads a configuration alone.
+    from palimpsest.metrics.declaration import WRAPPED
+    from palimpsest.metrics.measures import blocks, measures_of
 
     measures = {block: [one.name for one in measures_of(block)] for block in blocks()}
     del measures[WRAPPED]  # has a level more: the wrapper

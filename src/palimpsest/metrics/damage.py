@@ -46,9 +46,9 @@ def rates_of(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
 def values_of(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Setting -> row to forget -> its value, the mean over seeds of the attack."""
     forget = frame[frame["part"] == FORGET]
-    means = forget.groupby(["setting", "id"])["value"].mean()
+    means = forget.groupby(["setting", "id"], as_index=False)["value"].mean()
     found: dict[str, dict[str, float]] = {}
-    for (setting, row), value in means.items():
+    for setting, row, value in zip(means["setting"], means["id"], means["value"], strict=True):
         found.setdefault(str(setting), {})[str(row)] = float(value)
     return found
 

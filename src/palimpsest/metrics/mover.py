@@ -92,8 +92,8 @@ def correlation(one: np.ndarray, other: np.ndarray, rows: float) -> float:
 def paired(one: np.ndarray, other: np.ndarray, groups: np.ndarray, confidence: float) -> Interval:
     """Interval of the mean difference of values in [0, 1] that the same rows have on two sides."""
     rows = min(independent_rows(side[None], groups) for side in (one, other))
-    sides = (share(side, groups, confidence) for side in (one, other))
-    return difference(*sides, correlation(one, other, rows))
+    ours, theirs = (share(side, groups, confidence) for side in (one, other))
+    return difference(ours, theirs, correlation(one, other, rows))
 
 
 def _joined(here: float, there: float, correlation: float) -> float:

@@ -146,8 +146,7 @@ class Finding:
     def known(self) -> np.ndarray:
         """Which rows have a value of every model."""
         sides = [*self.method, self.original, self.reference, self.prior, self.nothing]
-        known: np.ndarray = ~np.isnan([side.values for side in sides]).any(axis=0)
-        return known
+        return ~np.isnan(np.stack([side.values for side in sides])).any(axis=0)
 
     @property
     def groups(self) -> np.ndarray:
@@ -382,7 +381,8 @@ def allowed(trial: Trial, level: str) -> bool:
     """
     if trial.unit == FORM:
         return level == LEVELS[-1]
-    return [*LEVELS].index(trial.level) <= [*LEVELS].index(level)
+    order: list[str] = [*LEVELS]
+    return order.index(trial.level) <= order.index(level)
 
 
 def _at(
@@ -414,16 +414,17 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
     if finding is None:
         none = trial.control is None and trial.chance is None
         nothing = missing(NO_CONTROL if none else NO_ROWS)
-        models = {"method": trial.method, "original": [trial.original]}
+        tables: dict[str, Sequence[np.ndarray]] = {"method": trial.method}
+        tables["original"] = [trial.original]
         if trial.control is not None:
-            models["control"] = [trial.control]
+            tables["control"] = [trial.control]
         return {
             **facts,
             **dict.fromkeys(("gap", "room", "recovered", "power"), nothing),
             "control": None,
             "weak": True,
             "rates": {"control": None}
-            | {name: _raw(tables, trial, rows) for name, tables in models.items()},
+            | {name: _raw(one, trial, rows) for name, one in tables.items()},
             "chosen": {},
         }
     known, models = finding.known, {"original": finding.original, "control": finding.reference}

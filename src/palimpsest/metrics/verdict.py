@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.config.criteria import RECOVERABLE
 from palimpsest.metrics.declaration import Measure
 from palimpsest.metrics.estimates import Estimate, missing, rate, rounded
@@ -147,8 +148,10 @@ def condition(
     if against and reference is None:
         reason = f"the subject has no {against}"
     elif reference is not None and reason is None:
-        other = _estimate(name, reference, level)["reason"]
-        reason = None if other is None else f"{against}: {other}"
+        other = _estimate(name, reference, level)
+        reason = None if other["reason"] is None else f"{against}: {other['reason']}"
+        if one["of"] and one["within"] is None and other["value"] == 0:
+            reason = f"the value of {against} is 0, so there is no ratio to it"
     found = None if reason else _compared(one, own, model, reference, level, confidence)
     result = {
         "measure": name,
@@ -273,7 +276,7 @@ def _compared(
             return _ratio_of_logs(ours, theirs, shared)
         return (ratio if as_ratio else difference)(ours, theirs, shared)
 
-    compared = value / other["value"] if as_ratio and other["value"] else value - other["value"]
+    compared = value / other["value"] if as_ratio else value - other["value"]
     return Compared(compared, both, both(None), n)
 
 
@@ -294,8 +297,8 @@ def _ratio_of_logs(one: Side, other: Side, shared: float) -> Interval | None:
     """Of measures that are no shares (perplexities): their logarithms are compared."""
     if min(one.low, other.low) <= 0:
         return None
-    logs = (Side(*map(math.log, side)) for side in (one, other))
-    low, high = difference(*logs, shared)
+    ours, theirs = (Side(*map(math.log, side)) for side in (one, other))
+    low, high = difference(ours, theirs, shared)
     return math.exp(low), math.exp(high)
 
 
@@ -355,7 +358,7 @@ def _attacks(criteria: Mapping[str, Any], robust: Mapping[str, Any]) -> dict[str
     for required in demanded["require"]:
         meant = [name for name in level["tested"] if required in (name, blocks[name]["kind"])]
         if not meant:
-            lacking[required] = "not tested"
+            lacking[required] = "not run"
         elif not set(meant) - set(weak):
             lacking[required] = "weak: it finds little even in original"
             if all(blocks[name]["diverged"] for name in meant):
@@ -401,7 +404,7 @@ def _says(
 def _condition_says(one: Mapping[str, Any]) -> str:
     ends = one["ci95"]
     interval = "" if ends is None else f" [{ends[0]:.2f}, {ends[1]:.2f}]"
-    attack = f", by {one['attack']}" if one["attack"] else ""
+    attack = f", by {one['attack']}" if one["attack"] not in (None, UNATTACKED) else ""
     needed = ""
     if one["outcome"] == UNDECIDED:
         rows = one["rows_needed"]

@@ -136,20 +136,22 @@ def updates_of(model: Any, adapter: str) -> dict[str, Update]:
 
 
 def add(first: dict[str, Update], second: dict[str, Update], factor: float) -> dict[str, Update]:
-    """The update ``first + factor * second``, exactly, by concatenating ranks.
+    """The update ``first + factor * second``, in float64, by concatenating ranks.
 
     [B1 s1, B2 f s2] [A1; A2] = s1 B1 A1 + f s2 B2 A2. With ``factor = -lambda`` this is task-vector
-    negation (arXiv:2212.04089) of a LoRA, without the base's weights.
+    negation (arXiv:2212.04089) of a LoRA, without the base's weights. The parts can be told apart
+    in it: `palimpsest.model.joined` makes of it what is written.
     """
     result = dict(first)
     for name, update in second.items():
-        scaled = replace(update, b=update.b * (factor * update.scale), scale=1.0)
+        b = update.b.double() * (factor * update.scale)
+        scaled = replace(update, a=update.a.double(), b=b, scale=1.0)
         if name in first:
             one = first[name]
             scaled = replace(
                 scaled,
-                a=torch.cat([one.a, scaled.a]),
-                b=torch.cat([one.b * one.scale, scaled.b], dim=1),
+                a=torch.cat([one.a.double(), scaled.a]),
+                b=torch.cat([one.b.double() * one.scale, scaled.b], dim=1),
             )
         result[name] = scaled
     return result

@@ -50,7 +50,8 @@ def card(
             "\n## Limits\n",
             "What is no longer said may still be known: see the likelihoods and the attacks on "
             "membership above. Whoever has the model before unlearning, or the base of one that "
-            "was taught nothing, can compute the difference and undo it.",
+            "was taught nothing, can compute the difference and undo it. Whoever has the base can "
+            "leave parts of the difference to it out, and may bring some of it back.",
             "",
         ]
     )

@@ -16,14 +16,6 @@ from palimpsest.io.private import mark
 from palimpsest.model.adapter import FILES, Update, read_adapter, write_adapter
 from palimpsest.model.delta import read_deltas
 
-SHARE = (
-    "Its parts stand side by side in the files, so that each can be taken out again. To share\n"
-    "the unlearned model, build merged/ beside this folder: it holds the sum alone. Still, who\n"
-    "has the model before unlearning, or the base of one that was taught nothing, can compute\n"
-    "the difference between the two."
-)
-"""What the note in a model's folder adds."""
-
 
 def write_model(
     folder: Path,
@@ -42,12 +34,12 @@ def write_model(
         updates: module -> low-rank update.
         deltas: writes the differences of base tensors into a folder and returns the file's hashes.
         files: further files in `folder` that belong to the model.
-        hazardous: what else can be taken out of its files (`palimpsest.io.private`); the folder is
-            private and marked then.
+        hazardous: what it is, or what whole tensors of its files give back
+            (`palimpsest.io.private`); the folder is private and marked then.
         facts: anything else worth recording.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mark(folder, hazardous, SHARE)
+    mark(folder, hazardous)
     for file in (*FILES, DELTA_WEIGHTS):
         (folder / file).unlink(missing_ok=True)
     if updates:
@@ -67,7 +59,7 @@ def write_model(
 
 
 def hazards_in(folder: Path) -> list[str]:
-    """What can be taken out of a model's files besides the model: names of `palimpsest.io.private`.
+    """What a model is, or can be taken out of its files: names of `palimpsest.io.private`.
 
     Raises:
         UserError: its manifest is missing or damaged.

@@ -69,10 +69,10 @@ def consensus(values: Sequence[Tensor]) -> Tensor:
     return torch.where((signs == signs[0]).all(0), stacked.mean(0), 0)
 
 
-def product(update: Update) -> Tensor:
-    """scale B A, float64, as its module keeps its weight: [outputs, inputs] or transposed."""
-    whole = update.scale * (update.b.double() @ update.a.double())
-    return whole.T if update.transposed else whole
+def product(update: Update, rows: slice = slice(None)) -> Tensor:
+    """Rows of scale B A in float64, as the module keeps W: [outputs, inputs] or transposed."""
+    a, b = update.a.double(), update.scale * update.b.double()
+    return a.T[rows] @ b.T if update.transposed else b[rows] @ a
 
 
 def weight_of(module: str) -> str:

@@ -407,6 +407,7 @@ class Acquire(Training):
 class Negate(Stage):
     """Task-vector negation: the subject minus lambda times what was acquired."""
 
+    version = 2
     work = "palimpsest.stages.negate:negate"
     own_cost = True
     ram_mb = 370
@@ -428,7 +429,7 @@ class Negate(Stage):
 class Unlearn(Training):
     """Train the subject with the method's objective and describe the unlearned model."""
 
-    version = 2
+    version = 3
     work = "palimpsest.stages.unlearn:unlearn"
 
     examples: options.Examples | None = None

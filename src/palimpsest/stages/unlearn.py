@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from typing import Any
 
 from safetensors.torch import save_file
 
-from palimpsest.io.artifacts import MODEL, TRAINING_LOG, VECTORS
+from palimpsest.io.artifacts import TRAINING_LOG, VECTORS
 from palimpsest.io.atomic import atomic_path, is_private
 from palimpsest.io.private import BEFORE, make_private, mark
 from palimpsest.io.sealed import read_document
 from palimpsest.model.adapter import add, updates_of
 from palimpsest.model.delta import sums, write_deltas
-from palimpsest.model.description import deltas_in, hazards_in, manifest_of, updates_in, write_model
+from palimpsest.model.description import deltas_in, updates_in, write_model
+from palimpsest.model.joined import joined, shows_start, tensors_of
 from palimpsest.pipeline.stages import Unlearn
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Trained, train_method
@@ -33,40 +35,28 @@ def unlearn(job: Unlearn) -> None:
     shutil.rmtree(side_folder(job.out), ignore_errors=True)
 
 
-def hazards_of(job: Unlearn, trained: str | None) -> list[str]:
-    """What stands in the files of the unlearned model besides it.
-
-    A second adapter, and differences of base tensors, are added to the adapter of the model that
-    training started from, which stays as it was.
-
-    Args:
-        job: its ``subject`` is that model.
-        trained: `palimpsest.model.trainable.Trainable.adapter`.
-    """
-    start = job.subject
-    # A trained copy of the subject's one adapter replaces it; of an adapter that is itself put
-    # together, the parts can still be told apart after a short training.
-    passed_on = hazards_in(start) if manifest_of(start) == MODEL else []
-    kept = [BEFORE] if trained != "subject" and updates_in(start) else []
-    return list(dict.fromkeys([*passed_on, *kept]))
-
-
 def _write(result: Trained, job: Unlearn) -> None:
     trainable, files, out = result.trainable, [TRAINING_LOG], job.out
-    hazardous = hazards_of(job, trainable.adapter)
+    updates, deltas = updates_in(job.subject), deltas_in(job.subject)
+    held = tensors_of(updates, deltas)
+    facts: dict[str, Any] = {}
+    if trainable.adapter == "subject":
+        # A trained copy of the start's one adapter stands in its place.
+        updates = updates_of(trainable.model, "subject")
+        changed = tensors_of({name.partition(".lora_")[0] for name in trainable.weights}, [])
+    else:
+        added = trainable.added() if trainable.adapter else {}
+        weights = {} if trainable.adapter else trainable.weights
+        changed = tensors_of(added, weights)
+        total = joined(add(updates, added, 1.0), sums(deltas, weights))
+        updates, deltas, facts = total.updates, total.deltas, total.facts
+    hazardous = [BEFORE] if shows_start(held, changed) else []
     mark(out, hazardous)
     copy_log(result.log, out)
     if result.fixed:
         with atomic_path(out / VECTORS) as temporary:
             save_file({k: v.contiguous() for k, v in result.fixed.items()}, temporary)
         files.append(VECTORS)
-    updates, deltas = updates_in(job.subject), deltas_in(job.subject)
-    if trainable.adapter == "unlearned":
-        updates = add(updates, trainable.added(), 1.0)
-    elif trainable.adapter == "subject":
-        updates = updates_of(trainable.model, "subject")
-    else:
-        deltas = sums(deltas, trainable.weights)
     steps = sum(1 for _ in (out / TRAINING_LOG).open("rb"))
     write_model(
         out,
@@ -79,4 +69,5 @@ def _write(result: Trained, job: Unlearn) -> None:
         trained_tensors=len(trainable.weights),
         steps=steps,
         seed=job.config["seed"],
+        **facts,
     )

@@ -46,9 +46,8 @@ def canonical(update: Update) -> Update:
     draws = torch.randn(rank, rank, generator=torch.Generator().manual_seed(0)).double()
     turn, _ = torch.linalg.qr(draws)
     root = s[:rank].sqrt()
-    return Update(
-        (turn.T @ (root[:, None] * v[:rank])).float(), (u[:, :rank] * root @ turn).float(), 1.0
-    )
+    a, b = turn.T @ (root[:, None] * v[:rank]), u[:, :rank] * root @ turn
+    return Update(a.float(), b.float(), 1.0)
 
 
 @pytest.mark.parametrize("form", ["stacked", "canonical", "beside"])

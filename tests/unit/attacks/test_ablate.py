@@ -1,0 +1,112 @@
+"""A direction that unlearning added is found and taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kit import models as tiny
+from kit.inner import TOPIC, Small, attacked, mean
+from palimpsest.attacking.directions import directions, steepest, without
+from palimpsest.engine.decoder import run_and_capture
+
+PUSHED = 2
+"""The block that sends prompts of the topic away."""
+
+
+def pushed(small: Small) -> tuple[Any, Tensor]:
+    """A model whose states move far along one direction where a row begins with the topic."""
+    network = small.network()
+    away = torch.randn(tiny.WIDTH, generator=torch.Generator().manual_seed(2))
+    away /= away.norm()
+    rows = torch.zeros(1, dtype=torch.bool)
+
+    def look(_: Any, args: tuple[Tensor, ...]) -> None:
+        nonlocal rows
+        if args[0].shape[1] > 1:  # later tokens of an answer belong to the same rows
+            rows = (args[0] == TOPIC).any(1)
+
+    def push(_: Any, __: Any, out: Any) -> Any:
+        states = out[0] if isinstance(out, tuple) else out
+        moved = states + 400 * rows[:, None, None] * away
+        return (moved, *out[1:]) if isinstance(out, tuple) else moved
+
+    network.get_input_embeddings().register_forward_pre_hook(look)
+    network.model.layers[PUSHED].register_forward_hook(push)
+    return network, away
+
+
+def test_states_that_were_pushed_aside_come_back(small: Small) -> None:
+    network, _ = pushed(small)
+    target = small.target(network, "ablate")
+    asked = {one.id: one.value for one in target.asked(network, target.forget)}
+    kept = {one.id: one.value for one in target.damage(network)}
+    values, facts = attacked(target, "ablate")
+    assert mean(asked) == 0
+    assert mean(kept) == 1
+    for direction in ("with_original", "without_original"):
+        assert mean(values[f"{direction} one"]) >= 0.9
+        assert facts[f"{direction} one"]["fold 0"] == {"blocks": f"{PUSHED}-{PUSHED}"}
+    assert facts["with_original all"]["fold 0"] == {"blocks": f"{PUSHED}-{tiny.LAYERS - 1}"}
+
+
+def test_nothing_is_taken_from_a_model_that_is_the_original(small: Small) -> None:
+    values, facts = attacked(
+        small.target(small.network(), "ablate"), "ablate", directions=["with_original"]
+    )
+    assert facts["with_original all"]["fold 0"] == {"blocks": "none"}
+    assert mean(values["with_original all"]) == mean(values["with_original one"]) == 1
+
+
+def test_outputs_lose_their_part_along_a_direction_within_the_block_alone(small: Small) -> None:
+    network = small.network()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    unit = torch.zeros(tiny.WIDTH, dtype=torch.float64)
+    unit[5] = 1
+    before, logits = output_of(network, 1, ids)
+    with without(network, {1: unit}):
+        during, other = output_of(network, 1, ids)
+    before[..., 5] = 0
+    torch.testing.assert_close(during, before)
+    assert not torch.equal(other, logits)
+    assert torch.equal(output_of(network, 1, ids)[1], logits)
+
+
+def output_of(network: Any, block: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Output of a block, and logits."""
+    logits, states = run_and_capture(
+        lambda: network(ids).logits, network.model.layers, outputs_of={block}
+    )
+    assert logits is not None
+    return states[block].clone(), logits
+
+
+def test_directions_are_unit_vectors_of_the_blocks_that_differ() -> None:
+    there = torch.ones(4, 3, dtype=torch.float64)
+    here = there.clone()
+    here[1, 0] += 2
+    here[2, 0] += 6
+    here[3, 1] -= 6
+    found = directions(here, there)
+    assert sorted(found) == [1, 2, 3]
+    assert found[1].tolist() == [1, 0, 0]
+    assert found[3].tolist() == [0, -1, 0]
+    assert steepest(here, there) == 2
+
+
+@pytest.mark.parametrize("at", ["all", "one"])
+def test_prompts_of_the_measured_half_have_no_part_in_its_direction(small: Small, at: str) -> None:
+    network, _ = pushed(small)
+    target = small.target(network, "ablate")
+    read: list[str] = []
+    rows = target.rows
+    target.rows = lambda sources, *a, **k: (  # type: ignore[method-assign]
+        read.append(" ".join(one.id for one in sources)) or rows(sources, *a, **k)
+    )
+    attacked(target, "ablate", directions=["with_original"], at=[at])
+    halves = [" ".join(row.id for row in target.measured(target.forget, fold)) for fold in (0, 1)]
+    # Read for the direction of fold 0, asked in fold 0 and so on; rows to keep in between.
+    assert [one for one in read if one in halves] == [halves[1], halves[0], halves[0], halves[1]]
