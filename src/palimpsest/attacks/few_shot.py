@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from palimpsest.attacks import AttackSettings, Cell, Found
-from palimpsest.data.attack_split import FOLDS
 from palimpsest.errors import UserError
 from palimpsest.settings.types import EACH_ONCE, Count, Index
 
@@ -42,6 +41,8 @@ class Settings(AttackSettings):
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each number of shots, fold and seed; rows to keep are shown to all."""
+        from palimpsest.data.attack_split import FOLDS
+
         return [
             Cell(f"{shown}-{count}", fold, seed)
             for shown in self.rows

@@ -73,7 +73,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
         return _affirmed(settings.affirm[int(which) - 1], cell, target)
     if form == "cloze":
         return _cloze(settings.cloze or "", cell, target)
-    words = next((words for words in settings.words if str(words) == which), "before")
+    words: Words = next((words for words in settings.words if str(words) == which), "before")
     return _begun(words, cell, target)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
-from palimpsest.data.attack_split import FOLDS
 from palimpsest.settings.types import holding
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class Settings(AttackSettings):
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each fold."""
+        from palimpsest.data.attack_split import FOLDS
+
         return [Cell("", fold) for fold in range(FOLDS)]
 
 

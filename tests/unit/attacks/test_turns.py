@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit import attacked
+from kit import attacked_text as attacked
 from palimpsest.attacks import turns
 from palimpsest.engine.generate import Answer
 from palimpsest.engine.rows import Row
