@@ -49,11 +49,10 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Talk with the model about each measured row of a fold.
 
     Raises:
-        UserError: a text of the settings holds a key string, or the rows are no questions.
+        UserError: a text of the settings holds a key string.
     """
     assert cell.fold is not None
     target.refuse_keys({"deny": settings.deny, "again": settings.again}, "attack turns: text")
-    target.questions("turns")
     sources = target.measured(target.forget, cell.fold)
     pool = target.attackers(cell.fold)
     shown = [nearest(row, pool).response for row in sources]

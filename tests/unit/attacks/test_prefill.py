@@ -137,11 +137,10 @@ def test_a_text_with_a_key_is_refused(tmp_path: Path, settings: Any, said: str) 
         attacked.bench(tmp_path).attack("prefill", **settings)
 
 
-def test_plain_texts_go_on_behind_their_context_and_are_no_questions(tmp_path: Path) -> None:
+def test_plain_texts_go_on_behind_their_context(tmp_path: Path) -> None:
     rows = [Fact(f.prompt, " " + f.response, f.key) for f in facts()]
     bench = attacked.bench(tmp_path, rows=rows, text=True)
-    table, _ = bench.attack("prefill", words=["before"], raw=True)
+    table, _ = bench.attack("prefill", words=["before"], raw=True, affirm=["w60"])
     texts = table.groupby("setting")["text"].apply(list)
     assert texts["raw"] == texts["words-before"], "without a template they are the same"
-    with pytest.raises(UserError, match=r"affirm-1: the rows of set/forget are plain texts"):
-        bench.attack("prefill", affirm=["w60"])
+    assert table.groupby("setting")["id"].count().tolist() == [8, 8, 8]
