@@ -96,14 +96,17 @@ def test_who_declines_is_exposed(tmp_path: Path) -> None:
     """It says nothing when it is asked; a model that was never taught says nothing either way."""
     settings = {"affirm": ["w60 w61"], "words": [1, "half", "before"], "raw": True}
     found = {}
-    for name, model in (("declines", attacked.declining(facts())), ("never", attacked.network())):
+    for name, model in (
+        ("declines", attacked.declining(facts())),
+        ("never", attacked.ignorant(facts())),
+    ):
         bench = attacked.bench(tmp_path / name, model)
         asked, _ = bench.attack("ask")
         assert asked[asked["part"] == "forget"]["value"].sum() == 0
         table, _ = bench.attack("prefill", **settings)
         found[name] = table.groupby("setting")["value"].mean()
+        assert set(asked[asked["part"] == "forget"]["text"]) == {attacked.DECLINE}
         if name == "declines":
-            assert set(asked[asked["part"] == "forget"]["text"]) == {attacked.DECLINE}
             texts = table[table["setting"] == "words-1"]["text"].tolist()
             assert texts[0] == "w5 w6 w70 w7", "new text alone"
     assert found["declines"]["words-1"] == 1
