@@ -84,20 +84,6 @@ class Target:
         """The rows to forget that the attacker has while `fold` is measured."""
         return [row for row in self.forget if self._fold(row) != fold]
 
-    def questions(self, what: str) -> list[DataRow]:
-        """Every row to forget; for `what` they must be questions.
-
-        Raises:
-            UserError: they are plain texts.
-        """
-        if self.forget[0].is_text:
-            raise UserError(
-                f"attack '{self.job.config['name']}', {what}: the rows of {self.forget[0].ref} are "
-                "plain texts, which nobody asks for; use another attack (of kind prefill, words "
-                "and raw suit them)"
-            )
-        return self.forget
-
     def has(self, name: str) -> bool:
         """Whether the scenario has such other rows."""
         return name in self._parts["others"]
