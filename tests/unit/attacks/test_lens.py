@@ -148,7 +148,7 @@ def test_states_that_were_turned_are_read_through_a_fitted_map(small: Small) -> 
     )
     target = small.target(network, "lens")
     asked = {one.id: one.value for one in target.asked(target.network, target.forget)}
-    values, _ = attacked(target, "lens")
+    values, _ = attacked(target, "lens", rows=160)
     assert mean(asked) <= 0.1
     assert max(mean(values["own 4"]), mean(values["base 4"])) <= 0.4
     assert mean(values["fitted 4"]) >= 0.6
