@@ -173,6 +173,14 @@ def test_measured_rows_take_no_part_in_the_fit(small: Small) -> None:
     assert lens.run(settings, Cell("fitted", 0), target) != before
 
 
+def test_a_fold_without_rows_gives_no_value(small: Small) -> None:
+    """The stage refuses such an attack."""
+    target = small.target(small.network(), "lens")
+    target.split = {**target.split, "folds": dict.fromkeys(target.split["folds"], 0)}
+    settings = lens.Settings(kind="lens")
+    assert lens.run(settings, Cell("fitted", 1), target).outcomes == []
+
+
 def test_too_few_facts_to_choose_a_strength(small: Small) -> None:
     target = small.target(small.network(), "lens")
     target.split = {**target.split, "groups": dict.fromkeys(target.split["groups"], "one")}
