@@ -42,19 +42,20 @@ class Target:
         device: where the model runs.
         split: ``split.json``.
         cell: what progress lines call the piece of the attack that runs.
+        keeps: what cells share, see `once`.
     """
 
     job: Attack
     device: torch.device
     split: Mapping[str, Any]
     cell: str = ""
-    _shared: dict[str, Any] = field(default_factory=dict)
+    keeps: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` gives the first cell that needs `name`; later ones get the same."""
-        if name not in self._shared:
-            self._shared[name] = make()
-        result: T = self._shared[name]
+        if name not in self.keeps:
+            self.keeps[name] = make()
+        result: T = self.keeps[name]
         return result
 
     # Rows
