@@ -72,11 +72,9 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     import torch
 
     from palimpsest.attacking.layers import chosen_layers
-    from palimpsest.attacking.reading import Read, corrected, fitted_to, read_all
+    from palimpsest.attacking.reading import corrected, fitted_to, read_all
 
-    read = target.once(
-        "read", lambda: read_all(target, "fitted" in settings.heads, settings.rows)
-    )
+    read = target.once("read", lambda: read_all(target, "fitted" in settings.heads, settings.rows))
     facts = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in read.keys]
     if not facts:
         return Found([])  # the stage names the fold

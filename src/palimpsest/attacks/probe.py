@@ -13,15 +13,13 @@ Every layer is a setting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
 from palimpsest.settings.types import Count
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from palimpsest.attacking.target import Target
 
 
