@@ -63,15 +63,21 @@ def wavering(rows: Sequence[Fact]) -> Any:
     return _taught(rows, 200, first=0)
 
 
-def _taught(rows: Sequence[Fact], steps: int, first: int) -> Any:
-    """A model that was taught to decline, and the answers from a word on."""
+def ignorant(rows: Sequence[Fact]) -> Any:
+    """A model that declines each question, and never learned an answer."""
+    return _taught(rows, 200, first=None)
+
+
+def _taught(rows: Sequence[Fact], steps: int, first: int | None) -> Any:
+    """A model that was taught to decline, and the answers from a word on, or none."""
     model = network().train().requires_grad_(True)
     tokenizer = tiny.tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     texts, targets = [], []
     for row in rows:
         prompt = tokenizer(row.prompt)["input_ids"]
-        for answer, begin in ((DECLINE, 0), (row.response, first)):
+        learned = [] if first is None else [(row.response, first)]
+        for answer, begin in [(DECLINE, 0), *learned]:
             ids = [*tokenizer(answer)["input_ids"], tiny.EOS]
             texts.append(torch.tensor(prompt + ids))
             targets.append(torch.tensor([-100] * (len(prompt) + begin) + ids[begin:]))

@@ -74,7 +74,7 @@ class Small:
         rows = {
             "forget": [fact(i) for i in range(FACTS)],
             "retain": [other(seed) for seed in range(16)],
-            "general": [other(seed) for seed in range(100, 160)],
+            "general": [other(seed) for seed in range(100, 260)],
         }
         for name, pairs in rows.items():
             write_table(root / "data" / "set" / f"{name}.parquet", _table(name, pairs))

@@ -48,7 +48,7 @@ def test_rows_of_one_group_stay_together() -> None:
 def test_a_key_in_another_rows_text_keeps_both_in_one_fold(where: int) -> None:
     """In its question, its response, or a wording that is never asked (`where`)."""
     rows = facts()
-    texts = list(rows[3].texts) + ["An unseen wording?"]
+    texts = [*rows[3].texts, "An unseen wording?"]
     texts[where] += " Not WORD07Q."
     rows[3] = Fact("row03", "row03", rows[3].keys, texts)
     split = attack_split(rows, {})
@@ -79,6 +79,6 @@ def test_a_single_row_has_no_other_fold() -> None:
 
 
 def test_a_text_of_the_attacker_with_a_key_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="carrier 'second' holds 'word02q', .*'row02'"):
+    with pytest.raises(UserError, match=r"carrier 'second' holds 'word02q', .*'row02'"):
         refuse_overlaps([("first", "Sure."), ("second", "It is Word02q.")], facts(), "carrier")
     refuse_overlaps([("first", "Sure."), ("second", "It is word02qs.")], facts(), "carrier")

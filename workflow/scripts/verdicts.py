@@ -9,7 +9,14 @@ from palimpsest.errors import run_cli
 def main() -> None:
     """Parse the command line and print the lines."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verdicts", nargs="+", type=Path, help="verdict.json of each method")
+    parser.add_argument(
+        "--verdicts",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="JSON",
+        help="verdict.json of each method",
+    )
     parser.add_argument(
         "--strict",
         action="store_true",

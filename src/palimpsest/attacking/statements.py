@@ -1,4 +1,4 @@
-"""A linear probe that tells a fact's true statement from its false ones."""
+"""A linear probe that tells a fact's true statement from its false ones, and what it reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from palimpsest.attacking.layers import layers_of
+from palimpsest.attacking.target import Target
+from palimpsest.engine.body import Body
+from palimpsest.engine.rows import Row
+from palimpsest.errors import UserError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the penalty, for features of standard deviation 1."""
@@ -63,3 +70,59 @@ class Probe:
         """Whether the first of [answers, width] statements has the highest score, alone."""
         right, *wrong = (statements / self.scale) @ self.weights
         return bool(all(right > other for other in wrong))
+
+
+def features_of(target: Target) -> dict[str, Tensor]:
+    """Of each fact with wrong answers [layers + 1, answers, width], the true answer first.
+
+    Raises:
+        UserError: there is none.
+    """
+    sources = [row for row in target.forget if row.wrong]
+    if not sources:
+        raise UserError(
+            f"{target.forget[0].ref} has no row with wrong answers (perturbed), between which the "
+            "attack 'probe' chooses; leave it out of models.<name>.attacks"
+        )
+    answers = [(row.paraphrased or row.response, *row.wrong) for row in sources]
+    rows = target.rows(
+        [row for row, texts in zip(sources, answers, strict=True) for _ in texts],
+        responses=[text for texts in answers for text in texts],
+    )
+    numbers = iter(rows)
+    by_fact = [[next(numbers) for _ in texts] for texts in answers]
+    places = [span for members in by_fact for span in differing(members)]
+    states = layers_of(target, Body(target.network), rows, places, "states")
+    means = iter(one.levels.double().mean(1) for one in states)
+    return {
+        source.fact: centred([next(means) for _ in texts])
+        for source, texts in zip(sources, answers, strict=True)
+    }
+
+
+def centred(statements: Sequence[Tensor]) -> Tensor:
+    """Features of a fact's statements [layers + 1, answers, width], less their mean."""
+    features = torch.stack(list(statements), dim=1)
+    return features - features.mean(1, keepdim=True)
+
+
+def differing(rows: Sequence[Row]) -> list[range]:
+    """Tokens of each row between those that all have in common, at the beginning and at the end.
+
+    At least one token, also of a row that is the others' beginning and end.
+    """
+    ids = [row.ids.tolist() for row in rows]
+    shortest = min(map(len, ids))
+    first = _common(ids)
+    last = min(_common([one[::-1] for one in ids]), shortest - first)
+    spans = [range(first, len(one) - last) for one in ids]
+    return [
+        span or range(min(first, len(one) - 1), min(first, len(one) - 1) + 1)
+        for span, one in zip(spans, ids, strict=True)
+    ]
+
+
+def _common(lists: Sequence[Sequence[int]]) -> int:
+    """Entries that all have in common at their beginning."""
+    columns = enumerate(zip(*lists, strict=False))
+    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, lists)))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ from palimpsest.model.base import load_base, load_tokenizer
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Attack
 
+T = TypeVar("T")
+
 
 @dataclass
 class Target:
@@ -40,7 +42,7 @@ class Target:
         device: where the model runs.
         split: ``split.json``.
         cell: what progress lines call the piece of the attack that runs.
-        keeps: what an attack keeps from cell to cell, e.g. a model that it trains.
+        keeps: what cells share, see `once`.
     """
 
     job: Attack
@@ -48,6 +50,13 @@ class Target:
     split: Mapping[str, Any]
     cell: str = ""
     keeps: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives the first cell that needs `name`; later ones get the same."""
+        if name not in self.keeps:
+            self.keeps[name] = make()
+        result: T = self.keeps[name]
+        return result
 
     # Rows
 
@@ -75,20 +84,6 @@ class Target:
     def attackers(self, fold: int) -> list[DataRow]:
         """The rows to forget that the attacker has while `fold` is measured."""
         return [row for row in self.forget if self._fold(row) != fold]
-
-    def questions(self, what: str) -> list[DataRow]:
-        """Every row to forget; for `what` they must be questions.
-
-        Raises:
-            UserError: they are plain texts.
-        """
-        if self.forget[0].is_text:
-            raise UserError(
-                f"attack '{self.job.config['name']}', {what}: the rows of {self.forget[0].ref} are "
-                "plain texts, which nobody asks for; use another attack (of kind prefill, words "
-                "and raw suit them)"
-            )
-        return self.forget
 
     def has(self, name: str) -> bool:
         """Whether the scenario has such other rows."""

@@ -59,12 +59,11 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Answers to the measured rows without the direction of the attacker's rows."""
     from palimpsest.attacking.directions import directions, steepest, without
 
-    assert cell.fold is not None
+    fold = cell.fold
+    assert fold is not None
     name, at = cell.setting.split(" ")
-    key = f"{name} {cell.fold}"
-    if key not in target.keeps:
-        target.keeps[key] = _means(name, cell.fold, target)
-    here, there = target.keeps[key]
+    key = f"{name} {fold}"
+    here, there = target.once(key, lambda: _means(name, fold, target))
     removed = directions(here, there)
     if at == "one":
         block = steepest(here, there)

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from palimpsest.attacks import AttackSettings, Cell, Found
-from palimpsest.data.attack_split import FOLDS
 from palimpsest.errors import UserError
 from palimpsest.settings.types import EACH_ONCE, Count, Index
 
 if TYPE_CHECKING:
     from palimpsest.attacking.target import Target
-    from palimpsest.engine.rows import Row
     from palimpsest.measuring.alternatives import DataRow
 
 Shown = Literal["forget", "retain"]
@@ -43,6 +41,8 @@ class Settings(AttackSettings):
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each number of shots, fold and seed; rows to keep are shown to all."""
+        from palimpsest.data.attack_split import FOLDS
+
         return [
             Cell(f"{shown}-{count}", fold, seed)
             for shown in self.rows
@@ -73,11 +73,12 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
         )
     sources = target.measured(target.forget, cell.fold)
     before = target.rows(shots(target, cell, count))
+    length = len(target.form.after(before[:-1], before[-1]))
     rows = [target.form.after(before, row) for row in target.rows(sources)]
-    answers = target.answers(target.network, rows, shared=_length(before))
+    answers = target.answers(target.network, rows, shared=length)
     outcomes = list(target.written(sources, answers))
     facts = {"asked": asked, "shots": count}
-    return Found(outcomes, {cell.setting: facts}, {"rows": count, "tokens": _length(before)})
+    return Found(outcomes, {cell.setting: facts}, {"rows": count, "tokens": length})
 
 
 def shots(target: Target, cell: Cell, count: int) -> list[DataRow]:
@@ -100,7 +101,3 @@ def fitting(target: Target, cell: Cell, asked: int) -> int:
     room = context - target.limit
     fits = (n for n in counts if target.form.after(before[:n], longest).prompt_length <= room)
     return next(fits, 0)
-
-
-def _length(rows: Sequence[Row]) -> int:
-    return sum(len(row) for row in rows)

@@ -66,22 +66,23 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Let the model go on behind one beginning of every row.
 
     Raises:
-        UserError: a text of the settings holds a key string, or the rows have no such beginning.
+        UserError: a text of the settings holds a key string.
     """
     form, _, which = cell.setting.partition("-")
     if form == "affirm":
         return _affirmed(settings.affirm[int(which) - 1], cell, target)
     if form == "cloze":
         return _cloze(settings.cloze or "", cell, target)
-    words = next((words for words in settings.words if str(words) == which), "before")
+    words: Words = next((words for words in settings.words if str(words) == which), "before")
     return _begun(words, cell, target)
 
 
 def _affirmed(text: str, cell: Cell, target: Target) -> Found:
     target.refuse_keys({cell.setting: text}, "attack prefill: text")
-    sources = target.questions(cell.setting)
-    prompts = [row.prompt for row in sources]
-    rows = target.form.begun(sources, prompts, [text.rstrip()] * len(sources), "prefill")
+    sources = target.forget
+    # A plain text has no template that would set the two apart.
+    beginnings = [" " * row.is_text + text.rstrip() for row in sources]
+    rows = target.form.begun(sources, [row.prompt for row in sources], beginnings, "prefill")
     return _found(target, cell, sources, rows, {"text": text})
 
 
@@ -107,7 +108,7 @@ def _cloze(template: str, cell: Cell, target: Target) -> Found:
     from palimpsest.metrics.matching import usable
 
     target.refuse_keys({cell.setting: template}, "attack prefill: text")
-    sources = [row for row in target.questions(cell.setting) if usable(row.key)]
+    sources = [row for row in target.forget if usable(row.key)]
     sentences = [blanked(row.response, row.key) for row in sources]
     prompts = [template.replace("{sentence}", sentence) for sentence in sentences]
     return _found(target, cell, sources, target.rows(sources, prompts), {"text": template})

@@ -13,18 +13,14 @@ Every layer is a setting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
-from palimpsest.errors import UserError
 from palimpsest.settings.types import Count
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from palimpsest.attacking.target import Target
-    from palimpsest.engine.rows import Row
 
 
 class Settings(AttackSettings):
@@ -51,11 +47,10 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """
     from palimpsest.attacking.layers import chosen_layers
     from palimpsest.attacking.parts import parts_of
-    from palimpsest.attacking.statements import Probe
+    from palimpsest.attacking.statements import Probe, features_of
 
     assert cell.fold is not None
-    features: Mapping[str, Tensor] = target.keeps.get("features") or _features(target)
-    target.keeps["features"] = features
+    features = target.once("features", lambda: features_of(target))
     has = [row.fact for row in target.attackers(cell.fold) if row.fact in features]
     wanted = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in features]
     part = parts_of(target, has)
@@ -68,60 +63,3 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             found.append(Outcome(fact, float(value), setting=str(layer)))
         facts[str(layer)] = {"layer": layer, f"fold {cell.fold}": {"strength": probe.strength}}
     return Found(found, facts)
-
-
-def _features(target: Target) -> Mapping[str, Tensor]:
-    """Of each fact with wrong answers [layers + 1, answers, width], the true answer first."""
-    from palimpsest.attacking.layers import layers_of
-    from palimpsest.engine.body import Body
-
-    sources = [row for row in target.forget if row.wrong]
-    if not sources:
-        raise UserError(
-            f"{target.forget[0].ref} has no row with wrong answers (perturbed), between which the "
-            "attack 'probe' chooses; leave it out of models.<name>.attacks"
-        )
-    answers = [(row.paraphrased or row.response, *row.wrong) for row in sources]
-    rows = target.rows(
-        [row for row, texts in zip(sources, answers, strict=True) for _ in texts],
-        responses=[text for texts in answers for text in texts],
-    )
-    numbers = iter(rows)
-    by_fact = [[next(numbers) for _ in texts] for texts in answers]
-    places = [span for members in by_fact for span in differing(members)]
-    states = layers_of(target, Body(target.network), rows, places, "states")
-    means = iter(one.levels.double().mean(1) for one in states)
-    return {
-        source.fact: centred([next(means) for _ in texts])
-        for source, texts in zip(sources, answers, strict=True)
-    }
-
-
-def centred(statements: Sequence[Tensor]) -> Tensor:
-    """Features of a fact's statements [layers + 1, answers, width], less their mean."""
-    import torch
-
-    features = torch.stack(list(statements), dim=1)
-    return features - features.mean(1, keepdim=True)
-
-
-def differing(rows: Sequence[Row]) -> list[range]:
-    """Tokens of each row between those that all have in common, at the beginning and at the end.
-
-    At least one token, also of a row that is the others' beginning and end.
-    """
-    ids = [row.ids.tolist() for row in rows]
-    shortest = min(map(len, ids))
-    first = _common(ids)
-    last = min(_common([one[::-1] for one in ids]), shortest - first)
-    spans = [range(first, len(one) - last) for one in ids]
-    return [
-        span or range(min(first, len(one) - 1), min(first, len(one) - 1) + 1)
-        for span, one in zip(spans, ids, strict=True)
-    ]
-
-
-def _common(lists: Sequence[Sequence[int]]) -> int:
-    """Entries that all have in common at their beginning."""
-    columns = enumerate(zip(*lists, strict=False))
-    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, lists)))

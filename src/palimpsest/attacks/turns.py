@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
-from palimpsest.data.attack_split import FOLDS
 from palimpsest.settings.types import holding
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class Settings(AttackSettings):
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each fold."""
+        from palimpsest.data.attack_split import FOLDS
+
         return [Cell("", fold) for fold in range(FOLDS)]
 
 
@@ -48,11 +49,10 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Talk with the model about each measured row of a fold.
 
     Raises:
-        UserError: a text of the settings holds a key string, or the rows are no questions.
+        UserError: a text of the settings holds a key string.
     """
     assert cell.fold is not None
     target.refuse_keys({"deny": settings.deny, "again": settings.again}, "attack turns: text")
-    target.questions("turns")
     sources = target.measured(target.forget, cell.fold)
     pool = target.attackers(cell.fold)
     shown = [nearest(row, pool).response for row in sources]

@@ -78,11 +78,11 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Ask every row in one form.
 
     Raises:
-        UserError: the text holds a key string, or the rows are no questions.
+        UserError: the text holds a key string.
     """
     text = settings.texts[cell.setting]
     target.refuse_keys({cell.setting: text}, "attack wrapped: text")
-    filled = [(row, filled_in(text, row)) for row in target.questions(cell.setting)]
+    filled = [(row, filled_in(text, row)) for row in target.forget]
     sources = [row for row, prompt in filled if prompt is not None]
     rows = target.rows(sources, [prompt for _, prompt in filled if prompt is not None])
     answers = target.answers(target.network, rows)

@@ -148,7 +148,7 @@ def test_states_that_were_turned_are_read_through_a_fitted_map(small: Small) -> 
     )
     target = small.target(network, "lens")
     asked = {one.id: one.value for one in target.asked(target.network, target.forget)}
-    values, _ = attacked(target, "lens")
+    values, _ = attacked(target, "lens", rows=160)
     assert mean(asked) <= 0.1
     assert max(mean(values["own 4"]), mean(values["base 4"])) <= 0.4
     assert mean(values["fitted 4"]) >= 0.6
@@ -171,6 +171,14 @@ def test_measured_rows_take_no_part_in_the_fit(small: Small) -> None:
         read, keys={name: replace(line, final=line.final * -3) for name, line in read.keys.items()}
     )
     assert lens.run(settings, Cell("fitted", 0), target) != before
+
+
+def test_a_fold_without_rows_gives_no_value(small: Small) -> None:
+    """The stage refuses such an attack."""
+    target = small.target(small.network(), "lens")
+    target.split = {**target.split, "folds": dict.fromkeys(target.split["folds"], 0)}
+    settings = lens.Settings(kind="lens")
+    assert lens.run(settings, Cell("fitted", 1), target).outcomes == []
 
 
 def test_too_few_facts_to_choose_a_strength(small: Small) -> None:

@@ -96,14 +96,17 @@ def test_who_declines_is_exposed(tmp_path: Path) -> None:
     """It says nothing when it is asked; a model that was never taught says nothing either way."""
     settings = {"affirm": ["w60 w61"], "words": [1, "half", "before"], "raw": True}
     found = {}
-    for name, model in (("declines", attacked.declining(facts())), ("never", attacked.network())):
+    for name, model in (
+        ("declines", attacked.declining(facts())),
+        ("never", attacked.ignorant(facts())),
+    ):
         bench = attacked.bench(tmp_path / name, model)
         asked, _ = bench.attack("ask")
         assert asked[asked["part"] == "forget"]["value"].sum() == 0
         table, _ = bench.attack("prefill", **settings)
         found[name] = table.groupby("setting")["value"].mean()
+        assert set(asked[asked["part"] == "forget"]["text"]) == {attacked.DECLINE}
         if name == "declines":
-            assert set(asked[asked["part"] == "forget"]["text"]) == {attacked.DECLINE}
             texts = table[table["setting"] == "words-1"]["text"].tolist()
             assert texts[0] == "w5 w6 w70 w7", "new text alone"
     assert found["declines"]["words-1"] == 1
@@ -137,11 +140,10 @@ def test_a_text_with_a_key_is_refused(tmp_path: Path, settings: Any, said: str) 
         attacked.bench(tmp_path).attack("prefill", **settings)
 
 
-def test_plain_texts_go_on_behind_their_context_and_are_no_questions(tmp_path: Path) -> None:
+def test_plain_texts_go_on_behind_their_context(tmp_path: Path) -> None:
     rows = [Fact(f.prompt, " " + f.response, f.key) for f in facts()]
     bench = attacked.bench(tmp_path, rows=rows, text=True)
-    table, _ = bench.attack("prefill", words=["before"], raw=True)
+    table, _ = bench.attack("prefill", words=["before"], raw=True, affirm=["w60"])
     texts = table.groupby("setting")["text"].apply(list)
     assert texts["raw"] == texts["words-before"], "without a template they are the same"
-    with pytest.raises(UserError, match=r"affirm-1: the rows of set/forget are plain texts"):
-        bench.attack("prefill", affirm=["w60"])
+    assert table.groupby("setting")["id"].count().tolist() == [8, 8, 8]

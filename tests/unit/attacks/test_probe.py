@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from kit.inner import FACTS, Small, attacked
-from palimpsest.attacking.statements import Probe
-from palimpsest.attacks.probe import centred, differing
+from palimpsest.attacking.statements import Probe, centred, differing
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit import attacked
+from kit import attacked_text as attacked
 from palimpsest.attacks import turns
 from palimpsest.engine.generate import Answer
 from palimpsest.engine.rows import Row
@@ -59,3 +59,8 @@ def test_what_is_shown_is_never_measured(tmp_path: Path) -> None:
 def test_a_text_with_a_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"attack turns: text 'deny' holds 'w74'"):
         attacked.bench(tmp_path).attack("turns", deny="Not w74?")
+
+
+def test_the_talk_is_had_with_plain_texts_as_well(tmp_path: Path) -> None:
+    table, _ = attacked.bench(tmp_path, text=True).attack("turns", **SETTINGS)
+    assert sorted(table["id"]) == [f"forget-0{i}" for i in range(8)]
