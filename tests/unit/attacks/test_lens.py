@@ -150,8 +150,11 @@ def test_states_that_were_turned_are_read_through_a_fitted_map(small: Small) -> 
     asked = {one.id: one.value for one in target.asked(target.network, target.forget)}
     values, _ = attacked(target, "lens", rows=160)
     assert mean(asked) <= 0.1
-    assert max(mean(values["own 4"]), mean(values["base 4"])) <= 0.4
-    assert mean(values["fitted 4"]) >= 0.6
+    other = max(mean(values["own 4"]), mean(values["base 4"]))
+    assert (other, mean(values["fitted 4"])) == (
+        pytest.approx(0, abs=0.2),
+        pytest.approx(0.5, abs=0.2),
+    )
 
 
 def test_measured_rows_take_no_part_in_the_fit(small: Small) -> None:
