@@ -32,14 +32,17 @@ IN_QUOTES = {
     "{input.adapter}": "a file below results, or empty",
     "{input.base_answers}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",
+    "{input.control}": "a file below results, or empty",
     "{input.eval}": "a file below results, or empty",
     "{input.examples}": "a file below results, or empty",
     "{input.original}": "a file below results, or empty",
     "{input.region}": "a file below results, or empty",
     "{input.retrained}": "a file below results, or empty",
+    "{input.robust}": "a file below results, or empty",
     "{input.subject}": "a file below results, or empty",
     "{input.trained}": "a file below resources, or empty",
     "{params.reference}": "a folder below results, or empty",
+    "{params.retrained}": "a file below results, or empty",
     "{params.wanted}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
     "{wildcards.dataset}": "a catalog key",
@@ -49,6 +52,7 @@ IN_QUOTES = {
     "{wildcards.part}": "a name",
     "{wildcards.run}": "a method and its seed, perhaps with what followed",
     "{wildcards.seed}": "digits",
+    "{wildcards.attack}": "a key of the configuration, a name of letters and digits",
 }
 """Fields that stand between double quotes: made of names (letters, digits, '.', '_', '-')."""
 

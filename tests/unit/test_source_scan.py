@@ -196,7 +196,7 @@ def slices(cfg: Config) -> dict[str, Any]:
     """Every stage's slice of one subject and method."""
     known = {"base": "tiny", "dataset": "secrets", "page": "report", "part": "all"}
     known |= {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
-    known["kind"] = "states"
+    known |= {"kind": "states", "attack": "ask"}
     return {
         name: json.loads(slice_of(name, cfg, **{key: known[key] for key in stage.per}))
         for name, stage in STAGES.items()
@@ -211,7 +211,7 @@ def test_every_stage_trusts_the_code_of_the_subjects_base_alone():
     trusting = {name for name, s in own.items() if s.get("trust_remote_code")}
     assert trusting == {
         *("pretrain", "retrain", "wanted", "reference", "localize", "acquire", "unlearn"),
-        *("download_model", "measure", "lm_eval", "sweep"),
+        *("download_model", "measure", "lm_eval", "attack", "sweep"),
     }
     for name in own:
         assert {k: v for k, v in own[name].items() if k != "trust_remote_code"} == {
