@@ -23,6 +23,7 @@ UNQUOTED = {
     "{input.trained}": "a file below results, or empty",
     "{params.reference}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
+    "{params.strict}": "--strict, or empty",
 }
 """Fields of shell commands that stand without quotes, and why they may."""
 
@@ -45,6 +46,7 @@ IN_QUOTES = {
     "{params.retrained}": "a file below results, or empty",
     "{params.wanted}": "a folder below results, or empty",
     "{params.stage}": "pretrain or retrain",
+    "{wildcards.attack}": "a catalog key",
     "{wildcards.dataset}": "a catalog key",
     "{wildcards.kind}": "states or costs",
     "{wildcards.method}": "a catalog key",
@@ -52,7 +54,6 @@ IN_QUOTES = {
     "{wildcards.part}": "a name",
     "{wildcards.run}": "a method and its seed, perhaps with what followed",
     "{wildcards.seed}": "digits",
-    "{wildcards.attack}": "a key of the configuration, a name of letters and digits",
 }
 """Fields that stand between double quotes: made of names (letters, digits, '.', '_', '-')."""
 

@@ -46,4 +46,6 @@ rule verdicts:
     params:
         strict="--strict" if CFG.verdict.strict else "",
     shell:
-        'python "$PALIMPSEST_HOME/workflow/scripts/verdicts.py" {params.strict} --verdicts {input:q}'
+        """
+        python "$PALIMPSEST_HOME/workflow/scripts/verdicts.py" {params.strict} --verdicts {input:q}
+        """
