@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Attack
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.types import dataset_of
 
 
 def attack(job: Attack) -> None:
@@ -63,7 +64,9 @@ def attack(job: Attack) -> None:
 def _side_folder(job: Attack) -> Path:
     """Where cells are kept until the last one is there; those of other inputs are removed."""
     side = job.out.with_name(f"{job.out.stem}.ckpt")
-    inputs = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL, job.split]
+    models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
+    sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
+    inputs = [*models, job.split, *sets]
     identity = fingerprint(
         {
             "config": job.config,
@@ -78,6 +81,12 @@ def _side_folder(job: Attack) -> Path:
         make_private(side)  # answers may hold what was to be forgotten
         mark.write_text(identity)
     return side
+
+
+def _datasets(parts: Mapping[str, Any]) -> list[str]:
+    """Data sets of an attack's parts, other rows of the attacker among them."""
+    refs = [ref for ref in parts.values() if isinstance(ref, str)]
+    return sorted({dataset_of(ref) for ref in (*refs, *parts["others"].values())})
 
 
 def _check(found: Found, cell: Cell, job: Attack) -> None:
