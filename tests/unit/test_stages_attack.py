@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from kit import attacked_text
+from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
 from palimpsest.stages.attack import _side_folder
@@ -30,3 +31,13 @@ def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
     assert cell.exists()
     side("another")
     assert not cell.exists()
+
+
+def test_answers_are_their_owners_and_the_split_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "open"
+    bench = attacked_text.bench(root)
+    (root / "attacks").mkdir()
+    bench.attack("ask")
+    for name, private in (("attacks", True), ("split.json", False)):
+        assert is_private(root / name) is private
+    assert all(is_private(path) for path in (root / "attacks").iterdir())

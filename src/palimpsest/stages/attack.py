@@ -41,6 +41,7 @@ def attack(job: Attack) -> None:
     device = set_up(job.threads)
     target = Target(job, device, read_document(job.split))
     cells = settings.cells()
+    make_private(job.out.parent)  # answers may hold what was to be forgotten
     side = _side_folder(job)
     found = []
     for place, cell in enumerate(cells):
@@ -78,7 +79,7 @@ def _side_folder(job: Attack) -> Path:
     if side.exists() and not (mark.exists() and mark.read_text() == identity):
         shutil.rmtree(side)
     if not side.exists():
-        make_private(side)  # answers may hold what was to be forgotten
+        make_private(side)
         mark.write_text(identity)
     return side
 
