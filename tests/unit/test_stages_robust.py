@@ -13,6 +13,7 @@ import pytest
 from kit.attack_tables import ROWS, assessed, attack, model, plain, write
 from kit.scored import Workspace
 from palimpsest.errors import UserError
+from palimpsest.io.atomic import is_private
 from palimpsest.metrics.robust import NO_CONTROL
 from palimpsest.metrics.robust_schema import robust_schema
 from palimpsest.metrics.schema import eval_schema
@@ -50,6 +51,7 @@ def test_what_stands_in_robust_json(tmp_path: Path) -> None:
     assert len(found["examples"]) == 3
     written = json.loads((tmp_path / "sku" / "robust.json").read_text(encoding="utf-8"))
     jsonschema.validate(written, robust_schema())
+    assert is_private(tmp_path / "sku" / "robust.json")
 
 
 def test_values_before_the_attack_are_those_of_the_table(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class AttackSettings(Section):
     """Base of the settings of every attack.
 
     Class attributes: ``level`` and ``unit``; ``version``, to be raised when the attack computes
-    something else from the same input. Code of the file counts by itself.
+    something else from the same input. Code of the file, and what it imports of
+    `palimpsest.attacking`, counts by itself.
     """
 
     kind: str
@@ -123,6 +124,9 @@ class AttackModule(Protocol):
 
 ATTACKS: Plugins[AttackModule] = Plugins(__name__, "attack")
 """Every attack, by the name of its file."""
+
+ATTACKING = "palimpsest.attacking"
+"""Package of the code of attacks that needs torch; an attack's code is in both."""
 
 UNATTACKED = "ask"
 """The attack that is none: the questions as they are. It is run with every list."""

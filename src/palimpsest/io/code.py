@@ -11,11 +11,12 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 
 @functools.cache
-def code_hash(module: str) -> str:
+def code_hash(module: str, *packages: str) -> str:
     """Hash of a plug-in's code: its module and the modules of its own package that it imports.
 
     What the module imports from elsewhere (engine, settings, data) belongs to the stage, whose
@@ -23,17 +24,24 @@ def code_hash(module: str) -> str:
 
     Args:
         module: its name as imported, ``palimpsest.objectives.sku``.
+        packages: others in which code of the plug-in stands.
     """
-    package = module if _is_package(module) else module.rpartition(".")[0]
+    own = module if _is_package(module) else module.rpartition(".")[0]
     seen: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         if name not in seen:
-            tree = ast.parse(_file(name).read_bytes())
-            waiting += imported(tree, package)
-            seen[name] = ast.unparse(_bare(tree))
+            tree, seen[name] = _parsed(_file(name).read_bytes())
+            waiting += [found for package in (own, *packages) for found in imported(tree, package)]
     return _digest(seen)
+
+
+@functools.cache
+def _parsed(source: bytes) -> tuple[ast.AST, str]:
+    """A module without docstrings, and its text; several plug-ins import the same one."""
+    tree = _bare(ast.parse(source))
+    return tree, ast.unparse(tree)
 
 
 @functools.cache
@@ -71,23 +79,30 @@ def _inside(name: str, package: str) -> bool:
 
 @functools.cache
 def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a module and no package
-        return False
+    return _spec(name) is not None
 
 
 @functools.cache
 def _is_package(name: str) -> bool:
-    spec = importlib.util.find_spec(name)
+    spec = _spec(name)
     return spec is not None and spec.submodule_search_locations is not None
 
 
 def _file(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
+    spec = _spec(module)
     assert spec is not None, module
     assert spec.origin is not None, module
     return Path(spec.origin)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is; its parents are not imported, for some would import torch."""
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return importlib.util.find_spec(name)
+    above = _spec(parent)
+    folders = None if above is None else above.submodule_search_locations
+    return None if folders is None else PathFinder.find_spec(name, folders)
 
 
 def _bare(tree: ast.AST) -> ast.AST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ def make_private(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         os.chmod(folder, 0o700)
         for path in folder.iterdir():
-            os.chmod(path, 0o700 if path.is_dir() else 0o600)
+            # Another job that writes there may have renamed its file.
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(path, 0o700 if path.is_dir() else 0o600)
 
 
 def mark(folder: Path, holds: Sequence[str], share: str = "") -> None:

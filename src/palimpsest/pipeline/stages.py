@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ALL_ATTACKS, ATTACKS
+from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -622,7 +622,7 @@ class Attack(Batched, OfRun):
             **slices.load(base),
             "name": w.attack,
             "attack": tracked(entry),
-            "code": [entry.version, code_hash(ATTACKS.module(entry.kind))],
+            "code": [entry.version, code_hash(ATTACKS.module(entry.kind), ATTACKING)],
             "parts": {
                 "forget": evaluated.forget,
                 **unseen,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Attack
 from palimpsest.settings.merge import deep_merge
+from palimpsest.settings.types import dataset_of
 
 
 def attack(job: Attack) -> None:
@@ -40,6 +41,7 @@ def attack(job: Attack) -> None:
     device = set_up(job.threads)
     target = Target(job, device, read_document(job.split))
     cells = settings.cells()
+    make_private(job.out.parent)  # answers may hold what was to be forgotten
     side = _side_folder(job)
     found = []
     for place, cell in enumerate(cells):
@@ -63,7 +65,9 @@ def attack(job: Attack) -> None:
 def _side_folder(job: Attack) -> Path:
     """Where cells are kept until the last one is there; those of other inputs are removed."""
     side = job.out.with_name(f"{job.out.stem}.ckpt")
-    inputs = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL, job.split]
+    models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
+    sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
+    inputs = [*models, job.split, *sets]
     identity = fingerprint(
         {
             "config": job.config,
@@ -75,9 +79,15 @@ def _side_folder(job: Attack) -> Path:
     if side.exists() and not (mark.exists() and mark.read_text() == identity):
         shutil.rmtree(side)
     if not side.exists():
-        make_private(side)  # answers may hold what was to be forgotten
+        make_private(side)
         mark.write_text(identity)
     return side
+
+
+def _datasets(parts: Mapping[str, Any]) -> list[str]:
+    """Data sets of an attack's parts, other rows of the attacker among them."""
+    refs = [ref for ref in parts.values() if isinstance(ref, str)]
+    return sorted({dataset_of(ref) for ref in (*refs, *parts["others"].values())})
 
 
 def _check(found: Found, cell: Cell, job: Attack) -> None:

@@ -6,6 +6,7 @@ Arithmetic alone: it needs no model.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,6 +122,7 @@ def robust(job: Robust) -> dict[str, Any]:
         "weights": weights,
     }
     write_document(job.out, result)
+    os.chmod(job.out, 0o600)  # its examples hold answers in clear
     print(f"{config['model']}/{config['method']}: {summary(result)}")
     return result
 

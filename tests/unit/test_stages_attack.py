@@ -1,0 +1,43 @@
+"""The stage of an attack: what a killed job goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from kit import attacked_text
+from palimpsest.io.atomic import is_private
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.tables import write_table
+from palimpsest.stages.attack import _side_folder
+
+
+def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
+    bench = attacked_text.bench(tmp_path)
+    others = {"retain": "more/all"}
+    table = tmp_path / "datasets" / "more" / "all.parquet"
+
+    def side(text: str) -> Path:
+        write_table(table, pa.table({"id": ["more-0"], "prompt": [text], "response": [text]}))
+        write_manifest(table.parent, [table.name], format="qa")
+        job = bench.job("ask")
+        job.config["parts"] = job.config["parts"] | {"others": others}
+        return _side_folder(job)
+
+    cell = side("one") / "cell.parquet"
+    cell.write_text("a cell", encoding="utf-8")
+    side("one")
+    assert cell.exists()
+    side("another")
+    assert not cell.exists()
+
+
+def test_answers_are_their_owners_and_the_split_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "open"
+    bench = attacked_text.bench(root)
+    (root / "attacks").mkdir()
+    bench.attack("ask")
+    for name, private in (("attacks", True), ("split.json", False)):
+        assert is_private(root / name) is private
+    assert all(is_private(path) for path in (root / "attacks").iterdir())
