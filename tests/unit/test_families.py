@@ -24,7 +24,7 @@ from palimpsest.engine.logits import ScaledHead
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
 from palimpsest.errors import UserError
-from palimpsest.measuring.likelihood import _token_columns
+from palimpsest.measuring.likelihood import token_columns
 from palimpsest.model.base import load_base
 from palimpsest.model.whole import check_weights_of
 from palimpsest.settings.training import Lora, Optimizer, Training
@@ -124,7 +124,7 @@ def test_what_is_done_to_the_logits_reaches_every_statistic(family: Family) -> N
     labels = torch.cat([row.response for row in rows])
     right = answers.gather(-1, labels[:, None])[:, 0]
     agree(stream.log_one_minus_p(-1e9), torch.log1p(-right.exp()), family.exact)
-    logprobs, hits, _, _ = _token_columns(body, rows)
+    logprobs, hits, _, _ = token_columns(body, rows)
     agree(torch.tensor(logprobs, dtype=torch.float64), right, family.exact)
     assert hits == (answers.argmax(-1) == labels).tolist()
 
