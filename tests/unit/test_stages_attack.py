@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,3 +42,23 @@ def test_answers_are_their_owners_and_the_split_is_not(tmp_path: Path) -> None:
     for name, private in (("attacks", True), ("split.json", False)):
         assert is_private(root / name) is private
     assert all(is_private(path) for path in (root / "attacks").iterdir())
+
+
+def test_tables_name_the_facts_of_the_split_whatever_the_wording(tmp_path: Path) -> None:
+    names = [f"fact-{i // 2}" for i in range(8)]  # two wordings of each
+    wrong = pa.array([["w1 w2"]] * 8)
+    bench = attacked_text.bench(tmp_path, paraphrase_of=names, perturbed=wrong)
+    split = bench.target("ask").split
+    assert set(split["folds"]) == set(split["halves"]) == set(split["groups"]) == set(names)
+    for kind in ("ask", "choice"):
+        table, _ = bench.attack(kind)
+        assert set(table[table["part"] == "forget"]["id"]) == set(names)
+
+
+def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
+    target = attacked_text.bench(tmp_path).target("ask")
+    rows = target.forget
+    foreign = replace(rows[0], id="foreign", fact="foreign")
+    measured = [target.measured([*rows, foreign], fold) for fold in (0, 1)]
+    assert sorted(row.id for found in measured for row in found) == [row.id for row in rows]
+    assert target.measured([foreign], None) == [foreign]

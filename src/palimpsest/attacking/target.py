@@ -78,12 +78,15 @@ class Target:
         return [row for row in rows if row.id in ids]
 
     def measured(self, rows: Sequence[DataRow], fold: int | None) -> list[DataRow]:
-        """Of rows to forget, in any wording, those that are measured in a fold; None: all."""
-        return [row for row in rows if fold is None or self._fold(row) == fold]
+        """Of rows to forget, in any wording, those that are measured in a fold; None: all.
+
+        No fold has rows of facts that are not to be forgotten.
+        """
+        return [row for row in rows if fold is None or self._folds.get(row.fact) == fold]
 
     def attackers(self, fold: int) -> list[DataRow]:
         """The rows to forget that the attacker has while `fold` is measured."""
-        return [row for row in self.forget if self._fold(row) != fold]
+        return [row for row in self.forget if self._folds[row.fact] != fold]
 
     def has(self, name: str) -> bool:
         """Whether the scenario has such other rows."""
@@ -128,9 +131,11 @@ class Target:
     def _read(self, part: str) -> list[DataRow]:
         return read_data(self.job.datasets, self._parts[part])
 
-    def _fold(self, row: DataRow) -> int:
-        fold: int = self.split["folds"][row.fact]
-        return fold
+    @property
+    def _folds(self) -> Mapping[str, int]:
+        """Fact -> its fold."""
+        folds: Mapping[str, int] = self.split["folds"]
+        return folds
 
     # Models
 

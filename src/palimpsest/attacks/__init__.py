@@ -84,7 +84,7 @@ class Outcome:
     """The value of one row under an attack."""
 
     id: str
-    """The row; a row in other words has the id of its own."""
+    """The fact, as in the split (`DataRow.fact`), whatever the wording."""
     value: float
     """In [0, 1], in the attack's unit."""
     text: str | None = None

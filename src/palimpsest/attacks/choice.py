@@ -64,4 +64,4 @@ def ranked(target: Target, network: nn.Module, sources: Sequence[DataRow]) -> It
     means = iter(target.mean_logprobs(network, rows))
     for source, answers in zip(sources, texts, strict=True):
         right, *wrong = [next(means) for _ in answers]
-        yield Outcome(source.id, float(known(right, wrong)))
+        yield Outcome(source.fact, float(known(right, wrong)))

@@ -25,9 +25,10 @@ LARGEST = 2 / 3
 
 @dataclass(frozen=True)
 class Fact:
-    """A row to forget, with every text that is about it."""
+    """What rows to forget are about, with every text that says it."""
 
     id: str
+    """The row of which all others are wordings (`DataRow.fact`)."""
     group: str
     keys: Sequence[str]
     """Strings that carry the fact; may be empty."""
