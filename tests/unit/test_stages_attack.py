@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from kit import attacked_text
+from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
@@ -62,3 +64,14 @@ def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
     measured = [target.measured([*rows, foreign], fold) for fold in (0, 1)]
     assert sorted(row.id for found in measured for row in found) == [row.id for row in rows]
     assert target.measured([foreign], None) == [foreign]
+
+
+def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -> None:
+    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    bench.attack("ask")
+    target = bench.target("relearn")
+    why = r"attack 'relearn' divides .* 8 of 8 rows to forget belong together .*'forget-00'"
+    for rows in (lambda: target.attackers(0), lambda: target.measured(target.forget, 0)):
+        with pytest.raises(UserError, match=why):
+            rows()
+    assert target.measured(target.forget, None) == target.forget

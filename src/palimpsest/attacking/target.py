@@ -81,11 +81,18 @@ class Target:
         """Of rows to forget, in any wording, those that are measured in a fold; None: all.
 
         No fold has rows of facts that are not to be forgotten.
+
+        Raises:
+            UserError: too many rows belong together to be divided into folds.
         """
         return [row for row in rows if fold is None or self._folds.get(row.fact) == fold]
 
     def attackers(self, fold: int) -> list[DataRow]:
-        """The rows to forget that the attacker has while `fold` is measured."""
+        """The rows to forget that the attacker has while `fold` is measured.
+
+        Raises:
+            UserError: too many rows belong together to be divided into folds.
+        """
         return [row for row in self.forget if self._folds[row.fact] != fold]
 
     def has(self, name: str) -> bool:
@@ -134,7 +141,13 @@ class Target:
     @property
     def _folds(self) -> Mapping[str, int]:
         """Fact -> its fold."""
-        folds: Mapping[str, int] = self.split["folds"]
+        folds: Mapping[str, int] | None = self.split["folds"]
+        if folds is None:
+            raise UserError(
+                f"attack '{self.job.config['name']}' divides the rows to forget between an "
+                f"attacker and what he wants, and {self.split['why']}; give the rows groups of "
+                "their own, or leave the attack out of models.<name>.attacks"
+            )
         return folds
 
     # Models

@@ -12,7 +12,7 @@ def split(job: AttackSplit) -> None:
     """Write ``split.json``.
 
     Raises:
-        UserError: a part is missing or altered, or too many rows belong together.
+        UserError: a part is missing or altered.
     """
     parts = job.config["parts"]
     rows = read_data(job.datasets, parts["forget"])
