@@ -31,6 +31,8 @@ def robust(
             "recovered": {"value": 0.0},
             "settings": {"": {}},
             "diverged": [],
+            "weak": False,
+            "weak_why": None,
         }
         for name, power in attacks.items()
     }

@@ -60,14 +60,12 @@ def test_a_condition_that_says_nothing_clear_is_refused(
 
 def test_required_attacks_exist_and_suit_the_level() -> None:
     raw = put(with_conditions(RECALL), "attacks.choose", {"kind": "choice"})
-    for name in ("ask", "choose", "choice"):
+    for name in ("ask", "choose"):
         load_config(put(raw, "criteria.audit.attacks", {"require": [name]}))
-    with pytest.raises(
-        UserError, match=r"require\[0\]: no attack 'choices'; did you mean 'choice'"
-    ):
-        load_config(put(raw, "criteria.audit.attacks", {"require": ["choices"]}))
-    text = put(raw, "criteria.audit.attacks", {"require": ["choice"]})
-    with pytest.raises(UserError, match="'choice' is an attack of the level decoding, and these"):
+    with pytest.raises(UserError, match=r"require\[0\]: no attack 'choice'; did you mean 'choose'"):
+        load_config(put(raw, "criteria.audit.attacks", {"require": ["choice"]}))
+    text = put(raw, "criteria.audit.attacks", {"require": ["choose"]})
+    with pytest.raises(UserError, match="'choose' is an attack of the level decoding, and these"):
         load_config(put(text, "criteria.audit.level", "text"))
 
 

@@ -155,8 +155,10 @@ def test_perplexities_are_compared_on_their_logarithms() -> None:
     ("attacks", "lacking"),
     [
         ({"choice": 1.0}, {"relearn": "not run"}),
-        ({"choice": 1.0, "relearn-forget": 0.3}, {"relearn": "weak"}),
-        ({"choice": 1.0, "relearn-forget": 0.3, "relearn-retain": 0.9}, {}),
+        ({"choice": 1.0, "relearn": 0.3}, {"relearn": "weak"}),
+        # Another attack of the kind does not stand for it: this one teaches no row to forget.
+        ({"choice": 1.0, "relearn-retain": 0.9}, {"relearn": "not run"}),
+        ({"choice": 1.0, "relearn": 0.9, "relearn-retain": 0.3}, {}),
         ({"choice": 0.49, "relearn": 1.0}, {"choice": "weak"}),
     ],
 )
@@ -174,7 +176,7 @@ def test_a_required_attack_that_lacks_or_is_weak_is_never_a_pass(
 
 def test_a_training_that_diverged_is_not_withstood() -> None:
     attacked = robust()
-    attacked["attacks"]["relearn"]["diverged"] = [""]
+    attacked["attacks"]["relearn"] |= {"weak": True, "weak_why": "its training diverged"}
     found = judged(model("method", NOTHING, robust=attacked))
     assert found["outcome"] == NOT_TESTED
     assert "its training diverged" in found["says"]
@@ -212,6 +214,10 @@ def test_criteria_that_retrained_fails_or_original_meets_are_unusable() -> None:
     assert "retrained" in found["unusable"]
     assert not judged(model("method", NOTHING), strict)["usable"]
     assert "original" in judged(model("method", NOTHING), strict)["unusable"]
+    loose = criteria({"measure": "robust.recoverable", "at_most": 0.95})
+    undecided = judged(model("method", NOTHING), loose)
+    assert undecided["references"]["original"]["outcome"] == UNDECIDED
+    assert "does not fail these criteria (undecided)" in undecided["unusable"]
 
 
 def test_a_verdict_never_says_more_than_was_tested() -> None:

@@ -55,6 +55,7 @@ def verdict(method: str, outcome: str) -> dict[str, Any]:
         "method": method,
         "criteria": "audit",
         "outcome": outcome,
+        "says": f"{outcome}, at level training",
         "conditions": [condition],
         "usable": True,
         "unusable": None,
@@ -169,9 +170,27 @@ def test_layers_have_a_curve_for_each_output_layer(results: Path, tmp_path: Path
     assert ["SKU", "4", "100%"] in section.curves[1].rows
 
 
+def test_a_weak_attack_is_marked_with_its_reason(results: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(results, tmp_path / "results"))
+    attacks = tmp_path / "attacks"
+    write(attacks, ask=plain(), choice={run: {"": "0" * ROWS} for run in CHOICE})
+    for method in ("sku", "sku-anchored"):
+        write_document(own / "mini" / method / "robust.json", assessed(attacks))
+    html = page(own)
+    assert 'class="weak"' in html
+    assert "weak here: little to recover in the unit choice" in text(html)
+    assert "is not known: no attack was run that finds anything here" in text(html)
+
+
 def test_verdicts_are_readable_without_colour(html: str) -> None:
     said = text(html)
-    for words in ("✕ failed", "○ undecided", "● passed", "35 rows needed"):
+    for words in (
+        "fail, at level training",
+        "✕ failed",
+        "○ undecided",
+        "● passed",
+        "35 rows needed",
+    ):
         assert words in said
     assert "robust.recoverable: at most 0.2" in said
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -143,6 +144,37 @@ def test_a_rate_between_others_is_at_no_edge(tmp_path: Path) -> None:
     block = assessed(tmp_path)["attacks"]["relearn"]
     assert block["rate_at_edge"] is False
     assert assessed(tmp_path)["attacks"]["ask"]["rate_at_edge"] is None
+
+
+def cells(first: float, last: float) -> dict[str, Any]:
+    """Facts of a training whose own rows cost so much at first, and at last."""
+    cell = {"loss_first": first, "loss": last}
+    return {"a": {"rate": 1e-6, "step": 48, "cells": {"fold-0.seed-0": cell}}}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "weak"), [(5.0, 4.9, True), (5.0, 1.0, False), (0.3, 0.3, False)]
+)
+def test_a_training_that_taught_its_rows_nothing_is_weak(
+    tmp_path: Path, first: float, last: float, weak: bool
+) -> None:
+    """`original` answers before it, so that power alone would not show this."""
+    write(tmp_path, ask=plain())
+    for run, values in (("sku", NONE), ("original", FULL), ("retrained", NONE)):
+        attack(tmp_path / run / "seed-0", "relearn", {"a": values}, cells(first, last))
+    block = assessed(tmp_path)["attacks"]["relearn"]
+    assert block["power"]["value"] == 1
+    assert block["weak"] is weak
+    assert ("hardly learned" in (block["weak_why"] or "")) is weak
+
+
+def test_a_training_that_diverged_at_some_rates_is_not_withstood(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain())
+    settings = {"b": {"rate": 1e-2, "step": 48, "diverged": True}}
+    for run, values in (("sku", NONE), ("original", FULL), ("retrained", NONE)):
+        attack(tmp_path / run / "seed-0", "relearn", {"a": values}, settings)
+    block = assessed(tmp_path)["attacks"]["relearn"]
+    assert block["weak_why"] == "its training diverged at 1 of its settings"
 
 
 def test_a_training_that_diverged_is_named(tmp_path: Path) -> None:

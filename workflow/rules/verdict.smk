@@ -36,6 +36,8 @@ rule verdicts:
     """A line for each method of the report; with verdict.strict it fails unless all pass."""
     input:
         verdicts,
+    log:
+        "logs/verdicts.log",
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -47,5 +49,7 @@ rule verdicts:
         strict="--strict" if CFG.verdict.strict else "",
     shell:
         """
-        python "$PALIMPSEST_HOME/workflow/scripts/verdicts.py" {params.strict} --verdicts {input:q}
+        python "$PALIMPSEST_HOME/workflow/scripts/verdicts.py" {params.strict} \
+            --verdicts {input:q} \
+            2>&1 | tee -i {log:q}
         """

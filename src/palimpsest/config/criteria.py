@@ -56,7 +56,7 @@ class Required(Section):
     """Attacks without which nothing is met."""
 
     require: Annotated[list[Name], EACH_ONCE] = []
-    """Attacks, by name or kind; of a kind one is enough."""
+    """Names of attacks: another one of the same kind does not stand for it."""
     min_power: Fraction = 0.5
     """An attack that finds a smaller share of what there is in `original` does not count."""
 

@@ -250,15 +250,13 @@ def _check_measures(criteria: Criteria, at: Place) -> Iterator[Problem]:
 def _check_required(
     catalogs: Catalogs, attack: str, criteria: Criteria, at: Place
 ) -> Iterator[Problem]:
-    entries: Mapping[str, AttackSettings] = catalogs.entries["attacks"]
-    meant = [one for name, one in entries.items() if attack in (name, one.kind)]
-    if not meant:
-        valid = dict.fromkeys([*entries, *(one.kind for one in entries.values())])
-        yield _no_such("attack", attack, valid, at)
-    elif all(LEVELS.index(one.level) > LEVELS.index(criteria.level) for one in meant):
+    entry: AttackSettings | None = catalogs.entries["attacks"].get(attack)
+    if entry is None:
+        yield from catalogs.missing("attacks", attack, at)
+    elif LEVELS.index(entry.level) > LEVELS.index(criteria.level):
         yield Problem(
             at,
-            f"'{attack}' is an attack of the level {meant[0].level}, and these criteria are about "
+            f"'{attack}' is an attack of the level {entry.level}, and these criteria are about "
             f"an attacker of the level {criteria.level}; raise the level or leave the attack out",
         )
 

@@ -78,6 +78,8 @@ class Trial:
     """Of guessing right, where the values are choices; the control of last resort."""
     diverged: tuple[str, ...] = ()
     """Settings whose training diverged on a seed of the method: they say nothing of it."""
+    feeble: str = ""
+    """Why the attack is too feeble to say anything, whatever it finds in `original`."""
 
 
 @dataclass(frozen=True)
@@ -205,15 +207,20 @@ class Finding:
         """Whether the attack can be the worst one."""
         return self.recovered["value"] is not None and not np.isnan(self.by_half).any()
 
-    @property
-    def diverged(self) -> bool:
-        """Whether no training of the attack came to an end on the method."""
-        return set(self.trial.diverged) == set(self.trial.settings)
-
-    def weak(self) -> bool:
-        """Whether it finds little even where all is there, or says nothing of this model."""
+    def weak(self) -> str | None:
+        """Why it says nothing where it finds nothing; None: it would have found something."""
+        if not self.counts:
+            return self.recovered["reason"] or "no value on both halves of the rows"
+        if set(self.trial.settings) <= set(self.trial.diverged):
+            return "its training diverged"
+        if self.trial.diverged and self.lower(self.confidence) <= 0:
+            return f"its training diverged at {len(self.trial.diverged)} of its settings"
         power = self.power["value"]
-        return not self.counts or self.diverged or power is None or power < MIN_POWER
+        if power is None:
+            return str(self.power["reason"])
+        if power < MIN_POWER:
+            return f"power {power:.2f}: it finds little even in original"
+        return self.trial.feeble or None
 
     def ends(self, confidence: float) -> Interval:
         """Ends of the gap: the mean over seeds of theirs."""
@@ -404,7 +411,7 @@ def _at(
         "gap": pool[worst.attack].gap if worst.attack else worst.recoverable,
         "level": level,
         "tested": tested,
-        "weak": [name for name in tested if name not in pool or pool[name].weak()],
+        "weak": [name for name in tested if name not in pool or pool[name].weak() is not None],
     }
 
 
@@ -423,10 +430,12 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
             **dict.fromkeys(("gap", "room", "recovered", "power"), nothing),
             "control": None,
             "weak": True,
+            "weak_why": nothing["reason"],
             "rates": {"control": None}
             | {name: _raw(one, trial, rows) for name, one in tables.items()},
             "chosen": {},
         }
+    weak = None if trial.name == UNATTACKED else finding.weak()
     known, models = finding.known, {"original": finding.original, "control": finding.reference}
     rates = {name: float(one.values[known].mean()) for name, one in models.items()}
     rates["method"] = float(np.mean([one.values[known].mean() for one in finding.method]))
@@ -437,7 +446,8 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
         "room": finding.room,
         "recovered": finding.recovered,
         "power": finding.power,
-        "weak": trial.name != UNATTACKED and finding.weak(),
+        "weak": weak is not None,
+        "weak_why": weak,
         "rates": {name: rounded(rate) for name, rate in rates.items()},
         "chosen": {
             "method": [list(one.settings) for one in finding.method],

@@ -88,6 +88,7 @@ def _attack() -> Schema:
             "level": {"enum": list(LEVELS)},
             "control": TEXT_OR_NULL,
             "weak": {"type": "boolean"},
+            "weak_why": TEXT_OR_NULL,
             "diverged": NAMES,
             "gap": MEASURE,
             "room": MEASURE,

@@ -88,8 +88,11 @@ def verdict(
             "retrained, which never learned what is forgotten, fails these criteria "
             f"({beside[RETRAINED]['says']}): they cannot be met for this subject"
         )
-    elif beside[ORIGINAL]["outcome"] == PASS:
-        unusable = "original, from which nothing was forgotten, meets these criteria"
+    elif beside[ORIGINAL]["outcome"] != FAIL and judged["outcome"] == PASS:
+        unusable = (
+            "original, from which nothing was forgotten, does not fail these criteria "
+            f"({beside[ORIGINAL]['outcome']}): a pass says nothing"
+        )
     return judged | {
         "level": criteria["level"],
         "usable": unusable is None,
@@ -356,13 +359,11 @@ def _attacks(criteria: Mapping[str, Any], robust: Mapping[str, Any]) -> dict[str
     weak = [name for name in level["tested"] if _is_weak(blocks[name], demanded["min_power"])]
     lacking = {}
     for required in demanded["require"]:
-        meant = [name for name in level["tested"] if required in (name, blocks[name]["kind"])]
-        if not meant:
+        if required not in level["tested"]:
             lacking[required] = "not run"
-        elif not set(meant) - set(weak):
-            lacking[required] = "weak: it finds little even in original"
-            if all(blocks[name]["diverged"] for name in meant):
-                lacking[required] = "weak: its training diverged"
+        elif required in weak:
+            why = blocks[required]["weak_why"] or "its power is below what the criteria ask for"
+            lacking[required] = f"weak: {why}"
     return {
         "required": list(demanded["require"]),
         "tested": list(level["tested"]),
@@ -374,9 +375,7 @@ def _attacks(criteria: Mapping[str, Any], robust: Mapping[str, Any]) -> dict[str
 
 def _is_weak(block: Mapping[str, Any], least: float) -> bool:
     power = block["power"]["value"]
-    every = set(block["settings"]) | set(block["diverged"])
-    diverged = bool(every) and set(block["diverged"]) == every
-    return block["recovered"]["value"] is None or diverged or power is None or power < least
+    return block["weak"] or power is None or power < least
 
 
 def _says(

@@ -88,7 +88,8 @@ class Recovery:
     """Titles over the columns of the verdicts; empty without criteria."""
     criteria: str
     unusable: str
-    outcomes: list[tuple[str, str]]
+    outcomes: list[tuple[str, str, str]]
+    """Of each model: outcome, shape with its word, the verdict in a sentence."""
     conditions: list[Condition]
 
 
@@ -112,7 +113,7 @@ def recovery(subject: Subject) -> Recovery | None:
         unusable=next(
             (str(run.verdict["unusable"]) for run in judged if not run.verdict["usable"]), ""
         ),
-        outcomes=[_outcome(run.verdict["outcome"]) for run in judged],
+        outcomes=[(*_outcome(run.verdict["outcome"]), run.verdict["says"]) for run in judged],
         conditions=_conditions(judged),
     )
 
@@ -150,9 +151,9 @@ def _entry(run: Run, attack: Fields | None) -> Entry:
         return Entry(DASH, "not run")
     found, rate = attack["recovered"], attack["rates"]["method"]
     itself = "" if rate is None else f"rate {percent(rate)}"
-    weak = attack["weak_why"] or "weak here" if attack["weak"] else ""
+    weak = f"weak here: {attack['weak_why']}" if attack["weak"] else ""
     if found["value"] is None:
-        return Entry(DASH, _joined(found["reason"], itself), bool(weak))
+        return Entry(DASH, _joined(weak or found["reason"], itself), bool(weak))
     ends = found["ci95"]
     between = "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
     return Entry(percent(found["value"]), _joined(between, itself, weak), bool(weak))

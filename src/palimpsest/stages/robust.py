@@ -30,6 +30,9 @@ from palimpsest.pipeline.stages import Robust
 if TYPE_CHECKING:
     import pandas as pd
 
+LEARNED, KNOWN = 2 / 3, 0.5
+"""A training has taught its rows where their cost (nats a token) fell to so much of what it was at
+first, or where it is as low as the second number anyway."""
 EXAMPLES = 3
 """Answers that came back which are shown."""
 METHOD, ORIGINAL, CONTROL = "method", "original", "control"
@@ -220,7 +223,28 @@ def _trial(name: str, models: Models, rows: Rows) -> Trial:
         tables[CONTROL][0] if CONTROL in tables else None,
         mean_of(one.get("chance") for one in facts["settings"].values()),
         _diverged(models[METHOD]),
+        _feeble((models.get(CONTROL) or models[METHOD])[0].facts["settings"]),
     )
+
+
+def _feeble(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why a training is too feeble to say anything: its own rows were hardly learned in it.
+
+    `original` recalls what it is asked before any training, so its power does not show this. The
+    control shows it, which has to learn the attacker's rows.
+
+    Args:
+        settings: facts of each setting; of a training each cell has ``loss_first`` and ``loss``.
+    """
+    cells = [
+        cell
+        for facts in settings.values()
+        for cell in facts.get("cells", {}).values()
+        if cell.get("loss") is not None
+    ]
+    if not cells or any(cell["loss"] <= max(KNOWN, LEARNED * cell["loss_first"]) for cell in cells):
+        return ""
+    return "the attacker hardly learned the rows that he trained on"
 
 
 def _diverged(seeds: Sequence[Attacked]) -> tuple[str, ...]:
@@ -296,6 +320,8 @@ def _examples(
         if block["unit"] != FORM and attacks[name][METHOD][0].writes
     }
     ranked = sorted((name for name in values if values[name] is not None), key=lambda n: -values[n])
+    # An answer by chance is no answer that came back.
+    ranked = [name for name in ranked if found["attacks"][name]["recovered"]["ci95"][0] > 0]
     if found["worst"] is None or not ranked:
         return []
     worst = found["worst"] if found["worst"] in ranked else ranked[0]
