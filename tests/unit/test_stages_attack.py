@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -75,3 +76,30 @@ def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -
         with pytest.raises(UserError, match=why):
             rows()
     assert target.measured(target.forget, None) == target.forget
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "why"),
+    [
+        ("choice", {}, "no row with wrong answers"),
+        ("probe", {}, "no row with wrong answers"),
+        ("wrapped", {"texts": {"list": "{prompt} {choices}"}}, "what the text uses"),
+        ("few_shot", {"rows": ["forget"]}, "8 of 8 rows to forget belong together"),
+    ],
+)
+def test_an_attack_that_fits_no_row_says_why(
+    tmp_path: Path, kind: str, settings: dict[str, Any], why: str
+) -> None:
+    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    table, document = bench.attack(kind, **settings)
+    assert table.empty
+    assert why in document["why"]
+
+
+def test_a_cell_that_fits_no_row_leaves_the_others(tmp_path: Path) -> None:
+    bench = attacked_text.bench(tmp_path)
+    texts = {"plain": "Now: {prompt}", "list": "{prompt} {choices}"}
+    table, document = bench.attack("wrapped", texts=texts)
+    assert set(table["setting"]) == {"plain"}
+    assert "why" not in document
+    assert "what the text uses" in document["settings"]["list"]["why"]

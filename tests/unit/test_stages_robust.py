@@ -68,6 +68,19 @@ def test_rows_that_all_belong_together_have_rates(tmp_path: Path, rows: int) -> 
     assert found["attacks"]["prefill"]["rates"]["original"] == 1
 
 
+def test_an_attack_that_fits_no_row_is_not_tested(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    alone = assessed(tmp_path)
+    for run in ("sku", "original", "retrained"):
+        folder = tmp_path / run / "seed-0"
+        attack(folder, "choice", {}, why="no row has wrong answers")
+    found = assessed(tmp_path)
+    assert found["not_tested"] == {"lens": "not run", "choice": "no row has wrong answers"}
+    assert found["recoverable"] == alone["recoverable"]
+    assert "choice" not in found["attacks"]
+    assert "choice" not in found["tested"]
+
+
 def test_values_before_the_attack_are_those_of_the_table(tmp_path: Path) -> None:
     write(tmp_path, ask=plain("1" * 5 + "0" * 19), prefill=PREFILL)
     found = assessed(tmp_path)

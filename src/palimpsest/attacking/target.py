@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import FORGET, RETAIN, Outcome
+from palimpsest.attacks import FORGET, RETAIN, NoRow, Outcome
 from palimpsest.data.attack_split import Fact, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
@@ -83,7 +83,7 @@ class Target:
         No fold has rows of facts that are not to be forgotten.
 
         Raises:
-            UserError: too many rows belong together to be divided into folds.
+            NoRow: too many rows belong together to be divided into folds.
         """
         return [row for row in rows if fold is None or self._folds.get(row.fact) == fold]
 
@@ -91,7 +91,7 @@ class Target:
         """The rows to forget that the attacker has while `fold` is measured.
 
         Raises:
-            UserError: too many rows belong together to be divided into folds.
+            NoRow: too many rows belong together to be divided into folds.
         """
         return [row for row in self.forget if self._folds[row.fact] != fold]
 
@@ -143,10 +143,9 @@ class Target:
         """Fact -> its fold."""
         folds: Mapping[str, int] | None = self.split["folds"]
         if folds is None:
-            raise UserError(
+            raise NoRow(
                 f"attack '{self.job.config['name']}' divides the rows to forget between an "
-                f"attacker and what he wants, and {self.split['why']}; give the rows groups of "
-                "their own, or leave the attack out of models.<name>.attacks"
+                f"attacker and what he wants, and {self.split['why']}"
             )
         return folds
 
