@@ -67,15 +67,34 @@ def test_other_rows_with_a_key_are_left_out_by_name() -> None:
     }
 
 
-def test_rows_that_all_belong_together_are_refused() -> None:
+def test_rows_that_all_belong_together_have_no_folds() -> None:
     rows = [fact(f"row{i}", f"word{i}q", group="one person") for i in range(4)]
-    with pytest.raises(UserError, match=r"4 of 4 rows to forget belong together .*'row0'"):
-        attack_split(rows, {})
+    split = attack_split(rows, {})
+    assert split["folds"] is None
+    assert split["why"].startswith("4 of 4 rows to forget belong together (")
+    assert "'row0'" in split["why"]
+    assert (split["halves_of"], sorted(split["halves"].values())) == ("rows", [0, 0, 1, 1])
+
+
+def test_where_most_belong_together_halves_keep_them_whole() -> None:
+    rows = [fact(f"row{i}", f"word{i}q", group="one" if i < 5 else "") for i in range(7)]
+    split = attack_split(rows, {})
+    assert split["folds"] is None
+    assert split["halves_of"] == "groups"
+    halves = [{split["halves"][f"row{i}"] for i in side} for side in (range(5), (5, 6))]
+    assert halves in ([{0}, {1}], [{1}, {0}])
+
+
+def test_where_rows_can_be_divided_nothing_is_to_be_said() -> None:
+    split = attack_split(facts(), {})
+    assert (split["why"], split["halves_of"]) == (None, "groups")
 
 
 def test_a_single_row_has_no_other_fold() -> None:
-    with pytest.raises(UserError, match="1 of 1 rows"):
-        attack_split(facts(1), {})
+    split = attack_split(facts(1), {})
+    assert split["folds"] is None
+    assert split["why"].startswith("1 of 1 rows")
+    assert split["halves"] == {"row00": 0}
 
 
 def test_a_text_of_the_attacker_with_a_key_is_refused_by_name() -> None:

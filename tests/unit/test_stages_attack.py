@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from kit import attacked_text
+from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
@@ -41,3 +45,61 @@ def test_answers_are_their_owners_and_the_split_is_not(tmp_path: Path) -> None:
     for name, private in (("attacks", True), ("split.json", False)):
         assert is_private(root / name) is private
     assert all(is_private(path) for path in (root / "attacks").iterdir())
+
+
+def test_tables_name_the_facts_of_the_split_whatever_the_wording(tmp_path: Path) -> None:
+    names = [f"fact-{i // 2}" for i in range(8)]  # two wordings of each
+    wrong = pa.array([["w1 w2"]] * 8)
+    bench = attacked_text.bench(tmp_path, paraphrase_of=names, perturbed=wrong)
+    split = bench.target("ask").split
+    assert set(split["folds"]) == set(split["halves"]) == set(split["groups"]) == set(names)
+    for kind in ("ask", "choice"):
+        table, _ = bench.attack(kind)
+        assert set(table[table["part"] == "forget"]["id"]) == set(names)
+
+
+def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
+    target = attacked_text.bench(tmp_path).target("ask")
+    rows = target.forget
+    foreign = replace(rows[0], id="foreign", fact="foreign")
+    measured = [target.measured([*rows, foreign], fold) for fold in (0, 1)]
+    assert sorted(row.id for found in measured for row in found) == [row.id for row in rows]
+    assert target.measured([foreign], None) == [foreign]
+
+
+def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -> None:
+    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    bench.attack("ask")
+    target = bench.target("relearn")
+    why = r"attack 'relearn' divides .* 8 of 8 rows to forget belong together .*'forget-00'"
+    for rows in (lambda: target.attackers(0), lambda: target.measured(target.forget, 0)):
+        with pytest.raises(UserError, match=why):
+            rows()
+    assert target.measured(target.forget, None) == target.forget
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "why"),
+    [
+        ("choice", {}, "no row with wrong answers"),
+        ("probe", {}, "no row with wrong answers"),
+        ("wrapped", {"texts": {"list": "{prompt} {choices}"}}, "what the text uses"),
+        ("few_shot", {"rows": ["forget"]}, "8 of 8 rows to forget belong together"),
+    ],
+)
+def test_an_attack_that_fits_no_row_says_why(
+    tmp_path: Path, kind: str, settings: dict[str, Any], why: str
+) -> None:
+    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    table, document = bench.attack(kind, **settings)
+    assert table.empty
+    assert why in document["why"]
+
+
+def test_a_cell_that_fits_no_row_leaves_the_others(tmp_path: Path) -> None:
+    bench = attacked_text.bench(tmp_path)
+    texts = {"plain": "Now: {prompt}", "list": "{prompt} {choices}"}
+    table, document = bench.attack("wrapped", texts=texts)
+    assert set(table["setting"]) == {"plain"}
+    assert "why" not in document
+    assert "what the text uses" in document["settings"]["list"]["why"]

@@ -12,8 +12,10 @@ import pytest
 
 from kit.attack_tables import ROWS, assessed, attack, model, plain, write
 from kit.scored import Workspace
+from palimpsest.data.attack_split import Fact, attack_split
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
+from palimpsest.io.sealed import write_document
 from palimpsest.metrics.robust import NO_CONTROL
 from palimpsest.metrics.robust_schema import robust_schema
 from palimpsest.metrics.schema import eval_schema
@@ -52,6 +54,31 @@ def test_what_stands_in_robust_json(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "sku" / "robust.json").read_text(encoding="utf-8"))
     jsonschema.validate(written, robust_schema())
     assert is_private(tmp_path / "sku" / "robust.json")
+
+
+@pytest.mark.parametrize("rows", [ROWS, 1])
+def test_rows_that_all_belong_together_have_rates(tmp_path: Path, rows: int) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    members = [Fact(f"row{i:02}", "one person", [], [f"Text {i}"]) for i in range(rows)]
+    write_document(tmp_path / "attacks" / "split.json", attack_split(members, {}))
+    found = assessed(tmp_path)
+    jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
+    # One group says as little as one row, so the number is null; what was measured stands there.
+    assert (found["recoverable"]["value"], found["recoverable"]["reason"] is None) == (None, False)
+    assert found["attacks"]["prefill"]["rates"]["original"] == 1
+
+
+def test_an_attack_that_fits_no_row_is_not_tested(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    alone = assessed(tmp_path)
+    for run in ("sku", "original", "retrained"):
+        folder = tmp_path / run / "seed-0"
+        attack(folder, "choice", {}, why="no row has wrong answers")
+    found = assessed(tmp_path)
+    assert found["not_tested"] == {"lens": "not run", "choice": "no row has wrong answers"}
+    assert found["recoverable"] == alone["recoverable"]
+    assert "choice" not in found["attacks"]
+    assert "choice" not in found["tested"]
 
 
 def test_values_before_the_attack_are_those_of_the_table(tmp_path: Path) -> None:

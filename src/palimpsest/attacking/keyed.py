@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palimpsest.attacking.target import Target
+from palimpsest.attacks import NoRow
 from palimpsest.engine.rows import Row
-from palimpsest.errors import UserError
 from palimpsest.measuring.alternatives import DataRow
 
 
@@ -35,7 +35,7 @@ def keyed(target: Target, sources: Sequence[DataRow]) -> list[Keyed]:
     Rows without a key string in the response, or with one at its beginning, are left out.
 
     Raises:
-        UserError: no row is left.
+        NoRow: no row is left.
     """
     spans = [(source, *span) for source in sources if (span := key_span(source))]
     kept = [source for source, _, _ in spans]
@@ -52,10 +52,7 @@ def keyed(target: Target, sources: Sequence[DataRow]) -> list[Keyed]:
         if row.prompt_length < first < len(row):
             found.append(Keyed(source, row, first, max(end, first + 1)))
     if not found:
-        raise UserError(
-            f"attack '{target.job.config['name']}': no row has a key string behind other words of "
-            "its response; leave the attack out of models.<name>.attacks"
-        )
+        raise NoRow("no row has a key string behind other words of its response")
     return found
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from palimpsest.attacking.layers import layers_of
 from palimpsest.attacking.target import Target
+from palimpsest.attacks import NoRow
 from palimpsest.engine.body import Body
 from palimpsest.engine.rows import Row
-from palimpsest.errors import UserError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the penalty, for features of standard deviation 1."""
@@ -76,14 +76,12 @@ def features_of(target: Target) -> dict[str, Tensor]:
     """Of each fact with wrong answers [layers + 1, answers, width], the true answer first.
 
     Raises:
-        UserError: there is none.
+        NoRow: there is none.
     """
     sources = [row for row in target.forget if row.wrong]
     if not sources:
-        raise UserError(
-            f"{target.forget[0].ref} has no row with wrong answers (perturbed), between which the "
-            "attack 'probe' chooses; leave it out of models.<name>.attacks"
-        )
+        ref = target.forget[0].ref
+        raise NoRow(f"{ref} has no row with wrong answers (perturbed) to choose between")
     answers = [(row.paraphrased or row.response, *row.wrong) for row in sources]
     rows = target.rows(
         [row for row, texts in zip(sources, answers, strict=True) for _ in texts],

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import FORGET, RETAIN, Outcome
+from palimpsest.attacks import FORGET, RETAIN, NoRow, Outcome
 from palimpsest.data.attack_split import Fact, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
@@ -78,12 +78,22 @@ class Target:
         return [row for row in rows if row.id in ids]
 
     def measured(self, rows: Sequence[DataRow], fold: int | None) -> list[DataRow]:
-        """Of rows to forget, in any wording, those that are measured in a fold; None: all."""
-        return [row for row in rows if fold is None or self._fold(row) == fold]
+        """Of rows to forget, in any wording, those that are measured in a fold; None: all.
+
+        No fold has rows of facts that are not to be forgotten.
+
+        Raises:
+            NoRow: too many rows belong together to be divided into folds.
+        """
+        return [row for row in rows if fold is None or self._folds.get(row.fact) == fold]
 
     def attackers(self, fold: int) -> list[DataRow]:
-        """The rows to forget that the attacker has while `fold` is measured."""
-        return [row for row in self.forget if self._fold(row) != fold]
+        """The rows to forget that the attacker has while `fold` is measured.
+
+        Raises:
+            NoRow: too many rows belong together to be divided into folds.
+        """
+        return [row for row in self.forget if self._folds[row.fact] != fold]
 
     def has(self, name: str) -> bool:
         """Whether the scenario has such other rows."""
@@ -128,9 +138,16 @@ class Target:
     def _read(self, part: str) -> list[DataRow]:
         return read_data(self.job.datasets, self._parts[part])
 
-    def _fold(self, row: DataRow) -> int:
-        fold: int = self.split["folds"][row.fact]
-        return fold
+    @property
+    def _folds(self) -> Mapping[str, int]:
+        """Fact -> its fold."""
+        folds: Mapping[str, int] | None = self.split["folds"]
+        if folds is None:
+            raise NoRow(
+                f"attack '{self.job.config['name']}' divides the rows to forget between an "
+                f"attacker and what he wants, and {self.split['why']}"
+            )
+        return folds
 
     # Models
 

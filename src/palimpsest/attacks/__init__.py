@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from palimpsest.errors import UserError
 from palimpsest.plugins import Plugins
 from palimpsest.settings.types import Section
 
@@ -84,7 +85,7 @@ class Outcome:
     """The value of one row under an attack."""
 
     id: str
-    """The row; a row in other words has the id of its own."""
+    """The fact, as in the split (`DataRow.fact`), whatever the wording."""
     value: float
     """In [0, 1], in the attack's unit."""
     text: str | None = None
@@ -106,6 +107,12 @@ class Found:
     """Setting -> what is worth knowing of it: rate, step, layer, share of codes that changed."""
     budget: dict[str, float] = field(default_factory=dict)
     """What the cell cost the attacker: ``steps``, ``rows``, ``tokens``; summed over cells."""
+    why: str = ""
+    """Why no row can be measured, where there is no outcome of one to forget."""
+
+
+class NoRow(UserError):
+    """No row fits the attack, so that it says nothing of the subject; other attacks do."""
 
 
 class AttackModule(Protocol):
@@ -117,6 +124,7 @@ class AttackModule(Protocol):
         """Attack the model with one cell of the settings.
 
         Raises:
+            NoRow: no row fits, as if `Found.why` were given.
             UserError: the rows or the model cannot be attacked in this way.
         """
         ...

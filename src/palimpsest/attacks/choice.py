@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
-from palimpsest.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,17 +29,11 @@ class Settings(AttackSettings):
 
 
 def run(settings: Settings, cell: Cell, target: Target) -> Found:
-    """Rank each row's answers; ``chance`` is the share that a guess gets right.
-
-    Raises:
-        UserError: no row has wrong answers.
-    """
+    """Rank each row's answers; ``chance`` is the share that a guess gets right."""
     sources = [row for row in target.forget if row.wrong]
     if not sources:
-        raise UserError(
-            f"{target.forget[0].ref} has no row with wrong answers (perturbed), which the attack "
-            "'choice' ranks; leave it out of models.<name>.attacks"
-        )
+        ref = target.forget[0].ref
+        return Found([], why=f"{ref} has no row with wrong answers (perturbed) to be ranked")
     chance = sum(1 / (1 + len(row.wrong)) for row in sources) / len(sources)
     outcomes = list(ranked(target, target.network, sources))
     return Found(outcomes, {cell.setting: {"chance": chance}})
@@ -64,4 +57,4 @@ def ranked(target: Target, network: nn.Module, sources: Sequence[DataRow]) -> It
     means = iter(target.mean_logprobs(network, rows))
     for source, answers in zip(sources, texts, strict=True):
         right, *wrong = [next(means) for _ in answers]
-        yield Outcome(source.id, float(known(right, wrong)))
+        yield Outcome(source.fact, float(known(right, wrong)))

@@ -67,7 +67,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """The rank of every row's key at every layer, through one head.
 
     Raises:
-        UserError: no row, or none of the attacker's, has a key behind words of its response.
+        NoRow: no row, or none of the attacker's, has a key behind words of its response.
     """
     import torch
 
@@ -77,7 +77,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     read = target.once("read", lambda: read_all(target, "fitted" in settings.heads, settings.rows))
     facts = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in read.keys]
     if not facts:
-        return Found([])  # the stage names the fold
+        return Found([], why=f"no row of fold {cell.fold} has a key behind words of its response")
     tokens = torch.stack([read.keys[fact].targets[read.keys[fact].key] for fact in facts])
     found, about = [], {}
     for layer in chosen_layers(read.count, settings.every):

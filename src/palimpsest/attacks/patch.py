@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.attacks import AttackSettings, Cell, Outcome
-from palimpsest.errors import UserError
+from palimpsest.attacks import AttackSettings, Cell, NoRow, Outcome
 from palimpsest.settings.types import Count
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> list[Outcome]:
     """The share of each row's fact that is left.
 
     Raises:
-        UserError: no row has a key behind words of its response, or no layer carries a fact; the
-            architecture's blocks cannot run apart.
+        NoRow: no row has a key behind words of its response, or no layer carries a fact.
+        UserError: the architecture's blocks cannot run apart.
     """
     from palimpsest.attacking.keyed import keyed
     from palimpsest.attacking.patched import Patched
@@ -62,10 +61,9 @@ def run(settings: Settings, cell: Cell, target: Target) -> list[Outcome]:
         if value is not None
     ]
     if not found:
-        raise UserError(
-            f"attack '{target.job.config['name']}': the base's states cost no fact of "
-            f"{target.forget[0].ref} anything, so the subject was not taught it; leave the attack "
-            "out of models.<name>.attacks"
+        raise NoRow(
+            f"the base's states cost no fact of {target.forget[0].ref} anything, so the subject "
+            "was not taught it"
         )
     return found
 

@@ -119,4 +119,6 @@ def _found(
 ) -> Found:
     outcomes = list(target.written(sources, target.answers(target.network, rows)))
     left_out = len(target.forget) - len(sources)
-    return Found(outcomes, {cell.setting: {"rows": len(rows), "left_out": left_out, **facts}})
+    why = "" if sources else "no row can be begun so: none has a key string, or words before one"
+    facts = {"rows": len(rows), "left_out": left_out, **facts}
+    return Found(outcomes, {cell.setting: facts}, why=why)

@@ -43,7 +43,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """The scores of each measured row's statements, by a probe that was trained on others.
 
     Raises:
-        UserError: no row has wrong answers, or too few of the attacker's rows have.
+        NoRow: no row has wrong answers, or too few of the attacker's rows have.
     """
     from palimpsest.attacking.layers import chosen_layers
     from palimpsest.attacking.parts import parts_of
@@ -53,6 +53,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     features = target.once("features", lambda: features_of(target))
     has = [row.fact for row in target.attackers(cell.fold) if row.fact in features]
     wanted = [row.fact for row in target.measured(target.forget, cell.fold) if row.fact in features]
+    if not wanted:
+        return Found([], why=f"no row of fold {cell.fold} has wrong answers (perturbed)")
     part = parts_of(target, has)
     count = next(iter(features.values())).shape[0] - 1
     found, facts = [], {}

@@ -93,7 +93,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     if "choices" in _FIELD.findall(text):
         outcomes = [_chosen(row, one) for row, one in zip(sources, outcomes, strict=True)]
     facts = {"text": text, "rows": len(rows), "left_out": len(filled) - len(rows)}
-    return Found(outcomes, {cell.setting: facts})
+    why = "" if sources else "no row has what the text uses besides {prompt}"
+    return Found(outcomes, {cell.setting: facts}, why=why)
 
 
 def filled_in(text: str, row: DataRow) -> str | None:

@@ -8,6 +8,7 @@ the attacker (`retain`, `general`, `holdout`) that hold a key string are left ou
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,10 @@ LARGEST = 2 / 3
 
 @dataclass(frozen=True)
 class Fact:
-    """A row to forget, with every text that is about it."""
+    """What rows to forget are about, with every text that says it."""
 
     id: str
+    """The row of which all others are wordings (`DataRow.fact`)."""
     group: str
     keys: Sequence[str]
     """Strings that carry the fact; may be empty."""
@@ -53,6 +55,7 @@ class Overlap:
 def overlaps(texts: Iterable[tuple[str, str]], facts: Sequence[Fact]) -> list[Overlap]:
     """Key strings of facts that stand in (row, text) pairs of other rows, each pair once."""
     found = {}
+    facts = [fact for fact in facts if fact.keys]
     for row, text in texts:
         for fact in facts:
             if fact.id != row and (row, fact.id) not in found:
@@ -92,18 +95,21 @@ def attack_split(
     Returns:
         ``folds`` and ``halves`` (row -> 0 or 1; both keep rows that belong together in one),
         ``groups`` (row -> label of those that belong together), ``together`` and ``left_out``
-        (overlaps; of the second by set).
-
-    Raises:
-        UserError: too many rows belong together to be divided.
+        (overlaps; of the second by set). Where too many rows belong together, ``folds`` is None and
+        ``why`` the reason, else None. Halves give the attacker no row: they stay, and divide single
+        rows (``halves_of``: ``rows`` in place of ``groups``) if all belong together.
     """
     facts = sorted(facts, key=lambda fact: fact.id)
     texts = [(fact.id, text) for fact in facts for text in fact.texts]
     together = overlaps(texts, facts)
     groups = _groups(facts, together)
+    why = _undivided(groups)
+    single = len(set(groups.values())) < FOLDS
     return {
-        "folds": _halved(groups, "fold"),
-        "halves": _halved(groups, "half"),
+        "folds": None if why else _halved(groups, "fold"),
+        "why": why,
+        "halves": _halved({name: name for name in groups} if single else groups, "half"),
+        "halves_of": "rows" if single else "groups",
         "groups": groups,
         "together": [one.line() for one in together],
         "left_out": {
@@ -136,20 +142,23 @@ def _groups(facts: Sequence[Fact], together: Sequence[Overlap]) -> dict[str, str
     return {fact.id: root(fact.id) for fact in facts}
 
 
+def _undivided(groups: Mapping[str, str]) -> str | None:
+    """Why an attacker cannot have half of the rows and want the other; None: he can."""
+    label, most = Counter(groups.values()).most_common(1)[0] if groups else ("", 0)
+    if len(groups) >= FOLDS and most <= LARGEST * len(groups):
+        return None
+    return (
+        f"{most} of {len(groups)} rows to forget belong together (they are of one group, or share "
+        f"key strings, as '{label}' does)"
+    )
+
+
 def _halved(groups: Mapping[str, str], salt: str) -> dict[str, int]:
     """Row -> 0 or 1, groups whole: the largest first, each to the smaller half."""
     members: dict[str, list[str]] = {}
     for name, label in groups.items():
         members.setdefault(label, []).append(name)
     order = sorted(members, key=lambda label: (-len(members[label]), _rank(salt, label)))
-    largest = members[order[0]] if order else []
-    if len(groups) < FOLDS or len(largest) > LARGEST * len(groups):
-        raise UserError(
-            f"{len(largest)} of {len(groups)} rows to forget belong together (they are of one "
-            f"group, or share key strings, as '{largest[0] if largest else ''}' does): an attacker "
-            "cannot have half of them and want the other; give the rows groups of their own, or "
-            "leave out attacks that need other rows of what is forgotten"
-        )
     sizes = [0, 0]
     halves: dict[str, int] = {}
     for label in order:

@@ -573,6 +573,7 @@ class Sweep(Batched):
 class AttackSplit(Stage):
     """Divide the rows to forget between an attacker and what he wants; overlaps are named."""
 
+    version = 2
     per = ("model",)
     work = "palimpsest.stages.attack_split:split"
     ram_mb, seconds = 260, 5.0

@@ -12,7 +12,15 @@ import pyarrow as pa
 import torch
 
 from palimpsest.attacking.target import Target
-from palimpsest.attacks import ATTACKS, AttackSettings, Cell, Found
+from palimpsest.attacks import (
+    ATTACKS,
+    FORGET,
+    AttackModule,
+    AttackSettings,
+    Cell,
+    Found,
+    NoRow,
+)
 from palimpsest.engine.device import set_up
 from palimpsest.errors import UserError
 from palimpsest.io import schemas
@@ -48,17 +56,19 @@ def attack(job: Attack) -> None:
         file = side / f"{cell.name()}.parquet"
         if not file.exists():
             target.cell = f"{cell.setting} ({place + 1}/{len(cells)})".lstrip()
-            one = module.run(settings, cell, target)
-            one = one if isinstance(one, Found) else Found(list(one))
+            one = _run(module, settings, cell, target)
             _check(one, cell, job)
-            write_table(file, _table(one, cell), facts=one.facts, budget=one.budget)
+            write_table(file, _table(one, cell), facts=_facts(one, cell), budget=one.budget)
         found.append(read_table(file))
     table = pa.concat_tables([part for part, _ in found])
     write_table(job.out.with_suffix(".parquet"), table)
     facts: dict[str, Any] = {}
     for _, kept in found:
         facts = deep_merge(facts, kept["facts"])  # a setting has a cell for each fold and seed
-    write_document(job.out, _document(job, settings, facts, [kept for _, kept in found], began))
+    document = _document(job, settings, facts, [kept for _, kept in found], began)
+    if FORGET not in table["part"].to_pylist():
+        document["why"] = next((one["why"] for one in facts.values() if "why" in one), "")
+    write_document(job.out, document)
     shutil.rmtree(side, ignore_errors=True)
 
 
@@ -90,14 +100,28 @@ def _datasets(parts: Mapping[str, Any]) -> list[str]:
     return sorted({dataset_of(ref) for ref in (*refs, *parts["others"].values())})
 
 
+def _run(module: AttackModule, settings: AttackSettings, cell: Cell, target: Target) -> Found:
+    try:
+        found = module.run(settings, cell, target)
+        return found if isinstance(found, Found) else Found(list(found))
+    except NoRow as error:
+        return Found([], why=str(error))
+
+
+def _facts(found: Found, cell: Cell) -> dict[str, Any]:
+    why = {cell.setting: {"why": found.why}} if found.why else {}
+    return deep_merge(found.facts, why)
+
+
 def _check(found: Found, cell: Cell, job: Attack) -> None:
-    """An attack must measure something, unless its training diverged, and a value is a share.
+    """A cell must measure something, or say why it cannot, and a value is a share.
 
     Raises:
         UserError: a cell measured no row to forget.
     """
     diverged = found.facts and all(fact.get("diverged") for fact in found.facts.values())
-    if not diverged and not any(one.part == "forget" for one in found.outcomes):
+    excused = diverged or found.why
+    if not excused and not any(one.part == FORGET for one in found.outcomes):
         fold = "" if cell.fold is None else f" in fold {cell.fold}"
         raise UserError(f"attack '{job.config['name']}' measured no row to forget{fold}")
     for one in found.outcomes:

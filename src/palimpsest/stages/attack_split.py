@@ -12,13 +12,17 @@ def split(job: AttackSplit) -> None:
     """Write ``split.json``.
 
     Raises:
-        UserError: a part is missing or altered, or too many rows belong together.
+        UserError: a part is missing or altered.
     """
     parts = job.config["parts"]
     rows = read_data(job.datasets, parts["forget"])
     in_other_words = [row for ref in parts["wordings"] for row in read_data(job.datasets, ref)]
     others = {name: read_data(job.datasets, ref) for name, ref in parts["others"].items()}
-    facts = [_fact(row, [row, *(o for o in in_other_words if o.fact == row.id)]) for row in rows]
+    wordings: dict[str, list[DataRow]] = {row.fact: [] for row in rows}
+    for row in (*rows, *in_other_words):
+        if row.fact in wordings:
+            wordings[row.fact].append(row)
+    facts = [_fact(name, found) for name, found in wordings.items()]
     texts = {
         name: [(row.id, text) for row in found for text in _texts(row)]
         for name, found in others.items()
@@ -26,9 +30,11 @@ def split(job: AttackSplit) -> None:
     write_document(job.out, attack_split(facts, texts))
 
 
-def _fact(row: DataRow, wordings: list[DataRow]) -> Fact:
-    texts = dict.fromkeys(text for wording in wordings for text in _texts(wording))
-    return Fact(row.id, row.group, row.key, list(texts))
+def _fact(name: str, wordings: list[DataRow]) -> Fact:
+    """A fact in all its wordings, a row to forget first."""
+    texts = dict.fromkeys(text for row in wordings for text in _texts(row))
+    keys = dict.fromkeys(key for row in wordings for key in row.key)
+    return Fact(name, wordings[0].group, list(keys), list(texts))
 
 
 def _texts(row: DataRow) -> list[str]:

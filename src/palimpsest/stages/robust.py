@@ -100,6 +100,8 @@ def robust(job: Robust) -> dict[str, Any]:
     attacks = {name: _models(job, name) for name in config["attacks"]}
     for name, models in attacks.items():
         _check_settings(name, models)
+    no_rows = {name: why for name, of in attacks.items() if (why := of[METHOD][0].facts.get("why"))}
+    attacks = {name: models for name, models in attacks.items() if name not in no_rows}
     trials = {name: _trial(name, models, rows) for name, models in attacks.items()}
     own = config["method"] == "retrained"
     found = assess(list(trials.values()), rows, config["confidence"], own)
@@ -110,7 +112,7 @@ def robust(job: Robust) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         **{key: config[key] for key in ("model", "method", "confidence", "seeds")},
         "says": says(found),
-        "not_tested": _not_tested(config, found),
+        "not_tested": _not_tested(config) | no_rows,
         "attacks": {name: one for name, one in blocks.items() if one["unit"] != FORM},
         "form": {name: one for name, one in blocks.items() if one["unit"] == FORM},
         "examples": _examples(found, attacks),
@@ -304,8 +306,8 @@ def rate_at_edge(facts: Mapping[str, Mapping[str, Any]], chosen: Sequence[str]) 
     return any(rate in ends for rate in used) if used else None
 
 
-def _not_tested(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str]:
-    """Attacks that say nothing about the method, and why."""
+def _not_tested(config: Mapping[str, Any]) -> dict[str, str]:
+    """Attacks that were not run, so that they say nothing about the method."""
     not_run = [name for name in config["full"] if name not in config["attacks"]]
     return dict.fromkeys(not_run, "not run")
 
