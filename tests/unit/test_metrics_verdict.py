@@ -174,6 +174,13 @@ def test_a_required_attack_that_lacks_or_is_weak_is_never_a_pass(
     assert found["attacks"]["not_tested"] == {"lens": "not run"}
 
 
+def test_a_required_attack_that_fits_no_row_lacks_with_its_reason() -> None:
+    attacked = robust(choice=1.0) | {"not_tested": {"relearn": "no row has a key string"}}
+    found = judged(model("method", NOTHING, robust=attacked))
+    assert found["attacks"]["missing"] == {"relearn": "no row has a key string"}
+    assert found["outcome"] == NOT_TESTED
+
+
 def test_a_training_that_diverged_is_not_withstood() -> None:
     attacked = robust()
     attacked["attacks"]["relearn"] |= {"weak": True, "weak_why": "its training diverged"}

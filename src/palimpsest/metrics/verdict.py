@@ -360,7 +360,7 @@ def _attacks(criteria: Mapping[str, Any], robust: Mapping[str, Any]) -> dict[str
     lacking = {}
     for required in demanded["require"]:
         if required not in level["tested"]:
-            lacking[required] = "not run"
+            lacking[required] = robust["not_tested"].get(required, "not run")
         elif required in weak:
             why = blocks[required]["weak_why"] or "its power is below what the criteria ask for"
             lacking[required] = f"weak: {why}"
