@@ -22,12 +22,12 @@ class Card:
         self.room, self.asked = room, list[int]()
 
     def __call__(
-        self, network: Any, words: Any, rows: Any, new: int, together: int, **more: Any
+        self, network: Any, words: Any, rows: Any, new: int, together: int, *more: Any
     ) -> Any:
         self.asked.append(together)
         if together > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return answer(network, words, rows, new, together, **more)
+        return answer(network, words, rows, new, together, *more)
 
 
 def answerer(monkeypatch: pytest.MonkeyPatch, room: int) -> tuple[Any, Card]:

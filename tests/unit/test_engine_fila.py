@@ -106,7 +106,9 @@ def test_released_subtraction_in_bf16_begins_at_another_model() -> None:
     theirs = (weight - product).bfloat16().float() + product
     assert not torch.equal(theirs.bfloat16().float(), weight)
     ours = trainable.added()[name]
-    torch.testing.assert_close(ours.b @ ours.a, torch.zeros_like(weight), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        (ours.b @ ours.a).float(), torch.zeros_like(weight), rtol=0, atol=1e-6
+    )
 
 
 def test_what_a_subject_adds_counts_as_its_matrix() -> None:
