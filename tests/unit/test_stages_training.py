@@ -83,7 +83,10 @@ ACQUIRE = {
     "seed": 0,
     "sets": {"forget": "set/forget", "retain": "set/train"},
 }
-IN_ITS_TENSORS = deep_merge(ACQUIRE, {"settings": {"training": {"lora": {"targets": ["q_proj"]}}}})
+IN_ITS_TENSORS = deep_merge(
+    ACQUIRE,
+    {"settings": {"training": {"lora": {"targets": ["q_proj", "down_proj"], "first_layer": 0}}}},
+)
 """A task vector that changes what the subject's adapter changes, and nothing else."""
 IDS = torch.tensor([[5, 9, 33, 70, 2, 8]])
 
