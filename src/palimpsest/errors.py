@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
@@ -116,6 +117,7 @@ def run_cli(main: Callable[[], None]) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     previous_handler = signal.signal(signal.SIGTERM, _terminate)
+    previous_hook, sys.unraisablehook = sys.unraisablehook, _end_after_all
     try:
         main()
     except UserError as error:
@@ -129,6 +131,7 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit(141)
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
+        sys.unraisablehook = previous_hook
         # At its end Python collects garbage once more. With torch loaded that takes a fifth of the
         # time of the import, for memory that the system takes back at once.
         gc.freeze()
@@ -137,3 +140,18 @@ def run_cli(main: Callable[[], None]) -> None:
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     # The default action would end the process without cleaning up.
     sys.exit(128 + number)
+
+
+_FINALIZER_S = 0.05
+
+
+def _end_after_all(swallowed: sys.UnraisableHookArgs) -> None:
+    """Send the signal again whose exception met a finalizer: Python goes on after one that raises."""
+    again = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(swallowed.exc_type)
+    if again is None:
+        sys.__unraisablehook__(swallowed)
+        return
+    # In a moment: here, the next exception would be swallowed like the first.
+    later = threading.Timer(_FINALIZER_S, os.kill, (os.getpid(), again))
+    later.daemon = True
+    later.start()

@@ -61,6 +61,30 @@ def test_ctrl_c_is_status_130() -> None:
     assert ended.value.code == 130
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_meets_a_finalizer_ends_the_program(number: int, status: int) -> None:
+    """Python prints an exception of `__del__` and goes on: a job would end as if nobody had stopped it."""
+    program = (
+        "import signal, sys, time; from palimpsest.errors import run_cli\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        "        signal.raise_signal(int(sys.argv[1]))\n"
+        "def main():\n"
+        "    late = Late(); del late\n"
+        "    time.sleep(60)\n"
+        "run_cli(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(int(number))],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
 def test_sigterm_unwinds_and_is_status_143(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path\n"
