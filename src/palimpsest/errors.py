@@ -146,7 +146,7 @@ _FINALIZER_S = 0.05
 
 
 def _end_after_all(swallowed: sys.UnraisableHookArgs) -> None:
-    """Send the signal again whose exception met a finalizer: Python goes on after one that raises."""
+    """Send the signal again whose exception a finalizer met: Python goes on after such an error."""
     again = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(swallowed.exc_type)
     if again is None:
         sys.__unraisablehook__(swallowed)

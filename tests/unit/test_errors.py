@@ -63,7 +63,7 @@ def test_ctrl_c_is_status_130() -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_that_meets_a_finalizer_ends_the_program(number: int, status: int) -> None:
-    """Python prints an exception of `__del__` and goes on: a job would end as if nobody had stopped it."""
+    """Python goes on after an exception in `__del__`: the job would end as if it had finished."""
     program = (
         "import signal, sys, time; from palimpsest.errors import run_cli\n"
         "class Late:\n"
