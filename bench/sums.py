@@ -31,9 +31,10 @@ def main() -> None:
     """Print a line for each stage, most seconds first, and their sum."""
     stages = sums(Path(sys.argv[1] if len(sys.argv) > 1 else "benchmarks"))
     lines = sorted(stages.items(), key=lambda stage: -stage[1][1])
-    total = tuple(map(sum, zip(*stages.values(), strict=True)))
-    for stage, (jobs, cpu, seconds) in [*lines, ("all", total)]:
-        print(f"{stage:16}{jobs:6}{cpu:10.0f}{seconds:10.0f}")
+    jobs, cpus, times = zip(*stages.values(), strict=True)
+    total = (sum(jobs), sum(cpus), sum(times))
+    for stage, (count, cpu, seconds) in [*lines, ("all", total)]:
+        print(f"{stage:16}{count:6}{cpu:10.0f}{seconds:10.0f}")
 
 
 if __name__ == "__main__":
