@@ -5,12 +5,13 @@
 # make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
 # make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
 # make quantize installs what 8-bit optimisers and quantised bases need (config/README.md)
+# make docs     the documentation as a site, site/index.html
 # make lint     formatters, linters and the type checker alone
 # make lock     writes the installed versions to envs/requirements.lock and envs/palimpsest.yaml
 # make clean    removes what was computed; downloads stay
 # make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results bench slurm quantize lint lock clean distclean
+.PHONY: help run test chaos results bench slurm quantize docs lint lock clean distclean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -69,6 +70,16 @@ slurm: .venv/.installed
 quantize: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/quantize.lock
 
+# In a folder of its own: no run and no other test needs it.
+.venv/docs/.installed: envs/docs.lock .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--target .venv/docs -r envs/docs.lock
+	touch $@
+
+docs: .venv/docs/.installed
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.venv/docs python -m mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
+
 lint: .venv/.installed
 	ruff check .
 	ruff format --check .
@@ -85,7 +96,7 @@ lock: .venv/.installed
 	python -m palimpsest.docs
 
 clean:
-	rm -rf results logs benchmarks .snakemake
+	rm -rf results logs benchmarks site .snakemake
 
 distclean: clean
 	rm -rf .venv resources/models resources/datasets resources/tokens resources/judges resources/hub resources/downloads
