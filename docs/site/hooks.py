@@ -52,7 +52,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links of the repository become links of the site; one to a file that has no page, its text."""
+    """Make the repository's links the site's; of one to a file that has no page the text stays."""
     here = page.file.src_uri
     source = ELSEWHERE.get(here, f"docs/{here}")
     pages = {path: name for name, path in ELSEWHERE.items()}

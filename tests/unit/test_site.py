@@ -1,4 +1,4 @@
-"""The documentation builds as a site: each link leads somewhere, and nothing is loaded from elsewhere."""
+"""The documentation builds as a site: links lead somewhere, nothing comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kit.copies import REPO
 
+from kit.copies import REPO
 from palimpsest.objectives.catalog import algorithms
 
 MKDOCS = REPO / ".venv/docs"
