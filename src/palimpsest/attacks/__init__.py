@@ -40,6 +40,15 @@ FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 
 
+OTHERS = ("retain", "general", "holdout")
+"""Rows that an attacker may have besides those to forget."""
+
+
+def exact(number: float) -> str:
+    """A number in the name of a setting: 1, 0.25, 1e-05; different numbers have different names."""
+    return repr(float(number)).removesuffix(".0")
+
+
 class AttackSettings(Section):
     """Base of the settings of every attack.
 
@@ -59,7 +68,11 @@ class AttackSettings(Section):
         return (Cell(""),)
 
     def others(self) -> Sequence[str]:
-        """Rows of the attacker besides those to forget: ``retain``, ``general``, ``holdout``."""
+        """Rows that the attacker needs besides those to forget: `OTHERS`."""
+        return ()
+
+    def helpful(self) -> Sequence[str]:
+        """Such rows that he uses if the scenario has them, and does without if it has none."""
         return ()
 
 

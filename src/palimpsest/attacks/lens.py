@@ -11,7 +11,7 @@ token of the key is among the best 10. Heads:
 
 The correction of a layer is the ridge regression of the base's last state, less the layer's state
 behind the last norm, on the layer's state. It is fitted at the tokens that predict a response, of
-rows to keep, general ones and half of the facts. 3-fold cross-validation among those facts chooses
+half of the facts, and of rows to keep and general ones where the scenario has any. 3-fold cross-validation among those facts chooses
 its strength: that with which the first tokens of their keys are likeliest among all tokens of these
 rows. The other half is measured.
 
@@ -58,7 +58,7 @@ class Settings(AttackSettings):
             for fold in ((0, 1) if head == "fitted" else (None,))
         ]
 
-    def others(self) -> Sequence[str]:
+    def helpful(self) -> Sequence[str]:
         """What the map is fitted on, besides facts."""
         return ("retain", "general") if "fitted" in self.heads else ()
 
