@@ -359,19 +359,37 @@ class Score(Section):
     bootstrap: Count = 1000
     """Resamples for intervals of means."""
     rouge: Literal["rougeL", "rouge1", "rouge2"] = "rougeL"
-    """ROUGE variant (F-measure)."""
+    """ROUGE variant."""
     rouge_stemmer: bool = True
     """Porter-stem words before comparing."""
+    rouge_takes: Literal["f", "recall", "precision"] = "f"
+    """What of ROUGE counts: the F-measure, or the recall of the response's words (TOFU, RWKU)."""
+    rouge_by: Literal["words", "rouge-score", "rouge"] = "words"
+    """Words of every script; as the package rouge-score has it (ASCII alone); or ROUGE-L as the
+    package rouge has it (RWKU): case counts, repetition costs nothing."""
     recall_rouge: Fraction = 0.9
     """A row without key strings counts as recalled from this ROUGE on."""
     truth_ratio: Literal["arithmetic", "geometric"] = "arithmetic"
-    """Mean over the wrong answers' probabilities (arithmetic: TOFU's paper)."""
+    """Mean over the wrong answers' probabilities (arithmetic: TOFU's paper; geometric: its code and
+    every published table)."""
+    count_eos: bool = False
+    """Count the end token in likelihoods, as TOFU and OpenUnlearning do; never in accuracy and
+    extraction strength."""
     min_k: Annotated[Real, Field(gt=0, le=1)] = 0.2
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
     harm_judge: HarmJudge | None = None
     """Judge of every scenario, whatever these name; null: as each scenario has it."""
+
+    @model_validator(mode="after")
+    def _rouge_of_the_package(self) -> Self:
+        if self.rouge_by == "rouge" and (self.rouge != "rougeL" or self.rouge_stemmer):
+            raise ValueError(
+                "rouge_by: rouge is ROUGE-L without a stemmer; write rouge: rougeL and "
+                "rouge_stemmer: false beside it"
+            )
+        return self
 
 
 class Sweep(Section):
