@@ -31,6 +31,7 @@ help:
 	@echo "installing the packages of envs/requirements.lock into .venv (2 GB, some minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m palimpsest.snakemake_command
 	touch $@
 
 run: .venv/.installed
