@@ -13,7 +13,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos results bench slurm quantize docs lint lock clean distclean
 SHELL := bash
-PYTHON ?= python3.11
+# The first that is here; the pins are tested with 3.11.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell command -v python$(v)),python$(v))) python3.11)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
@@ -25,8 +26,8 @@ help:
 .venv/.installed: envs/requirements.lock pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "error: $(PYTHON) is needed; name another one with: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-		echo "error: $(PYTHON) is not Python 3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the packages of envs/requirements.lock into .venv (2 GB, some minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
