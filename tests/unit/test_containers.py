@@ -1,4 +1,4 @@
-"""The container files: what they copy exists, both install the same, and the workflow finds its home."""
+"""The container files: what they copy exists, and both install the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from kit.copies import REPO
 
 DOCKER = (REPO / "envs/Dockerfile").read_text()
