@@ -52,15 +52,17 @@ def exact(number: float) -> str:
 class AttackSettings(Section):
     """Base of the settings of every attack.
 
-    Class attributes: ``level`` and ``unit``; ``version``, to be raised when the attack computes
-    something else from the same input. Code of the file, and what it imports of
-    `palimpsest.attacking`, counts by itself.
+    Class attributes: ``level`` and ``unit``; ``measured``, the parts that it reads besides
+    ``forget``: `RETAIN`, for the damage and for how long an answer may be, and `UNSEEN`;
+    ``version``, to be raised when the attack computes something else from the same input. Code of
+    the file, and what it imports of `palimpsest.attacking`, counts by itself.
     """
 
     kind: str
     """Which attack: the name of its file."""
     level: ClassVar[Level]
     unit: ClassVar[Unit] = "recall"
+    measured: ClassVar[tuple[str, ...]] = (RETAIN,)
     version: ClassVar[int] = 1
 
     def cells(self) -> Sequence[Cell]:

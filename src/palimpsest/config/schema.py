@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -484,8 +485,22 @@ class Config(Section):
 
     def method(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules have the names that its base gives them."""
-        settings = self.with_roles(method, model)
-        return settings.model_copy(update={"training": self._resolved(settings.training, model)})
+        if (method, model) not in self._applied:
+            settings = self.with_roles(method, model)
+            training = self._resolved(settings.training, model)
+            self._applied[method, model] = settings.model_copy(update={"training": training})
+        return self._applied[method, model]
+
+    @cached_property
+    def _applied(self) -> dict[tuple[str, str], Objective]:
+        """What `method` returned so far: a plan asks for the same settings in every job."""
+        return {}
+
+    def __copy__(self) -> Self:
+        """A copy may get other methods, so it forgets what was applied."""
+        copied = super().__copy__()
+        copied.__dict__.pop("_applied", None)
+        return copied
 
     def with_roles(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules are named by their roles."""

@@ -79,7 +79,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     made = Work(root)
     made.describe("original")
     made.negate(1.0, "model")
-    config = {"parts": {"forget": "set/forget", "wordings": ["set/unseen"], "others": OTHERS}}
+    config = {"parts": {"forget": "set/forget", "wordings": ["set/unseen"]}}
     made.run(AttackSplit, "split.json", config)
     return made
 
@@ -92,7 +92,7 @@ def config(settings: dict[str, Any], **over: Any) -> dict[str, Any]:
         "name": "again",
         "attack": {"kind": "relearn", **ROWS, **settings},
         "code": [],
-        "parts": {**parts, "others": OTHERS},
+        "parts": {**parts, "others": OTHERS, "wordings": ["set/unseen"]},
         "retain_rows": 2,
         "template": TEMPLATE,
         "generation": {"max_new_tokens": 4, "batch_rows": 8},
