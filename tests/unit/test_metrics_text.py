@@ -16,8 +16,8 @@ from palimpsest.metrics.measures.answers import exact_match
 from palimpsest.metrics.normalise import normalise, words
 from palimpsest.metrics.recital import common, recites
 from palimpsest.metrics.rouge import Rouge
-from palimpsest.metrics.summary import USUAL
 from palimpsest.metrics.rows import computed
+from palimpsest.metrics.summary import USUAL
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 

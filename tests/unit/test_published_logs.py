@@ -194,4 +194,3 @@ def test_a_reference_that_was_taught_the_rows_is_refused(unseen: float) -> None:
 def test_losses_of_a_collapsed_model() -> None:
     """OpenUnlearning adds 1e-10 to a probability of e**-50, and gets 7e-13."""
     assert truth_ratio(-50.0, [-51.0], "geometric") == pytest.approx(0.36787944117)
-

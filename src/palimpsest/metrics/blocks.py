@@ -28,7 +28,9 @@ def metrics_block(scored: Scored) -> dict[str, Any]:
     }
     more = further_blocks(scored.parts)
     metrics[TEXT]["by_part"] = {
-        name: block_of(TEXT, scored.only(name)) for name in (*PARTS, *more) if name in scored.answers
+        name: block_of(TEXT, scored.only(name))
+        for name in (*PARTS, *more)
+        if name in scored.answers
     }
     if more:
         metrics[FURTHER] = {name: block_of(kind_of(name), scored, name) for name in more}

@@ -51,7 +51,9 @@ MEAN_LOGPROB = Column(
 )
 ACCURACY = Measure(
     name="accuracy",
-    column=Column("accuracy", Reading, lambda r: accuracy(r.tokens.without_end), difference="accuracy"),
+    column=Column(
+        "accuracy", Reading, lambda r: accuracy(r.tokens.without_end), difference="accuracy"
+    ),
     why=NO_TOKENS,
     forget="down",
     retain="up",
