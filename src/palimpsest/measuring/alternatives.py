@@ -228,9 +228,10 @@ def _refuse_shared(block: str, rows: Sequence[DataRow], examples: Sequence[DataR
     for example in examples:
         if (same := asked.get(normalised(example.prompt))) is not None:
             raise UserError(
-                f"evaluate.asked.{block}.examples: the example {example.id} ({example.prompt!r:.80}) "
-                f"is row {same} of {rows[0].ref}, which is asked: its answer stands before it; take "
-                "other examples, or set shared_examples: true as a published protocol may have it"
+                f"evaluate.asked.{block}.examples: the example {example.id} "
+                f"({example.prompt!r:.80}) is row {same} of {rows[0].ref}, which is asked: its "
+                "answer stands before it; take other examples, or set shared_examples: true as a "
+                "published protocol may have it"
             )
 
 
