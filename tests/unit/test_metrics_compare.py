@@ -172,3 +172,14 @@ def test_models_in_different_number_types_are_not_compared(tmp_path: Path) -> No
         write_table(path, table, dtype=dtype)
     with pytest.raises(UserError, match=r"sku/rows\.parquet in bfloat16, .* in float32; set dtype"):
         compared(config, tmp_path, *paths)
+
+
+def test_a_method_is_no_reference_of_itself(tmp_path: Path) -> None:
+    """OU#19: with one file given twice, every distance was perfect."""
+    table = pa.Table.from_pandas(frame("forget", mean_logprob=[-1.0, -3.0], answer=["a", "b"]))
+    path = tmp_path / "rows.parquet"
+    write_table(path, table)
+    config = {"model": "mini", "method": "original", "score": SETTINGS}
+    with pytest.raises(UserError, match="the model of 'original' itself"):
+        compared(config, tmp_path, path, path, path)
+    assert compared(config | {"method": "retrained"}, tmp_path, path, path, path)

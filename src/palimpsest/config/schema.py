@@ -13,6 +13,7 @@ from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.modules import Modules, resolved
+from palimpsest.errors import did_you_mean
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
 from palimpsest.settings.merge import deep_merge
@@ -187,6 +188,30 @@ class WantedAnswers(Section):
     """From a list."""
 
 
+class Further(Section):
+    """A further part, with the measures of the block that it is of."""
+
+    part: PartRef
+    """dataset/part."""
+    of: Literal["forget", "retain", "general"]
+    """What the rows are: to forget, to keep, or taught to nobody."""
+
+
+class Asked(Section):
+    """How the rows of a block are asked, where that differs."""
+
+    max_new_tokens: Count | None = None
+    """Longest answer; null: as the scenario has it."""
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], EACH_ONCE] = []
+    """An answer ends before the first of these texts."""
+    examples: PartRef | None = None
+    """Rows that stand, solved, before each question, an empty line after each."""
+    shared_examples: bool = False
+    """Accept examples that are rows of the block, as a published protocol may have them."""
+    template: Annotated[Template | None, AsWritten] = None
+    """Template of these rows; null: the base's."""
+
+
 class Evaluated(Section):
     """Parts that are measured. Only `forget` and `retain` are required."""
 
@@ -211,6 +236,12 @@ class Evaluated(Section):
     """What was to be kept, asked in the same way."""
     holdout: PartRef | None = None
     """Rows like those of `forget` that nobody was taught: membership inference compares the two."""
+    members: PartRef | None = None
+    """Taught rows that membership inference compares in place of `forget` (MUSE: whole texts)."""
+    further: Annotated[dict[Name, Further], BeforeValidator(_without_nulls)] = {}
+    """Name -> a further part: its block is ``forget/name``, ``retain/name`` or ``general/name``."""
+    asked: Annotated[dict[str, Asked], BeforeValidator(_without_nulls)] = {}
+    """Block -> how its rows are asked: limit, stop texts, solved examples, template."""
     answers: Count | None = None
     """Rows of each part that are also answered freely; null: all. Likelihoods use every row."""
     alternatives: Index | None = None
@@ -218,7 +249,31 @@ class Evaluated(Section):
 
     def parts(self) -> dict[str, str]:
         """Block of eval.json -> dataset/part, for the parts that are named."""
-        return {name: ref for name, ref in self if isinstance(ref, str)}
+        plain = {name: ref for name, ref in self if isinstance(ref, str)}
+        return plain | {f"{one.of}/{name}": one.part for name, one in self.further.items()}
+
+    def asking(self) -> dict[str, Any]:
+        """``asked`` for stages that measure: nothing where no block is asked in its own way."""
+        return (
+            {"asked": {b: one.model_dump() for b, one in self.asked.items()}} if self.asked else {}
+        )
+
+    def examples(self) -> list[str]:
+        """Parts whose rows stand as examples before questions."""
+        return [one.examples for one in self.asked.values() if one.examples]
+
+    @model_validator(mode="after")
+    def _asked_blocks(self) -> Self:
+        answered = [name for name in self.parts() if name not in ("holdout", "members")]
+        for block, one in self.asked.items():
+            if block not in answered:
+                raise ValueError(f"asked: no block '{block}'{did_you_mean(block, answered)}")
+            if block.endswith("_chat") and (one.template or one.examples):
+                raise ValueError(
+                    f"asked.{block}: its rows are asked in the base's chat template; leave "
+                    "template and examples out"
+                )
+        return self
 
 
 class LmEvalTask(Section):

@@ -130,7 +130,8 @@ def score_seed(
         schemas.GENERATIONS.names,
         [*greedy, *(part.block for part in further)],
     )
-    longest = read_table(folder / GENERATIONS)[1].get("max_new_tokens")
+    facts = read_table(folder / GENERATIONS)[1]
+    longest, limits = facts.get("max_new_tokens"), facts.get("limits", {})
 
     def answers(part: Part, places: Sequence[int]) -> Rows:
         table = generations.get(part.block)
@@ -140,7 +141,7 @@ def score_seed(
     rows: dict[str, Rows] = {}
     for part in parts:
         reading = _reading(likelihood[part.block], part, config, folder, base_likelihood)
-        reading = replace(reading, longest_answer=longest)
+        reading = replace(reading, longest_answer=limits.get(part.block, longest))
         places = part.draw(config["answers"]) if kind_of(part.block) in ANSWERED else []
         rows[part.block] = _facts(part) | _joined(
             _of_reading(reading, part.block), answers(part, places)
