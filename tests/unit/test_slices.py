@@ -15,7 +15,7 @@ from palimpsest.config import load_config
 from palimpsest.io.digest import digests_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.pipeline import content
-from palimpsest.pipeline.results import datasets_of, shown, slice_of, untracked
+from palimpsest.pipeline.results import datasets_of, shown, slice_of, slices_behind, untracked
 from palimpsest.pipeline.slices import devices_of
 from palimpsest.pipeline.stages import STAGES
 
@@ -330,6 +330,14 @@ def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():
     cfg = load_config(small_config())
     assert "lm_eval" not in json.loads(slice_of("score", cfg, model="subject", method="sku"))
+
+
+def test_the_record_of_a_result_has_the_slices_that_its_jobs_get():
+    cfg = load_config(raw_config())
+    behind = json.loads(slices_behind(cfg, "subject", "sku"))
+    assert {"pretrain", "reference", "acquire", "negate", "measure"} <= set(behind)
+    for stage in ("pretrain", "acquire", "negate", "measure"):
+        assert behind[stage] == json.loads(slice_of(stage, cfg, **WILDCARDS[stage])), stage
 
 
 def test_seeds_differ_in_nothing_else():

@@ -502,11 +502,13 @@ class Measure(Batched, OfRun):
             | ({"backend": "vllm", "batch_rows": None} if by_vllm else {}),
             "sampling": cfg.measure.sampling.model_dump(),
             "wrappers": cfg.measure.wrappers,
+            **scenario.evaluate.asking(),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
+        evaluate = slices.scenario_of(cfg, w.model).evaluate
+        return [*evaluate.parts().values(), *evaluate.examples()]
 
 
 @declared
