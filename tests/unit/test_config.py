@@ -929,3 +929,12 @@ def test_an_attack_with_rows_that_the_scenario_lacks_is_refused(chosen):
         message(put(raw, "models.subject.attacks", chosen))
     )
     load_config(raw)  # a list that no subject has
+
+
+@pytest.mark.parametrize("kind", ["lens", "ablate"])
+def test_an_attack_that_can_do_without_rows_is_taken(kind):
+    """The scenario has no general rows."""
+    raw = put(raw_config(), "attacks.inside", {"kind": kind})
+    cfg = load_config(put(raw, "models.subject.attacks", ["ask", "inside"]))
+    assert cfg.scenarios["taught"].general is None
+    assert cfg.attacks["inside"].helpful()

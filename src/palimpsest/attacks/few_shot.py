@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from palimpsest.attacks import AttackSettings, Cell, Found
+from palimpsest.attacks import AttackSettings, Cell, Found, NoRow
 from palimpsest.errors import UserError
 from palimpsest.settings.types import EACH_ONCE, Count, Index
 
@@ -60,6 +60,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Ask each measured row after the cell's shots.
 
     Raises:
+        NoRow: no row to forget is in a fold, or none outside of it.
         UserError: not even one shot fits the context.
     """
     asked = int(cell.setting.rpartition("-")[2])
@@ -96,6 +97,8 @@ def fitting(target: Target, cell: Cell, asked: int) -> int:
     if context is None:
         return len(before)
     questions = target.rows(target.measured(target.forget, cell.fold))
+    if not questions:
+        raise NoRow(f"no row to forget is in fold {cell.fold}")
     longest = max(questions, key=lambda row: row.prompt_length)
     counts = range(len(before), 0, -1)
     room = context - target.limit

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from palimpsest.attacks import LEVELS, UNATTACKED, AttackSettings
-from palimpsest.config.criteria import RECOVERABLE, Criteria, Verdict
+from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
@@ -27,6 +27,7 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.metrics.names import RECOVERABLE
 from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.training import Training

@@ -602,7 +602,7 @@ class Attack(Batched, OfRun):
     per = ("model", "run", "attack")
     work = "palimpsest.stages.attack:attack"
     gpu = True
-    needs = Estimate.measure
+    needs = Estimate.attack
 
     original: options.Original
     split: options.AttackRows
@@ -636,6 +636,7 @@ class Attack(Batched, OfRun):
 class Robust(Stage):
     """Whether it comes back: the worst attack on a method, above its control; needs no model."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.robust:robust"
     ram_mb = 260
@@ -842,7 +843,7 @@ class Verdict(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
-    version = 2
+    version = 3
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 420, 15.0
