@@ -26,7 +26,7 @@ from palimpsest.io.artifacts import (
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.cost import training_log
-from palimpsest.metrics.pairs import Pair, pairs
+from palimpsest.metrics.pairs import Pair, page_pairs
 
 ROW_COLUMNS = (
     "seed",
@@ -195,6 +195,7 @@ def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
         )
         for model, methods in slice_["report"]["models"].items()
     ]
+    subjects = _with_pairs(subjects)
     return subjects if slice_["report"].get("texts", True) else list(map(_without_texts, subjects))
 
 
@@ -224,14 +225,24 @@ def _subject(
         scenario=titles.get("scenario") or "",
         runs=runs,
         pretraining=_train_log(results / model / "subject", seed=0),
-        pairs=_pairs([run for run in runs if run.method not in REFERENCES]),
     )
 
 
-def _pairs(runs: list[Run]) -> list[Pair]:
-    if len(runs) < 2:
-        return []
-    return pairs({run.method: pd.DataFrame(run.rows) for run in runs}, runs[0].level)
+def _with_pairs(subjects: list[Subject]) -> list[Subject]:
+    """The subjects with the tests of their methods, corrected for all of the page."""
+    tested = {subject.name: _unlearned(subject.runs) for subject in subjects}
+    levels = [run.level for runs in tested.values() for run in runs]
+    if not levels:
+        return subjects
+    frames = {
+        name: {run.method: pd.DataFrame(run.rows) for run in runs} for name, runs in tested.items()
+    }
+    found = page_pairs(frames, levels[0])
+    return [replace(subject, pairs=found[subject.name]) for subject in subjects]
+
+
+def _unlearned(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.method not in REFERENCES]
 
 
 def _title(method: str, title: str | None) -> str:
