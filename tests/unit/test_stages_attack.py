@@ -8,17 +8,20 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
-from kit import attacked_text
+from kit import attacked
+from palimpsest.attacking.target import Target
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
+from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
 from palimpsest.stages.attack import _side_folder
 
 
 def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path)
+    bench = attacked.Subject(tmp_path)
     others = {"retain": "more/all"}
     table = tmp_path / "datasets" / "more" / "all.parquet"
 
@@ -26,7 +29,7 @@ def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
         write_table(table, pa.table({"id": ["more-0"], "prompt": [text], "response": [text]}))
         write_manifest(table.parent, [table.name], format="qa")
         job = bench.job("ask")
-        job.config["parts"] = job.config["parts"] | {"others": others}
+        job.config["parts"] = job.config["parts"] | {"others": others, "wordings": []}
         return _side_folder(job)
 
     cell = side("one") / "cell.parquet"
@@ -38,19 +41,19 @@ def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_answers_are_their_owners_and_the_split_is_not(tmp_path: Path) -> None:
-    root = tmp_path / "open"
-    bench = attacked_text.bench(root)
-    (root / "attacks").mkdir()
+    bench = attacked.Subject(tmp_path / "open")
+    folder = bench.folder() / "attacks"
+    folder.mkdir()
     bench.attack("ask")
-    for name, private in (("attacks", True), ("split.json", False)):
-        assert is_private(root / name) is private
-    assert all(is_private(path) for path in (root / "attacks").iterdir())
+    for path, private in ((folder, True), (bench.split, False)):
+        assert is_private(path) is private
+    assert all(is_private(path) for path in folder.iterdir())
 
 
 def test_tables_name_the_facts_of_the_split_whatever_the_wording(tmp_path: Path) -> None:
     names = [f"fact-{i // 2}" for i in range(8)]  # two wordings of each
     wrong = pa.array([["w1 w2"]] * 8)
-    bench = attacked_text.bench(tmp_path, paraphrase_of=names, perturbed=wrong)
+    bench = attacked.Subject(tmp_path, paraphrase_of=names, perturbed=wrong)
     split = bench.target("ask").split
     assert set(split["folds"]) == set(split["halves"]) == set(split["groups"]) == set(names)
     for kind in ("ask", "choice"):
@@ -59,7 +62,7 @@ def test_tables_name_the_facts_of_the_split_whatever_the_wording(tmp_path: Path)
 
 
 def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
-    target = attacked_text.bench(tmp_path).target("ask")
+    target = attacked.Subject(tmp_path).target("ask")
     rows = target.forget
     foreign = replace(rows[0], id="foreign", fact="foreign")
     measured = [target.measured([*rows, foreign], fold) for fold in (0, 1)]
@@ -68,7 +71,7 @@ def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
 
 
 def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    bench = attacked.Subject(tmp_path, group=["one person"] * 8)
     bench.attack("ask")
     target = bench.target("relearn")
     why = r"attack 'relearn' divides .* 8 of 8 rows to forget belong together .*'forget-00'"
@@ -76,6 +79,39 @@ def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -
         with pytest.raises(UserError, match=why):
             rows()
     assert target.measured(target.forget, None) == target.forget
+
+
+def test_rows_of_the_attacker_with_a_key_are_left_out_by_name(tmp_path: Path) -> None:
+    bench = attacked.Subject(tmp_path)
+    target = bench.target("few_shot", rows=["retain"])
+    assert [row.id for row in target.others("retain")] == [f"train-0{i}" for i in range(5)]
+    line = {"row": "train-05", "key": "w70", "of": "forget-00"}
+    _, document = bench.attack("few_shot", rows=["retain"], shots=[2])
+    assert document["left_out"] == {"retain": [line]}
+    _, document = bench.attack("few_shot", shots=[2])
+    assert document["left_out"] == {}
+
+
+def test_a_key_that_another_wording_has_counts(tmp_path: Path) -> None:
+    bench = attacked.Subject(tmp_path)
+    job = bench.job("few_shot", rows=["retain"])
+    rows = {"id": ["more-0"], "prompt": ["w2"], "response": ["w41"], "paraphrase_of": ["forget-03"]}
+    table = tmp_path / "datasets" / "more" / "all.parquet"
+    write_table(table, pa.table({**rows, "key": pa.array([["w41"]])}))
+    write_manifest(table.parent, [table.name], format="qa")
+    job.config["parts"]["wordings"] = ["more/all"]
+    target = Target(job, torch.device("cpu"), read_document(job.split))
+    found = [(line["row"], line["of"]) for line in target.left_out["retain"]]
+    assert ("train-01", "forget-03") in found
+
+
+def test_an_attack_reads_no_part_that_its_settings_do_not_name(tmp_path: Path) -> None:
+    """Otherwise it would not run again where that part changes."""
+    target = attacked.Subject(tmp_path).target("choice")
+    for name in ("retain", "unseen"):
+        with pytest.raises(KeyError):
+            getattr(target, name)
+    assert attacked.Subject(tmp_path / "all").target("ask").unseen == []
 
 
 @pytest.mark.parametrize(
@@ -90,14 +126,14 @@ def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -
 def test_an_attack_that_fits_no_row_says_why(
     tmp_path: Path, kind: str, settings: dict[str, Any], why: str
 ) -> None:
-    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    bench = attacked.Subject(tmp_path, group=["one person"] * 8)
     table, document = bench.attack(kind, **settings)
     assert table.empty
     assert why in document["why"]
 
 
 def test_a_cell_that_fits_no_row_leaves_the_others(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path)
+    bench = attacked.Subject(tmp_path)
     texts = {"plain": "Now: {prompt}", "list": "{prompt} {choices}"}
     table, document = bench.attack("wrapped", texts=texts)
     assert set(table["setting"]) == {"plain"}

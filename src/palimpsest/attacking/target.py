@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import FORGET, RETAIN, NoRow, Outcome
-from palimpsest.data.attack_split import Fact, refuse_overlaps
+from palimpsest.attacks import FORGET, RETAIN, UNSEEN, NoRow, Outcome
+from palimpsest.data.attack_split import Fact, overlaps, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
 from palimpsest.engine.progress import Progress
@@ -20,6 +20,7 @@ from palimpsest.engine.rows import Row, batches
 from palimpsest.errors import UserError
 from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
 from palimpsest.measuring.backends import transformers_answerer
+from palimpsest.measuring.facts import facts_of, texts_of
 from palimpsest.measuring.likelihood import token_columns
 from palimpsest.measuring.limit import longest_answer
 from palimpsest.metrics.answers import Answers
@@ -68,12 +69,12 @@ class Target:
     @functools.cached_property
     def unseen(self) -> list[DataRow]:
         """The same facts in words that unlearning never saw; empty where there are none."""
-        return self._read("forget_unseen") if "forget_unseen" in self._parts else []
+        return self._read(UNSEEN)
 
     @functools.cached_property
     def retain(self) -> list[DataRow]:
         """Rows to keep that show the damage; no attacker has them."""
-        rows = self._read("retain")
+        rows = self._read(RETAIN)
         ids = set(draw_ids([row.id for row in rows], self.job.config["retain_rows"]))
         return [row for row in rows if row.id in ids]
 
@@ -112,14 +113,34 @@ class Target:
                 f"attack '{self.job.config['name']}' uses {name} rows, and the scenario has none "
                 f"(it has: {has})"
             )
-        without = {line["row"] for line in self.split["left_out"].get(name, [])}
-        rows = [row for row in read_data(self.job.datasets, ref) if row.id not in without]
+        without = {line["row"] for line in self.left_out[name]}
+        rows = [row for row in self._others[name] if row.id not in without]
         if not rows:
             raise UserError(
                 f"every row of {ref} holds a key string of what is to be forgotten: an attacker "
                 f"with {name} rows would have the answers"
             )
         return rows
+
+    @functools.cached_property
+    def left_out(self) -> dict[str, list[dict[str, str]]]:
+        """Other rows of the attacker that hold a key string of what is to be forgotten, by name."""
+        if not self._others:
+            return {}
+        wordings = [
+            row for ref in self._parts["wordings"] for row in read_data(self.job.datasets, ref)
+        ]
+        facts = facts_of(self.forget, wordings)
+        texts = {
+            name: [(row.id, text) for row in rows for text in texts_of(row)]
+            for name, rows in self._others.items()
+        }
+        return {name: [one.line() for one in overlaps(of, facts)] for name, of in texts.items()}
+
+    @functools.cached_property
+    def _others(self) -> dict[str, list[DataRow]]:
+        others = self._parts["others"]
+        return {name: read_data(self.job.datasets, ref) for name, ref in others.items()}
 
     def refuse_keys(self, texts: Mapping[str, str], what: str) -> None:
         """Refuse texts of the attack's settings that give a measured row away.
@@ -136,7 +157,13 @@ class Target:
         return parts
 
     def _read(self, part: str) -> list[DataRow]:
-        return read_data(self.job.datasets, self._parts[part])
+        """Rows of a part; none where the scenario has none.
+
+        Raises:
+            KeyError: the settings of the attack do not say that it measures the part.
+        """
+        ref = self._parts[part]
+        return [] if ref is None else read_data(self.job.datasets, ref)
 
     @property
     def _folds(self) -> Mapping[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from palimpsest.attacks import UNSEEN, AttackSettings, Cell, Outcome
+from palimpsest.attacks import RETAIN, UNSEEN, AttackSettings, Cell, Outcome
 
 if TYPE_CHECKING:
     from palimpsest.attacking.target import Target
@@ -15,6 +15,7 @@ class Settings(AttackSettings):
     """Settings of the question without an attack."""
 
     level = "text"
+    measured = (UNSEEN, RETAIN)
 
     kind: Literal["ask"]
     """What the model says when it is asked: the value before every attack."""
