@@ -76,6 +76,8 @@ class Pair:
     """The same after Holm's correction over all tests of the page."""
     verdict: str = ALIKE
     """What the corrected test says of `method`."""
+    seeds: tuple[int, int] = (1, 1)
+    """Number of seeds of either one."""
 
     def turned(self) -> Pair:
         """The same pair, said of the other method."""
@@ -83,7 +85,14 @@ class Pair:
         value, ends = self.change["value"], self.change["ci95"]
         ci95 = None if ends is None else [-ends[1], -ends[0]]
         change = {**self.change, "value": -value, "ci95": ci95}
-        return replace(self, method=self.other, other=self.method, change=change, verdict=turned)
+        return replace(
+            self,
+            method=self.other,
+            other=self.method,
+            change=change,
+            verdict=turned,
+            seeds=self.seeds[::-1],
+        )
 
 
 class Place(NamedTuple):
@@ -295,14 +304,15 @@ def _tests(block: _Block, draws: int, confidence: float) -> list[Pair]:
     for (method, other), (one, two), p, gap in zip(
         block.couples, couples, drawn.tolist(), gaps.T, strict=True
     ):
+        seeds = len(values[one]), len(values[two])
         if counted:
             by_rows = sign_flips(_group_changes(values[one], values[two], groups))
             # Few rows make the bootstrap sure too soon; the exact test knows no seeds.
-            p = max(by_rows, p) if max(len(values[one]), len(values[two])) > 1 else by_rows
+            p = max(by_rows, p) if max(seeds) > 1 else by_rows
         ends = with_width(percentiles(gap, confidence), distinct(groups), confidence, bounds)
         change = np.array([values[one].mean() - values[two].mean()])
         estimate = estimated(change, len(block.rows), ends, distinct(groups))
-        found.append(Pair(block.question, method, other, estimate, rounded(p)))
+        found.append(Pair(block.question, method, other, estimate, rounded(p), seeds=seeds))
     return found
 
 

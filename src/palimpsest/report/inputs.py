@@ -13,6 +13,7 @@ import pandas as pd
 from palimpsest.config.schema import REFERENCES
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import (
+    CHOSEN,
     COMPARE,
     EVAL,
     MODEL,
@@ -21,6 +22,7 @@ from palimpsest.io.artifacts import (
     ROBUST,
     ROWS,
     SWEEP,
+    TRIALS,
     VERDICT,
 )
 from palimpsest.io.sealed import read_document
@@ -57,6 +59,23 @@ RETRAINED = "retrained"
 REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", "selected")
 """Columns that region.parquet must have."""
 
+TRIAL_COLUMNS = (
+    "trial",
+    "scale",
+    "settings",
+    "status",
+    "reason",
+    "forget",
+    "retain",
+    "x",
+    "y",
+    "feasible",
+    "front",
+    "chosen",
+    "optimizer_rows",
+)
+"""Columns that trials.parquet must have."""
+
 BASE = "base"
 """The method name of the base model, which was taught nothing."""
 
@@ -73,6 +92,16 @@ class Region:
     """Lines of region.parquet: all tensors, chosen or not."""
     facts: Mapping[str, Any]
     """region.json: ``tensors``, ``of``, ``parameters``, ``limits``, ``random``."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The search that a method's settings come from."""
+
+    trials: list[dict[str, Any]]
+    """Lines of trials.parquet: every trial at every scale."""
+    chosen: Mapping[str, Any]
+    """chosen.json."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +126,13 @@ class Run:
     """robust.json; empty where no attack was run."""
     verdict: Mapping[str, Any] = field(default_factory=dict)
     """verdict.json; empty where the page has none."""
+    tuned: Tuned | None = None
+    """The search for the settings; None where they were set by hand."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the method is compared in rank: not if its search met its conditions nowhere."""
+        return self.tuned is None or bool(self.tuned.chosen["feasible"])
 
     @property
     def seeds(self) -> list[int]:
@@ -267,7 +303,12 @@ def _run(method: str, title: str, folder: Path, sweeps: bool, attacked: bool) ->
         compare={} if method == ORIGINAL else read_document(folder / COMPARE),
         robust=read_document(folder / ROBUST) if attacked and method != BASE else {},
         verdict=read_document(folder / VERDICT) if attacked and method != BASE else {},
+        tuned=_tuned(folder / "tune") if evaluation.get("tuning") else None,
     )
+
+
+def _tuned(folder: Path) -> Tuned:
+    return Tuned(_table(folder / TRIALS, TRIAL_COLUMNS), read_document(folder / CHOSEN))
 
 
 def _region(folder: Path, seed: int) -> list[Region]:
