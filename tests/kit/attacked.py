@@ -36,6 +36,7 @@ CONFIG: dict[str, Any] = {
     **LOAD,
     "code": [],
     "parts": {"forget": "set/forget", "retain": "set/retain", "others": {}},
+    "rows": None,
     "retain_rows": None,
     "template": TEMPLATE,
     "generation": {"max_new_tokens": 6, "batch_rows": 8},

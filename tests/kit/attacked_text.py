@@ -96,6 +96,8 @@ class Bench:
 
     work: Work
     parts: dict[str, Any]
+    rows: int | None = None
+    """Rows to forget that are measured; None: all."""
 
     def config(self, kind: str, **settings: Any) -> dict[str, Any]:
         """The slice of an attack."""
@@ -105,6 +107,7 @@ class Bench:
             "attack": {"kind": kind, **settings},
             "code": [1, "code"],
             "parts": self.parts,
+            "rows": self.rows,
             "retain_rows": 4,
             "template": {"prompt": "{prompt}", "response": " {response}"},
             "generation": {"max_new_tokens": 6, "batch_rows": 5},
@@ -132,7 +135,9 @@ class Bench:
         job = self.job(kind, **settings)
         return Target(job, torch.device("cpu"), read_document(job.split))
 
-    def attack(self, kind: str, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def attack(
+        self, kind: str, measured: Path | None = None, **settings: Any
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The table and the facts that the stage writes."""
         out = self.work.run(
             Attack,
@@ -142,6 +147,7 @@ class Bench:
             model=self.work.root / "original",
             original=self.work.root / "original",
             split=self.work.root / "split.json",
+            measured=measured,
         )
         return read_table(out.with_suffix(".parquet"))[0].to_pandas(), read_document(out)
 

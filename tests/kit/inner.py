@@ -93,11 +93,13 @@ class Small:
             config={
                 **LOAD,
                 "name": kind,
+                "attack": {"kind": kind},
                 "parts": {
                     "forget": "set/forget",
                     "retain": "set/retain",
                     "others": {name: f"set/{name}" for name in others},
                 },
+                "rows": None,
                 "retain_rows": 8,
                 "template": TEMPLATE,
                 "generation": {"max_new_tokens": 6, "batch_rows": 8},

@@ -36,6 +36,9 @@ answers is likeliest; lens: the key is among the best tokens of a layer; probe: 
 tell right from wrong; patch: what blocks of the model before unlearning find in its states; form:
 what the published files give away, which is no property of weights."""
 
+WRITTEN: tuple[Unit, ...] = ("recall", "form")
+"""Units of attacks under which the model writes an answer to each row, which takes most time."""
+
 FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 

@@ -95,7 +95,7 @@ def fitting(target: Target, cell: Cell, asked: int) -> int:
     context = target.form.tokenizer.context
     if context is None:
         return len(before)
-    questions = target.rows(target.measured(target.forget, cell.fold))
+    questions = target.rows(target.every)
     longest = max(questions, key=lambda row: row.prompt_length)
     counts = range(len(before), 0, -1)
     room = context - target.limit

@@ -573,7 +573,7 @@ class Sweep(Batched):
 class AttackSplit(Stage):
     """Divide the rows to forget between an attacker and what he wants; overlaps are named."""
 
-    version = 2
+    version = 3
     per = ("model",)
     work = "palimpsest.stages.attack_split:split"
     ram_mb, seconds = 260, 5.0
@@ -611,6 +611,9 @@ class Attack(Batched, OfRun):
     original: options.Original
     split: options.AttackRows
     datasets: options.Datasets
+    measured: (
+        Annotated[Path, Option("generations.parquet of the model; empty: it is asked again")] | None
+    ) = None
     out: options.OutFile
 
     @classmethod
@@ -630,6 +633,7 @@ class Attack(Batched, OfRun):
                 "retain": evaluated.retain,
                 "others": {name: rows[name] for name in entry.others() if name in rows},
             },
+            "rows": cfg.robust.rows,
             "retain_rows": cfg.robust.retain_rows,
             "template": base.template.model_dump(),
             "generation": slices.generation(cfg, w.model),
