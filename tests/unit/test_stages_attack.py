@@ -18,6 +18,7 @@ from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.asked import draw_ids
 from palimpsest.model.description import updates_in
 from palimpsest.stages.attack import _side_folder, attack
 
@@ -227,3 +228,41 @@ def test_lens_and_ablate_do_without_general_rows(tmp_path: Path) -> None:
     table, document = bench.attack("ablate", at=["all"])
     assert set(table[table["part"] == "forget"]["setting"]) == {"with_original all"}
     assert "give it `general` or `retain`" in document["settings"]["without_original all"]["why"]
+
+
+def test_as_many_rows_are_measured_as_are_asked_and_the_attacker_has_the_others(
+    tmp_path: Path,
+) -> None:
+    bench = attacked.Subject(tmp_path, perturbed=pa.array([["w1 w2"]] * 8))
+    bench.asked_rows = 3
+    names = [f"forget-{i:02}" for i in range(8)]
+    first = sorted(draw_ids(names, 3))
+
+    def measured(kind: str, **settings: Any) -> list[str]:
+        table, _ = bench.attack(kind, **settings)
+        return sorted(table[table["part"] == "forget"]["id"])
+
+    assert measured("ask") == measured("few_shot", shots=[2]) == first
+    assert measured("choice") == names, "nothing is written"
+    attackers = {row.id for row in bench.target("few_shot").attackers(0)}
+    assert len(attackers) == 4
+    assert not attackers & set(first)
+
+
+def test_answers_that_were_measured_are_not_asked_again(tmp_path: Path) -> None:
+    bench = attacked.Subject(tmp_path)
+    said = {("forget", "forget-02"): "w52 w5 w6 w72 w7", ("retain", "test-01"): "w41 w8"}
+    lines = [
+        {"part": part, "id": name, "answer": text, "tokens": 5, "stopped": True}
+        for (part, name), text in said.items()
+    ]
+    answers = tmp_path / "generations.parquet"
+    write_table(answers, pa.Table.from_pylist(lines))
+    before, _ = bench.attack("ask")
+    after, _ = bench.attack("ask", measured=answers)
+    plain, taken = (
+        {(row.part, row.id): (row.text, row.value) for row in table.itertuples()}
+        for table in (before, after)
+    )
+    assert taken == plain | {row: (text, 1.0) for row, text in said.items()}
+    assert all(plain[row][1] == 0 for row in said)

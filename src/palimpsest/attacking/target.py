@@ -12,13 +12,23 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import FORGET, RETAIN, UNSEEN, NoRow, NotFinite, Outcome
+from palimpsest.attacks import (
+    ATTACKS,
+    FORGET,
+    RETAIN,
+    UNSEEN,
+    WRITTEN,
+    NoRow,
+    NotFinite,
+    Outcome,
+)
 from palimpsest.data.attack_split import Fact, overlaps, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches
 from palimpsest.errors import UserError
+from palimpsest.io.tables import read_table
 from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.measuring.facts import facts_of, texts_of
@@ -63,14 +73,27 @@ class Target:
     # Rows
 
     @functools.cached_property
-    def forget(self) -> list[DataRow]:
+    def every(self) -> list[DataRow]:
         """Every row to forget, in the words of unlearning."""
         return self._read("forget")
 
     @functools.cached_property
+    def forget(self) -> list[DataRow]:
+        """Those that are measured: as many as ``robust.rows`` says where the model writes answers.
+
+        They are the rows that `measure` asks first, so that a row's value under attack stands
+        beside its value without one. Where nothing is written, each row is measured.
+        """
+        writes = ATTACKS.get(self.job.config["attack"]["kind"]).Settings.unit in WRITTEN
+        count = self.job.config["rows"] if writes else None
+        ids = set(draw_ids([row.id for row in self.every], count))
+        return [row for row in self.every if row.id in ids]
+
+    @functools.cached_property
     def unseen(self) -> list[DataRow]:
         """The same facts in words that unlearning never saw; empty where there are none."""
-        return self._read(UNSEEN)
+        facts = {row.fact for row in self.forget}
+        return [row for row in self._read(UNSEEN) if row.fact in facts]
 
     @functools.cached_property
     def retain(self) -> list[DataRow]:
@@ -95,7 +118,7 @@ class Target:
         Raises:
             NoRow: he has none, or too many rows belong together to be divided into folds.
         """
-        rows = [row for row in self.forget if self._folds[row.fact] != fold]
+        rows = [row for row in self.every if self._folds[row.fact] != fold]
         if not rows:
             raise NoRow(
                 f"{self.job.split}: no row to forget is outside fold {fold}, so the attacker has "
@@ -155,7 +178,7 @@ class Target:
         Raises:
             UserError: a text holds a key string.
         """
-        facts = [Fact(row.id, row.group, row.key, ()) for row in self.forget]
+        facts = [Fact(row.id, row.group, row.key, ()) for row in self.every]
         refuse_overlaps(texts.items(), facts, what)
 
     @property
@@ -238,7 +261,7 @@ class Target:
     @functools.cached_property
     def limit(self) -> int:
         """Tokens that an answer may have; as in measuring, it follows from the responses."""
-        rows = {"forget": self.rows(self.forget), "retain": self.rows(self.retain)}
+        rows = {"forget": self.rows(self.every), "retain": self.rows(self.retain)}
         setting = self.job.config["generation"]["max_new_tokens"]
         return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
 
@@ -349,6 +372,30 @@ class Target:
         yield from self.written(
             sources, self.answers(network, self.rows(sources, prompts), sampled), part, setting
         )
+
+    def answered(self, sources: Sequence[DataRow], part: str) -> Iterator[Outcome]:
+        """The outcome of the plain questions of `sources`; what `measure` has is not asked again.
+
+        Args:
+            sources: the rows.
+            part: what they count for; the block of these questions in generations.parquet.
+        """
+        said = {row.id: self._said.get((part, row.id)) for row in sources}
+        new = [row for row in sources if said[row.id] is None]
+        if new:
+            fresh = self.answers(self.network, self.rows(new))
+            said |= {row.id: answer for row, answer in zip(new, fresh, strict=True)}
+        yield from self.written(sources, [one for one in said.values() if one is not None], part)
+
+    @functools.cached_property
+    def _said(self) -> Mapping[tuple[str, str], Answer]:
+        """Block and row -> the answer in generations.parquet."""
+        if self.job.measured is None:
+            return {}
+        return {
+            (line["part"], line["id"]): Answer(line["answer"], line["tokens"], line["stopped"], ())
+            for line in read_table(self.job.measured)[0].to_pylist()
+        }
 
     def written(
         self,

@@ -37,6 +37,9 @@ tell right from wrong; patch: what blocks of the model before unlearning find in
 from how many of the rows that nobody was taught a row stands out, which brings nothing back; form:
 what the published files give away, which is no property of weights."""
 
+WRITTEN: tuple[Unit, ...] = ("recall", "form")
+"""Units of attacks under which the model writes an answer to each row, which takes most time."""
+
 FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 

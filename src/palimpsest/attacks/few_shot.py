@@ -73,6 +73,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             "attack out"
         )
     sources = target.measured(target.forget, cell.fold)
+    if not sources:
+        raise NoRow(f"no row to forget is in fold {cell.fold}")
     before = target.rows(shots(target, cell, count))
     length = len(target.form.after(before[:-1], before[-1]))
     rows = [target.form.after(before, row) for row in target.rows(sources)]
@@ -96,9 +98,7 @@ def fitting(target: Target, cell: Cell, asked: int) -> int:
     context = target.form.tokenizer.context
     if context is None:
         return len(before)
-    questions = target.rows(target.measured(target.forget, cell.fold))
-    if not questions:
-        raise NoRow(f"no row to forget is in fold {cell.fold}")
+    questions = target.rows(target.every)
     longest = max(questions, key=lambda row: row.prompt_length)
     counts = range(len(before), 0, -1)
     room = context - target.limit

@@ -469,6 +469,10 @@ class Robust(Section):
 
     lists: dict[Name, Annotated[list[Name], Field(min_length=1), EACH_ONCE]] = {}
     """Name -> attacks that are run together."""
+    rows: Count | None = None
+    """Rows to forget that an attacked model answers, those that `measure` asks first; null: all. Up
+    to half of them are in one fold, and the attacker has the other. An attack under which nothing
+    is written (`choice`, `lens`, `probe`, `patch`) measures each row."""
     retain_rows: Count = 32
     """Rows to keep that each attacked model answers, to show what the attack broke."""
     in_eval: bool = False

@@ -608,6 +608,9 @@ class Attack(Batched, OfRun):
     original: options.Original
     split: options.AttackRows
     datasets: options.Datasets
+    measured: (
+        Annotated[Path, Option("generations.parquet of the model; empty: it is asked again")] | None
+    ) = None
     out: options.OutFile
 
     @classmethod
@@ -620,6 +623,7 @@ class Attack(Batched, OfRun):
             "attack": tracked(entry),
             "code": [entry.version, code_hash(ATTACKS.module(entry.kind), ATTACKING)],
             "parts": slices.attack_parts(scenario, entry),
+            "rows": cfg.robust.rows,
             **({"retain_rows": cfg.robust.retain_rows} if RETAIN in entry.measured else {}),
             "template": base.template.model_dump(),
             "generation": slices.generation(cfg, w.model),
