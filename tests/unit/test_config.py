@@ -156,8 +156,9 @@ CASES = {
     "key of another adapter": (
         "datasets.secrets.window_words",
         9,
-        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, facts, files, "
-        "like, max_rows, parts, revision, select, ",
+        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, "
+        "expected_rows, facts, files, group_pattern, group_rows, like, max_rows, other_columns, "
+        "parts, revision, select, ",
     ),
     "part of another adapter": (
         "datasets.questions.parts.all.context_words",

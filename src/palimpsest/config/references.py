@@ -323,7 +323,7 @@ def _overlap(catalogs: Catalogs, pair: Opposite) -> bool:
     a, b = _part(catalogs, pair.ref), _part(catalogs, pair.other)
     if dataset_of(pair.ref) != dataset_of(pair.other) or a is None or b is None:
         return False
-    if None not in (a.subset, b.subset) and a.subset != b.subset:
+    if a.apart(b):
         return False
     same_words = pair.in_any_words or (a.phrasing, a.prefix) == (b.phrasing, b.prefix)
     return same_words and (a.split == b.split or None in (a.split, b.split))

@@ -24,6 +24,7 @@ from palimpsest.pipeline import content, options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.dataset import as_it_was
 from palimpsest.settings.draw import ASKING
 from palimpsest.settings.types import Section, tracked, untracked
 from palimpsest.sources.names import recorded
@@ -75,7 +76,7 @@ class DownloadData(Stage):
         # Of other sources nothing but the source itself says which file is read.
         unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
         return {
-            **d.model_dump(),
+            **as_it_was(d),
             **unused,
             # The hash says which file it is; a query may hold a token.
             **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
