@@ -62,8 +62,9 @@ def rounded(root: Path, other: Subject) -> Subject:
     made = Subject(root, base(), other.rows)
     made.model("retrained", other.updates("retrained"))
     known = other.network()
-    plain = {name: layer.weight.clone() for name, layer in linear_layers(base())}
-    layers = dict(linear_layers(known))
+    before: dict[str, Any] = dict(linear_layers(base()))
+    layers: dict[str, Any] = dict(linear_layers(known))
+    plain = {name: layer.weight.clone() for name, layer in before.items()}
     grid = Rtn(int(GRID.removeprefix("rtn-")))
     found = {name: nearest(layer.weight, grid) for name, layer in layers.items()}
     on_grid = {name: one.values for name, one in found.items()}
