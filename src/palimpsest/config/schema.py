@@ -78,6 +78,8 @@ class Base(Section):
     """Hash of the downloaded wheel or file; refused if it differs."""
     revision: str = "main"
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
+    tokenizer: Source | None = None
+    """Of a model without a tokenizer of its own (MUSE's): hub:org/name or path:folder."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto: bfloat16 if the first machine that computes with the base
     is fast at it, else float32; all later jobs follow."""

@@ -53,7 +53,9 @@ class DownloadModel(Stage):
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
         found = content.source_hash(b.source, Path("resources/models", w.base))
         here = {"content": found} if found else {}
-        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
+        other = {"tokenizer": b.tokenizer} if b.tokenizer else {}
+        facts = {"source": b.source, "sha256": b.sha256, "revision": b.revision}
+        return facts | other | here | trusted
 
 
 @declared
