@@ -276,6 +276,10 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
         yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
         yield from _check_part(catalogs, ref, place)
+        entry = catalogs.entries["datasets"].get(dataset_of(ref))
+        if getattr(entry, "window_tokens", None) and {"evaluate", "validate_on"} & {*place}:
+            text = f"{ref} is cut into pieces of window_tokens, which are trained on alone"
+            yield Problem(place, f"{text}; evaluate whole texts, or pieces of window_words")
     told: set[str] = set()
     for pair in opposites(scenario):
         if pair.role not in told and _overlap(catalogs, pair):

@@ -108,9 +108,11 @@ class Tokenize(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        window = getattr(cfg.datasets[w.dataset], "window_tokens", None)
         return {
             "template": cfg.bases[w.base].template.model_dump(),
             "parts": sorted(cfg.datasets[w.dataset].parts),
+            **({"window_tokens": window} if window else {}),
         }
 
 
