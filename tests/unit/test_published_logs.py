@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from kit.published import published
+from palimpsest.metrics.composite import combined
 from palimpsest.metrics.declaration import Scored
 from palimpsest.metrics.estimates import harmonic
 from palimpsest.metrics.measures.compared import forget_quality, privleak
@@ -32,6 +33,7 @@ BLOCKS = {
 }
 """TOFU's sets -> our blocks."""
 KINDS = ("geometric", "arithmetic")
+PARTS_OF_UTILITY = ("q_prob", "q_rouge", "truth_ratio")
 
 
 def ratios(rows: dict[str, Any], kind: str, right: str = "paraphrased_loss") -> np.ndarray:
@@ -140,13 +142,28 @@ def test_every_convention_of_rouge_l() -> None:
 
 def test_utility_of_76_published_models() -> None:
     """The harmonic mean of nine parts, of 76 models of Llama-3.2-1B."""
-    sets, parts = ("retain", "ra", "wf"), ("q_prob", "q_rouge", "truth_ratio")
+    sets, parts = ("retain", "ra", "wf"), PARTS_OF_UTILITY
     rows = [json.loads(x) for x in published("tofu/models152_even.jsonl").read_text().splitlines()]
     assert len(rows) == 76
     nine = np.array([[row[f"{s}_{p}"] for s in sets for p in parts] for row in rows])
     expected = np.array([row["model_utility"] for row in rows])
     # A zero stands for 1e-12 there, and for 0 here.
     assert harmonic(nine) == pytest.approx(expected, rel=1e-6, abs=1e-11)
+
+
+def test_combined_scores_of_76_published_models() -> None:
+    """Memorization and privacy: harmonic means in which a zero stands for 1e-12."""
+    rows = [json.loads(x) for x in published("tofu/models152_even.jsonl").read_text().splitlines()]
+    names = {
+        "model_utility": [f"{s}_{p}" for s in ("retain", "ra", "wf") for p in PARTS_OF_UTILITY],
+        "mem": [f"one_minus_{name}" for name in ("es", "em", "paraprob", "truth")],
+        "privacy_mia": [f"s_{name}" for name in ("loss", "zlib", "mink", "minkpp")],
+        "utility": ["model_utility", "fluency"],
+    }
+    for row in rows:
+        for name, terms in names.items():
+            found = combined([row[term] for term in terms], "harmonic", floor=1e-12)
+            assert found == pytest.approx(row[name], rel=1e-6, abs=1e-11), (row["model"], name)
 
 
 @pytest.mark.parametrize("name", ["news_tv", "books_lmhead"])

@@ -408,6 +408,26 @@ class Measure(Section):
     """Name -> text around ``{prompt}`` that tries to get past the unlearning; none by default."""
 
 
+class Term(Section):
+    """A measure that a combined score takes."""
+
+    measure: Annotated[str, Field(pattern=r"^[^.]+\.[^.].*$")]
+    """``block.measure``: forget.rouge_l, general/facts.probability, lm_eval.mmlu.acc."""
+    takes: Literal["value", "complement", "balance"] = "value"
+    """It as it is, 1 - it, or 1 - 2 |it - 0.5|."""
+
+
+class Composite(Section):
+    """A score that combines measures of eval.json."""
+
+    mean: Literal["harmonic", "arithmetic"] = "harmonic"
+    """Harmonic: a zero makes it zero."""
+    floor: NonNegative = 0.0
+    """Smaller values count as this."""
+    of: Annotated[list[Term], Field(min_length=1)]
+    """The measures; ``composite.<name>`` is a combined score that stands before."""
+
+
 class Score(Section):
     """The CPU side: metrics over the measured tables. Edits of these keys never run a model."""
 
@@ -436,6 +456,8 @@ class Score(Section):
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
+    composite: Annotated[dict[Name, Composite], BeforeValidator(_without_nulls)] = {}
+    """Name -> a score that combines measures, in the block ``composite``."""
     harm_judge: HarmJudge | None = None
     """Judge of every scenario, whatever these name; null: as each scenario has it."""
 
