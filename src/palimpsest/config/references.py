@@ -161,6 +161,9 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
         source = getattr(model, key)
         if isinstance(source, str) and not source.startswith(("path:", "hub:")):
             yield Problem((*at, key), f"'{source}': path:folder or hub:org/name is needed here")
+    if model.reference is not None and model.retrained:
+        text = "stands in place of 'retrained', which is there; leave one of the two out"
+        yield Problem((*at, "reference"), text)
     if model.adapter is not None and model.retrained is True:
         text = "true would teach the base, and the subject is an adapter that was made "
         yield Problem(

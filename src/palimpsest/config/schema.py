@@ -66,6 +66,13 @@ def _of_a_file(source: str) -> str:
 
 File = Annotated[Source, AfterValidator(_of_a_file)]
 
+
+def _of_a_path(source: str) -> str:
+    if not source.startswith("path:"):
+        raise ValueError(f"'{source}': path:folder or path:file is needed here")
+    return source
+
+
 Parallel = Literal["ddp", "fsdp"]
 
 
@@ -344,6 +351,22 @@ class Scenario(Section):
         ]
 
 
+class Reference(Section):
+    """What is known of `retrained` where there is no model of it."""
+
+    rows: Annotated[Source, AfterValidator(_of_a_path)] | None = None
+    """path: to an evaluation (a folder with rows.parquet), or to a published log: OpenUnlearning's
+    TOFU_EVAL.json, eval_log_aggregated.json of TOFU's own code."""
+    auc: Fraction | None = None
+    """Its AUC of min-k, in MUSE's direction (0: memorised), as MUSE has it for its two corpora."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.rows is None and self.auc is None:
+            raise ValueError("name rows, auc, or both")
+        return self
+
+
 class Model(Section):
     """A subject: a base model and what it knows."""
 
@@ -357,6 +380,8 @@ class Model(Section):
     """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
     retrained: bool | Source = False
     """Compare with `retrained`, the gold standard; true: pretrain it; path:, hub:: it is there."""
+    reference: Reference | None = None
+    """In place of `retrained`, numbers of it that somebody published."""
     attacks: Name | Annotated[list[Name], Field(min_length=1), EACH_ONCE] | None = None
     """A list of `robust.lists`, or attacks: what the report shows of this subject; null: nothing,
     and robust.json on request has the list `quick`."""

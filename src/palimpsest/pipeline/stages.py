@@ -825,7 +825,19 @@ class Compare(Stage):
             "method": w.method,
             "score": cfg.score.model_dump(include=used),
             "measures": measures_version(),
+            **cls._reference(cfg, w.model),
         }
+
+    @classmethod
+    def _reference(cls, cfg: Config, model: str) -> dict[str, Any]:
+        """Published numbers in place of `retrained`, and what the file with them holds."""
+        reference = cfg.models[model].reference
+        if reference is None:
+            return {}
+        found = content.source_hash(reference.rows) if reference.rows else None
+        kind = cfg.score.truth_ratio
+        keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
+        return {"reference": keys}
 
 
 @declared
