@@ -162,6 +162,9 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
         source = getattr(model, key)
         if isinstance(source, str) and not source.startswith(("path:", "hub:")):
             yield Problem((*at, key), f"'{source}': path:folder or hub:org/name is needed here")
+    if model.reference is not None and model.retrained:
+        text = "stands in place of 'retrained', which is there; leave one of the two out"
+        yield Problem((*at, "reference"), text)
     if model.adapter is not None and model.retrained is True:
         text = "true would teach the base, and the subject is an adapter that was made "
         yield Problem(
@@ -277,6 +280,10 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
         yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
         yield from _check_part(catalogs, ref, place)
+        entry = catalogs.entries["datasets"].get(dataset_of(ref))
+        if getattr(entry, "window_tokens", None) and {"evaluate", "validate_on"} & {*place}:
+            text = f"{ref} is cut into pieces of window_tokens, which are trained on alone"
+            yield Problem(place, f"{text}; evaluate whole texts, or pieces of window_words")
     told: set[str] = set()
     for pair in opposites(scenario):
         if pair.role not in told and _overlap(catalogs, pair):

@@ -53,7 +53,9 @@ class DownloadModel(Stage):
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
         found = content.source_hash(b.source, Path("resources/models", w.base))
         here = {"content": found} if found else {}
-        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
+        other = {"tokenizer": b.tokenizer} if b.tokenizer else {}
+        facts = {"source": b.source, "sha256": b.sha256, "revision": b.revision}
+        return facts | other | here | trusted
 
 
 @declared
@@ -106,9 +108,11 @@ class Tokenize(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        window = getattr(cfg.datasets[w.dataset], "window_tokens", None)
         return {
             "template": cfg.bases[w.base].template.model_dump(),
             "parts": sorted(cfg.datasets[w.dataset].parts),
+            **({"window_tokens": window} if window else {}),
         }
 
 
@@ -812,7 +816,19 @@ class Compare(Stage):
             "method": w.method,
             "score": cfg.score.model_dump(include=used),
             "measures": measures_version(),
+            **cls._reference(cfg, w.model),
         }
+
+    @classmethod
+    def _reference(cls, cfg: Config, model: str) -> dict[str, Any]:
+        """Published numbers in place of `retrained`, and what the file with them holds."""
+        reference = cfg.models[model].reference
+        if reference is None:
+            return {}
+        found = content.source_hash(reference.rows) if reference.rows else None
+        kind = cfg.score.truth_ratio
+        keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
+        return {"reference": keys}
 
 
 @declared

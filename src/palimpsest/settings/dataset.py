@@ -131,7 +131,7 @@ class DatasetSettings(Section):
         return self
 
 
-_LATER = ("group_rows", "group_pattern", "expected_rows", "other_columns")
+_LATER = ("group_rows", "group_pattern", "expected_rows", "other_columns", "window_tokens")
 _LATER_OF_PART = ("where", "rows")
 
 
@@ -146,6 +146,6 @@ def as_it_was(dataset: DatasetSettings) -> dict[str, Any]:
         *((part, _LATER_OF_PART) for part in keys["parts"].values()),
     ):
         for name in names:
-            if not table[name]:
-                del table[name]
+            if not table.get(name):
+                table.pop(name, None)
     return keys
