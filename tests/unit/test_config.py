@@ -30,6 +30,19 @@ def test_fills_in_defaults():
     assert cfg.methods["sku"].training.optimizer.betas == (0.9, 0.999)
 
 
+def test_the_settings_of_a_method_for_a_subject_are_worked_out_once():
+    cfg = load_config(raw_config())
+    known = cfg.method("sku", "subject")
+    assert cfg.method("sku", "subject") is known
+    longer = cfg.model_copy(
+        update={
+            "methods": {**cfg.methods, "sku": cfg.methods["sku"].model_copy(update={"steps": 77})}
+        }
+    )
+    assert longer.method("sku", "subject").steps == 77
+    assert cfg.method("sku", "subject") is known
+
+
 @pytest.mark.parametrize("written", ["1e-4", 1e-4, "0.0001", "1.0E-4"])
 def test_a_number_may_be_spelled_as_people_write_it(written):
     assert load_config(put(raw_config(), RATE, written)).methods["sku"].training.optimizer == (

@@ -10,19 +10,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from kit import attacked_text
+from kit import attacked
 from palimpsest.attacking.target import Target
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document
-from palimpsest.io.tables import write_table
+from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.asked import draw_ids
-from palimpsest.stages.attack import _side_folder
+from palimpsest.pipeline.stages import Attack
+from palimpsest.stages.attack import _side_folder, attack
 
 
 def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path)
+    bench = attacked.Subject(tmp_path)
     others = {"retain": "more/all"}
     table = tmp_path / "datasets" / "more" / "all.parquet"
 
@@ -30,7 +31,7 @@ def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
         write_table(table, pa.table({"id": ["more-0"], "prompt": [text], "response": [text]}))
         write_manifest(table.parent, [table.name], format="qa")
         job = bench.job("ask")
-        job.config["parts"] = job.config["parts"] | {"others": others}
+        job.config["parts"] = job.config["parts"] | {"others": others, "wordings": []}
         return _side_folder(job)
 
     cell = side("one") / "cell.parquet"
@@ -42,19 +43,19 @@ def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_answers_are_their_owners_and_the_split_is_not(tmp_path: Path) -> None:
-    root = tmp_path / "open"
-    bench = attacked_text.bench(root)
-    (root / "attacks").mkdir()
+    bench = attacked.Subject(tmp_path / "open")
+    folder = bench.folder() / "attacks"
+    folder.mkdir()
     bench.attack("ask")
-    for name, private in (("attacks", True), ("split.json", False)):
-        assert is_private(root / name) is private
-    assert all(is_private(path) for path in (root / "attacks").iterdir())
+    for path, private in ((folder, True), (bench.split, False)):
+        assert is_private(path) is private
+    assert all(is_private(path) for path in folder.iterdir())
 
 
 def test_tables_name_the_facts_of_the_split_whatever_the_wording(tmp_path: Path) -> None:
     names = [f"fact-{i // 2}" for i in range(8)]  # two wordings of each
     wrong = pa.array([["w1 w2"]] * 8)
-    bench = attacked_text.bench(tmp_path, paraphrase_of=names, perturbed=wrong)
+    bench = attacked.Subject(tmp_path, paraphrase_of=names, perturbed=wrong)
     split = bench.target("ask").split
     assert set(split["folds"]) == set(split["halves"]) == set(split["groups"]) == set(names)
     for kind in ("ask", "choice"):
@@ -63,7 +64,7 @@ def test_tables_name_the_facts_of_the_split_whatever_the_wording(tmp_path: Path)
 
 
 def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
-    target = attacked_text.bench(tmp_path).target("ask")
+    target = attacked.Subject(tmp_path).target("ask")
     rows = target.forget
     foreign = replace(rows[0], id="foreign", fact="foreign")
     measured = [target.measured([*rows, foreign], fold) for fold in (0, 1)]
@@ -72,7 +73,7 @@ def test_other_wordings_of_what_is_kept_are_in_no_fold(tmp_path: Path) -> None:
 
 
 def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    bench = attacked.Subject(tmp_path, group=["one person"] * 8)
     bench.attack("ask")
     target = bench.target("relearn")
     why = r"attack 'relearn' divides .* 8 of 8 rows to forget belong together .*'forget-00'"
@@ -80,6 +81,39 @@ def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -
         with pytest.raises(UserError, match=why):
             rows()
     assert target.measured(target.forget, None) == target.forget
+
+
+def test_rows_of_the_attacker_with_a_key_are_left_out_by_name(tmp_path: Path) -> None:
+    bench = attacked.Subject(tmp_path)
+    target = bench.target("few_shot", rows=["retain"])
+    assert [row.id for row in target.others("retain")] == [f"train-0{i}" for i in range(5)]
+    line = {"row": "train-05", "key": "w70", "of": "forget-00"}
+    _, document = bench.attack("few_shot", rows=["retain"], shots=[2])
+    assert document["left_out"] == {"retain": [line]}
+    _, document = bench.attack("few_shot", shots=[2])
+    assert document["left_out"] == {}
+
+
+def test_a_key_that_another_wording_has_counts(tmp_path: Path) -> None:
+    bench = attacked.Subject(tmp_path)
+    job = bench.job("few_shot", rows=["retain"])
+    rows = {"id": ["more-0"], "prompt": ["w2"], "response": ["w41"], "paraphrase_of": ["forget-03"]}
+    table = tmp_path / "datasets" / "more" / "all.parquet"
+    write_table(table, pa.table({**rows, "key": pa.array([["w41"]])}))
+    write_manifest(table.parent, [table.name], format="qa")
+    job.config["parts"]["wordings"] = ["more/all"]
+    target = Target(job, torch.device("cpu"), read_document(job.split))
+    found = [(line["row"], line["of"]) for line in target.left_out["retain"]]
+    assert ("train-01", "forget-03") in found
+
+
+def test_an_attack_reads_no_part_that_its_settings_do_not_name(tmp_path: Path) -> None:
+    """Otherwise it would not run again where that part changes."""
+    target = attacked.Subject(tmp_path).target("choice")
+    for name in ("retain", "unseen"):
+        with pytest.raises(KeyError):
+            getattr(target, name)
+    assert attacked.Subject(tmp_path / "all").target("ask").unseen == []
 
 
 @pytest.mark.parametrize(
@@ -94,14 +128,14 @@ def test_without_folds_only_attacks_that_need_them_are_refused(tmp_path: Path) -
 def test_an_attack_that_fits_no_row_says_why(
     tmp_path: Path, kind: str, settings: dict[str, Any], why: str
 ) -> None:
-    bench = attacked_text.bench(tmp_path, group=["one person"] * 8)
+    bench = attacked.Subject(tmp_path, group=["one person"] * 8)
     table, document = bench.attack(kind, **settings)
     assert table.empty
     assert why in document["why"]
 
 
 def test_a_cell_that_fits_no_row_leaves_the_others(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path)
+    bench = attacked.Subject(tmp_path)
     texts = {"plain": "Now: {prompt}", "list": "{prompt} {choices}"}
     table, document = bench.attack("wrapped", texts=texts)
     assert set(table["setting"]) == {"plain"}
@@ -112,23 +146,25 @@ def test_a_cell_that_fits_no_row_leaves_the_others(tmp_path: Path) -> None:
 def test_as_many_rows_are_measured_as_are_asked_and_the_attacker_has_the_others(
     tmp_path: Path,
 ) -> None:
-    bench = replace(attacked_text.bench(tmp_path, perturbed=pa.array([["w1 w2"]] * 8)), rows=3)
-    names = [f"forget-{i:02}" for i in range(8)]
-    first = sorted(draw_ids(names, 3))
+    bench = attacked.Subject(tmp_path)
+    first = sorted(draw_ids([f"forget-{i:02}" for i in range(8)], 3))
 
-    def measured(kind: str, **settings: Any) -> list[str]:
-        table, _ = bench.attack(kind, **settings)
-        return sorted(table[table["part"] == "forget"]["id"])
+    def job(kind: str, **settings: Any) -> Attack:
+        made = bench.job(kind, **settings)
+        return replace(made, config=made.config | {"rows": 3})
 
-    assert measured("ask") == measured("few_shot", shots=[2]) == first
-    assert measured("choice") == names, "nothing is written"
-    attackers = {row.id for row in bench.target("few_shot").attackers(0)}
+    for one in (job("ask"), job("few_shot", shots=[2])):
+        attack(one)
+        table = read_table(one.out.with_suffix(".parquet"))[0].to_pandas()
+        assert sorted(table[table["part"] == "forget"]["id"]) == first
+    target = Target(job("few_shot"), torch.device("cpu"), read_document(bench.split))
+    attackers = {row.id for row in target.attackers(0)}
     assert len(attackers) == 4
     assert not attackers & set(first)
 
 
 def test_answers_that_were_measured_are_not_asked_again(tmp_path: Path) -> None:
-    bench = attacked_text.bench(tmp_path)
+    bench = attacked.Subject(tmp_path)
     said = {("forget", "forget-02"): "w52 w5 w6 w72 w7", ("retain", "test-01"): "w41 w8"}
     lines = [
         {"part": part, "id": name, "answer": text, "tokens": 5, "stopped": True}
@@ -137,7 +173,9 @@ def test_answers_that_were_measured_are_not_asked_again(tmp_path: Path) -> None:
     answers = tmp_path / "generations.parquet"
     write_table(answers, pa.Table.from_pylist(lines))
     before, _ = bench.attack("ask")
-    after, _ = bench.attack("ask", measured=answers)
+    job = replace(bench.job("ask"), answers=answers)
+    attack(job)
+    after = read_table(job.out.with_suffix(".parquet"))[0].to_pandas()
     plain, taken = (
         {(row.part, row.id): (row.text, row.value) for row in table.itertuples()}
         for table in (before, after)

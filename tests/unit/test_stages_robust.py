@@ -60,7 +60,7 @@ def test_what_stands_in_robust_json(tmp_path: Path) -> None:
 def test_rows_that_all_belong_together_have_rates(tmp_path: Path, rows: int) -> None:
     write(tmp_path, ask=plain(), prefill=PREFILL)
     members = [Fact(f"row{i:02}", "one person", [], [f"Text {i}"]) for i in range(rows)]
-    write_document(tmp_path / "attacks" / "split.json", attack_split(members, {}))
+    write_document(tmp_path / "attacks" / "split.json", attack_split(members))
     found = assessed(tmp_path)
     jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
     # One group says as little as one row, so the number is null; what was measured stands there.

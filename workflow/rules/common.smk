@@ -57,7 +57,8 @@ def base_manifest(wildcards):
 
 def read_by(name, wildcards):
     """Data sets that a stage reads."""
-    return results.datasets_of(name, CFG, wildcards.model, wildcards.get("method", "original"))
+    method, attack = wildcards.get("method", "original"), wildcards.get("attack", "")
+    return results.datasets_of(name, CFG, wildcards.model, method, attack)
 
 
 def tokens_for(name):

@@ -11,19 +11,20 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import ATTACKS, FORGET, RETAIN, WRITTEN, NoRow, Outcome
-from palimpsest.data.attack_split import Fact, refuse_overlaps
+from palimpsest.attacks import FORGET, RETAIN, UNSEEN, NoRow, Outcome
+from palimpsest.data.attack_split import Fact, overlaps, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches
 from palimpsest.errors import UserError
+from palimpsest.io.tables import read_table
 from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
 from palimpsest.measuring.backends import transformers_answerer
+from palimpsest.measuring.facts import facts_of, texts_of
 from palimpsest.measuring.likelihood import token_columns
 from palimpsest.measuring.limit import longest_answer
 from palimpsest.metrics.answers import Answers
-from palimpsest.io.tables import read_table
 from palimpsest.metrics.asked import draw_ids
 from palimpsest.metrics.degenerate import degenerate
 from palimpsest.metrics.measures.answers import RECALL
@@ -73,22 +74,19 @@ class Target:
         They are the rows that `measure` asks first, so that a row's value under attack stands
         beside its value without one. Where nothing is written, each row is measured.
         """
-        writes = ATTACKS.get(self.job.config["attack"]["kind"]).Settings.unit in WRITTEN
-        count = self.job.config["rows"] if writes else None
-        ids = set(draw_ids([row.id for row in self.every], count))
+        ids = set(draw_ids([row.id for row in self.every], self.job.config.get("rows")))
         return [row for row in self.every if row.id in ids]
 
     @functools.cached_property
     def unseen(self) -> list[DataRow]:
         """The same facts in words that unlearning never saw; empty where there are none."""
         facts = {row.fact for row in self.forget}
-        rows = self._read("forget_unseen") if "forget_unseen" in self._parts else []
-        return [row for row in rows if row.fact in facts]
+        return [row for row in self._read(UNSEEN) if row.fact in facts]
 
     @functools.cached_property
     def retain(self) -> list[DataRow]:
         """Rows to keep that show the damage; no attacker has them."""
-        rows = self._read("retain")
+        rows = self._read(RETAIN)
         ids = set(draw_ids([row.id for row in rows], self.job.config["retain_rows"]))
         return [row for row in rows if row.id in ids]
 
@@ -127,14 +125,34 @@ class Target:
                 f"attack '{self.job.config['name']}' uses {name} rows, and the scenario has none "
                 f"(it has: {has})"
             )
-        without = {line["row"] for line in self.split["left_out"].get(name, [])}
-        rows = [row for row in read_data(self.job.datasets, ref) if row.id not in without]
+        without = {line["row"] for line in self.left_out[name]}
+        rows = [row for row in self._others[name] if row.id not in without]
         if not rows:
             raise UserError(
                 f"every row of {ref} holds a key string of what is to be forgotten: an attacker "
                 f"with {name} rows would have the answers"
             )
         return rows
+
+    @functools.cached_property
+    def left_out(self) -> dict[str, list[dict[str, str]]]:
+        """Other rows of the attacker that hold a key string of what is to be forgotten, by name."""
+        if not self._others:
+            return {}
+        wordings = [
+            row for ref in self._parts["wordings"] for row in read_data(self.job.datasets, ref)
+        ]
+        facts = facts_of(self.every, wordings)
+        texts = {
+            name: [(row.id, text) for row in rows for text in texts_of(row)]
+            for name, rows in self._others.items()
+        }
+        return {name: [one.line() for one in overlaps(of, facts)] for name, of in texts.items()}
+
+    @functools.cached_property
+    def _others(self) -> dict[str, list[DataRow]]:
+        others = self._parts["others"]
+        return {name: read_data(self.job.datasets, ref) for name, ref in others.items()}
 
     def refuse_keys(self, texts: Mapping[str, str], what: str) -> None:
         """Refuse texts of the attack's settings that give a measured row away.
@@ -151,7 +169,13 @@ class Target:
         return parts
 
     def _read(self, part: str) -> list[DataRow]:
-        return read_data(self.job.datasets, self._parts[part])
+        """Rows of a part; none where the scenario has none.
+
+        Raises:
+            KeyError: the settings of the attack do not say that it measures the part.
+        """
+        ref = self._parts[part]
+        return [] if ref is None else read_data(self.job.datasets, ref)
 
     @property
     def _folds(self) -> Mapping[str, int]:
@@ -337,11 +361,11 @@ class Target:
     @functools.cached_property
     def _said(self) -> Mapping[tuple[str, str], Answer]:
         """Block and row -> the answer in generations.parquet."""
-        if self.job.measured is None:
+        if self.job.answers is None:
             return {}
         return {
             (line["part"], line["id"]): Answer(line["answer"], line["tokens"], line["stopped"], ())
-            for line in read_table(self.job.measured)[0].to_pylist()
+            for line in read_table(self.job.answers)[0].to_pylist()
         }
 
     def written(

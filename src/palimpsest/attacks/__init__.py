@@ -43,18 +43,29 @@ FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 
 
+OTHERS = ("retain", "general", "holdout")
+"""Rows that an attacker may have besides those to forget."""
+
+
+def exact(number: float) -> str:
+    """A number in the name of a setting: 1, 0.25, 1e-05; different numbers have different names."""
+    return repr(float(number)).removesuffix(".0")
+
+
 class AttackSettings(Section):
     """Base of the settings of every attack.
 
-    Class attributes: ``level`` and ``unit``; ``version``, to be raised when the attack computes
-    something else from the same input. Code of the file, and what it imports of
-    `palimpsest.attacking`, counts by itself.
+    Class attributes: ``level`` and ``unit``; ``measured``, the parts that it reads besides
+    ``forget``: `RETAIN`, for the damage and for how long an answer may be, and `UNSEEN`;
+    ``version``, to be raised when the attack computes something else from the same input. Code of
+    the file, and what it imports of `palimpsest.attacking`, counts by itself.
     """
 
     kind: str
     """Which attack: the name of its file."""
     level: ClassVar[Level]
     unit: ClassVar[Unit] = "recall"
+    measured: ClassVar[tuple[str, ...]] = (RETAIN,)
     version: ClassVar[int] = 1
 
     def cells(self) -> Sequence[Cell]:
@@ -62,7 +73,11 @@ class AttackSettings(Section):
         return (Cell(""),)
 
     def others(self) -> Sequence[str]:
-        """Rows of the attacker besides those to forget: ``retain``, ``general``, ``holdout``."""
+        """Rows that the attacker needs besides those to forget: `OTHERS`."""
+        return ()
+
+    def helpful(self) -> Sequence[str]:
+        """Such rows that he uses if the scenario has them, and does without if it has none."""
         return ()
 
 

@@ -15,6 +15,7 @@ class Settings(AttackSettings):
     """Settings of the question without an attack."""
 
     level = "text"
+    measured = (UNSEEN, RETAIN)
 
     kind: Literal["ask"]
     """What the model says when it is asked: the value before every attack. Answers that `measure`

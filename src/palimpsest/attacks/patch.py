@@ -30,6 +30,7 @@ class Settings(AttackSettings):
 
     level = "weights"
     unit = "patch"
+    measured = ()
 
     kind: Literal["patch"]
     """How much of the facts the blocks before unlearning find in the model's states."""

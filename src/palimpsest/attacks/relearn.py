@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from palimpsest.attacks import AttackSettings, Cell, Found
+from palimpsest.attacks import RETAIN, UNSEEN, AttackSettings, Cell, Found
 from palimpsest.settings.types import EACH_ONCE, Count, Index, Positive
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Settings(AttackSettings):
     """Settings of relearning."""
 
     level = "training"
+    measured = (UNSEEN, RETAIN)
 
     kind: Literal["relearn"]
     """Train on rows of the attacker, measure others."""

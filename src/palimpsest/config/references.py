@@ -15,7 +15,7 @@ from palimpsest.config.criteria import RECOVERABLE, Criteria, Verdict
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
-from palimpsest.config.roles import Opposite, opposites
+from palimpsest.config.roles import Opposite, opposites, place_of
 from palimpsest.config.schema import (
     REFERENCES,
     RESULT_FILES,
@@ -281,7 +281,7 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
         if pair.role not in told and _overlap(catalogs, pair):
             told.add(pair.role)  # one reason is enough
             yield Problem(
-                (*at, *pair.role.split(".")),
+                (*at, *(step for one in pair.role.split(".") for step in place_of(one))),
                 f"{pair.ref} has rows of {pair.other_role} ({pair.other}), {pair.why}; "
                 f"{pair.advice}",
             )
@@ -306,8 +306,11 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
     if scenario.declined:
         yield (*at, "declined"), scenario.declined
     for section in ("evaluate", "validate_on"):
-        for name, ref in getattr(scenario, section).parts().items():
-            yield (*at, section, name), ref
+        evaluated = getattr(scenario, section)
+        for name, ref in evaluated.parts().items():
+            yield (*at, section, *place_of(name)), ref
+        for ref in evaluated.examples():
+            yield (*at, section, "asked"), ref
     for task, ref in scenario.local_tasks().items():
         yield (*at, "lm_eval", task), ref
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -12,6 +13,7 @@ from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.modules import Modules, resolved
+from palimpsest.errors import did_you_mean
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
 from palimpsest.settings.merge import deep_merge
@@ -186,6 +188,30 @@ class WantedAnswers(Section):
     """From a list."""
 
 
+class Further(Section):
+    """A further part, with the measures of the block that it is of."""
+
+    part: PartRef
+    """dataset/part."""
+    of: Literal["forget", "retain", "general"]
+    """What the rows are: to forget, to keep, or taught to nobody."""
+
+
+class Asked(Section):
+    """How the rows of a block are asked, where that differs."""
+
+    max_new_tokens: Count | None = None
+    """Longest answer; null: as the scenario has it."""
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], EACH_ONCE] = []
+    """An answer ends before the first of these texts."""
+    examples: PartRef | None = None
+    """Rows that stand, solved, before each question, an empty line after each."""
+    shared_examples: bool = False
+    """Accept examples that are rows of the block, as a published protocol may have them."""
+    template: Annotated[Template | None, AsWritten] = None
+    """Template of these rows; null: the base's."""
+
+
 class Evaluated(Section):
     """Parts that are measured. Only `forget` and `retain` are required."""
 
@@ -210,6 +236,12 @@ class Evaluated(Section):
     """What was to be kept, asked in the same way."""
     holdout: PartRef | None = None
     """Rows like those of `forget` that nobody was taught: membership inference compares the two."""
+    members: PartRef | None = None
+    """Taught rows that membership inference compares in place of `forget` (MUSE: whole texts)."""
+    further: Annotated[dict[Name, Further], BeforeValidator(_without_nulls)] = {}
+    """Name -> a further part: its block is ``forget/name``, ``retain/name`` or ``general/name``."""
+    asked: Annotated[dict[str, Asked], BeforeValidator(_without_nulls)] = {}
+    """Block -> how its rows are asked: limit, stop texts, solved examples, template."""
     answers: Count | None = None
     """Rows of each part that are also answered freely; null: all. Likelihoods use every row."""
     alternatives: Index | None = None
@@ -217,7 +249,31 @@ class Evaluated(Section):
 
     def parts(self) -> dict[str, str]:
         """Block of eval.json -> dataset/part, for the parts that are named."""
-        return {name: ref for name, ref in self if isinstance(ref, str)}
+        plain = {name: ref for name, ref in self if isinstance(ref, str)}
+        return plain | {f"{one.of}/{name}": one.part for name, one in self.further.items()}
+
+    def asking(self) -> dict[str, Any]:
+        """``asked`` for stages that measure: nothing where no block is asked in its own way."""
+        return (
+            {"asked": {b: one.model_dump() for b, one in self.asked.items()}} if self.asked else {}
+        )
+
+    def examples(self) -> list[str]:
+        """Parts whose rows stand as examples before questions."""
+        return [one.examples for one in self.asked.values() if one.examples]
+
+    @model_validator(mode="after")
+    def _asked_blocks(self) -> Self:
+        answered = [name for name in self.parts() if name not in ("holdout", "members")]
+        for block, one in self.asked.items():
+            if block not in answered:
+                raise ValueError(f"asked: no block '{block}'{did_you_mean(block, answered)}")
+            if block.endswith("_chat") and (one.template or one.examples):
+                raise ValueError(
+                    f"asked.{block}: its rows are asked in the base's chat template; leave "
+                    "template and examples out"
+                )
+        return self
 
 
 class LmEvalTask(Section):
@@ -359,19 +415,37 @@ class Score(Section):
     bootstrap: Count = 1000
     """Resamples for intervals of means."""
     rouge: Literal["rougeL", "rouge1", "rouge2"] = "rougeL"
-    """ROUGE variant (F-measure)."""
+    """ROUGE variant."""
     rouge_stemmer: bool = True
     """Porter-stem words before comparing."""
+    rouge_takes: Literal["f", "recall", "precision"] = "f"
+    """What of ROUGE counts: the F-measure, or the recall of the response's words (TOFU, RWKU)."""
+    rouge_by: Literal["words", "rouge-score", "rouge"] = "words"
+    """Words of every script; as the package rouge-score has it (ASCII alone); or ROUGE-L as the
+    package rouge has it (RWKU): case counts, repetition costs nothing."""
     recall_rouge: Fraction = 0.9
     """A row without key strings counts as recalled from this ROUGE on."""
     truth_ratio: Literal["arithmetic", "geometric"] = "arithmetic"
-    """Mean over the wrong answers' probabilities (arithmetic: TOFU's paper)."""
+    """Mean over the wrong answers' probabilities (arithmetic: TOFU's paper; geometric: its code and
+    every published table)."""
+    count_eos: bool = False
+    """Count the end token in likelihoods, as TOFU and OpenUnlearning do; never in accuracy and
+    extraction strength."""
     min_k: Annotated[Real, Field(gt=0, le=1)] = 0.2
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
     harm_judge: HarmJudge | None = None
     """Judge of every scenario, whatever these name; null: as each scenario has it."""
+
+    @model_validator(mode="after")
+    def _rouge_of_the_package(self) -> Self:
+        if self.rouge_by == "rouge" and (self.rouge != "rougeL" or self.rouge_stemmer):
+            raise ValueError(
+                "rouge_by: rouge is ROUGE-L without a stemmer; write rouge: rougeL and "
+                "rouge_stemmer: false beside it"
+            )
+        return self
 
 
 class Sweep(Section):
@@ -470,8 +544,22 @@ class Config(Section):
 
     def method(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules have the names that its base gives them."""
-        settings = self.with_roles(method, model)
-        return settings.model_copy(update={"training": self._resolved(settings.training, model)})
+        if (method, model) not in self._applied:
+            settings = self.with_roles(method, model)
+            training = self._resolved(settings.training, model)
+            self._applied[method, model] = settings.model_copy(update={"training": training})
+        return self._applied[method, model]
+
+    @cached_property
+    def _applied(self) -> dict[tuple[str, str], Objective]:
+        """What `method` returned so far: a plan asks for the same settings in every job."""
+        return {}
+
+    def __copy__(self) -> Self:
+        """A copy may get other methods, so it forgets what was applied."""
+        copied = super().__copy__()
+        copied.__dict__.pop("_applied", None)
+        return copied
 
     def with_roles(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules are named by their roles."""

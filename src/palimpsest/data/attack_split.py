@@ -1,8 +1,9 @@
 """Which rows an attacker has and which he wants: folds, halves, and rows that belong together.
 
 A row that the attacker has may not hold what is measured. So rows stay in one fold if they are of
-one group, are equal, or if one holds a key string of the other in any wording; and other rows of
-the attacker (`retain`, `general`, `holdout`) that hold a key string are left out, by name.
+one group, are equal, or if one holds a key string of the other in any wording. Other rows of the
+attacker (`retain`, `general`, `holdout`) that hold a key string are left out where an attack reads
+them, by name (`palimpsest.attacking.target.Target.left_out`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Overlap:
     """The fact whose key it is."""
 
     def line(self) -> dict[str, str]:
-        """As it stands in ``split.json``."""
+        """As it stands in ``split.json``, and among the facts of attacks."""
         return {"row": self.row, "key": self.key, "of": self.of}
 
 
@@ -83,21 +84,18 @@ def refuse_overlaps(texts: Iterable[tuple[str, str]], facts: Sequence[Fact], wha
         )
 
 
-def attack_split(
-    facts: Sequence[Fact], others: Mapping[str, Sequence[tuple[str, str]]]
-) -> dict[str, Any]:
+def attack_split(facts: Sequence[Fact]) -> dict[str, Any]:
     """Folds and halves of the facts, balanced, the same whatever the order of the rows.
 
     Args:
         facts: the rows to forget.
-        others: name of a set of other rows -> (id, text) of each; texts of one id may repeat.
 
     Returns:
         ``folds`` and ``halves`` (row -> 0 or 1; both keep rows that belong together in one),
-        ``groups`` (row -> label of those that belong together), ``together`` and ``left_out``
-        (overlaps; of the second by set). Where too many rows belong together, ``folds`` is None and
-        ``why`` the reason, else None. Halves give the attacker no row: they stay, and divide single
-        rows (``halves_of``: ``rows`` in place of ``groups``) if all belong together.
+        ``groups`` (row -> label of those that belong together) and ``together`` (overlaps). Where
+        too many rows belong together, ``folds`` is None and ``why`` the reason, else None. Halves
+        give the attacker no row: they stay, and divide single rows (``halves_of``: ``rows`` in
+        place of ``groups``) if all belong together.
     """
     facts = sorted(facts, key=lambda fact: fact.id)
     texts = [(fact.id, text) for fact in facts for text in fact.texts]
@@ -112,10 +110,6 @@ def attack_split(
         "halves_of": "rows" if single else "groups",
         "groups": groups,
         "together": [one.line() for one in together],
-        "left_out": {
-            name: [one.line() for one in overlaps(sorted(rows), facts)]
-            for name, rows in sorted(others.items())
-        },
     }
 
 

@@ -183,6 +183,32 @@ class Form:
     begins: bool
     """Whether the tokenizer's own first ids (BOS) come before a prompt."""
 
+    def after(self, examples: Sequence[tuple[str, str]], where: str) -> Form:
+        """The same with solved examples before each question, an empty line after each.
+
+        Args:
+            examples: questions and answers.
+            where: dataset/part, for messages.
+
+        Raises:
+            UserError: a chat template begins every text anew, so that nothing can stand before it;
+                or an example holds the word of a control token.
+        """
+        if not examples:
+            return self
+        if not self.begins:
+            raise UserError(
+                f"{where}: a chat template has no place for examples before a question; write "
+                "template.prompt and template.response of the block (evaluate.asked.<block>)"
+            )
+        for pair in examples:
+            self.base.refuse_control(f"{where}, an example", *pair)
+        solved = [
+            "".join((self.prompt[0], q, self.prompt[1], self.response[0], a, self.response[1]))
+            for q, a in examples
+        ]
+        return replace(self, prompt=("\n\n".join([*solved, self.prompt[0]]), self.prompt[1]))
+
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of questions."""
         before, after = self.prompt
@@ -245,7 +271,11 @@ def read_tokenizer(base: Path) -> BaseTokenizer:
 
 
 def tokenize_pairs(
-    table: pa.Table, base: BaseTokenizer, template: Template, where: str
+    table: pa.Table,
+    base: BaseTokenizer,
+    template: Template,
+    where: str,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> tuple[pa.Table, int]:
     """Tokenize a part; nothing is padded or cut.
 
@@ -254,6 +284,7 @@ def tokenize_pairs(
         base: the tokenizer.
         template: how a prompt and a response are written.
         where: dataset/part, for messages.
+        examples: questions and answers that stand before each prompt.
 
     Returns:
         The table with the columns `schemas.TOKENS`, and the length of
@@ -264,7 +295,7 @@ def tokenize_pairs(
             the model has no embedding for, or holds the word of a control token where the
             tokenizer cannot tell the two apart; or as `BaseTokenizer.form`.
     """
-    form = base.form(template)
+    form = base.form(template).after(examples, where)
     ids, prompts, responses = (table[name].to_pylist() for name in ("id", "prompt", "response"))
     _refuse_control(form.base, where, table)
     rows = list(zip(form.prompts(prompts), form.responses(responses), strict=True))

@@ -273,6 +273,29 @@ def stop_ids(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> se
     return {int(stop) for stop in stops if stop is not None}
 
 
+def ended(
+    answer: Answer, limit: int, stops: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Answer:
+    """An answer of at most `limit` tokens that ends before the first text of `stops`.
+
+    Its `ids` are those before the token that completes that text.
+    """
+
+    def text_of(count: int) -> str:
+        return str(tokenizer.decode(list(answer.ids[:count]), skip_special_tokens=True))
+
+    if len(answer.ids) > limit:
+        ids = answer.ids[:limit]
+        answer = Answer(text_of(limit).strip(), limit, stopped=False, ids=ids)
+    if not any(stop in text_of(len(answer.ids)) for stop in stops):
+        return answer
+    counts = range(1, len(answer.ids) + 1)
+    end = next(k for k in counts if any(stop in text_of(k) for stop in stops))
+    text = text_of(end)
+    first = min(text.index(stop) for stop in stops if stop in text)
+    return Answer(text[:first].strip(), end, stopped=True, ids=answer.ids[: end - 1])
+
+
 def cut(tokens: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
     """The answer in generated `tokens`: all before the first of `stops`."""
     end = next((i for i, token in enumerate(tokens) if token in stops), None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS
+from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -502,11 +502,13 @@ class Measure(Batched, OfRun):
             | ({"backend": "vllm", "batch_rows": None} if by_vllm else {}),
             "sampling": cfg.measure.sampling.model_dump(),
             "wrappers": cfg.measure.wrappers,
+            **scenario.evaluate.asking(),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
+        evaluate = slices.scenario_of(cfg, w.model).evaluate
+        return [*evaluate.parts().values(), *evaluate.examples()]
 
 
 @declared
@@ -585,18 +587,12 @@ class AttackSplit(Stage):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
         forget = scenario.evaluate.forget
-        return {
-            "parts": {
-                "forget": forget,
-                "wordings": slices.wordings_of(scenario),
-                "others": scenario.attackers_rows(),
-            }
-        }
+        return {"parts": {"forget": forget, "wordings": slices.wordings_of(scenario)}}
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         parts = cls.depends(cfg, w)["parts"]
-        return [parts["forget"], *parts["wordings"], *parts["others"].values()]
+        return [parts["forget"], *parts["wordings"]]
 
 
 @declared
@@ -611,7 +607,7 @@ class Attack(Batched, OfRun):
     original: options.Original
     split: options.AttackRows
     datasets: options.Datasets
-    measured: (
+    answers: (
         Annotated[Path, Option("generations.parquet of the model; empty: it is asked again")] | None
     ) = None
     out: options.OutFile
@@ -619,22 +615,15 @@ class Attack(Batched, OfRun):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
-        base, evaluated = slices.base_of(cfg, w.model), scenario.evaluate
-        unseen = {"forget_unseen": evaluated.forget_unseen} if evaluated.forget_unseen else {}
-        rows = scenario.attackers_rows()
+        base = slices.base_of(cfg, w.model)
         return {
             **slices.load(base),
             "name": w.attack,
             "attack": tracked(entry),
             "code": [entry.version, code_hash(ATTACKS.module(entry.kind), ATTACKING)],
-            "parts": {
-                "forget": evaluated.forget,
-                **unseen,
-                "retain": evaluated.retain,
-                "others": {name: rows[name] for name in entry.others() if name in rows},
-            },
-            "rows": cfg.robust.rows,
-            "retain_rows": cfg.robust.retain_rows,
+            "parts": slices.attack_parts(scenario, entry),
+            **({"retain_rows": cfg.robust.retain_rows} if RETAIN in entry.measured else {}),
+            **({"rows": cfg.robust.rows} if entry.unit in WRITTEN else {}),
             "template": base.template.model_dump(),
             "generation": slices.generation(cfg, w.model),
             "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
@@ -642,10 +631,9 @@ class Attack(Batched, OfRun):
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        parts = AttackSplit.depends(cfg, w)["parts"]
-        evaluated = slices.scenario_of(cfg, w.model).evaluate
-        others = parts["others"].values()
-        return [parts["forget"], evaluated.forget_unseen, evaluated.retain, *others]
+        parts = slices.attack_parts(slices.scenario_of(cfg, w.model), cfg.attacks[w.attack])
+        more = [*parts.pop("wordings"), *parts.pop("others").values()]
+        return [*parts.values(), *more]
 
 
 @declared

@@ -31,6 +31,8 @@ def compare(job: Compare) -> dict[str, Any]:
     _check_types([job.rows, job.original, *filter(None, [job.retrained])])
     method, original = _frame(job.rows), _frame(job.original)
     retrained = None if job.retrained is None else _frame(job.retrained)
+    if retrained is not None and job.config["method"] != "retrained":
+        _refuse_itself(job, method, retrained)
     settings = job.config["score"]
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -43,6 +45,24 @@ def compare(job: Compare) -> dict[str, Any]:
     }
     write_document(job.out, result)
     return result
+
+
+def _refuse_itself(job: Compare, method: pd.DataFrame, retrained: pd.DataFrame) -> None:
+    """Refuse a reference that is the method itself: every distance to it would be 0.
+
+    Raises:
+        UserError: both give every row the same likelihood.
+    """
+    keys, column = ["part", "id"], "mean_logprob"
+    if column not in method or column not in retrained:
+        return
+    one, other = (f.set_index(keys)[column].sort_index() for f in (method, retrained))
+    if len(one) and one.equals(other):
+        raise UserError(
+            f"{job.retrained} and {job.rows} give every row the same likelihood: 'retrained' is "
+            f"the model of '{job.config['method']}' itself, and cannot be its reference; name a "
+            "model that never learned what is forgotten (models.<model>.retrained)"
+        )
 
 
 def _check_types(tables: Sequence[Path]) -> None:

@@ -65,6 +65,7 @@ def score(job: Score) -> dict[str, Any]:
         for seed, folder in seeds.items()
     }
     greedy = [part for name in PARTS for part in parts if part.block == name]
+    greedy += [part for part in parts if "/" in part.block]
     parts += further_parts
     groups = {part.block: np.array(part.groups) for part in parts}
     quality = judge_quality(next(iter(seeds.values())) / JUDGED, settings["harm_judge"])

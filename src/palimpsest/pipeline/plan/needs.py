@@ -27,6 +27,7 @@ from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
 from palimpsest.measuring.limit import from_responses
+from palimpsest.metrics.asked import ANSWERED, kind_of
 from palimpsest.objectives.base import Objective
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.jobs import Job
@@ -430,7 +431,7 @@ class Estimate:
         evaluate, measure = self._scenario.evaluate, self.cfg.measure
         parts = evaluate.parts()
         rows = self._rows(parts.values())
-        questions = [self._rows([ref]) for name, ref in parts.items() if name != "holdout"]
+        questions = [self._rows([ref]) for name, ref in parts.items() if kind_of(name) in ANSWERED]
         answers = sum(min(len(r.rows), evaluate.answers or len(r.rows)) for r in questions)
         answers *= 1 + len(measure.sampling.seeds) + len(measure.wrappers)
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
