@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,10 +196,7 @@ class Subject:
     Attributes:
         results: folder of the subject's results.
         original: folder of the model before unlearning.
-        asked_rows: rows to forget that are measured where answers are written; None: all.
     """
-
-    asked_rows: int | None = None
 
     def __init__(
         self,
@@ -266,7 +263,6 @@ class Subject:
                 "attack": entry.model_dump(),
                 "code": [],
                 "parts": self._parts(entry),
-                "rows": self.asked_rows,
                 "retain_rows": 8,
                 "template": {"prompt": "{prompt}", "response": " {response}"},
                 "generation": {"max_new_tokens": 6, "batch_rows": 8},
@@ -309,10 +305,10 @@ class Subject:
         return mean({one.id: one.value for one in target.asked(network, target.forget)})
 
     def attack(
-        self, kind: str, model: str = "original", measured: Path | None = None, **settings: Any
+        self, kind: str, model: str = "original", **settings: Any
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The table and the facts that the stage writes."""
-        job = replace(self.job(kind, model, **settings), measured=measured)
+        job = self.job(kind, model, **settings)
         attack(job)
         return read_table(job.out.with_suffix(".parquet"))[0].to_pandas(), read_document(job.out)
 

@@ -17,9 +17,10 @@ from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document, write_document
-from palimpsest.io.tables import write_table
+from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.asked import draw_ids
 from palimpsest.model.description import updates_in
+from palimpsest.pipeline.stages import Attack
 from palimpsest.stages.attack import _side_folder, attack
 
 
@@ -233,18 +234,19 @@ def test_lens_and_ablate_do_without_general_rows(tmp_path: Path) -> None:
 def test_as_many_rows_are_measured_as_are_asked_and_the_attacker_has_the_others(
     tmp_path: Path,
 ) -> None:
-    bench = attacked.Subject(tmp_path, perturbed=pa.array([["w1 w2"]] * 8))
-    bench.asked_rows = 3
-    names = [f"forget-{i:02}" for i in range(8)]
-    first = sorted(draw_ids(names, 3))
+    bench = attacked.Subject(tmp_path)
+    first = sorted(draw_ids([f"forget-{i:02}" for i in range(8)], 3))
 
-    def measured(kind: str, **settings: Any) -> list[str]:
-        table, _ = bench.attack(kind, **settings)
-        return sorted(table[table["part"] == "forget"]["id"])
+    def job(kind: str, **settings: Any) -> Attack:
+        made = bench.job(kind, **settings)
+        return replace(made, config=made.config | {"rows": 3})
 
-    assert measured("ask") == measured("few_shot", shots=[2]) == first
-    assert measured("choice") == names, "nothing is written"
-    attackers = {row.id for row in bench.target("few_shot").attackers(0)}
+    for one in (job("ask"), job("few_shot", shots=[2])):
+        attack(one)
+        table = read_table(one.out.with_suffix(".parquet"))[0].to_pandas()
+        assert sorted(table[table["part"] == "forget"]["id"]) == first
+    target = Target(job("few_shot"), torch.device("cpu"), read_document(bench.split))
+    attackers = {row.id for row in target.attackers(0)}
     assert len(attackers) == 4
     assert not attackers & set(first)
 
@@ -259,7 +261,9 @@ def test_answers_that_were_measured_are_not_asked_again(tmp_path: Path) -> None:
     answers = tmp_path / "generations.parquet"
     write_table(answers, pa.Table.from_pylist(lines))
     before, _ = bench.attack("ask")
-    after, _ = bench.attack("ask", measured=answers)
+    job = replace(bench.job("ask"), answers=answers)
+    attack(job)
+    after = read_table(job.out.with_suffix(".parquet"))[0].to_pandas()
     plain, taken = (
         {(row.part, row.id): (row.text, row.value) for row in table.itertuples()}
         for table in (before, after)

@@ -13,11 +13,9 @@ import torch
 from torch import nn
 
 from palimpsest.attacks import (
-    ATTACKS,
     FORGET,
     RETAIN,
     UNSEEN,
-    WRITTEN,
     NoRow,
     NotFinite,
     Outcome,
@@ -84,9 +82,7 @@ class Target:
         They are the rows that `measure` asks first, so that a row's value under attack stands
         beside its value without one. Where nothing is written, each row is measured.
         """
-        writes = ATTACKS.get(self.job.config["attack"]["kind"]).Settings.unit in WRITTEN
-        count = self.job.config["rows"] if writes else None
-        ids = set(draw_ids([row.id for row in self.every], count))
+        ids = set(draw_ids([row.id for row in self.every], self.job.config.get("rows")))
         return [row for row in self.every if row.id in ids]
 
     @functools.cached_property
@@ -160,7 +156,7 @@ class Target:
         wordings = [
             row for ref in self._parts["wordings"] for row in read_data(self.job.datasets, ref)
         ]
-        facts = facts_of(self.forget, wordings)
+        facts = facts_of(self.every, wordings)
         texts = {
             name: [(row.id, text) for row in rows for text in texts_of(row)]
             for name, rows in self._others.items()
@@ -390,11 +386,11 @@ class Target:
     @functools.cached_property
     def _said(self) -> Mapping[tuple[str, str], Answer]:
         """Block and row -> the answer in generations.parquet."""
-        if self.job.measured is None:
+        if self.job.answers is None:
             return {}
         return {
             (line["part"], line["id"]): Answer(line["answer"], line["tokens"], line["stopped"], ())
-            for line in read_table(self.job.measured)[0].to_pylist()
+            for line in read_table(self.job.answers)[0].to_pylist()
         }
 
     def written(

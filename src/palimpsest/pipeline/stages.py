@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN
+from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -612,7 +612,7 @@ class Attack(Batched, OfRun):
     original: options.Original
     split: options.AttackRows
     datasets: options.Datasets
-    measured: (
+    answers: (
         Annotated[Path, Option("generations.parquet of the model; empty: it is asked again")] | None
     ) = None
     out: options.OutFile
@@ -627,8 +627,8 @@ class Attack(Batched, OfRun):
             "attack": tracked(entry),
             "code": [entry.version, code_hash(ATTACKS.module(entry.kind), ATTACKING)],
             "parts": slices.attack_parts(scenario, entry),
-            "rows": cfg.robust.rows,
             **({"retain_rows": cfg.robust.retain_rows} if RETAIN in entry.measured else {}),
+            **({"rows": cfg.robust.rows} if entry.unit in WRITTEN else {}),
             "template": base.template.model_dump(),
             "generation": slices.generation(cfg, w.model),
             "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),

@@ -86,7 +86,7 @@ def _side_folder(job: Attack) -> Path:
     side = job.out.with_name(f"{job.out.stem}.ckpt")
     models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
     sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
-    inputs = [*models, job.split, *sets, *([job.measured] if job.measured else [])]
+    inputs = [*models, job.split, *sets, *([job.answers] if job.answers else [])]
     identity = fingerprint(
         {
             "config": job.config,

@@ -93,7 +93,6 @@ def config(settings: dict[str, Any], **over: Any) -> dict[str, Any]:
         "attack": {"kind": "relearn", **ROWS, **settings},
         "code": [],
         "parts": {**parts, "others": OTHERS, "wordings": ["set/unseen"]},
-        "rows": None,
         "retain_rows": 2,
         "template": TEMPLATE,
         "generation": {"max_new_tokens": 4, "batch_rows": 8},
