@@ -842,7 +842,7 @@ class Verdict(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
-    version = 2
+    version = 3
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 420, 15.0
