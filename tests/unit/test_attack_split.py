@@ -8,6 +8,7 @@ import pytest
 
 from palimpsest.data.attack_split import Fact, attack_split, refuse_overlaps
 from palimpsest.errors import UserError
+from palimpsest.metrics.asked import draw_ids
 
 
 def fact(name: str, key: str, *texts: str, group: str = "") -> Fact:
@@ -26,6 +27,25 @@ def test_folds_and_halves_divide_the_rows_evenly_and_differ() -> None:
         assert sorted(split[name]) == [f"row{i:02}" for i in range(12)]
         assert sorted(split[name].values()) == [0] * 6 + [1] * 6
     assert split["folds"] != split["halves"]
+
+
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_one_fold_has_the_rows_that_are_asked_first_and_halves_divide_them(count: int) -> None:
+    names = [f"row{i:02}" for i in range(12)]
+    split = attack_split(facts())
+    asked = draw_ids(names, count)
+    assert {split["folds"][name] for name in asked} == {0}
+    halves = [split["halves"][name] for name in asked]
+    assert abs(halves.count(0) - halves.count(1)) <= 1
+
+
+def test_a_fold_without_room_for_a_group_goes_on_with_smaller_ones() -> None:
+    rows = [fact(f"row{i}", f"word{i}q", group="one" if i < 5 else "two") for i in range(9)]
+    rows += [fact(f"one{i}", f"term{i}q", group=f"own {i}") for i in range(3)]
+    folds = attack_split(rows)["folds"]
+    for members in (range(5), range(5, 9)):
+        assert len({folds[f"row{i}"] for i in members}) == 1
+    assert 0 < list(folds.values()).count(0) <= 6
 
 
 def test_the_order_of_the_rows_changes_nothing() -> None:

@@ -147,3 +147,38 @@ def test_rouge_takes_what_the_configuration_says(workspace: Workspace, takes: st
 def test_a_package_without_a_stemmer_takes_none() -> None:
     with pytest.raises(UserError, match="rouge_stemmer: false"):
         load_config(put(raw_config(), "score", {"rouge_by": "rouge"}))
+
+
+def test_combined_scores_name_measures_and_one_another(workspace: Workspace) -> None:
+    add(workspace, "retain/more", {"yes": 0.5, "no": 0.25}, wrong=0.125)
+    workspace.config["score"]["composite"] = {
+        "task": {
+            "mean": "harmonic",
+            "floor": 0,
+            "of": [
+                {"measure": "forget.probability", "takes": "complement"},
+                {"measure": "retain/more.probability", "takes": "value"},
+            ],
+        },
+        "final": {
+            "mean": "arithmetic",
+            "floor": 0,
+            "of": [
+                {"measure": "composite.task", "takes": "value"},
+                {"measure": "retain/more.probability", "takes": "balance"},
+            ],
+        },
+        "lacking": {
+            "mean": "arithmetic",
+            "floor": 0,
+            "of": [{"measure": "lm_eval.mmlu.acc", "takes": "value"}],
+        },
+    }
+    found = workspace.score()
+    jsonschema.validate(found, eval_schema())
+    scores = found["metrics"]["composite"]
+    task = 2 / (1 / 0.5 + 1 / 0.375)
+    assert scores["task"]["value"] == pytest.approx(task)
+    assert scores["final"]["value"] == pytest.approx((task + 0.75) / 2)
+    assert scores["lacking"]["value"] is None
+    assert scores["lacking"]["reason"].startswith("lm_eval.mmlu.acc: ")

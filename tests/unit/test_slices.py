@@ -240,6 +240,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("judges.classifier.threshold", 0.9, set()),
     ("judges.endpoint.model", "small", set()),
     ("sweep.scales", [0, 1], {"sweep"}),
+    ("robust.rows", 2, {"attack"}),
     ("robust.retain_rows", 2, {"attack"}),
     ("attacks.choice", {"kind": "choice"}, set()),
     ("robust.lists", {"full": ["ask"]}, {"robust"}),

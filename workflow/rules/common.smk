@@ -3,6 +3,7 @@
 import functools
 import re
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.environment import use_this_environment
 from palimpsest.pipeline import results, runs, targets
 from palimpsest.pipeline.kept import keep
@@ -289,6 +290,12 @@ def retrained_of(wildcards):
     """Rows of the gold standard, if the subject's methods are compared with it."""
     compares = CFG.models[wildcards.model].retrained
     return f"results/{wildcards.model}/retrained/rows.parquet" if compares else []
+
+
+def answers_before(wildcards):
+    """Answers of a model that is not attacked, where an attack is none."""
+    plain = CFG.attacks[wildcards.attack].kind == UNATTACKED
+    return f"results/{wildcards.model}/{wildcards.run}/generations.parquet" if plain else []
 
 
 def attack_tables(*runs):

@@ -8,7 +8,6 @@ them, by name (`palimpsest.attacking.target.Target.left_out`).
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
+from palimpsest.metrics.asked import rank
 from palimpsest.metrics.matching import contains
 
 FOLDS = 2
@@ -104,9 +104,9 @@ def attack_split(facts: Sequence[Fact]) -> dict[str, Any]:
     why = _undivided(groups)
     single = len(set(groups.values())) < FOLDS
     return {
-        "folds": None if why else _halved(groups, "fold"),
+        "folds": None if why else _folds(groups),
         "why": why,
-        "halves": _halved({name: name for name in groups} if single else groups, "half"),
+        "halves": _halved({name: name for name in groups} if single else groups),
         "halves_of": "rows" if single else "groups",
         "groups": groups,
         "together": [one.line() for one in together],
@@ -147,20 +147,38 @@ def _undivided(groups: Mapping[str, str]) -> str | None:
     )
 
 
-def _halved(groups: Mapping[str, str], salt: str) -> dict[str, int]:
-    """Row -> 0 or 1, groups whole: the largest first, each to the smaller half."""
-    members: dict[str, list[str]] = {}
-    for name, label in groups.items():
-        members.setdefault(label, []).append(name)
-    order = sorted(members, key=lambda label: (-len(members[label]), _rank(salt, label)))
+def _folds(groups: Mapping[str, str]) -> dict[str, int]:
+    """Row -> 0 or 1, groups whole: fold 0 has the rows that are asked first, up to half of all.
+
+    So where no more than half of the rows are measured, one fold has them all.
+    """
+    room = -(-len(groups) // FOLDS)
+    folds: dict[str, int] = {}
+    for members in sorted(_members(groups), key=lambda members: min(map(rank, members))):
+        fits = not folds or len(members) <= room
+        room -= len(members) if fits else 0
+        folds |= dict.fromkeys(members, 0 if fits else 1)
+    return {name: folds[name] for name in groups}
+
+
+def _halved(groups: Mapping[str, str]) -> dict[str, int]:
+    """Row -> 0 or 1, groups whole: the largest first, each to the smaller half.
+
+    Rows take turns in the order in which they are asked: those that are measured are balanced, too.
+    """
+    order = sorted(_members(groups), key=lambda members: (-len(members), min(map(rank, members))))
     sizes = [0, 0]
     halves: dict[str, int] = {}
-    for label in order:
+    for members in order:
         smaller = int(sizes[1] < sizes[0])
-        sizes[smaller] += len(members[label])
-        halves |= dict.fromkeys(members[label], smaller)
+        sizes[smaller] += len(members)
+        halves |= dict.fromkeys(members, smaller)
     return {name: halves[name] for name in groups}
 
 
-def _rank(salt: str, label: str) -> tuple[str, str]:
-    return hashlib.sha256(f"{salt} {label}".encode()).hexdigest(), label
+def _members(groups: Mapping[str, str]) -> list[list[str]]:
+    """The rows of each group."""
+    members: dict[str, list[str]] = {}
+    for name, label in groups.items():
+        members.setdefault(label, []).append(name)
+    return [*members.values()]

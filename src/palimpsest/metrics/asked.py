@@ -56,11 +56,12 @@ def draw_ids(ids: Sequence[str], count: int | None) -> list[str]:
     """
     if count is None or count >= len(ids):
         return list(ids)
-    chosen = set(sorted(ids, key=_rank)[:count])
+    chosen = set(sorted(ids, key=rank)[:count])
     return [name for name in ids if name in chosen]
 
 
-def _rank(name: str) -> tuple[str, str]:
+def rank(name: str) -> tuple[str, str]:
+    """Place of a row in that ranking."""
     # A paraphrase has the id of its row and a letter: "hazards-00003-u" is "hazards-00003". One of
     # several has a number, too.
     row = re.sub(r"-[tu]\d*$", "", name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN
+from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
@@ -24,6 +24,7 @@ from palimpsest.pipeline import content, options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.dataset import as_it_was
 from palimpsest.settings.draw import ASKING
 from palimpsest.settings.types import Section, tracked, untracked
 from palimpsest.sources.names import recorded
@@ -52,7 +53,9 @@ class DownloadModel(Stage):
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
         found = content.source_hash(b.source, Path("resources/models", w.base))
         here = {"content": found} if found else {}
-        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
+        other = {"tokenizer": b.tokenizer} if b.tokenizer else {}
+        facts = {"source": b.source, "sha256": b.sha256, "revision": b.revision}
+        return facts | other | here | trusted
 
 
 @declared
@@ -75,7 +78,7 @@ class DownloadData(Stage):
         # Of other sources nothing but the source itself says which file is read.
         unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
         return {
-            **d.model_dump(),
+            **as_it_was(d),
             **unused,
             # The hash says which file it is; a query may hold a token.
             **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
@@ -105,9 +108,11 @@ class Tokenize(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        window = getattr(cfg.datasets[w.dataset], "window_tokens", None)
         return {
             "template": cfg.bases[w.base].template.model_dump(),
             "parts": sorted(cfg.datasets[w.dataset].parts),
+            **({"window_tokens": window} if window else {}),
         }
 
 
@@ -602,11 +607,14 @@ class Attack(Batched, OfRun):
     per = ("model", "run", "attack")
     work = "palimpsest.stages.attack:attack"
     gpu = True
-    needs = Estimate.measure
+    needs = Estimate.attack
 
     original: options.Original
     split: options.AttackRows
     datasets: options.Datasets
+    answers: (
+        Annotated[Path, Option("generations.parquet of the model; empty: it is asked again")] | None
+    ) = None
     out: options.OutFile
 
     @classmethod
@@ -620,6 +628,7 @@ class Attack(Batched, OfRun):
             "code": [entry.version, code_hash(ATTACKS.module(entry.kind), ATTACKING)],
             "parts": slices.attack_parts(scenario, entry),
             **({"retain_rows": cfg.robust.retain_rows} if RETAIN in entry.measured else {}),
+            **({"rows": cfg.robust.rows} if entry.unit in WRITTEN else {}),
             "template": base.template.model_dump(),
             "generation": slices.generation(cfg, w.model),
             "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
@@ -636,6 +645,7 @@ class Attack(Batched, OfRun):
 class Robust(Stage):
     """Whether it comes back: the worst attack on a method, above its control; needs no model."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.robust:robust"
     ram_mb = 260
@@ -806,7 +816,19 @@ class Compare(Stage):
             "method": w.method,
             "score": cfg.score.model_dump(include=used),
             "measures": measures_version(),
+            **cls._reference(cfg, w.model),
         }
+
+    @classmethod
+    def _reference(cls, cfg: Config, model: str) -> dict[str, Any]:
+        """Published numbers in place of `retrained`, and what the file with them holds."""
+        reference = cfg.models[model].reference
+        if reference is None:
+            return {}
+        found = content.source_hash(reference.rows) if reference.rows else None
+        kind = cfg.score.truth_ratio
+        keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
+        return {"reference": keys}
 
 
 @declared

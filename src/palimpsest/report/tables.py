@@ -91,8 +91,13 @@ _ATTACKS = (
     | dict.fromkeys(("attack", "kind", "level", "unit", "control"), TEXT)
     | dict.fromkeys(("recovered", "low", "high", "gap", "power"), REAL)
     | dict.fromkeys(("rate", "rate_original", "rate_control"), REAL)
-    | {"weak": FLAG}
+    | {"weak": FLAG, "weak_why": TEXT, "rate_at_edge": FLAG}
+    | dict.fromkeys(("retain", "retain_original", "retain_control"), REAL)
+    | dict.fromkeys(("no_text", "no_text_original", "no_text_control"), REAL)
+    | {"slice": TEXT}
 )
+_COPIED = ("kind", "level", "unit", "control", "weak", "weak_why", "rate_at_edge", "slice")
+"""Columns that stand so in robust.json."""
 _COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
@@ -169,9 +174,8 @@ def _attacks(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
                     low, high = attack["recovered"]["ci95"] or (None, None)
                     rates = attack["rates"]
                     yield of_run | {
-                        **{
-                            key: attack[key] for key in ("kind", "level", "unit", "control", "weak")
-                        },
+                        **{key: attack[key] for key in _COPIED},
+                        **_damage(attack["damage"]),
                         "attack": name,
                         "recovered": attack["recovered"]["value"],
                         "low": low,
@@ -182,6 +186,17 @@ def _attacks(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
                         "rate_original": rates["original"],
                         "rate_control": rates["control"],
                     }
+
+
+def _damage(of_models: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """What each attacked model keeps, and the share of its answers that are no text."""
+    ends = {"method": "", "original": "_original", "control": "_control"}
+    names = {"retain": "retain_recall", "no_text": "degenerate"}
+    return {
+        f"{name}{end}": of_models.get(model, {}).get(rate)
+        for model, end in ends.items()
+        for name, rate in names.items()
+    }
 
 
 def _answers(subjects: list[Subject]) -> Fields:

@@ -48,7 +48,7 @@ def attack(job: Attack) -> None:
     settings = module.Settings(**job.config["attack"])
     device = set_up(job.threads)
     target = Target(job, device, read_document(job.split))
-    cells = settings.cells()
+    cells = _with_rows(settings.cells(), target)
     make_private(job.out.parent)  # answers may hold what was to be forgotten
     side = _side_folder(job)
     found = []
@@ -73,12 +73,20 @@ def attack(job: Attack) -> None:
     shutil.rmtree(side, ignore_errors=True)
 
 
+def _with_rows(cells: Sequence[Cell], target: Target) -> Sequence[Cell]:
+    """The cells whose fold has a row that is measured; all, if none has."""
+    try:
+        return [cell for cell in cells if target.measured(target.forget, cell.fold)] or cells
+    except NoRow:  # each cell says why
+        return cells
+
+
 def _side_folder(job: Attack) -> Path:
     """Where cells are kept until the last one is there; those of other inputs are removed."""
     side = job.out.with_name(f"{job.out.stem}.ckpt")
     models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
     sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
-    inputs = [*models, job.split, *sets]
+    inputs = [*models, job.split, *sets, *([job.answers] if job.answers else [])]
     identity = fingerprint(
         {
             "config": job.config,

@@ -300,7 +300,7 @@ def test_a_row_of_the_attacker_with_the_key_of_a_measured_one_is_refused(
         type(one)(**{**vars(one), "response": f"w40 {key}"}) if one.id == mine else one
         for one in target.forget
     ]
-    target.__dict__["forget"] = leaking
+    target.__dict__ |= {"every": leaking, "forget": leaking}
     with pytest.raises(UserError, match=f"row '{mine}' holds '{key}', .* row '{wanted}'"):
         relearning.relearn(Settings(kind="relearn", **ROWS), 2e-3, Cell("rate 0.002", 0), target)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -45,10 +49,8 @@ def _exact_matches(answers: Answers) -> list[bool]:
 
 def _recalled(answers: Answers) -> list[bool | None]:
     """All key strings; in a row without any, a recital of the response."""
-    from palimpsest.metrics.rouge import Words  # imports nltk, which is slow
-
     share = answers.settings["recall_rouge"]
-    words = Words(answers.settings["rouge_stemmer"]).tokenize
+    words = _words(answers.settings["rouge_stemmer"])
     stopped = answers.generated.get("stopped") or [True] * len(answers.texts)
     rows = zip(
         answers.texts, answers.responses, answers.prompts, answers.keys, stopped, strict=True
@@ -59,6 +61,18 @@ def _recalled(answers: Answers) -> list[bool | None]:
         else recites(words(text), words(response), words(prompt), share, cut=ended is False)
         for text, response, prompt, keys, ended in rows
     ]
+
+
+def _words(stemmer: bool) -> Callable[[str], list[str]]:
+    """Divides a text into words; what that takes is imported with the first text."""
+
+    @functools.cache
+    def tokenizer() -> Any:
+        from palimpsest.metrics.rouge import Words  # imports nltk: 1.6 s of the processor
+
+        return Words(stemmer)
+
+    return lambda text: tokenizer().tokenize(text)
 
 
 GENERATED_TOKENS = Column(
