@@ -71,8 +71,9 @@ def test_the_line_of_optimism_names_both_kinds_of_rows(subject: Subject) -> None
     assert "trial r0-t001 at scale 0.5" in chosen
     assert "By hand, on the same rows: 60% to forget, 78% to keep." in chosen
     # The method recalls 1 of 24 rows and keeps 11 of 12.
-    assert "recall to forget 40% on 12 rows that chose, 4% on 24 others" in worth
-    assert "recall to keep 90% on 20 rows that chose, 92% on 12 others" in worth
+    of_both = "recall of what is to be forgotten 40% on 12 rows that chose, 4% on 24 others"
+    assert of_both in worth
+    assert "of what is to be kept 90% on 20 rows that chose, 92% on 12 others" in worth
     assert "4 trials, 1 of them stopped, each at 2 scales" in budget
     assert "on 24 to 256 rows of training, 2 min 9 s in all" in budget
     # (.9 - .6) .3 + (.6 - .2) .95 + .2 1

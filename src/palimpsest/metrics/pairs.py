@@ -131,7 +131,9 @@ def pairs(frames: Mapping[str, pd.DataFrame], confidence: float) -> list[Pair]:
 
 
 def page_pairs(
-    subjects: Mapping[str, Mapping[str, pd.DataFrame]], confidence: float
+    subjects: Mapping[str, Mapping[str, pd.DataFrame]],
+    confidence: float,
+    questions: Sequence[Question] = QUESTIONS,
 ) -> dict[str, list[Pair]]:
     """Every pair of methods of a subject by every question that both have rows for.
 
@@ -141,11 +143,12 @@ def page_pairs(
     Args:
         subjects: subject -> method -> its rows.parquet.
         confidence: level of the intervals; a verdict needs an adjusted p below the rest to 1.
+        questions: what is compared.
     """
     blocks = [
         block
         for subject, frames in subjects.items()
-        for question in QUESTIONS
+        for question in questions
         for block in _blocks(subject, question, frames)
     ]
     number = sum(len(block.couples) for block in blocks)

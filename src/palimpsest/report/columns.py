@@ -227,11 +227,16 @@ def _lm_eval(task: str, metric: str) -> Column:
 
 def train_seconds(run: Run) -> Value:
     """Time of the stages that this method alone needs, as a measure (mean over seeds)."""
-    stages = run.eval["cost"].get("wall_s") or {}
+    seconds = own_seconds(run.eval["cost"].get("wall_s") or {})
+    return {"value": seconds, "reason": "nothing was trained"}
+
+
+def own_seconds(stages: Mapping[str, float | None]) -> float | None:
+    """Of the seconds of stages those that a method alone needs; None if there are none."""
     own = {name for name, stage in STAGES.items() if stage.own_cost}
     # A task vector of another method is called by both, ``acquire task_vector``.
     seconds = [s for name, s in stages.items() if name.split()[0] in own and s is not None]
-    return {"value": sum(seconds) if seconds else None, "reason": "nothing was trained"}
+    return sum(seconds) if seconds else None
 
 
 def trained_parameters(run: Run) -> Value:

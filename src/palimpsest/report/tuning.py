@@ -190,7 +190,10 @@ def _choice(tuned: Tuned) -> str:
 def _worth(run: Run, tuned: Tuned) -> str:
     """The line of optimism."""
     texts = []
-    for part, what in (("forget", "to forget"), ("retain", "to keep")):
+    for part, what in (
+        ("forget", "of what is to be forgotten"),
+        ("retain", "of what is to be kept"),
+    ):
         measure, value = run.measure(f"{part}.recall_rate"), tuned.chosen["values"][part]
         if (by := optimism(part, value, measure["value"])) is not None:
             texts.append(
@@ -257,6 +260,8 @@ def _scatter(subject: Subject, run: Run, tuned: Tuned) -> Chart:
         {**_mark(line, STOPPED), "x": APART * place, "y": BELOW}
         for place, line in enumerate(stopped)
     ]
+    for one in (*points, *marks):
+        one["area"] = SHAPES[one["kind"]][1]
     kinds = [kind for kind in SHAPES if any(one["kind"] == kind for one in (*points, *marks))]
     ticks = {"format": "%", "values": [0, 0.25, 0.5, 0.75, 1]}
     x = alt.X(
@@ -276,11 +281,7 @@ def _scatter(subject: Subject, run: Run, tuned: Tuned) -> Chart:
         title=None,
         scale=alt.Scale(domain=kinds, range=[SHAPES[kind][0] for kind in kinds]),
     )
-    size = alt.Size(
-        "kind:N",
-        legend=None,
-        scale=alt.Scale(domain=kinds, range=[SHAPES[kind][1] for kind in kinds]),
-    )
+    size = alt.Size("area:Q", legend=None, scale=None)
     tooltip = [
         alt.Tooltip("kind:N"),
         alt.Tooltip("trial:N"),
