@@ -3,6 +3,7 @@
 import functools
 import re
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.environment import use_this_environment
 from palimpsest.pipeline import results, runs, targets
 from palimpsest.pipeline.kept import keep
@@ -56,7 +57,8 @@ def base_manifest(wildcards):
 
 def read_by(name, wildcards):
     """Data sets that a stage reads."""
-    return results.datasets_of(name, CFG, wildcards.model, wildcards.get("method", "original"))
+    method, attack = wildcards.get("method", "original"), wildcards.get("attack", "")
+    return results.datasets_of(name, CFG, wildcards.model, method, attack)
 
 
 def tokens_for(name):
@@ -290,6 +292,12 @@ def retrained_of(wildcards):
     return f"results/{wildcards.model}/retrained/rows.parquet" if compares else []
 
 
+def answers_before(wildcards):
+    """Answers of a model that is not attacked, where an attack is none."""
+    plain = CFG.attacks[wildcards.attack].kind == UNATTACKED
+    return f"results/{wildcards.model}/{wildcards.run}/generations.parquet" if plain else []
+
+
 def attack_tables(*runs):
     """What each attack on a subject found on some runs, with its facts."""
     return lambda wildcards: [
@@ -376,6 +384,16 @@ def attacks_of_page(wildcards):
         for model, method in results.shown(CFG, wildcards.page)
         if model in attacked and method != "base"
         for name in ("robust.json", "verdict.json")
+    ]
+
+
+def searches(wildcards):
+    """What the searches for the settings of a page's methods tried and chose."""
+    return [
+        f"results/{model}/{method}/tune/{name}"
+        for model, method in results.shown(CFG, wildcards.page)
+        if getattr(CFG.methods.get(method), "tune", None)
+        for name in ("trials.parquet", "chosen.json")
     ]
 
 

@@ -77,6 +77,14 @@ def divided(
     return [*targets, *after], options
 
 
+def separated(words: Sequence[str]) -> list[str]:
+    """A command line of Snakemake, with ``--`` before its targets if it has some and no ``--``."""
+    if "--" in words:
+        return list(words)
+    targets, options = divided(words, rules(home()))
+    return [*options, "--", *targets] if targets and options else list(words)
+
+
 def command(words: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
     """Words after ``snakemake``: defaults that the caller left open, options, ``--``, targets.
 

@@ -35,9 +35,11 @@ def untracked(name: str, cfg: Config, **wildcards: str) -> str:
     return canonical_json(STAGES[name].changes_nothing(cfg, Wildcards(**wildcards)))
 
 
-def datasets_of(name: str, cfg: Config, model: str, method: str = "original") -> list[str]:
+def datasets_of(
+    name: str, cfg: Config, model: str, method: str = "original", attack: str = ""
+) -> list[str]:
     """Data sets whose rows a subject's stage reads, sorted."""
-    refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method))
+    refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method, attack=attack))
     return sorted({dataset_of(ref) for ref in refs if ref})
 
 
