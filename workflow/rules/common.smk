@@ -232,6 +232,10 @@ def runtime_of(wildcards, attempt):
     return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes * (1 + attempt) // 2
 
 
+# Asked once: nvidia-smi can take a second.
+gpu_here = functools.cache(lambda: has_gpu(os.environ))
+
+
 def gpus(count):
     """GPUs of a job, of which ``--resources gpu`` limits the sum.
 
@@ -239,7 +243,7 @@ def gpus(count):
     """
 
     def of_job(wildcards):
-        if workflow.local_exec and not has_gpu(os.environ):
+        if workflow.local_exec and not gpu_here():
             return 0
         return int(count(wildcards)) if callable(count) else count
 
