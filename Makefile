@@ -2,6 +2,7 @@
 # make test     everything that CI checks
 # make chaos    kills, cuts and deletes during the embedded chain; the result must not change
 # make results  the tables of docs/results.md, from KnowUnDo's privacy set and TruthfulQA
+# make leaderboard  tunes every method alike and keeps each line in docs/leaderboard.csv (many hours)
 # make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
 # make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
 # make quantize installs what 8-bit optimisers and quantised bases need (config/README.md)
@@ -11,7 +12,7 @@
 # make clean    removes what was computed; downloads stay
 # make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results bench slurm quantize docs lint lock clean distclean
+.PHONY: help run test chaos results leaderboard bench slurm quantize docs lint lock clean distclean
 SHELL := bash
 # The first that is here; the pins are tested with 3.11.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell command -v python$(v)),python$(v))) python3.11)
@@ -51,6 +52,10 @@ results: .venv/.installed
 	snakemake all_methods --configfile config/results/truthfulqa.yaml --cores all
 	python workflow/scripts/results_table.py --table truthfulqa --results results/smollm2-135m \
 		--page docs/results.md --configfile config/results/truthfulqa.yaml
+
+# LEADERBOARD is passed to the program, e.g. make leaderboard LEADERBOARD="--limit-hours 2".
+leaderboard: .venv/.installed
+	python workflow/scripts/leaderboard.py $(LEADERBOARD)
 
 test: lint
 	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -23,7 +23,7 @@ from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.adapter import Update, updates_of
 from palimpsest.model.delta import write_deltas
-from palimpsest.model.description import write_model
+from palimpsest.model.description import updates_in, write_model
 from palimpsest.model.lora import add_trainable
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Attack, AttackSplit
@@ -142,11 +142,22 @@ def _whole(rows: Sequence[Fact], steps: int, first: int | None) -> Any:
 
 
 def taught(
-    rows: Sequence[Fact], lora: Lora = LORA, seed: int = 0, steps: int = 80
+    rows: Sequence[Fact], lora: Lora = LORA, seed: int = 0, steps: int = 80, base: Any = None
 ) -> dict[str, Update]:
     """An adapter that answers `rows` word for word."""
-    model, weights = add_trainable(network(), lora, "taught", seed)
     pairs = [(row.prompt, row.response, 0) for row in rows]
+    return trained(pairs, lora, seed, steps, base)
+
+
+def trained(
+    pairs: Sequence[tuple[str, str, int]],
+    lora: Lora = LORA,
+    seed: int = 0,
+    steps: int = 80,
+    base: Any = None,
+) -> dict[str, Update]:
+    """An adapter that was taught (prompt, answer, first word that is taught)."""
+    model, weights = add_trainable(base or network(), lora, "taught", seed)
     _train(model, weights.values(), pairs, steps, torch.optim.Adam, 2e-2)
     return updates_of(model, "taught")
 
@@ -233,6 +244,10 @@ class Subject:
     def folder(self, name: str = "original") -> Path:
         """The folder of a run."""
         return self.results / name / "seed-0"
+
+    def updates(self, name: str = "original") -> dict[str, Update]:
+        """A model's low-rank update."""
+        return updates_in(self.folder(name) / "model")
 
     def network(self, name: str = "original") -> Any:
         """A model's network, to be spoilt."""

@@ -156,8 +156,9 @@ CASES = {
     "key of another adapter": (
         "datasets.secrets.window_words",
         9,
-        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, facts, files, "
-        "like, max_rows, parts, revision, select, ",
+        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, "
+        "expected_rows, facts, files, group_pattern, group_rows, like, max_rows, other_columns, "
+        "parts, revision, select, ",
     ),
     "part of another adapter": (
         "datasets.questions.parts.all.context_words",
@@ -929,3 +930,12 @@ def test_an_attack_with_rows_that_the_scenario_lacks_is_refused(chosen):
         message(put(raw, "models.subject.attacks", chosen))
     )
     load_config(raw)  # a list that no subject has
+
+
+@pytest.mark.parametrize("kind", ["lens", "ablate"])
+def test_an_attack_that_can_do_without_rows_is_taken(kind):
+    """The scenario has no general rows."""
+    raw = put(raw_config(), "attacks.inside", {"kind": kind})
+    cfg = load_config(put(raw, "models.subject.attacks", ["ask", "inside"]))
+    assert cfg.scenarios["taught"].general is None
+    assert cfg.attacks["inside"].helpful()

@@ -183,3 +183,20 @@ def test_a_method_is_no_reference_of_itself(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the model of 'original' itself"):
         compared(config, tmp_path, path, path, path)
     assert compared(config | {"method": "retrained"}, tmp_path, path, path, path)
+
+
+def test_published_numbers_stand_in_place_of_retrained(tmp_path: Path) -> None:
+    """An evaluation folder of another run, and MUSE's constant, which counts for PrivLeak."""
+    parts = [
+        frame("forget", min_k=[-1.0, -3.0], truth_ratio=[0.5, 0.6]),
+        frame("holdout", min_k=[-2.0, -2.0]),
+    ]
+    table = pa.Table.from_pandas(pd.concat(parts).assign(answer=["a", "b", None, None]))
+    for name in ("sku", "elsewhere"):
+        write_table(tmp_path / name / "rows.parquet", table)
+    given = {"rows": f"path:{tmp_path}/elsewhere", "auc": 0.4, "truth_ratio": "arithmetic"}
+    config = {"model": "mini", "method": "sku", "score": SETTINGS, "reference": given}
+    path = tmp_path / "sku/rows.parquet"
+    result = compared(config, tmp_path, path, path)
+    assert result["forget_quality"]["p"] == 1
+    assert result["privleak"]["value"] == pytest.approx(25)

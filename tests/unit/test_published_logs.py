@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 
 from kit.published import published
+from palimpsest.errors import UserError
+from palimpsest.metrics.composite import combined
 from palimpsest.metrics.declaration import Scored
 from palimpsest.metrics.estimates import harmonic
 from palimpsest.metrics.measures.compared import forget_quality, privleak
@@ -21,6 +24,7 @@ from palimpsest.metrics.measures.truth_ratio import (
     truth_ratio,
 )
 from palimpsest.metrics.measures.utility import model_utility
+from palimpsest.metrics.reference import reference_rows, refuse_another_split
 from palimpsest.metrics.rouge import Rouge
 
 SETTINGS = {"confidence": 0.95, "bootstrap": 20}
@@ -32,6 +36,7 @@ BLOCKS = {
 }
 """TOFU's sets -> our blocks."""
 KINDS = ("geometric", "arithmetic")
+PARTS_OF_UTILITY = ("q_prob", "q_rouge", "truth_ratio")
 
 
 def ratios(rows: dict[str, Any], kind: str, right: str = "paraphrased_loss") -> np.ndarray:
@@ -140,13 +145,28 @@ def test_every_convention_of_rouge_l() -> None:
 
 def test_utility_of_76_published_models() -> None:
     """The harmonic mean of nine parts, of 76 models of Llama-3.2-1B."""
-    sets, parts = ("retain", "ra", "wf"), ("q_prob", "q_rouge", "truth_ratio")
+    sets, parts = ("retain", "ra", "wf"), PARTS_OF_UTILITY
     rows = [json.loads(x) for x in published("tofu/models152_even.jsonl").read_text().splitlines()]
     assert len(rows) == 76
     nine = np.array([[row[f"{s}_{p}"] for s in sets for p in parts] for row in rows])
     expected = np.array([row["model_utility"] for row in rows])
     # A zero stands for 1e-12 there, and for 0 here.
     assert harmonic(nine) == pytest.approx(expected, rel=1e-6, abs=1e-11)
+
+
+def test_combined_scores_of_76_published_models() -> None:
+    """Memorization and privacy: harmonic means in which a zero stands for 1e-12."""
+    rows = [json.loads(x) for x in published("tofu/models152_even.jsonl").read_text().splitlines()]
+    names = {
+        "model_utility": [f"{s}_{p}" for s in ("retain", "ra", "wf") for p in PARTS_OF_UTILITY],
+        "mem": [f"one_minus_{name}" for name in ("es", "em", "paraprob", "truth")],
+        "privacy_mia": [f"s_{name}" for name in ("loss", "zlib", "mink", "minkpp")],
+        "utility": ["model_utility", "fluency"],
+    }
+    for row in rows:
+        for name, terms in names.items():
+            found = combined([row[term] for term in terms], "harmonic", floor=1e-12)
+            assert found == pytest.approx(row[name], rel=1e-6, abs=2e-8), (row["model"], name)
 
 
 @pytest.mark.parametrize("name", ["news_tv", "books_lmhead"])
@@ -168,6 +188,9 @@ def test_muse_auc_and_privleak(name: str) -> None:
     )
     value = privleak(ours, gold, SETTINGS)["value"]
     assert value == pytest.approx(expected["privleak"], rel=1e-6)
+    # And with the constant itself, as MUSE's own code has it.
+    constant = privleak(ours, None, SETTINGS | {"reference_auc": unseen})["value"]
+    assert constant == pytest.approx(expected["privleak"], rel=1e-9)
     for part in golden["rouge"].values():
         assert np.mean(part["rougeL_f_per_row"]) == pytest.approx(part["mean"], abs=1e-6)
 
@@ -194,3 +217,43 @@ def test_a_reference_that_was_taught_the_rows_is_refused(unseen: float) -> None:
 def test_losses_of_a_collapsed_model() -> None:
     """OpenUnlearning adds 1e-10 to a probability of e**-50, and gets 7e-13."""
     assert truth_ratio(-50.0, [-51.0], "geometric") == pytest.approx(0.36787944117)
+
+
+def legacy(rows: dict[str, Any], as_lists: bool) -> dict[str, Any]:
+    """The log of one set, as TOFU's own code (a table by row) or NPO's (a list) writes it."""
+    right, wrong = rows["paraphrased_loss"], rows["perturbed_loss"]
+    if as_lists:
+        return {"avg_paraphrased_loss": right, "average_perturb_loss": wrong}
+    # JSON sorts the numbers of rows as texts.
+    table = {str(i): pair for i, pair in enumerate(zip(right, wrong, strict=True))}
+    return {
+        "avg_paraphrased_loss": {i: table[i][0] for i in sorted(table)},
+        "average_perturb_loss": {i: table[i][1] for i in sorted(table)},
+    }
+
+
+@pytest.mark.parametrize("form", ["tofu", "npo", "open-unlearning"])
+def test_a_published_log_is_a_reference(form: str, tmp_path: Path) -> None:
+    golden = json.loads(published("tofu/golden_llama2_wd0.json").read_text(encoding="utf-8"))
+    kept = golden["models"]["retain90"]["forget"]
+    expected = golden["forget_quality_full_vs_retain90"]["geometric"]
+    if form == "open-unlearning":
+        ratios_ = {str(i): {"score": r} for i, r in enumerate(ratios(kept, "geometric"))}
+        log: Any = {"forget_truth_ratio": {"value_by_index": ratios_}}
+    else:
+        log = legacy(kept, as_lists=form == "npo")
+        log = log if form == "npo" else {"eval_log_forget.json": log}
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps(log), encoding="utf-8")
+    full = of_forget(ratios(golden["models"]["full"]["forget"], "geometric"))
+    reference = reference_rows(file, "geometric")
+    refuse_another_split(full, reference, file)
+    assert forget_quality(full, reference)["p"] == pytest.approx(expected["p"], rel=1e-6)
+    with pytest.raises(UserError, match=r"300 forget rows, and the method of 40: .* another split"):
+        refuse_another_split(full.head(40), reference, file)
+    if form == "open-unlearning":
+        with pytest.raises(UserError, match="are geometric"):
+            reference_rows(file, "arithmetic")
+    file.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="no truth ratios of the forget rows"):
+        reference_rows(file, "geometric")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from palimpsest.attacking.target import Target
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
-from palimpsest.io.sealed import read_document
+from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.asked import draw_ids
+from palimpsest.model.description import updates_in
 from palimpsest.pipeline.stages import Attack
 from palimpsest.stages.attack import _side_folder, attack
 
@@ -141,6 +143,92 @@ def test_a_cell_that_fits_no_row_leaves_the_others(tmp_path: Path) -> None:
     assert set(table["setting"]) == {"plain"}
     assert "why" not in document
     assert "what the text uses" in document["settings"]["list"]["why"]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> attacked.Subject:
+    """A subject with a model whose upper blocks give no numbers."""
+    made = attacked.knowing(tmp_path_factory.mktemp("broken"))
+    updates = updates_in(made.original)
+    name = next(name for name in updates if ".2.mlp.down_proj" in name)
+    updates[name] = replace(updates[name], b=torch.full_like(updates[name].b, torch.nan))
+    made.model("broken", updates)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "what"),
+    [
+        ("lens", {}, "states"),
+        ("probe", {}, "states"),
+        ("patch", {}, "states"),
+        ("ablate", {}, "states"),
+        ("choice", {}, "likelihoods"),
+        ("ask", {}, "logits"),
+        ("sample", {"draws": 2, "k": [1]}, "logits"),
+    ],
+)
+def test_a_model_without_numbers_is_reported_and_withstands_nothing(
+    broken: attacked.Subject, kind: str, settings: dict[str, Any], what: str
+) -> None:
+    table, document = broken.attack(kind, "broken", **settings)
+    assert table.empty
+    assert document["why"].startswith(f"{what} are not finite")
+
+
+def test_relearning_on_a_model_without_numbers_diverges(broken: attacked.Subject) -> None:
+    settings = {"rates": [1e-3], "measure_at": [3], "rank": 2}
+    table, document = broken.attack("relearn", "broken", **settings)
+    assert table.empty
+    assert {facts["diverged"] for facts in document["settings"].values()} == {True}
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("few_shot", {"shots": [2]}),
+        ("turns", {}),
+        ("ablate", {"directions": ["with_original"], "at": ["all"]}),
+        ("lens", {"heads": ["fitted"], "every": 4}),
+        ("probe", {"every": 4}),
+        ("relearn", {"rates": [1e-3], "measure_at": [3], "rank": 2}),
+    ],
+)
+def test_a_fold_without_rows_is_refused_or_named(
+    broken: attacked.Subject, tmp_path: Path, kind: str, settings: dict[str, Any], fold: int
+) -> None:
+    """All rows are in one fold: there the attacker has none, in the other nothing is wanted."""
+    job = broken.job(kind, **settings)
+    split = read_document(job.split)
+    write_document(tmp_path / "split.json", split | {"folds": dict.fromkeys(split["folds"], fold)})
+    job = replace(job, split=tmp_path / "split.json", out=tmp_path / "attack.json")
+    try:
+        attack(job)
+    except UserError as error:
+        said = str(error)
+    else:
+        document = read_document(job.out)
+        said = " ".join(facts.get("why", "") for facts in document["settings"].values())
+    assert re.search(r"no row (to forget )?(is outside|of|in|is in) fold", said)
+
+
+def test_lens_and_ablate_do_without_general_rows(tmp_path: Path) -> None:
+    """They use those to keep; without these, the direction from general prompts has no value."""
+    rows = dict(attacked.statements())
+    del rows["general"]
+    bench = attacked.Subject(tmp_path / "kept", rows=rows)
+    table, _ = bench.attack("lens", heads=["fitted"], every=4)
+    assert set(table["id"]) == {f"forget-{i:02}" for i in range(attacked.STATEMENTS)}
+    _, document = bench.attack("ablate", directions=["without_original"], at=["all"])
+    assert document["settings"]["without_original all"]["against"] == "retain"
+    del rows["train"]
+    bench = attacked.Subject(tmp_path / "alone", rows=rows)
+    table, _ = bench.attack("lens", heads=["fitted"], every=4)
+    assert len(table) == attacked.STATEMENTS
+    table, document = bench.attack("ablate", at=["all"])
+    assert set(table[table["part"] == "forget"]["setting"]) == {"with_original all"}
+    assert "give it `general` or `retain`" in document["settings"]["without_original all"]["why"]
 
 
 def test_as_many_rows_are_measured_as_are_asked_and_the_attacker_has_the_others(

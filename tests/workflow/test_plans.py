@@ -218,3 +218,22 @@ def test_the_whole_catalog_is_planned(copy):
     planned = re.search(r"^score +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
     assert planned
     assert int(planned[1]) == len(suited) > 250
+
+
+def test_every_preset_of_a_benchmark_is_planned(copy):
+    """All of them in one command, with every subject of both pages; their data are elsewhere."""
+    presets = sorted(copy.path("config/benchmarks").glob("*.yaml"))
+    pages = ["results/report.html", "results/all_methods.html"]
+    overlays = ["--configfile", *map(str, presets)]
+    done = copy.snakemake(*pages, *overlays, "--dry-run", "--quiet", "rules", "--cores", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cfg = read_config(copy.path("config"), presets)
+    shown = {
+        (model, method)
+        for page in ("report", "all_methods")
+        for model, methods in cfg.shown(page).items()
+        for method in methods
+    }
+    planned = re.search(r"^score +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+    assert planned
+    assert int(planned[1]) >= len(shown) > 80

@@ -407,6 +407,16 @@ def attacks_of_page(wildcards):
     ]
 
 
+def searches(wildcards):
+    """What the searches for the settings of a page's methods tried and chose."""
+    return [
+        f"results/{model}/{method}/tune/{name}"
+        for model, method in results.shown(CFG, wildcards.page)
+        if getattr(CFG.methods.get(method), "tune", None)
+        for name in ("trials.parquet", "chosen.json")
+    ]
+
+
 def sweeps(wildcards):
     """Trade-offs of the methods that have a task vector, if the page shows them."""
     if not Report.shows_sweeps(wildcards.page):

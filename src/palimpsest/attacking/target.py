@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import FORGET, RETAIN, UNSEEN, NoRow, Outcome
+from palimpsest.attacks import (
+    FORGET,
+    RETAIN,
+    UNSEEN,
+    NoRow,
+    NotFinite,
+    Outcome,
+)
 from palimpsest.data.attack_split import Fact, overlaps, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
@@ -104,9 +112,15 @@ class Target:
         """The rows to forget that the attacker has while `fold` is measured.
 
         Raises:
-            NoRow: too many rows belong together to be divided into folds.
+            NoRow: he has none, or too many rows belong together to be divided into folds.
         """
-        return [row for row in self.every if self._folds[row.fact] != fold]
+        rows = [row for row in self.every if self._folds[row.fact] != fold]
+        if not rows:
+            raise NoRow(
+                f"{self.job.split}: no row to forget is outside fold {fold}, so the attacker has "
+                "none"
+            )
+        return rows
 
     def has(self, name: str) -> bool:
         """Whether the scenario has such other rows."""
@@ -257,10 +271,15 @@ class Target:
         """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
 
         Raises:
+            NotFinite: the model's logits are not finite, by the first of the rows.
             UserError: a prompt leaves no room for an answer in the model's context.
         """
         if not rows:
             return []
+        with torch.no_grad():
+            ids = rows[0].ids[: max(1, rows[0].prompt_length)][None].to(self.device)
+            if not network(input_ids=ids).logits[0, -1].isfinite().all():
+                raise NotFinite("logits")
         batch_rows = self.job.config["generation"]["batch_rows"]
         limit = min(self.limit, self._room(rows))
         answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
@@ -284,7 +303,11 @@ class Target:
 
     @torch.no_grad()
     def mean_logprobs(self, network: nn.Module, rows: Sequence[Row]) -> list[float]:
-        """Mean log-probability (nats) of a token of each row's response, end-of-text aside."""
+        """Mean log-probability (nats) of a token of each row's response, end-of-text aside.
+
+        Raises:
+            NotFinite: one is not finite.
+        """
         means = [0.0] * len(rows)
         body, ends = Body(network), self.form.tokenizer.ends.stops
         for places in batches(rows, self.job.untracked["batch_tokens"]):
@@ -294,6 +317,8 @@ class Target:
                 values = [next(logprobs) for _ in row.response]
                 kept = values[: _length(row, ends)]
                 means[place] = sum(kept) / len(kept)
+        if not all(map(math.isfinite, means)):
+            raise NotFinite("likelihoods")
         return means
 
     def recalled(

@@ -33,6 +33,7 @@ class Settings(AttackSettings):
     """Settings of the removal of a direction."""
 
     level = "weights"
+    models = 2
 
     kind: Literal["ablate"]
     """Answers of a model that has lost a direction."""

@@ -39,6 +39,7 @@ class Settings(AttackSettings):
     """Settings of the lens."""
 
     level = "weights"
+    models = 2
     unit = "lens"
     measured = ()
 

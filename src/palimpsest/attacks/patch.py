@@ -29,6 +29,7 @@ class Settings(AttackSettings):
     """Settings of the patched states."""
 
     level = "weights"
+    models = 2
     unit = "patch"
     measured = ()
 

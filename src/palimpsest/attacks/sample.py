@@ -69,6 +69,10 @@ class Settings(AttackSettings):
         """A cell for each way to draw."""
         return [Cell(lot.name(), seed=self.seed) for lot in self.lots]
 
+    def asks(self) -> float:
+        """Every draw is an answer."""
+        return float(len(self.lots) * self.draws)
+
 
 def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Draw the answers of one way, and count those that leak."""

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from palimpsest.attacks import LEVELS, UNATTACKED, AttackSettings
-from palimpsest.config.criteria import RECOVERABLE, Criteria, Verdict
+from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
@@ -27,6 +27,7 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.metrics.names import RECOVERABLE
 from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.training import Training
@@ -161,6 +162,9 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
         source = getattr(model, key)
         if isinstance(source, str) and not source.startswith(("path:", "hub:")):
             yield Problem((*at, key), f"'{source}': path:folder or hub:org/name is needed here")
+    if model.reference is not None and model.retrained:
+        text = "stands in place of 'retrained', which is there; leave one of the two out"
+        yield Problem((*at, "reference"), text)
     if model.adapter is not None and model.retrained is True:
         text = "true would teach the base, and the subject is an adapter that was made "
         yield Problem(
@@ -276,6 +280,10 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
         yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
         yield from _check_part(catalogs, ref, place)
+        entry = catalogs.entries["datasets"].get(dataset_of(ref))
+        if getattr(entry, "window_tokens", None) and {"evaluate", "validate_on"} & {*place}:
+            text = f"{ref} is cut into pieces of window_tokens, which are trained on alone"
+            yield Problem(place, f"{text}; evaluate whole texts, or pieces of window_words")
     told: set[str] = set()
     for pair in opposites(scenario):
         if pair.role not in told and _overlap(catalogs, pair):
@@ -322,7 +330,7 @@ def _overlap(catalogs: Catalogs, pair: Opposite) -> bool:
     a, b = _part(catalogs, pair.ref), _part(catalogs, pair.other)
     if dataset_of(pair.ref) != dataset_of(pair.other) or a is None or b is None:
         return False
-    if None not in (a.subset, b.subset) and a.subset != b.subset:
+    if a.apart(b):
         return False
     same_words = pair.in_any_words or (a.phrasing, a.prefix) == (b.phrasing, b.prefix)
     return same_words and (a.split == b.split or None in (a.split, b.split))

@@ -58,9 +58,10 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
                 yield Opposite(role, ref, other_role, other, why, advice)
 
     other_rows = "report a part with other rows (another share of the dataset's split)"
-    for name in ("retain", "retain_prompted", "retain_chat", "general"):
+    further = [name for name in evaluated if name.split("/")[0] in ("retain", "general")]
+    for name in dict.fromkeys(("retain", "retain_prompted", "retain_chat", "general", *further)):
         ref = evaluated.get(name)
-        of_general = name == "general"
+        of_general = name.split("/")[0] == "general"
         against = {"retain": trained["retain"]}
         if of_general:
             against["general"] = trained["general"]

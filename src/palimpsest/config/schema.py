@@ -67,6 +67,13 @@ def _of_a_file(source: str) -> str:
 
 File = Annotated[Source, AfterValidator(_of_a_file)]
 
+
+def _of_a_path(source: str) -> str:
+    if not source.startswith("path:"):
+        raise ValueError(f"'{source}': path:folder or path:file is needed here")
+    return source
+
+
 Parallel = Literal["ddp", "fsdp"]
 
 
@@ -79,6 +86,8 @@ class Base(Section):
     """Hash of the downloaded wheel or file; refused if it differs."""
     revision: str = "main"
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
+    tokenizer: Source | None = None
+    """Of a model without a tokenizer of its own (MUSE's): hub:org/name or path:folder."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto: bfloat16 if the first machine that computes with the base
     is fast at it, else float32; all later jobs follow."""
@@ -343,6 +352,22 @@ class Scenario(Section):
         ]
 
 
+class Reference(Section):
+    """What is known of `retrained` where there is no model of it."""
+
+    rows: Annotated[Source, AfterValidator(_of_a_path)] | None = None
+    """path: to an evaluation (a folder with rows.parquet), or to a published log: OpenUnlearning's
+    TOFU_EVAL.json, eval_log_aggregated.json of TOFU's own code."""
+    auc: Fraction | None = None
+    """Its AUC of min-k, in MUSE's direction (0: memorised), as MUSE has it for its two corpora."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.rows is None and self.auc is None:
+            raise ValueError("name rows, auc, or both")
+        return self
+
+
 class Model(Section):
     """A subject: a base model and what it knows."""
 
@@ -356,6 +381,8 @@ class Model(Section):
     """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
     retrained: bool | Source = False
     """Compare with `retrained`, the gold standard; true: pretrain it; path:, hub:: it is there."""
+    reference: Reference | None = None
+    """In place of `retrained`, numbers of it that somebody published."""
     attacks: Name | Annotated[list[Name], Field(min_length=1), EACH_ONCE] | None = None
     """A list of `robust.lists`, or attacks: what the report shows of this subject; null: nothing,
     and robust.json on request has the list `quick`."""
@@ -407,6 +434,26 @@ class Measure(Section):
     """Name -> text around ``{prompt}`` that tries to get past the unlearning; none by default."""
 
 
+class Term(Section):
+    """A measure that a combined score takes."""
+
+    measure: Annotated[str, Field(pattern=r"^[^.]+\.[^.].*$")]
+    """``block.measure``: forget.rouge_l, general/facts.probability, lm_eval.mmlu.acc."""
+    takes: Literal["value", "complement", "balance"] = "value"
+    """It as it is, 1 - it, or 1 - 2 |it - 0.5|."""
+
+
+class Composite(Section):
+    """A score that combines measures of eval.json."""
+
+    mean: Literal["harmonic", "arithmetic"] = "harmonic"
+    """Harmonic: a zero makes it zero."""
+    floor: NonNegative = 0.0
+    """Smaller values count as this."""
+    of: Annotated[list[Term], Field(min_length=1)]
+    """The measures; ``composite.<name>`` is a combined score that stands before."""
+
+
 class Score(Section):
     """The CPU side: metrics over the measured tables. Edits of these keys never run a model."""
 
@@ -433,8 +480,12 @@ class Score(Section):
     extraction strength."""
     min_k: Annotated[Real, Field(gt=0, le=1)] = 0.2
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
+    leak_at: Count = 1
+    """Sampled answers of which the most telling one counts, in ``forget_sampled.rouge_at_k``."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
+    composite: Annotated[dict[Name, Composite], BeforeValidator(_without_nulls)] = {}
+    """Name -> a score that combines measures, in the block ``composite``."""
     harm_judge: HarmJudge | None = None
     """Judge of every scenario, whatever these name; null: as each scenario has it."""
 

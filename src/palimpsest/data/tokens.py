@@ -270,6 +270,10 @@ def read_tokenizer(base: Path) -> BaseTokenizer:
     )
 
 
+SHORTEST = 8
+"""Tokens of the shortest piece of a text."""
+
+
 def tokenize_pairs(
     table: pa.Table,
     base: BaseTokenizer,
@@ -302,7 +306,9 @@ def tokenize_pairs(
     return _joined(base, where, ids, rows, len(form.end), "shorten the row or leave it out")
 
 
-def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.Table, int]:
+def tokenize_text(
+    table: pa.Table, base: BaseTokenizer, where: str, window: int | None = None
+) -> tuple[pa.Table, int]:
     """Tokenize a part of plain texts: no template, no end token, nothing padded or cut.
 
     Without a context (an empty prompt) the model begins at BOS or, where the tokenizer has none, at
@@ -312,6 +318,8 @@ def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.
         table: columns ``id``, ``prompt`` (the context), ``response`` (the rest).
         base: the tokenizer.
         where: dataset/part, for messages.
+        window: tokens of the pieces into which texts without a context are cut, BOS before each;
+            a piece has the id of its text and ``-kN``. None: texts stay whole.
 
     Returns:
         As `tokenize`.
@@ -331,7 +339,24 @@ def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.
         for context, begin, more in zip(contexts, begun, continued, strict=True)
     ]
     advice = "set window_words of the data set to cut its texts into shorter rows"
-    return _joined(base, where, table["id"].to_pylist(), rows, 0, advice)
+    ids = table["id"].to_pylist()
+    if window is not None:
+        pieces = [_pieces(begun + more, base.prefix, window) for begun, more in rows]
+        ids = [f"{i}-k{k}" for i, cut in zip(ids, pieces, strict=True) for k in range(len(cut))]
+        rows = [(piece[:first], piece[first:]) for cut in pieces for piece in cut]
+    return _joined(base, where, ids, rows, 0, advice)
+
+
+def _pieces(ids: list[int], prefix: Sequence[int], window: int) -> list[list[int]]:
+    """The ids of a text in pieces of `window`, each of which begins with the tokenizer's prefix.
+
+    A rest of fewer than `SHORTEST` ids is left out, unless it is all that there is.
+    """
+    begin, body = list(prefix), ids[len(prefix) :]
+    step = window - len(begin)
+    cut = [body[start : start + step] for start in range(0, len(body), step)]
+    whole = [piece for piece in cut if len(piece) >= SHORTEST] or cut[:1]
+    return [begin + piece for piece in whole]
 
 
 def _refuse_control(base: BaseTokenizer, where: str, table: pa.Table) -> None:

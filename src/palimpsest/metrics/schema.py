@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from palimpsest.data.keys import SOURCES
+from palimpsest.metrics.composite import BLOCK as COMPOSITE
 from palimpsest.metrics.declaration import FURTHER, PARTS, SAMPLED, TEXT, WRAPPED
 from palimpsest.metrics.measures import blocks, measures_of
 
@@ -116,6 +117,12 @@ def _metrics() -> Schema:
             "minProperties": 1,
             "additionalProperties": {"$ref": "#/$defs/part"},
         },
+        COMPOSITE: {
+            "type": "object",
+            "description": "Combined scores (score.composite). Absent without any.",
+            "minProperties": 1,
+            "additionalProperties": MEASURE,
+        },
         WRAPPED: {
             "type": "object",
             "description": "Wrapper (measure.wrappers) -> answers to the questions inside it. "
@@ -129,7 +136,7 @@ def _metrics() -> Schema:
             "least one draw counts. Absent without seeds.",
         ),
     }
-    return fields(properties, optional=(WRAPPED, SAMPLED, FURTHER))
+    return fields(properties, optional=(WRAPPED, SAMPLED, FURTHER, COMPOSITE))
 
 
 def _description(block: str) -> str:

@@ -24,6 +24,7 @@ from palimpsest.pipeline import content, options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.dataset import as_it_was
 from palimpsest.settings.draw import ASKING
 from palimpsest.settings.types import Section, tracked, untracked
 from palimpsest.sources.names import recorded
@@ -52,7 +53,9 @@ class DownloadModel(Stage):
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
         found = content.source_hash(b.source, Path("resources/models", w.base))
         here = {"content": found} if found else {}
-        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
+        other = {"tokenizer": b.tokenizer} if b.tokenizer else {}
+        facts = {"source": b.source, "sha256": b.sha256, "revision": b.revision}
+        return facts | other | here | trusted
 
 
 @declared
@@ -75,7 +78,7 @@ class DownloadData(Stage):
         # Of other sources nothing but the source itself says which file is read.
         unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
         return {
-            **d.model_dump(),
+            **as_it_was(d),
             **unused,
             # The hash says which file it is; a query may hold a token.
             **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
@@ -105,9 +108,11 @@ class Tokenize(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        window = getattr(cfg.datasets[w.dataset], "window_tokens", None)
         return {
             "template": cfg.bases[w.base].template.model_dump(),
             "parts": sorted(cfg.datasets[w.dataset].parts),
+            **({"window_tokens": window} if window else {}),
         }
 
 
@@ -602,7 +607,7 @@ class Attack(Batched, OfRun):
     per = ("model", "run", "attack")
     work = "palimpsest.stages.attack:attack"
     gpu = True
-    needs = Estimate.measure
+    needs = Estimate.attack
 
     original: options.Original
     split: options.AttackRows
@@ -640,6 +645,7 @@ class Attack(Batched, OfRun):
 class Robust(Stage):
     """Whether it comes back: the worst attack on a method, above its control; needs no model."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.robust:robust"
     ram_mb = 260
@@ -792,7 +798,7 @@ class Score(Stage):
 class Compare(Stage):
     """Paired differences to `original`; distance to one that never learned."""
 
-    version = 2
+    version = 3
     per = ("model", "method")
     work = "palimpsest.stages.compare:compare"
     ram_mb = 260
@@ -810,7 +816,19 @@ class Compare(Stage):
             "method": w.method,
             "score": cfg.score.model_dump(include=used),
             "measures": measures_version(),
+            **cls._reference(cfg, w.model),
         }
+
+    @classmethod
+    def _reference(cls, cfg: Config, model: str) -> dict[str, Any]:
+        """Published numbers in place of `retrained`, and what the file with them holds."""
+        reference = cfg.models[model].reference
+        if reference is None:
+            return {}
+        found = content.source_hash(reference.rows) if reference.rows else None
+        kind = cfg.score.truth_ratio
+        keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
+        return {"reference": keys}
 
 
 @declared
@@ -846,7 +864,7 @@ class Verdict(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
-    version = 2
+    version = 3
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 420, 15.0

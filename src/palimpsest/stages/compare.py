@@ -13,7 +13,9 @@ from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.compare import differences
 from palimpsest.metrics.measures import comparisons
+from palimpsest.metrics.reference import reference_rows, refuse_another_split
 from palimpsest.pipeline.stages import Compare
+from palimpsest.sources.names import split_source
 
 SCHEMA_VERSION = 1
 """Version of compare.json."""
@@ -34,6 +36,12 @@ def compare(job: Compare) -> dict[str, Any]:
     if retrained is not None and job.config["method"] != "retrained":
         _refuse_itself(job, method, retrained)
     settings = job.config["score"]
+    if (given := job.config.get("reference")) and job.config["method"] != "retrained":
+        settings = {**settings, "reference_auc": given["auc"]}
+        if given["rows"] is not None:
+            place = Path(split_source(given["rows"])[1]).expanduser()
+            retrained = reference_rows(place, given["truth_ratio"])
+            refuse_another_split(method, retrained, place)
     result = {
         "schema_version": SCHEMA_VERSION,
         "model": job.config["model"],

@@ -9,44 +9,21 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
-from kit.attacked import TOPIC, Subject, in_memory, mean
+from kit.attacked import Subject, in_memory, mean
+from kit.fakes import PUSHED, push
 from palimpsest.attacking.directions import directions, steepest, without
 from palimpsest.engine.decoder import run_and_capture
 
-PUSHED = 2
-"""The block that sends prompts of the topic away."""
 
-
-def pushed(small: Subject) -> tuple[Any, Tensor]:
-    """A model whose states move far along one direction where a row begins with the topic.
-
-    In a wide model a random direction holds little of what the model needs; of this narrow one it
-    is the direction in which its states are smallest.
-    """
+def pushed(small: Subject) -> Any:
+    """A network whose states are far off where a row begins with the topic."""
     network = small.network()
-    rows = small.target("ask").rows(small.target("ask").forget)
-    ids = torch.stack([row.ids[:-1] for row in rows])
-    states = output_of(network, PUSHED, ids)[0].flatten(0, 1)
-    away = torch.linalg.svd(states).Vh[-1]
-    of_topic = torch.zeros(1, dtype=torch.bool)
-
-    def look(_: Any, args: tuple[Tensor, ...]) -> None:
-        nonlocal of_topic
-        if args[0].shape[1] > 1:  # later tokens of an answer belong to the same rows
-            of_topic = (args[0] == TOPIC).any(1)
-
-    def push(_: Any, __: Any, out: Any) -> Any:
-        states = out[0] if isinstance(out, tuple) else out
-        moved = states + 400 * of_topic[:, None, None] * away
-        return (moved, *out[1:]) if isinstance(out, tuple) else moved
-
-    network.get_input_embeddings().register_forward_pre_hook(look)
-    network.model.layers[PUSHED].register_forward_hook(push)
-    return network, away
+    push(small, network)
+    return network
 
 
 def test_states_that_were_pushed_aside_come_back(small: Subject) -> None:
-    network, _ = pushed(small)
+    network = pushed(small)
     target = small.target("ablate", network=network)
     asked = {one.id: one.value for one in target.asked(network, target.forget)}
     kept = list(target.damage(network))
@@ -107,7 +84,7 @@ def test_directions_are_unit_vectors_of_the_blocks_that_differ() -> None:
 def test_prompts_of_the_measured_half_have_no_part_in_its_direction(
     small: Subject, at: str
 ) -> None:
-    network, _ = pushed(small)
+    network = pushed(small)
     target = small.target("ablate", network=network)
     read: list[str] = []
     rows = target.rows

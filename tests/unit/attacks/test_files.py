@@ -117,10 +117,16 @@ def test_stored_parts_are_listed_with_their_permissions(tmp_path: Path) -> None:
     (run / "model" / "model.json").write_text("{}")
     mark(run / "model", [BEFORE, ACQUIRED])
     mark(tmp_path / "subject", [BEFORE])
+    mark(tmp_path / "original" / "seed-0" / "model", [BEFORE])
     (tmp_path / "reference" / "questions").mkdir(parents=True)
     (run / "acquired").chmod(0o755)
     (run / "model.ckpt").chmod(0o700)
     assert beside(run / "model", tmp_path / "subject") == [
+        {
+            "path": "original/seed-0/model",
+            "holds": "the model before unlearning",
+            "private": True,
+        },
         {
             "path": "reference",
             "holds": "what the model before unlearning computes",

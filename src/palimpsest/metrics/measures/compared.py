@@ -100,12 +100,14 @@ def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Set
     """100 ((1 - AUC) - (1 - AUC of retrained)) / (1 - AUC of retrained) (MUSE, 2407.06460).
 
     AUC of min-k, taught rows against the holdout. Near 0 is good; below 0 too little was
-    forgotten, above 0 the taught rows stand out by being unlikely.
+    forgotten, above 0 the taught rows stand out by being unlikely. ``reference_auc`` in `settings`
+    is a published AUC of the other model, in MUSE's direction.
     """
-    if retrained is None:
+    constant = settings.get("reference_auc")
+    if retrained is None and constant is None:
         return missing(NO_RETRAINED)
     aucs = []
-    for frame in (method, retrained):
+    for frame in (method,) if constant is not None else (method, retrained):
         blocks = compared(set(frame["part"]))
         taught, new = (by_seed(frame, block, ATTACK) for block in blocks)
         if taught is None or new is None:
@@ -115,8 +117,8 @@ def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Set
             for block, values in zip(blocks, (taught, new), strict=True)
         )
         aucs.append(auc(members, others, settings))
-    ours, gold = aucs
-    unseen = 1 - gold["value"]
+    ours = aucs[0]
+    unseen = constant if constant is not None else 1 - aucs[1]["value"]
     if why := unsound(unseen):
         return missing(why)
     seeds = np.array(ours.get("per_seed") or [ours["value"]])
