@@ -174,7 +174,7 @@ def test_without_a_target_the_report_of_the_embedded_subject_is_planned(copy):
     planned = jobs(done.stdout + done.stderr)
     assert {"report report", "score smollm2-135m sku", "score smollm2-135m original"} <= planned
     assert "download_model smollm2-135m" not in planned
-    runs = [f"{method}/seed-0" for method in ("original", "retrained", "sku", "sku-anchored")]
+    runs = [f"{method} 0" for method in ("original", "retrained", "sku", "sku-anchored")]
     quick = ["ask", *read_config(copy.path("config")).robust.lists["quick"]]
     attacked = {job for job in planned if job.split()[0] == "attack"}
     assert attacked == {f"attack smollm2-135m {run} {name}" for run in runs for name in quick}

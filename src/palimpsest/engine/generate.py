@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -127,7 +128,7 @@ def _generated(
     ids: Tensor,
     mask: Tensor,
     max_new_tokens: int,
-    stops: Collection[int],
+    stops: AbstractSet[int],
     cache: Any,
     options: Mapping[str, Any],
 ) -> list[list[int]]:
