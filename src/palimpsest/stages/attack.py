@@ -48,7 +48,7 @@ def attack(job: Attack) -> None:
     settings = module.Settings(**job.config["attack"])
     device = set_up(job.threads)
     target = Target(job, device, read_document(job.split))
-    cells = settings.cells()
+    cells = _with_rows(settings.cells(), target)
     make_private(job.out.parent)  # answers may hold what was to be forgotten
     side = _side_folder(job)
     found = []
@@ -66,10 +66,19 @@ def attack(job: Attack) -> None:
     for _, kept in found:
         facts = deep_merge(facts, kept["facts"])  # a setting has a cell for each fold and seed
     document = _document(job, settings, facts, [kept for _, kept in found], began)
+    document["left_out"] = target.left_out
     if FORGET not in table["part"].to_pylist():
         document["why"] = next((one["why"] for one in facts.values() if "why" in one), "")
     write_document(job.out, document)
     shutil.rmtree(side, ignore_errors=True)
+
+
+def _with_rows(cells: Sequence[Cell], target: Target) -> Sequence[Cell]:
+    """The cells whose fold has a row that is measured; all, if none has."""
+    try:
+        return [cell for cell in cells if target.measured(target.forget, cell.fold)] or cells
+    except NoRow:  # each cell says why
+        return cells
 
 
 def _side_folder(job: Attack) -> Path:
@@ -77,7 +86,7 @@ def _side_folder(job: Attack) -> Path:
     side = job.out.with_name(f"{job.out.stem}.ckpt")
     models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
     sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
-    inputs = [*models, job.split, *sets]
+    inputs = [*models, job.split, *sets, *([job.answers] if job.answers else [])]
     identity = fingerprint(
         {
             "config": job.config,
@@ -97,7 +106,8 @@ def _side_folder(job: Attack) -> Path:
 def _datasets(parts: Mapping[str, Any]) -> list[str]:
     """Data sets of an attack's parts, other rows of the attacker among them."""
     refs = [ref for ref in parts.values() if isinstance(ref, str)]
-    return sorted({dataset_of(ref) for ref in (*refs, *parts["others"].values())})
+    more = [*parts["others"].values(), *parts["wordings"]]
+    return sorted({dataset_of(ref) for ref in (*refs, *more)})
 
 
 def _run(module: AttackModule, settings: AttackSettings, cell: Cell, target: Target) -> Found:
