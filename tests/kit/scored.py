@@ -63,6 +63,7 @@ CONFIG = {
         "truth_ratio": "arithmetic",
         "min_k": 0.2,
         "distinct_n": 2,
+        "leak_at": 1,
     },
 }
 WRONG = {

@@ -52,7 +52,7 @@ def test_tofu_has_the_settings_of_the_published_tables(base: str, split: int) ->
     assert str(cfg.models[model].retrained).endswith(f"_retain{100 - split}")
     npo = cfg.method("npo-gd", model)
     passes = -(-40 * split // 32)
-    assert (npo.steps, npo.rows.forget, npo.start) == (10 * passes, 32, "weights")  # type: ignore[attr-defined]
+    assert (npo.steps, npo.rows.forget, npo.start) == (10 * passes, 32, "weights")
     optimizer = npo.training.optimizer
     assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-5, passes)
     score = cfg.score

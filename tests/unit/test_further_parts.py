@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -17,8 +19,11 @@ from palimpsest.config import load_config
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.measures.answers import expected_largest
 from palimpsest.metrics.schema import eval_schema
 from palimpsest.pipeline.results import datasets_of, slice_of
+from palimpsest.report.columns import columns_of
+from palimpsest.report.inputs import Run
 
 EVALUATE = "scenarios.bare.evaluate"
 MORE = {"part": "general/all", "of": "general"}
@@ -182,3 +187,37 @@ def test_combined_scores_name_measures_and_one_another(workspace: Workspace) -> 
     assert scores["final"]["value"] == pytest.approx((task + 0.75) / 2)
     assert scores["lacking"]["value"] is None
     assert scores["lacking"]["reason"].startswith("lm_eval.mmlu.acc: ")
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_the_largest_of_k_answers_is_expected_over_all_choices(k: int) -> None:
+    draws = np.array([[0.1, 0.9], [0.4, 0.2], [0.4, 0.0], [0.3, 0.5]])
+    choices = [draws[list(chosen)].max(axis=0) for chosen in combinations(range(4), k)]
+    assert expected_largest(draws, k) == pytest.approx(np.mean(choices, axis=0))
+
+
+def test_the_most_telling_of_several_sampled_answers_counts(workspace: Workspace) -> None:
+    workspace.config["sampled"] = [0, 1]
+    said = {"forget:sampled-0": "With", "forget:sampled-1": "With two red stones."}
+    lines_ = [answer_line(b, name, text) for b, text in said.items() for name in ("h-1-t", "h-2-t")]
+    workspace.edit("generations.parquet", lambda t: pa.Table.from_pylist(t.to_pylist() + lines_))
+    one = workspace.score("one")["metrics"]["forget_sampled"]["rouge_at_k"]["value"]
+    workspace.config["score"]["leak_at"] = 2
+    two = workspace.score("two")["metrics"]["forget_sampled"]["rouge_at_k"]["value"]
+    assert (one, two) == (pytest.approx((0.4 + 1) / 4), pytest.approx(0.5))
+    workspace.config["score"]["leak_at"] = 3
+    none = workspace.score("none")["metrics"]["forget_sampled"]["rouge_at_k"]
+    assert none["reason"] == "score.leak_at is 3, and measure.sampling has 2 seeds"
+
+
+def test_the_report_has_columns_of_further_parts_and_combined_scores(workspace: Workspace) -> None:
+    add(workspace, "forget/more", {"yes": 0.5}, wrong=0.25)
+    term = {"measure": "forget/more.rouge_l", "takes": "complement"}
+    score = {"mean": "arithmetic", "floor": 0, "of": [term]}
+    workspace.config["score"]["composite"] = {"final": score}
+    run = Run("sku", "SKU", workspace.score(), [], [], [], None, [], {})
+    shown = {column.key: column.measure(run)["value"] for column in columns_of([run])}
+    assert shown["forget_more_rouge_l"] == 1
+    assert shown["composite_final"] == 0
+    better = {column.key: column.better for column in columns_of([run])}
+    assert better["forget_more_recall_rate"] == "low"

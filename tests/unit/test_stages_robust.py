@@ -91,6 +91,19 @@ def test_a_model_without_numbers_has_no_value_and_says_why(tmp_path: Path) -> No
     jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
 
 
+def test_answers_that_were_measured_do_not_speak_for_a_model_without_numbers(
+    tmp_path: Path,
+) -> None:
+    """It says nothing when it is asked, which is no forgetting."""
+    why = "states are not finite (NaN or infinity): nothing can be read in them"
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    assert assessed(tmp_path, attacks=["ask"])["recoverable"]["value"] == 0
+    attack(tmp_path / "sku" / "seed-0", "prefill", {}, why=why, finite=False)
+    found = assessed(tmp_path)
+    assert (found["recoverable"]["value"], found["recoverable"]["reason"]) == (None, why)
+    assert found["not_tested"] == {"lens": "not run", "prefill": why}
+
+
 def test_a_control_without_numbers_is_named(tmp_path: Path) -> None:
     write(tmp_path, ask=plain(), prefill=PREFILL)
     attack(tmp_path / "retrained" / "seed-0", "prefill", {}, why="states are not finite")

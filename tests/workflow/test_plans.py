@@ -180,6 +180,17 @@ def test_without_a_target_the_report_of_the_embedded_subject_is_planned(copy):
     assert attacked == {f"attack smollm2-135m {run} {name}" for run in runs for name in quick}
 
 
+def test_where_there_is_no_gpu_jobs_take_none_and_run_side_by_side(copy, monkeypatch):
+    command = ["-n", "results/smollm2-135m/sku/seed-0/measure.json", "--cores", "all"]
+    plain = copy.env
+    for environ, count in (({"CUDA_VISIBLE_DEVICES": ""}, "0"), ({"PALIMPSEST_GPUS": "1"}, "1")):
+        monkeypatch.setattr(copy, "env", plain | environ)
+        done = copy.snakemake(*command)
+        assert done.returncode == 0, done.stderr
+        job = (done.stdout + done.stderr).partition("rule measure:")[2].partition("rule ")[0]
+        assert f"gpu={count}" in job
+
+
 def test_a_hub_that_cannot_be_reached_ends_with_what_to_do(copy, monkeypatch, tmp_path):
     # Port 9 (discard) of this machine: refused at once.
     there = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}

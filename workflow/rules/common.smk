@@ -1,10 +1,12 @@
 # Functions of the wildcards that the rules share; what they say of the configuration is in
 # palimpsest.pipeline, where it is tested without Snakemake.
 import functools
+import os
 import re
 
 from palimpsest.attacks import UNATTACKED
 from palimpsest.environment import use_this_environment
+from palimpsest.machines.gpus import has_gpu
 from palimpsest.pipeline import results, runs, targets
 from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, robust_in_eval, scenario_of
@@ -230,9 +232,27 @@ def runtime_of(wildcards, attempt):
     return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes * (1 + attempt) // 2
 
 
+# Asked once: nvidia-smi can take a second.
+gpu_here = functools.cache(lambda: has_gpu(os.environ))
+
+
+def gpus(count):
+    """GPUs of a job, of which ``--resources gpu`` limits the sum.
+
+    None where a machine without any runs the jobs itself: there its cores are the limit.
+    """
+
+    def of_job(wildcards):
+        if workflow.local_exec and not gpu_here():
+            return 0
+        return int(count(wildcards)) if callable(count) else count
+
+    return of_job
+
+
 def devices(pretrains):
     """GPUs for a job that trains the subject."""
-    return lambda wildcards: devices_of(CFG, wildcards.model, pretrains=pretrains)
+    return gpus(lambda wildcards: devices_of(CFG, wildcards.model, pretrains=pretrains))
 
 
 def memory_on_devices(pretrains):

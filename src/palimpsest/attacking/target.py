@@ -279,7 +279,7 @@ class Target:
         with torch.no_grad():
             ids = rows[0].ids[: max(1, rows[0].prompt_length)][None].to(self.device)
             if not network(input_ids=ids).logits[0, -1].isfinite().all():
-                raise NotFinite("logits")
+                raise NotFinite("logits", as_it_is=False)
         batch_rows = self.job.config["generation"]["batch_rows"]
         limit = min(self.limit, self._room(rows))
         answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)

@@ -150,6 +150,8 @@ class Found:
     """What the cell cost the attacker: ``steps``, ``rows``, ``tokens``; summed over cells."""
     why: str = ""
     """Why no row can be measured, where there is no outcome of one to forget."""
+    finite: bool = True
+    """Whether that is not because the model as it is has no numbers (`NotFinite`)."""
 
 
 class NoRow(UserError):
@@ -162,8 +164,14 @@ class NotFinite(NoRow):
     That is no model which withstood the attack.
     """
 
-    def __init__(self, what: str) -> None:
-        """Say that `what` is not finite."""
+    def __init__(self, what: str, as_it_is: bool = True) -> None:
+        """Say that `what` is not finite.
+
+        Args:
+            what: what was read.
+            as_it_is: whether of a model as it is, not as an attack may have changed it.
+        """
+        self.as_it_is = as_it_is
         super().__init__(f"{what} are not finite (NaN or infinity): nothing can be read in them")
 
 

@@ -480,6 +480,8 @@ class Score(Section):
     extraction strength."""
     min_k: Annotated[Real, Field(gt=0, le=1)] = 0.2
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
+    leak_at: Count = 1
+    """Sampled answers of which the most telling one counts, in ``forget_sampled.rouge_at_k``."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
     composite: Annotated[dict[Name, Composite], BeforeValidator(_without_nulls)] = {}

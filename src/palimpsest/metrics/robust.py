@@ -380,7 +380,7 @@ def assess(
     asked = next(trial for trial in trials if trial.name == UNATTACKED)
     found = {trial.name: find(trial, asked, rows, confidence, own) for trial in trials}
     base = found[UNATTACKED]
-    reason = asked.nothing if base is None else base.recovered["reason"]
+    reason = asked.nothing if base is None else asked.why or base.recovered["reason"]
     by_level = {level: _at(level, trials, found, reason, confidence) for level in LEVELS}
     best = by_level[WEIGHTS_IN_HAND]
     return {

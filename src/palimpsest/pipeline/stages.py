@@ -798,7 +798,7 @@ class Score(Stage):
 class Compare(Stage):
     """Paired differences to `original`; distance to one that never learned."""
 
-    version = 2
+    version = 3
     per = ("model", "method")
     work = "palimpsest.stages.compare:compare"
     ram_mb = 260

@@ -20,6 +20,7 @@ from palimpsest.attacks import (
     Cell,
     Found,
     NoRow,
+    NotFinite,
 )
 from palimpsest.engine.device import set_up
 from palimpsest.errors import UserError
@@ -69,6 +70,7 @@ def attack(job: Attack) -> None:
     document["left_out"] = target.left_out
     if FORGET not in table["part"].to_pylist():
         document["why"] = next((one["why"] for one in facts.values() if "why" in one), "")
+        document["finite"] = all(one.get("finite", True) for one in facts.values())
     write_document(job.out, document)
     shutil.rmtree(side, ignore_errors=True)
 
@@ -115,12 +117,15 @@ def _run(module: AttackModule, settings: AttackSettings, cell: Cell, target: Tar
         found = module.run(settings, cell, target)
         return found if isinstance(found, Found) else Found(list(found))
     except NoRow as error:
-        return Found([], why=str(error))
+        broken = isinstance(error, NotFinite) and error.as_it_is
+        return Found([], why=str(error), finite=not broken)
 
 
 def _facts(found: Found, cell: Cell) -> dict[str, Any]:
-    why = {cell.setting: {"why": found.why}} if found.why else {}
-    return deep_merge(found.facts, why)
+    if not found.why:
+        return found.facts
+    why = {"why": found.why} if found.finite else {"why": found.why, "finite": False}
+    return deep_merge(found.facts, {cell.setting: why})
 
 
 def _check(found: Found, cell: Cell, job: Attack) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,8 @@ def robust(job: Robust) -> dict[str, Any]:
         name: of for name, of in attacks.items() if name == UNATTACKED or name not in no_rows
     }
     trials = {name: _trial(name, models, rows) for name, models in attacks.items()}
+    if broken := _broken(job, config["attacks"]):
+        trials[UNATTACKED] = replace(trials[UNATTACKED], why=broken)
     own = config["method"] == "retrained"
     found = assess(list(trials.values()), rows, config["confidence"], own)
     blocks = {
@@ -230,6 +232,14 @@ def _trial(name: str, models: Models, rows: Rows) -> Trial:
         _feeble((models.get(CONTROL) or models[METHOD])[0].facts["settings"]),
         _why(models),
     )
+
+
+def _broken(job: Robust, attacks: Sequence[str]) -> str:
+    """Why nothing can be said of a method that has no numbers, whatever its answers were."""
+    found = (
+        Attacked(model.parent / "attacks", name).facts for name in attacks for model in job.models
+    )
+    return next((facts["why"] for facts in found if not facts.get("finite", True)), "")
 
 
 def _why(models: Models) -> str:

@@ -28,7 +28,8 @@ class Settings(DatasetSettings):
 
 def columns(dataset: Settings) -> list[str]:
     """Columns that the file must have."""
-    return [dataset.columns.get(name, name) for name in ("prompt", "response")]  # type: ignore[call-overload]
+    names = {str(field): column for field, column in dataset.columns.items()}
+    return [names.get(field, field) for field in ("prompt", "response")]
 
 
 def records(raw: RawRow, dataset: Settings) -> Iterator[Record]:
