@@ -93,6 +93,10 @@ def test_jobs_are_listed_with_their_wildcards_and_reasons() -> None:
             {"model": "m", "method": "sku", "seed": "0", "run": "sku/seed-0"},
         ),
         (
+            "results/m/sku/seed-1/attacks/relearn.parquet",
+            {"model": "m", "method": "sku", "seed": "1", "run": "sku/seed-1", "attack": "relearn"},
+        ),
+        (
             "results/m/sku/seed-1/attacks/relearn/likelihood.parquet",
             {"model": "m", "method": "sku", "seed": "1", "run": "sku/seed-1/attacks/relearn"},
         ),

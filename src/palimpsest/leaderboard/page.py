@@ -9,7 +9,8 @@ from palimpsest.config.load import read_config
 from palimpsest.config.schema import Config
 from palimpsest.io.markdown import read_page, renewed, table
 from palimpsest.io.numbers import duration
-from palimpsest.leaderboard.order import Entry, entries
+from palimpsest.leaderboard.order import FILE as OVERLAY
+from palimpsest.leaderboard.order import Entry, entries, overlay_text
 from palimpsest.leaderboard.rows import FILE, HAND, REFERENCE, TUNED, Row, key_of, read
 
 PAGE = Path("docs/results.md")
@@ -31,7 +32,9 @@ def pages(root: Path) -> dict[Path, str]:
     """Files below `root` -> what they should hold."""
     cfg = read_config(root / "config")
     text = leaderboard(read(root / FILE), cfg)
-    return {PAGE: renewed(PAGE, read_page(root / PAGE), MARKS, text)}
+    page = {PAGE: renewed(PAGE, read_page(root / PAGE), MARKS, text)}
+    # Without searches in the configuration no file can name one.
+    return page | ({OVERLAY: overlay_text(cfg)} if "tuning" in Config.model_fields else {})
 
 
 def leaderboard(rows: Sequence[Row], cfg: Config) -> str:

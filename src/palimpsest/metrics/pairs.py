@@ -298,7 +298,8 @@ def _tests(block: _Block, draws: int, confidence: float) -> list[Pair]:
     methods = list(dict.fromkeys(itertools.chain.from_iterable(block.couples)))
     values = [block.sides[method].values[block.rows].to_numpy() for method in methods]
     side = block.sides[methods[0]]
-    groups = side.groups[side.values.columns.get_indexer(block.rows)]
+    group_of = dict(zip(side.values.columns, side.groups, strict=True))
+    groups = np.array([group_of[row] for row in block.rows])
     couples = np.array([[methods.index(method) for method in c] for c in block.couples])
     # The exact test of shares needs no draws; an interval needs few.
     exact = counted and max(map(len, values)) == 1

@@ -22,7 +22,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     known = np.isfinite(table).all(axis=1)
     as_good = (table[None] >= table[:, None]).all(axis=2)
     better = (table[None] > table[:, None]).any(axis=2)
-    return [bool(inside) for inside in known & ~(as_good & better)[:, known].any(axis=1)]
+    beaten = np.logical_and(as_good, better)[:, known].any(axis=1)
+    return [bool(inside) for inside in known & ~beaten]
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:

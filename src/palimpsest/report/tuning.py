@@ -263,17 +263,17 @@ def _scatter(subject: Subject, run: Run, tuned: Tuned) -> Chart:
     for one in (*points, *marks):
         one["area"] = SHAPES[one["kind"]][1]
     kinds = [kind for kind in SHAPES if any(one["kind"] == kind for one in (*points, *marks))]
-    ticks = {"format": "%", "values": [0, 0.25, 0.5, 0.75, 1]}
+    ticks = alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
     x = alt.X(
         "x:Q",
         title="forgotten",
-        axis=alt.Axis(**ticks),
+        axis=ticks,
         scale=alt.Scale(domain=[-0.04, 1.05], nice=False),
     )
     y = alt.Y(
         "y:Q",
         title="kept",
-        axis=alt.Axis(**ticks),
+        axis=ticks,
         scale=alt.Scale(domain=[-0.1, 1.08], nice=False),
     )
     shape = alt.Shape(
@@ -408,7 +408,7 @@ def _expected(subject: Subject, tuned: Sequence[tuple[Run, Tuned]]) -> Chart:
             alt.Tooltip("value:Q", format=".0%", title="expected best"),
         ],
     )
-    legend = {"title": None, "legend": None if len(titles) == 1 else alt.Undefined}
+    legend: dict[str, Any] = {"title": None, "legend": None if len(titles) == 1 else alt.Undefined}
     lines = base.mark_line(strokeWidth=1.8).encode(
         strokeDash=alt.StrokeDash(
             "method:N", scale=alt.Scale(domain=titles, range=dashes), **legend
