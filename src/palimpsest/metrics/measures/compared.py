@@ -107,7 +107,8 @@ def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Set
     if retrained is None and constant is None:
         return missing(NO_RETRAINED)
     aucs = []
-    for frame in (method,) if constant is not None else (method, retrained):
+    frames = [method] if retrained is None or constant is not None else [method, retrained]
+    for frame in frames:
         blocks = compared(set(frame["part"]))
         taught, new = (by_seed(frame, block, ATTACK) for block in blocks)
         if taught is None or new is None:
