@@ -28,7 +28,7 @@ DATA = {
 
 
 def overlay() -> dict[str, Any]:
-    """TOFU's scenario of few rows for the embedded model; a published log stands for `retrained`."""
+    """TOFU's scenario of few rows; a published log stands for `retrained`."""
     datasets = {
         name: {"source": f"path:tofu/{file}.json", "adapter": "tofu", "parts": parts}
         for name, (file, parts) in DATA.items()
