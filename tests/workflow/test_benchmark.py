@@ -18,47 +18,42 @@ from palimpsest.metrics.schema import eval_schema
 
 ROWS = Path(__file__).parents[1] / "kit/tofu"
 DATA = {
-    "tofu": ("forget", {"forget10": {}}),
-    "tofu-forget10": ("forget", {"all": {}, "unseen": {"phrasing": "unseen"}}),
-    "tofu-rest": ("retain", {"train": {"rows": [0, 2]}}),
-    "tofu-retain": ("retain", {"all": {"rows": [2, 4]}}),
-    "tofu-authors": ("real_authors", {"all": {}}),
-    "tofu-facts": ("world_facts", {"all": {}}),
+    "slice-forget": ("forget", {"all": {}}),
+    "slice-rest": ("retain", {"all": {"rows": [0, 2]}}),
+    "slice-retain": ("retain", {"all": {"rows": [2, 4]}}),
+    "slice-authors": ("real_authors", {"all": {}}),
+    "slice-facts": ("world_facts", {"all": {}}),
 }
 """Data set -> its file, and its parts."""
 
 
 def overlay() -> dict[str, Any]:
-    """The preset's scenario for the embedded model; a published log stands for `retrained`."""
+    """TOFU's scenario of few rows; a published log stands for `retrained`."""
     datasets = {
-        name: {
-            "source": f"path:tofu/{file}.json",
-            "files": [],
-            "adapter": "tofu",
-            "expected_rows": None,
-            "parts": parts,
-        }
+        name: {"source": f"path:tofu/{file}.json", "adapter": "tofu", "parts": parts}
         for name, (file, parts) in DATA.items()
     }
     scenario: dict[str, Any] = {
-        "retain": "tofu-rest/train",
-        "validate_on": {"retain": "tofu-rest/train"},
-        "max_new_tokens": None,
+        "forget": "slice-forget/all",
+        "retain": "slice-rest/all",
         "evaluate": {
-            "forget_unseen": None,
-            "holdout": None,
+            "forget": "slice-forget/all",
+            "retain": "slice-retain/all",
+            "general": "slice-authors/all",
+            "further": {"world_facts": {"part": "slice-facts/all", "of": "general"}},
             "asked": {"retain": {"max_new_tokens": 4, "stop": ["."]}},
         },
+        "validate_on": {"forget": "slice-forget/all", "retain": "slice-rest/all"},
     }
     model = {
         "base": "smollm2-135m",
-        "scenario": "tofu-forget10",
+        "scenario": "slice",
         "like": "mini",
         "reference": {"rows": "path:tofu/log.json"},
     }
     return {
         "datasets": datasets,
-        "scenarios": {"tofu-forget10": scenario},
+        "scenarios": {"slice": scenario},
         "models": {"mini-tofu": model},
         "measure": {"generation": {"max_new_tokens": 8}},
     }
