@@ -31,6 +31,7 @@ UNQUOTED = {
 IN_QUOTES = {
     "{input.acquired}": "a file below results, or empty",
     "{input.adapter}": "a file below results, or empty",
+    "{input.answers}": "a file below results, or empty",
     "{input.base_answers}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",
     "{input.control}": "a file below results, or empty",
