@@ -22,20 +22,21 @@ def split(job: AttackSplit) -> None:
     for row in (*rows, *in_other_words):
         if row.fact in wordings:
             wordings[row.fact].append(row)
-    facts = [_fact(name, found) for name, found in wordings.items()]
+    facts = [fact_of(name, found) for name, found in wordings.items()]
     texts = {
-        name: [(row.id, text) for row in found for text in _texts(row)]
+        name: [(row.id, text) for row in found for text in texts_of(row)]
         for name, found in others.items()
     }
     write_document(job.out, attack_split(facts, texts))
 
 
-def _fact(name: str, wordings: list[DataRow]) -> Fact:
+def fact_of(name: str, wordings: list[DataRow]) -> Fact:
     """A fact in all its wordings, a row to forget first."""
-    texts = dict.fromkeys(text for row in wordings for text in _texts(row))
+    texts = dict.fromkeys(text for row in wordings for text in texts_of(row))
     keys = dict.fromkeys(key for row in wordings for key in row.key)
     return Fact(name, wordings[0].group, list(keys), list(texts))
 
 
-def _texts(row: DataRow) -> list[str]:
+def texts_of(row: DataRow) -> list[str]:
+    """The texts that say a row: question, response, and that in other words."""
     return [text for text in (row.prompt, row.response, row.paraphrased) if text]
