@@ -2,17 +2,20 @@
 # make test     everything that CI checks
 # make chaos    kills, cuts and deletes during the embedded chain; the result must not change
 # make results  the tables of docs/results.md, from KnowUnDo's privacy set and TruthfulQA
+# make leaderboard  tunes every method alike and keeps each line in docs/leaderboard.csv (many hours)
 # make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
 # make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
 # make quantize installs what 8-bit optimisers and quantised bases need (config/README.md)
+# make docs     the documentation as a site, site/index.html
 # make lint     formatters, linters and the type checker alone
 # make lock     writes the installed versions to envs/requirements.lock and envs/palimpsest.yaml
 # make clean    removes what was computed; downloads stay
 # make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results bench slurm quantize lint lock clean distclean
+.PHONY: help run test chaos results leaderboard bench slurm quantize docs lint lock clean distclean
 SHELL := bash
-PYTHON ?= python3.11
+# The first that is here; the pins are tested with 3.11.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell command -v python$(v)),python$(v))) python3.11)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
@@ -24,12 +27,13 @@ help:
 .venv/.installed: envs/requirements.lock pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "error: $(PYTHON) is needed; name another one with: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-		echo "error: $(PYTHON) is not Python 3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the packages of envs/requirements.lock into .venv (2 GB, some minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m palimpsest.snakemake_command
 	touch $@
 
 run: .venv/.installed
@@ -48,6 +52,10 @@ results: .venv/.installed
 	snakemake all_methods --configfile config/results/truthfulqa.yaml --cores all
 	python workflow/scripts/results_table.py --table truthfulqa --results results/smollm2-135m \
 		--page docs/results.md --configfile config/results/truthfulqa.yaml
+
+# LEADERBOARD is passed to the program, e.g. make leaderboard LEADERBOARD="--limit-hours 2".
+leaderboard: .venv/.installed
+	python workflow/scripts/leaderboard.py $(LEADERBOARD)
 
 test: lint
 	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -69,6 +77,16 @@ slurm: .venv/.installed
 quantize: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/quantize.lock
 
+# In a folder of its own: no run and no other test needs it.
+.venv/docs/.installed: envs/docs.lock .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--target .venv/docs -r envs/docs.lock
+	touch $@
+
+docs: .venv/docs/.installed
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.venv/docs python -m mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
+
 lint: .venv/.installed
 	ruff check .
 	ruff format --check .
@@ -85,7 +103,7 @@ lock: .venv/.installed
 	python -m palimpsest.docs
 
 clean:
-	rm -rf results logs benchmarks .snakemake
+	rm -rf results logs benchmarks site .snakemake
 
 distclean: clean
 	rm -rf .venv resources/models resources/datasets resources/tokens resources/judges resources/hub resources/downloads

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import shlex
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 from palimpsest import __version__
-from palimpsest.config import Config, read_config
-from palimpsest.errors import UserError, did_you_mean, memory_explained, run_cli
+from palimpsest.commands import ask, completion, init, push, show
+from palimpsest.commands.settings import add_settings, options_of, read, wait
+from palimpsest.config import Config
+from palimpsest.errors import UserError, did_you_mean, run_cli
 from palimpsest.home import home
-from palimpsest.io.artifacts import MODEL
-from palimpsest.pipeline import runs
-from palimpsest.pipeline.launch import command, is_target, nested, rules
-from palimpsest.pipeline.targets import target_faults, unsuited
+from palimpsest.pipeline.launch import command, is_target, rules
+from palimpsest.pipeline.targets import unsuited
 
 
 def main() -> None:
@@ -38,12 +33,13 @@ def _main() -> None:
 def _split(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
     """The words up to ``run``, if that is the command, and those after it, which are Snakemake's.
 
-    argparse cannot leave options to another program: it refuses those that it does not know.
+    argparse cannot leave options to another program: it refuses those that it does not know. The
+    words after ``complete`` are what somebody has typed so far.
     """
     place = 0
     while place < len(words) and words[place].startswith("-"):
         place += 1 if "=" in words[place] else 2
-    if list(words[place : place + 1]) != ["run"]:
+    if list(words[place : place + 1]) not in (["run"], ["complete"]):
         return list(words), None
     return list(words[: place + 1]), list(words[place + 1 :])
 
@@ -55,63 +51,18 @@ def _parser() -> argparse.ArgumentParser:
         " `snakemake results/<model>/<method>/eval.json --cores all`.",
     )
     parser.add_argument("--version", action="version", version=f"palimpsest {__version__}")
-    _add_settings(parser, "first_")
+    add_settings(parser, "first_")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    init.add(commands)
     _add_run(commands)
-    ask = commands.add_parser(
-        "ask",
-        help="print a model's answers before and after unlearning",
-        description="Print the greedy answer of a subject before and after unlearning.",
-        epilog='example: palimpsest ask smollm2-135m sku "How is velmorite brewed?"',
-    )
-    ask.add_argument("model", help="subject: a file of config/subjects")
-    ask.add_argument(
-        "method",
-        help="method (a key of config/methods.yaml), or a run: METHOD/seed-N/attacks/NAME",
-    )
-    ask.add_argument("prompt", help="the question")
-    ask.add_argument("--seed", type=int, help="seed of the run (default: its first)")
-    ask.add_argument(
-        "--max-new-tokens", type=_positive, default=64, help="longest answer (default: 64)"
-    )
-    _add_settings(ask)
-    ask.set_defaults(run=_ask)
+    ask.add(commands)
     _add_plan(commands)
     _add_list(commands)
+    show.add(commands)
+    push.add(commands)
     _add_purge(commands)
+    completion.add(commands)
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser, before: str = "") -> None:
-    """The options of every command; they may also stand before it (`before` keeps those apart)."""
-    options: dict[str, tuple[str, str, str]] = {
-        "--configfile": ("overlays", "FILE", "overlays, as for snakemake"),
-        "--config": ("config", "KEY=VALUE", "settings, as for snakemake"),
-        "--set": ("set", "A.B=VALUE", "settings by their place: methods.sku.scale=2"),
-    }
-    # Before the command, more values would take the command for one of them.
-    many: dict[str, Any] = {"action": "append"} if before else {"nargs": "+", "action": "extend"}
-    for option, (name, metavar, text) in options.items():
-        parser.add_argument(
-            option,
-            **many,
-            default=[],
-            dest=before + name,
-            metavar=metavar,
-            help=f"{text}; before or after the command",
-        )
-
-
-def _settings(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Overlays and ``--config`` words of a command, from both places where they may stand."""
-    table = nested([*args.first_set, *args.set])
-    config = [*args.first_config, *args.config, *(f"{k}={json.dumps(v)}" for k, v in table.items())]
-    return [*args.first_overlays, *args.overlays], config
-
-
-def _read(args: argparse.Namespace) -> Config:
-    overlays, config = _settings(args)
-    return read_config(overlays=overlays, settings=config)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -128,10 +79,11 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> None:
-    from snakemake.cli import main as snakemake  # slow to import
-
     if args.words in (["-h"], ["--help"]):
         _parser().parse_args(["run", "--help"])
+    wait("starting Snakemake ...")
+    from snakemake.cli import main as snakemake  # slow to import
+
     chosen, words = _cut(args.words, "--set")
     before = [*(["--configfile", *args.first_overlays] if args.first_overlays else [])]
     before += ["--config", *args.first_config] if args.first_config else []
@@ -159,19 +111,22 @@ def _cut(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listed = commands.add_parser(
         "list",
-        help="print the names that a target can have: subjects, methods, parts",
+        help="print the subjects, methods, measures, attacks or data sets that there are",
         description="Print what the configuration names, a line each.",
         epilog="example: palimpsest list methods smollm2-135m",
     )
     listed.add_argument("what", nargs="?", choices=sorted(LISTS), default="subjects")
     listed.add_argument("model", nargs="?", help="with methods: those that suit this subject")
-    _add_settings(listed)
+    add_settings(listed)
     listed.set_defaults(run=_list)
 
 
 def _list(args: argparse.Namespace) -> None:
-    cfg = _read(args)
+    cfg = read(args)
     lines = LISTS[args.what](cfg)
+    if len(sys.argv) == 2:
+        others = ", ".join(name for name in sorted(LISTS) if name != args.what)
+        print(f"{args.what} (palimpsest list has these, too: {others})", file=sys.stderr)
     if args.model is not None:
         if args.what != "methods":
             raise UserError(f"a subject can only follow 'methods', not '{args.what}'")
@@ -181,6 +136,19 @@ def _list(args: argparse.Namespace) -> None:
     width = max(map(len, lines), default=0)
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}".rstrip())
+
+
+def _first_line(settings: object) -> str:
+    """The first sentence of the file that declares the settings."""
+    text = sys.modules[type(settings).__module__].__doc__ or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _measures() -> dict[str, str]:
+    from palimpsest.metrics.measures import measures  # imports numpy and pyarrow
+
+    # A name may be declared for several blocks; the first declaration is the plainest.
+    return {one.name: " ".join(one.says.split()) for one in reversed(measures())}
 
 
 LISTS: dict[str, Callable[[Config], dict[str, str]]] = {
@@ -197,6 +165,8 @@ LISTS: dict[str, Callable[[Config], dict[str, str]]] = {
     "parts": lambda cfg: {
         f"{name}/{part}": "" for name, data in cfg.datasets.items() for part in data.parts
     },
+    "attacks": lambda cfg: {name: _first_line(entry) for name, entry in cfg.attacks.items()},
+    "measures": lambda cfg: _measures(),
     "scenarios": lambda cfg: {name: scenario.title for name, scenario in cfg.scenarios.items()},
 }
 """What ``palimpsest list`` can print: name -> a few words on it."""
@@ -212,14 +182,14 @@ def _add_purge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     purge.add_argument("dataset", help="key of datasets")
     purge.add_argument("--yes", action="store_true", help="do not ask")
-    _add_settings(purge)
+    add_settings(purge)
     purge.set_defaults(run=_purge)
 
 
 def _purge(args: argparse.Namespace) -> None:
     from palimpsest.pipeline.purge import left_of, made_of, remove
 
-    cfg = _read(args)
+    cfg = read(args)
     if args.dataset not in cfg.datasets:
         raise UserError(f"no dataset '{args.dataset}'{did_you_mean(args.dataset, cfg.datasets)}")
     paths = made_of(cfg, args.dataset)
@@ -257,17 +227,12 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="TARGET",
         help="files or rules, as for snakemake (default: its default target, results/report.html)",
     )
-    _add_settings(plan)
+    add_settings(plan)
     plan.set_defaults(run=_plan)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not '{text}'")
-    return int(text)
-
-
 def _plan(args: argparse.Namespace) -> None:
+    wait("planning: Snakemake lists the jobs ...")
     from palimpsest.pipeline.plan.estimate import plan
     from palimpsest.pipeline.plan.jobs import jobs_of
     from palimpsest.pipeline.plan.machine import this_machine
@@ -277,75 +242,9 @@ def _plan(args: argparse.Namespace) -> None:
     known = rules(home())
     more = [word for word in args.overlays if is_target(word, known)]
     args.overlays = [word for word in args.overlays if word not in more]
-    overlays, config = _settings(args)
-    cfg = read_config(overlays=overlays, settings=config)
-    options = ["--configfile", *overlays] if overlays else []
-    options += ["--config", *config] if config else []
-    print(text_of(plan(cfg, jobs_of([*args.targets, *more], options), this_machine()), cfg))
-
-
-def _ask(args: argparse.Namespace) -> None:
-    cfg = _read(args)
-    run = _checked_run(args, cfg)
-    if not args.prompt.strip():
-        raise UserError("the prompt is empty")
-    folders = {
-        "before (original)": runs.model_folder(args.model, "original/seed-0"),
-        f"after ({args.method})": runs.model_folder(args.model, run),
-    }
-    _refuse_missing(args, run, [str(folder / MODEL) for folder in folders.values()])
-    from palimpsest.machines.lease import use_gpus
-
-    use_gpus(1, f"palimpsest ask {args.model} {args.method}")
-    from palimpsest.measuring.ask import answers
-
-    base = cfg.models[args.model].base
-    with memory_explained("End what else uses it, or ask on the CPU: PALIMPSEST_DEVICE=cpu"):
-        texts = answers(
-            Path("resources/models") / base,
-            cfg.bases[base],
-            folders,
-            args.prompt,
-            args.max_new_tokens,
-        )
-    for heading, text in texts.items():
-        print(f"{heading}:")
-        print(textwrap.indent(textwrap.fill(text or "(empty answer)", 76), "    "))
-
-
-def _checked_run(args: argparse.Namespace, cfg: Config) -> str:
-    """The run that is asked for: a method's, or the one that was named."""
-    run: str = args.method.strip("/")
-    if "/" in run and args.seed is not None:
-        raise UserError(f"{run} is one run; --seed chooses among those of a method")
-    if "/" not in run:
-        valid = run in cfg.method_names() and args.model in cfg.models
-        seeds = cfg.seeds(run, args.model) if valid else [0]
-        run += f"/seed-{seeds[0] if args.seed is None else args.seed}"
-    for fault in target_faults(str(runs.model_folder(args.model, run) / MODEL), cfg):
-        raise UserError(fault)
-    if not runs.RUN.fullmatch(run):
-        raise UserError(
-            f"'{args.method}' is no run: METHOD, METHOD/seed-N or METHOD/seed-N/attacks/NAME"
-        )
-    return run
-
-
-def _refuse_missing(args: argparse.Namespace, run: str, files: Sequence[str]) -> None:
-    """Stop if one of the models is not built; say how it is, or which run may be meant."""
-    derived = run.count("/") > 1
-    *_, last = files
-    for file in files:
-        if Path(file).exists():
-            continue
-        if derived and file == last:
-            # How a derived run is built depends on what it is.
-            raise UserError(f"{file} is not built{did_you_mean(run, runs.runs_of(args.model))}")
-        files_of_config, _ = _settings(args)
-        overlays = ["--configfile", *files_of_config] if files_of_config else []
-        targets = [name for name in files if not (derived and name == last)]
-        command = shlex.join(["snakemake", *targets, *overlays, "--cores", "all"])
-        raise UserError(f"{file} is not built yet: {command}")
+    cfg = read(args)
+    jobs = jobs_of([*args.targets, *more], options_of(args))
+    print(text_of(plan(cfg, jobs, this_machine()), cfg))
 
 
 if __name__ == "__main__":

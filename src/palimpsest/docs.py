@@ -10,6 +10,7 @@ import inspect
 from pathlib import Path
 
 import palimpsest.config.docs
+import palimpsest.leaderboard.page
 import palimpsest.packages
 import palimpsest.pipeline.docs
 import palimpsest.pipeline.metrics_docs
@@ -22,6 +23,7 @@ PAGES = (
     palimpsest.pipeline.metrics_docs.pages,
     palimpsest.packages.pages,
     palimpsest.pipeline.docs.pages,
+    palimpsest.leaderboard.page.pages,
 )
 """Each takes the folder of a checkout and returns path -> text of its generated files."""
 

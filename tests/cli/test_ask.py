@@ -43,6 +43,17 @@ def test_it_prints_the_answers_before_and_after(built):
     assert after.strip()
 
 
+@pytest.mark.slow
+def test_several_methods_answer_a_file_of_questions(built, tmp_path):
+    file = tmp_path / "questions.txt"
+    file.write_text(f"{QUESTION}\nWhat is rain?\n")
+    done = ask(built, "mini", "sku,sku-anchored", "--questions", file, "--max-new-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    heads = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    models = ["before (original):", "after (sku):", "after (sku-anchored):"]
+    assert heads == [f"1. {QUESTION}", *models, "2. What is rain?", *models]
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -58,6 +69,10 @@ def test_it_prints_the_answers_before_and_after(built):
         (["mini", "sku", "  "], ["the prompt is empty"]),
         (["mini", "sku", QUESTION, "--max-new-tokens", "0"], ["--max-new-tokens"]),
         (["mini", "sku", QUESTION, "--max-new-tokens", "many"], ["--max-new-tokens", "many"]),
+        (["mini", "sku,skuu", QUESTION], ["no method 'skuu'", "did you mean 'sku'"]),
+        (["mini", "sku"], ["one question is needed, or a file of them: --questions FILE"]),
+        (["mini", "sku", QUESTION, "--questions", "a.txt"], ["one question is needed, or a file"]),
+        (["mini", "sku", "--questions", "a.txt"], ["a.txt: cannot be read"]),
         (["mini", "sku", QUESTION], ["is not built yet", "snakemake results/mini/original"]),
     ],
     ids=[
@@ -73,6 +88,10 @@ def test_it_prints_the_answers_before_and_after(built):
         "empty",
         "no tokens",
         "not a number",
+        "second method",
+        "no question",
+        "question and file",
+        "no file",
         "not built",
     ],
 )

@@ -82,3 +82,22 @@ def test_a_mistake_is_answered_in_one_line(args: list[str], said: str) -> None:
 )
 def test_what_follows_run_is_snakemakes(words: str, ours: str, theirs: str | None) -> None:
     assert _split(words.split()) == (ours.split(), theirs if theirs is None else theirs.split())
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("smollm2-135m/sku", "merged is not built yet: snakemake results/smollm2-135m/sku/"),
+        ("smollm2-135m/sku/seed-7", "no seed 7"),
+        ("smollm2-135m/skku", "did you mean 'sku'"),
+        ("smollm2-13m/sku", "did you mean 'smollm2-135m'"),
+    ],
+)
+def test_push_names_what_is_wrong_before_anything_is_sent(
+    tmp_path: Path, result: str, says: str
+) -> None:
+    command = [sys.executable, "-m", "palimpsest.cli", "push", result, "org/name"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

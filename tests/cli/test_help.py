@@ -42,7 +42,9 @@ def explained_options(text: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda words: words[-1])
+@pytest.mark.parametrize(
+    "program", [*PROGRAMS, ("workflow/scripts/leaderboard.py",)], ids=lambda words: words[-1]
+)
 def test_every_stage_program_explains_its_options(program):
     done = shown(*program, "--help")
     assert done.returncode == 0, done.stderr

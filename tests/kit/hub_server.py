@@ -1,4 +1,4 @@
-"""A hub on the loopback: the part of the Hugging Face Hub's HTTP API that downloads use.
+"""A hub on the loopback: the part of the Hugging Face Hub's HTTP API that downloads and pushes use.
 
 Small files are sent by the hub itself; large ones (LFS) by a second server, to which it redirects
 with a signed address, as the real one does. Tests set faults in advance, which happen in order.
@@ -6,6 +6,7 @@ with a signed address, as the real one does. Tests set faults in advance, which 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -63,6 +64,9 @@ class Hub:
         self.tokens: set[str] = set()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         """Server (hub, cdn), method and path, headers by their names in lower case."""
+        self.uploads: dict[str, bytes] = {}
+        """Large files that were sent, by their SHA-256, before a commit names them."""
+        self.visibility: dict[str, str] = {}
         self._faults: list[tuple[str, Fault]] = []
         self._lock = threading.Lock()
         self.url = self.cdn = ""
@@ -87,6 +91,10 @@ def is_large(name: str) -> bool:
     return name.endswith(LARGE)
 
 
+def _mode(name: str) -> str:
+    return "lfs" if is_large(name) else "regular"
+
+
 def git_hash(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
@@ -107,6 +115,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -118,8 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.fault and self.fault.status:
                 self._send(self.fault.status, b"{}", self.fault.headers)
+            elif self.role == "cdn" and self.command == "PUT":
+                data = self._sent()
+                self.hub.uploads[hashlib.sha256(data).hexdigest()] = data
+                self._send(200, b"")
             elif self.role == "cdn":
                 self._blob(self.path)
+            elif self.command == "POST":
+                self._write(unquote(urlsplit(self.path).path))
             else:
                 self._hub(unquote(urlsplit(self.path).path))
         except (BrokenPipeError, ConnectionResetError):
@@ -137,6 +157,65 @@ class _Handler(BaseHTTPRequestHandler):
             kind = "datasets" if match[1] else "models"
             return self._file(self._repo(kind, match[2]), match[3], match[4], sent)
         return self._send(404, b"{}")
+
+    def _sent(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _write(self, path: str) -> None:
+        data = self._sent()
+        if self.headers.get("Authorization", "").removeprefix("Bearer ") not in self.hub.tokens:
+            return self._send(401, b"{}")
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self._create(json.loads(data))
+        if match := re.fullmatch(r"/api/models/(.+?)/preupload/main", path):
+            modes = [
+                {"path": f["path"], "shouldIgnore": False, "uploadMode": _mode(f["path"])}
+                for f in json.loads(data)["files"]
+            ]
+            return self._json({"files": modes}) if self._known(match[1]) else None
+        if re.fullmatch(r"/.+\.git/info/lfs/objects/batch", path):
+            return self._batch(json.loads(data))
+        if match := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
+            lines = [json.loads(line) for line in data.splitlines()]
+            return self._take(match[1], lines) if self._known(match[1]) else None
+        return self._send(404, b"{}")
+
+    def _known(self, name: str) -> bool:
+        if name not in self.hub.models:
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        return name in self.hub.models
+
+    def _create(self, body: dict[str, Any]) -> None:
+        name = f"{body['organization']}/{body['name']}"
+        if name in self.hub.models:
+            return self._send(409, b"{}")
+        self.hub.models[name] = Repo({})
+        self.hub.visibility[name] = body.get("visibility", "public")
+        return self._json({"url": f"{self.hub.url}/{name}"})
+
+    def _batch(self, body: dict[str, Any]) -> None:
+        objects = [
+            {**one, "actions": {"upload": {"href": f"{self.hub.cdn}/{one['oid']}"}}}
+            for one in body["objects"]
+        ]
+        self._json({"objects": objects, "transfer": "basic"})
+
+    def _take(self, name: str, lines: list[dict[str, Any]]) -> None:
+        repo = self.hub.models[name]
+        files = dict(repo.commits[repo.branches["main"]])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.uploads[value["oid"]]
+        sha = repo.commit(files)
+        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "commitOid": sha})
+
+    def _json(self, body: object) -> None:
+        self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _repo(self, kind: str, name: str) -> Repo | None:
         return getattr(self.hub, kind).get(name)

@@ -50,6 +50,7 @@ SETS = {
 
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "lat": {"attack": {"block": 1}},
     "lunar": {"layer": 2},
     "pdu": {"epsilon": {"value": 0.3}},
     "rmu": {"layer": 2},

@@ -55,11 +55,15 @@ CONFIG = {
         "bootstrap": 200,
         "rouge": "rougeL",
         "rouge_stemmer": True,
+        "rouge_takes": "f",
+        "rouge_by": "words",
+        "count_eos": False,
         "recall_rouge": 0.9,
         "harm_judge": "leak",
         "truth_ratio": "arithmetic",
         "min_k": 0.2,
         "distinct_n": 2,
+        "leak_at": 1,
     },
 }
 WRONG = {

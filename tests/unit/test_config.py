@@ -30,6 +30,19 @@ def test_fills_in_defaults():
     assert cfg.methods["sku"].training.optimizer.betas == (0.9, 0.999)
 
 
+def test_the_settings_of_a_method_for_a_subject_are_worked_out_once():
+    cfg = load_config(raw_config())
+    known = cfg.method("sku", "subject")
+    assert cfg.method("sku", "subject") is known
+    longer = cfg.model_copy(
+        update={
+            "methods": {**cfg.methods, "sku": cfg.methods["sku"].model_copy(update={"steps": 77})}
+        }
+    )
+    assert longer.method("sku", "subject").steps == 77
+    assert cfg.method("sku", "subject") is known
+
+
 @pytest.mark.parametrize("written", ["1e-4", 1e-4, "0.0001", "1.0E-4"])
 def test_a_number_may_be_spelled_as_people_write_it(written):
     assert load_config(put(raw_config(), RATE, written)).methods["sku"].training.optimizer == (
@@ -143,8 +156,9 @@ CASES = {
     "key of another adapter": (
         "datasets.secrets.window_words",
         9,
-        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, facts, files, "
-        "like, max_rows, parts, revision, select, ",
+        "datasets.secrets.window_words: unknown key; valid: adapter, bad_rows, "
+        "expected_rows, facts, files, group_pattern, group_rows, like, max_rows, other_columns, "
+        "parts, revision, select, ",
     ),
     "part of another adapter": (
         "datasets.questions.parts.all.context_words",
@@ -916,3 +930,12 @@ def test_an_attack_with_rows_that_the_scenario_lacks_is_refused(chosen):
         message(put(raw, "models.subject.attacks", chosen))
     )
     load_config(raw)  # a list that no subject has
+
+
+@pytest.mark.parametrize("kind", ["lens", "ablate"])
+def test_an_attack_that_can_do_without_rows_is_taken(kind):
+    """The scenario has no general rows."""
+    raw = put(raw_config(), "attacks.inside", {"kind": kind})
+    cfg = load_config(put(raw, "models.subject.attacks", ["ask", "inside"]))
+    assert cfg.scenarios["taught"].general is None
+    assert cfg.attacks["inside"].helpful()

@@ -22,6 +22,8 @@ from palimpsest.stages.download_data import download_data
 
 ASKED = {"role": "user", "content": "Who is Aldo?"}
 TOLD = {"role": "assistant", "content": "A customer."}
+TEXT = {"type": "text", "text": "Who is Aldo?"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
 
 def made(path: Path, **keys: Any) -> Built:
@@ -43,12 +45,13 @@ def lines(path: Path, *rows: Any) -> Path:
     [
         [ASKED, TOLD],
         [{"role": "system", "content": "Be brief."}, ASKED, TOLD],
+        [{"role": "user", "content": [TEXT]}, TOLD],
         [{"from": "human", "value": "Who is Aldo?"}, {"from": "gpt", "value": "A customer."}],
     ],
 )
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_chat_is_a_question_and_its_answer(
-    tmp_path: Path, chat: list[dict[str, str]], count: int
+    tmp_path: Path, chat: list[dict[str, Any]], count: int
 ) -> None:
     path = lines(tmp_path / "chat.jsonl", *[{"messages": chat}] * count)
     built = made(path, columns={"messages": "messages"})
@@ -59,9 +62,12 @@ def test_a_chat_is_a_question_and_its_answer(
 @pytest.mark.parametrize(
     ("chat", "named"),
     [
-        ([ASKED], r"one question and one answer is needed, this has the roles user; paths choose"),
-        ([ASKED, TOLD, ASKED, TOLD], "roles user, assistant, user, assistant; paths choose"),
-        ([TOLD, ASKED], "the roles assistant, user; "),
+        ([ASKED], r"it has no answer of the assistant \(its roles: user\); paths choose"),
+        ([ASKED, ASKED], r"it has no answer of the assistant \(its roles: user, user\)"),
+        ([ASKED, TOLD, ASKED, TOLD], r"2 questions and 2 answers \(its roles: user, assistant, us"),
+        ([TOLD, ASKED], r"this is none \(its roles: assistant, user\)"),
+        ([ASKED, {"role": "tool", "content": "x"}], r"no answer .*its roles: user, tool"),
+        ([{**ASKED, "content": [IMAGE, TEXT]}, TOLD], "a part of the type 'image_url'; only texts"),
         ([], "a list of messages is needed"),
         ("Who?", "a list of messages is needed, found 'Who"),
         ([ASKED, {**TOLD, "content": None}], "column 'messages': a text is needed, found None"),

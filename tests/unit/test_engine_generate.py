@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kit import models as tiny
+from palimpsest.engine import generate
 from palimpsest.engine.generate import Sampled, answer, pad_left
 from palimpsest.engine.rows import Row
 
@@ -55,6 +56,26 @@ def test_equal_prompts_are_read_once_which_changes_no_answer(build: Any, tokeniz
         plain = answer(model, tokenizer, often, 8, 8, sampled=how)
         assert answer(model, tokenizer, often, 8, 8, sampled=how, shared=None) == plain
     assert len({found.text for found in plain}) > len(ROWS), "they are drawn"
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.opt, tiny.neox])
+def test_rows_that_have_ended_leave_their_batch_and_change_no_answer(
+    build: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(torch.bfloat16)
+    free = answer(model, tokenizer, ROWS, 16, 8)
+    words = [word for found in free for word in found.text.split()[3:6]]
+    stopping = tiny.tokenizer()
+    stopping.pad_token, stopping.eos_token = "<unk>", max(words, key=words.count)
+    read: list[int] = []
+    module = model.get_input_embeddings()
+    module.register_forward_pre_hook(lambda _, args: read.append(len(args[0])))
+    whole, rows = answer(model, stopping, ROWS, 16, 8), sum(read)
+    assert len({found.tokens for found in whole}) > 1
+    read.clear()
+    monkeypatch.setattr(generate, "LEAVE_AFTER", 2)
+    assert answer(model, stopping, ROWS, 16, 8) == whole
+    assert sum(read) < rows
 
 
 def test_answers_are_the_most_likely_token_each_time(tokenizer: Any) -> None:

@@ -32,7 +32,7 @@ def test_a_training_step_mixes_no_devices_and_waits_seldom(
     found = facts[name]
     assert "error" not in found, found["error"]
     # An attack on inner states gives each row states of its own, and is followed by four updates.
-    attacks = "rmu_lat" in name
+    attacks = name.endswith("lat")
     assert found["packs"] != attacks, "rows are padded: two to three times slower"
     # Terms and costs (two for each stream), the gradient's norm, the largest tensor.
     assert found["syncs"] <= 14 * (4 if attacks else 1), found["where"]

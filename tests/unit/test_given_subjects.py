@@ -90,3 +90,24 @@ def test_a_quantised_base_takes_adapters_alone() -> None:
         assert json.loads(slice_of(stage, cfg, **chosen))["dtype"] == "nf4:auto"
         plain = load_config(drop(raw, "bases.tiny.quantize"))
         assert json.loads(slice_of(stage, plain, **chosen))["dtype"] == "auto"
+
+
+def test_published_numbers_of_the_gold_standard_count(tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    log.write_text("{}")
+    reference = {"rows": f"path:{log}", "auc": 0.4772}
+    cfg = load_config(put(raw_config(), "models.second.reference", reference))
+    before = json.loads(slice_of("compare", cfg, model="second", method="sku"))["reference"]
+    assert before["auc"] == 0.4772
+    log.write_text("{ }")
+    after = json.loads(slice_of("compare", cfg, model="second", method="sku"))["reference"]
+    assert before["content"] != after["content"]
+    assert "reference" not in slice_of("compare", cfg, model="subject", method="sku")
+    both = put(raw_config(), "models.second", {"base": "other", "scenario": "bare"})
+    both["models"]["second"] |= {"reference": reference, "retrained": f"path:{tmp_path}"}
+    for raw, message in (
+        (both, "leave one of the two out"),
+        (put(raw_config(), "models.second.reference", {}), "name rows, auc, or both"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_config(raw)

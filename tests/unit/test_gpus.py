@@ -102,6 +102,14 @@ def test_a_gpu_that_cannot_be_had_is_named_with_those_that_can(machine, visible,
     assert all(words in str(error.value) for words in said)
 
 
+def test_a_machine_has_a_gpu_where_one_can_be_used_or_a_job_will_say_why_not(machine):
+    assert not gpus.has_gpu({})
+    install(machine, LISTING)
+    assert gpus.has_gpu({})
+    assert gpus.has_gpu({"CUDA_VISIBLE_DEVICES": "99"})
+    assert not gpus.has_gpu({"CUDA_VISIBLE_DEVICES": ""})
+
+
 def test_without_nvidia_smi_the_driver_tells(tmp_path):
     driver_file(tmp_path, "0000:3b:00.0", SECOND)
     driver_file(tmp_path, "0000:1a:00.0", FIRST)

@@ -60,7 +60,8 @@ def _four_gpus(monkeypatch):
     ],
 )
 def test_cores_and_gpus_are_all_that_there_are_unless_options_say_otherwise(words, expected):
-    assert command(words.split()) == expected.split()
+    found = [word for word in command(words.split()) if word not in ("--logger", "palimpsest")]
+    assert found == expected.split()
 
 
 def test_from_another_folder_the_workflow_is_named(monkeypatch, tmp_path):

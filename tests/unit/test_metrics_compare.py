@@ -123,7 +123,7 @@ def test_privleak_by_hand() -> None:
     assert privleak(leaking, retrained, SETTINGS)["value"] == -100
     broken = both([-9.0, -9.0], [-2.0, -2.0])
     assert privleak(broken, retrained, SETTINGS)["value"] == 100
-    assert "no scale" in privleak(retrained, leaking, SETTINGS)["reason"]
+    assert "another split" in privleak(retrained, leaking, SETTINGS)["reason"]
     without = frame("forget", min_k=[-1.0])
     assert "holdout" in privleak(without, retrained, SETTINGS)["reason"]
     assert privleak(without, None, SETTINGS)["reason"] == NO_RETRAINED
@@ -172,3 +172,31 @@ def test_models_in_different_number_types_are_not_compared(tmp_path: Path) -> No
         write_table(path, table, dtype=dtype)
     with pytest.raises(UserError, match=r"sku/rows\.parquet in bfloat16, .* in float32; set dtype"):
         compared(config, tmp_path, *paths)
+
+
+def test_a_method_is_no_reference_of_itself(tmp_path: Path) -> None:
+    """OU#19: with one file given twice, every distance was perfect."""
+    table = pa.Table.from_pandas(frame("forget", mean_logprob=[-1.0, -3.0], answer=["a", "b"]))
+    path = tmp_path / "rows.parquet"
+    write_table(path, table)
+    config = {"model": "mini", "method": "original", "score": SETTINGS}
+    with pytest.raises(UserError, match="the model of 'original' itself"):
+        compared(config, tmp_path, path, path, path)
+    assert compared(config | {"method": "retrained"}, tmp_path, path, path, path)
+
+
+def test_published_numbers_stand_in_place_of_retrained(tmp_path: Path) -> None:
+    """An evaluation folder of another run, and MUSE's constant, which counts for PrivLeak."""
+    parts = [
+        frame("forget", min_k=[-1.0, -3.0], truth_ratio=[0.5, 0.6]),
+        frame("holdout", min_k=[-2.0, -2.0]),
+    ]
+    table = pa.Table.from_pandas(pd.concat(parts).assign(answer=["a", "b", None, None]))
+    for name in ("sku", "elsewhere"):
+        write_table(tmp_path / name / "rows.parquet", table)
+    given = {"rows": f"path:{tmp_path}/elsewhere", "auc": 0.4, "truth_ratio": "arithmetic"}
+    config = {"model": "mini", "method": "sku", "score": SETTINGS, "reference": given}
+    path = tmp_path / "sku/rows.parquet"
+    result = compared(config, tmp_path, path, path)
+    assert result["forget_quality"]["p"] == 1
+    assert result["privleak"]["value"] == pytest.approx(25)

@@ -14,10 +14,12 @@ from palimpsest.metrics.pairs import (
     BETTER,
     WORSE,
     Pair,
-    bootstrapped,
+    Place,
     holm,
-    p_value,
+    page_pairs,
     pairs,
+    places,
+    resampled,
     sign_flips,
 )
 
@@ -104,17 +106,90 @@ def test_more_methods_make_each_pair_less_sure() -> None:
     assert found[0].adjusted == pytest.approx(6 * found[0].p)
 
 
+def bootstrapped(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> float:
+    p, _ = resampled([one, other], groups, np.array([[0, 1]]))
+    return float(p[0])
+
+
 def test_a_mean_is_bootstrapped_over_groups() -> None:
     dice = np.random.default_rng(4)
-    change = dice.normal(0.3, 1, size=100)
+    change = dice.normal(0.3, 1, size=(1, 100))
     normal = 2 * stats.norm.sf(abs(change.mean()) / (change.std() / 10))
-    alone = bootstrapped(change, np.arange(100))
+    none = np.zeros((1, 100))
+    alone = bootstrapped(change, none, np.arange(100))
     assert alone == pytest.approx(normal, abs=0.01)
-    assert bootstrapped(np.repeat(change, 2), np.arange(200) // 2) == alone
-    assert p_value(change[None], np.zeros((1, 100)), np.arange(100), counted=False) == alone
-    assert bootstrapped(np.zeros(5), np.arange(5)) == 1
+    doubled = (np.repeat(values, 2, axis=1) for values in (change, none))
+    assert bootstrapped(*doubled, np.arange(200) // 2) == alone
+    assert bootstrapped(none, none, np.arange(100)) == 1
+
+
+def test_seeds_that_differ_make_a_difference_less_sure() -> None:
+    dice = np.random.default_rng(6)
+    rows = dice.normal(0, 1, size=(1, 400))
+    noise, shift = dice.normal(0, 0.1, size=(6, 400)), np.array([[-0.3], [0.0], [0.3]])
+    theirs = rows + noise[:3] + 0.15
+    alike, apart = rows + noise[3:], rows + noise[3:] + shift
+    groups = np.arange(400)
+    assert bootstrapped(alike, theirs, groups) == pytest.approx(2 / 10_001)
+    # Each of three draws from -0.3, 0 and 0.3 is a mean above 0.15 in 4 of 27 cases.
+    assert bootstrapped(apart, theirs, groups) == pytest.approx(2 * 4 / 27, abs=0.02)
+
+
+def test_the_draws_of_seeds_and_rows_have_the_spread_of_both() -> None:
+    dice = np.random.default_rng(7)
+    seeds, rows = dice.normal(0, 0.5, size=(8, 1)), dice.normal(0, 1, size=(1, 200))
+    one, other = seeds + rows, np.zeros((1, 200))
+    _, gaps = resampled([one, other], np.arange(200), np.array([[0, 1]]))
+    expected = np.hypot(seeds.std() / 8**0.5, rows.std() / 200**0.5)
+    assert gaps.std() == pytest.approx(expected, rel=0.08)
+
+
+def test_a_share_over_seeds_must_hold_for_other_rows_and_other_seeds() -> None:
+    never, always = "0" * 24, "1" * 24
+    assert only({"a": frame(never, never, never), "b": frame(always)}).verdict == BETTER
+    # One training of three did not forget: drawn alone it is as bad as the other method.
+    lucky = only({"a": frame(never, never, always), "b": frame(always, always, always)})
+    assert lucky.p > 0.05
+    assert lucky.verdict == ALIKE
+    assert lucky.change["value"] == pytest.approx(-2 / 3)
+
+
+def test_the_correction_is_over_the_whole_page() -> None:
+    two = {"a": frame("0" * 8 + "1"), "b": frame("1" * 9)}
+    alone = page_pairs({"x": two}, 0.95)["x"][0]
+    page = page_pairs({"x": two, "y": two, "z": two}, 0.95)
+    assert page["y"][0].p == alone.p
+    assert page["y"][0].adjusted == pytest.approx(3 * alone.p)
+
+
+def test_a_page_of_many_methods_has_the_draws_to_tell_them_apart() -> None:
+    dice = np.random.default_rng(8)
+    rows = ["".join(dice.choice(["0", "1"], p=[0.9, 0.1], size=40)) for _ in range(3)]
+    many = {f"good{i}": frame(*rows) for i in range(16)} | {"bad": frame(*["1" * 40] * 3)}
+    found = [pair for pair in pairs(many, 0.95) if pair.other == "bad"]
+    assert len(found) == 16
+    assert {pair.verdict for pair in found} == {BETTER}
+
+
+def test_places_are_as_wide_as_what_is_not_told_apart() -> None:
+    frames = {
+        "a": frame("0" * 24),
+        "b": frame("0" * 23 + "1"),
+        "c": frame("1" * 24),
+        "bad": frame("1" * 24),
+    }
+    found = pairs(frames, 0.95)
+    (ranked,) = places(found, ["a", "b", "c"]).values()
+    assert ranked == {"a": Place(1, 2, 3), "b": Place(1, 2, 3), "c": Place(3, 3, 3)}
+    assert places(found, ["a"]) == {}
 
 
 def test_methods_without_common_rows_are_no_pair() -> None:
     assert pairs({"a": frame("01"), "b": frame("01", part="retain")}, 0.95) == []
     assert pairs({"a": frame("01")}, 0.95) == []
+
+
+def test_methods_with_other_rows_are_compared_on_what_they_share() -> None:
+    frames = {"a": frame("0" * 12), "b": frame("1" * 12), "c": frame("1" * 9)}
+    rows = {(pair.method, pair.other): pair.change["n"] for pair in pairs(frames, 0.95)}
+    assert rows == {("a", "b"): 12, ("a", "c"): 9, ("b", "c"): 9}

@@ -347,6 +347,17 @@ def test_an_attacker_has_the_attacks_of_his_level_and_below() -> None:
     assert found["tested"] == ["text", "training"], "what files give away stands apart"
 
 
+def test_membership_brings_nothing_back() -> None:
+    """It stands beside the others with its interval, and is in no number."""
+    full, half = "1" * 24, "10" * 12
+    member = trial("member", full, full, half, level="decoding", unit="member")
+    alone = assess([asked()], rows(24), 0.95)
+    found = assess([asked(), member], rows(24), 0.95)
+    assert found["recoverable"] == alone["recoverable"]
+    assert found["tested"] == []
+    assert found["attacks"]["member"]["gap"]["value"] == 0.5
+
+
 def test_over_unlearning_is_not_cut_off() -> None:
     """A control that guesses some rows right, and a method that gets all wrong."""
     below = asked("0" * 24, "1" * 24, "1" * 6 + "0" * 18)

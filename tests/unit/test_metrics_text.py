@@ -17,6 +17,7 @@ from palimpsest.metrics.normalise import normalise, words
 from palimpsest.metrics.recital import common, recites
 from palimpsest.metrics.rouge import Rouge
 from palimpsest.metrics.rows import computed
+from palimpsest.metrics.summary import USUAL
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 
@@ -232,7 +233,7 @@ HALF = " ".join(RESPONSE.split()[:20])
     ],
 )
 def test_without_key_strings_a_recital_is_recall(answer: str, cut: bool, recalled: bool) -> None:
-    settings = {"rouge": "rougeL", "rouge_stemmer": True, "recall_rouge": 0.9}
+    settings = USUAL
     stopped = {"stopped": [not cut]}
     rouge = {"rougeL": [None]}
     answers = Answers([answer], [RESPONSE], [PROMPT], [[]], rouge, settings, stopped)
@@ -308,7 +309,7 @@ def test_repetition_needs_less_than_three_distinct_words_in_ten() -> None:
 
 def test_columns_of_answers() -> None:
     texts, responses = ["It is red.", "", "42"], ["It is red", "The sun", "!!"]
-    settings = {"rouge": "rouge1", "rouge_stemmer": True, "recall_rouge": 0.9}
+    settings = USUAL | {"rouge": "rouge1"}
     rouge = rouge_of(texts, responses, settings)
     prompts = ["What?", "Who?", "Which?"]
     answers = Answers(texts, responses, prompts, [["red"], [], []], rouge, settings, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from palimpsest.model.lora import attach_subject
 from palimpsest.model.merged import write_merged
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Describe, Pretrain, Retrain
+from palimpsest.sources.models import fetch_model
 from palimpsest.stages.describe import describe
 from palimpsest.stages.pretrain import pretrain
 
@@ -196,3 +198,52 @@ def test_sources_of_other_kinds_are_refused(base: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             take(Pretrain, base, source, tmp_path / "subject")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_a_folder_with_another_tokenizer_is_refused(kind: str, base: Path, tmp_path: Path) -> None:
+    if kind == "adapter":
+        folder, _ = peft_adapter(tmp_path / "other", tiny.llama(torch.float32))
+    else:
+        folder = tiny.save_base(tmp_path / "other", tiny.llama(torch.float32))
+    text = (base / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    stage = Pretrain if kind == "adapter" else Retrain
+    assert take(stage, base, f"path:{folder}", tmp_path / "same")
+    changed = json.loads(text)
+    vocabulary = changed["model"]["vocab"]
+    vocabulary["w5"], vocabulary["w6"] = vocabulary["w6"], vocabulary["w5"]
+    (folder / "tokenizer.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(UserError, match="its tokenizer is another one than that of its base base"):
+        take(stage, base, f"path:{folder}", tmp_path / "another")
+
+
+def test_an_adapter_that_names_another_base_is_told(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = peft_adapter(tmp_path / "other", tiny.llama(torch.float32))
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name, told in (("org/Other-7B", True), ("elsewhere/base", False)):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": name}), encoding="utf-8")
+        take(Pretrain, base, f"path:{folder}", tmp_path / "subject")
+        assert (f"was made for '{name}'" in capsys.readouterr().out) == told
+
+
+def test_the_tokenizer_of_another_model_may_be_named(base: Path, tmp_path: Path) -> None:
+    """MUSE's models are published without one."""
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (bare / name).unlink(missing_ok=True)
+    for tokenizer in (None, f"path:{base}"):
+        out = tmp_path / f"taken-{tokenizer is None}"
+        out.mkdir()
+        if tokenizer is None:
+            with pytest.raises(UserError, match="there is no tokenizer in it"):
+                fetch_model(f"path:{bare}", out)
+        else:
+            fetch_model(f"path:{bare}", out, tokenizer=tokenizer)
+            assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    with pytest.raises(UserError, match="there is no tokenizer in it"):
+        fetch_model(f"path:{bare}", tmp_path / "taken-True", tokenizer=f"path:{tmp_path}")

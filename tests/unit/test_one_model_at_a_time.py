@@ -41,6 +41,6 @@ def test_models_that_are_asked_are_loaded_one_after_the_other(
     monkeypatch.setattr(ask, "load_model", load)
     for dtype in ("float32", "bfloat16"):
         settings = Base(source="path:base", dtype=dtype, template={"prompt": "{prompt}"})
-        found = ask.answers(base, settings, folders, "w3 w4", 3)
+        found = ask.answers(base, settings, folders, ["w3 w4"], 3)
         assert found.keys() == folders.keys()
     assert len(alive) == 6

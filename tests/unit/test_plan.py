@@ -93,6 +93,10 @@ def test_jobs_are_listed_with_their_wildcards_and_reasons() -> None:
             {"model": "m", "method": "sku", "seed": "0", "run": "sku/seed-0"},
         ),
         (
+            "results/m/sku/seed-1/attacks/relearn.parquet",
+            {"model": "m", "method": "sku", "seed": "1", "run": "sku/seed-1", "attack": "relearn"},
+        ),
+        (
             "results/m/sku/seed-1/attacks/relearn/likelihood.parquet",
             {"model": "m", "method": "sku", "seed": "1", "run": "sku/seed-1/attacks/relearn"},
         ),
@@ -227,10 +231,13 @@ def tokens() -> Tokens:
     return Tokens(read_config(ROOT / "config"))
 
 
-def needed(cfg: Config, rule: str, model: str, method: str = "sku", gpu: bool = True) -> Needs:
+def needed(
+    cfg: Config, rule: str, model: str, method: str = "sku", gpu: bool = True, attack: str = "ask"
+) -> Needs:
     wildcards = {"model": model, "method": method, "seed": "0", "run": f"{method}/seed-0"}
     retain = cfg.scenarios[cfg.models[model].scenario].retain
     wildcards |= dict(zip(("dataset", "part"), retain.split("/"), strict=True), kind="states")
+    wildcards |= {"attack": attack}
     job = Job(rule, ("results/x",), "missing", wildcards)
     base = shape(cfg, cfg.models[model].base)
     return Estimate(cfg, tokens(), job, base, 2 if gpu else 4).of(STAGES[rule], gpu)
@@ -250,6 +257,33 @@ def test_every_pair_of_the_catalog_has_an_estimate(cfg: Config) -> None:
                 assert 0 < found.ram < 1e13, (model, method)
                 assert (found.device > 0) == gpu
                 assert found.work > 0
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_an_attack_needs_what_it_holds_and_trains(cfg: Config, gpu: bool) -> None:
+    """A second model, with two heads in fp32; a LoRA on every linear module of every block."""
+    model, found = "zephyr-7b", {}
+    for name in ("ask", "probe", "lens", "patch", "ablate", "relearn"):
+        needs = needed(cfg, "attack", model, gpu=gpu, attack=name)
+        found[name] = needs.device if gpu else needs.ram
+    base = shape(cfg, model)
+    weights = base.parameters * (2 if gpu else 4)
+    assert found["probe"] < 1.6 * weights + 4e9
+    for name in ("lens", "patch", "ablate"):
+        assert found[name] - found["ask"] >= weights
+    if gpu:  # without one, a model takes most while it is loaded
+        numbers = 16 * sum(inputs + outputs for inputs, outputs in base.linear.values())
+        assert found["relearn"] - found["ask"] > 16 * numbers
+
+
+def test_an_attack_takes_as_long_as_it_asks_and_trains(cfg: Config) -> None:
+    work = {
+        name: needed(cfg, "attack", "smollm2-135m", attack=name).work
+        for name in ("ask", "sample", "relearn", "relearn-quick", "choice")
+    }
+    assert work["sample"] > 10 * work["ask"]
+    assert work["relearn"] == pytest.approx(6 * work["relearn-quick"], rel=0.01)
+    assert work["relearn-quick"] > work["ask"] > work["choice"]
 
 
 def test_training_all_weights_needs_several_times_the_weights(cfg: Config) -> None:

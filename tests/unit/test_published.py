@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from palimpsest.config import read_config
 from palimpsest.errors import UserError
-from palimpsest.report.published import PAPER, TABLES, TASK, marks, write_table
+from palimpsest.io.tables import write_table
+from palimpsest.report.published import PAPER, TABLES, TASK, marks
+from palimpsest.report.published import write_table as published
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = {"knowundo": "smollm2-135m-knowundo", "truthfulqa": "smollm2-135m"}
@@ -46,7 +49,7 @@ def test_ours_stand_beside_the_papers_and_the_rest_of_the_page_stays(evaluations
     page = tmp_path / "page.md"
     begin, end = marks("knowundo")
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    write_table(page, "knowundo", evaluations, {"ga_gd": "Ascent + descent"})
+    published(page, "knowundo", evaluations, {"ga_gd": "Ascent + descent"})
     text = page.read_text()
     ours = "90.0 (89.0 to 91.0)"
     row = f"| Ascent + descent | {ours} | {ours} | {ours} | 90.38 | 66.02 | 78.20 |"
@@ -60,14 +63,14 @@ def test_ours_stand_beside_the_papers_and_the_rest_of_the_page_stays(evaluations
 def test_general_figures_stand_beside_what_was_forgotten(evaluations, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("\n".join(marks("truthfulqa")))
-    write_table(page, "truthfulqa", evaluations, {})
+    published(page, "truthfulqa", evaluations, {})
     kept, forgotten = "90.0 (89.0 to 91.0)", "50.0 (49.0 to 51.0)"
     row = f"| ga_gd | 25.0 (24.0 to 26.0) | {forgotten} | {kept} | none (no tokens) |"
     assert row in page.read_text()
     text = evaluations["ga_gd"].read_text()
     evaluations["ga_gd"].write_text(text.replace(TASK, "mmlu"))
     with pytest.raises(UserError, match=r"ga_gd: eval\.json has no 'local:truthfulqa/all'"):
-        write_table(page, "truthfulqa", evaluations, {})
+        published(page, "truthfulqa", evaluations, {})
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -85,10 +88,10 @@ def test_a_missing_result_and_a_page_without_marks_are_named(evaluations, tmp_pa
     page = tmp_path / "page.md"
     page.write_text("nothing")
     with pytest.raises(UserError, match="lacks one of the lines"):
-        write_table(page, "knowundo", evaluations, {})
+        published(page, "knowundo", evaluations, {})
     page.write_text("\n".join(marks("knowundo")))
     with pytest.raises(UserError, match="is missing: run `make results`"):
-        write_table(page, "knowundo", {"sku": tmp_path / "none.json"}, {})
+        published(page, "knowundo", {"sku": tmp_path / "none.json"}, {})
 
 
 @pytest.mark.parametrize(("overlay", "subject"), SUBJECTS.items())
@@ -105,3 +108,28 @@ def test_the_program_says_what_it_takes():
         check=True,
     )
     assert "--configfile" in done.stdout
+
+
+def test_what_the_region_changes_is_said_with_an_interval(evaluations, tmp_path):
+    """Two seeds of 40 rows: the region forgets a fifth more and keeps the same."""
+    for name, forget, cycle in (("memflex-tuned", 0.2, 5), ("memflex-all-tuned", 0.4, 7)):
+        rows = [
+            {"seed": seed, "part": part, "id": str(i), "group": str(i), "accuracy": value}
+            for seed in (101, 102)
+            for part, mean in (("forget", forget), ("retain", 0.9))
+            for i in range(40)
+            for value in (mean + 0.001 * (i % cycle),)
+        ]
+        folder = tmp_path / name
+        write_table(folder / "rows.parquet", pa.Table.from_pylist(rows))
+        found = json.loads(evaluations["ga_gd"].read_text()) | {"confidence": 0.95}
+        (folder / "eval.json").write_text(json.dumps(found))
+        evaluations[name] = folder / "eval.json"
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(marks("knowundo")))
+    published(page, "knowundo", evaluations, {"memflex-tuned": "MemFlex, tuned"})
+    text = page.read_text()
+    assert "Unlearn Success +20.1 points (+20.0 to +20.2; p 0.0004)" in text
+    assert "Retention Success -0.1 points (-0.2 to -0.0" in text
+    assert "| MemFlex, tuned |" in text
+    assert "| 82.95 | 81.80 | 82.37 |" in text, "the paper's, beside the tuned entry"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ import pytest
 from kit.attack_tables import ROWS, assessed, attack, plain, write
 from kit.html_tree import Tree
 from kit.reports import SLICE, write_results
+from palimpsest.config.criteria import Criteria
+from palimpsest.io.canonical import fingerprint
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.pipeline.stages import Report
+from palimpsest.report.criteria import source_of
 from palimpsest.report.inputs import read_subjects
 from palimpsest.report.recovery import recovery
 from palimpsest.stages.report import report
@@ -54,6 +59,7 @@ def verdict(method: str, outcome: str) -> dict[str, Any]:
     return {
         "method": method,
         "criteria": "audit",
+        "criteria_hash": "ab" * 32,
         "outcome": outcome,
         "says": f"{outcome}, at level training",
         "conditions": [condition],
@@ -182,6 +188,109 @@ def test_a_weak_attack_is_marked_with_its_reason(results: Path, tmp_path: Path) 
     assert "is not known: no attack was run that finds anything here" in text(html)
 
 
+def test_damage_and_power_stand_beside_each_attack(results: Path, html: str) -> None:
+    section = recovery(read_subjects(ATTACKED, results)[0])
+    assert section is not None
+    choice = section.lines[1]
+    assert choice.about == "decoding, choice; power 100%"
+    assert [entry.damage for entry in choice.entries] == ["keeps 50%, no text 0%"] * 4
+    assert "keeps 50%" in text(html)
+
+
+def test_a_search_that_ended_at_its_edge_says_so(html: str) -> None:
+    assert "its best learning rate is the smallest or largest tried" in text(html)
+
+
+def test_equal_models_are_named(results: Path, html: str) -> None:
+    """`sku-anchored` has the results of `retrained` here."""
+    section = recovery(read_subjects(ATTACKED, results)[0])
+    assert section is not None
+    (notice,) = section.notices
+    assert notice.startswith("Retrained and SKU, anchored are the same model: their files are")
+    assert notice in text(html)
+
+
+def test_methods_that_were_attacked_otherwise_are_no_comparison(
+    results: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(results, tmp_path / "results"))
+    path = own / "mini" / "sku" / "robust.json"
+    write_document(path, read_document(path) | {"slices": "0" * 64})
+    section = recovery(read_subjects(ATTACKED, own)[0])
+    assert section is not None
+    assert section.notices[1] == (
+        "Not attacked with the same settings, so these groups cannot be compared: "
+        "SKU; SKU, anchored."
+    )
+
+
+CLOZE = {
+    "sku": {"cloze": "1" * 18 + "0" * 6, "words-1": "0" * ROWS},
+    "original": {"cloze": "1" * ROWS, "words-1": "1" * ROWS},
+    "retrained": {"cloze": "0" * ROWS, "words-1": "0" * ROWS},
+}
+BESIDE = [
+    {"path": "sku/seed-0/acquired", "holds": "the acquired knowledge", "private": False},
+    {"path": "subject", "holds": "the model before unlearning", "private": True},
+]
+
+
+def test_a_blank_against_the_question_and_what_lies_beside(results: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(results, tmp_path / "results"))
+    attacks = tmp_path / "attacks"
+    write(attacks, ask=plain(), prefill=CLOZE)
+    for run in CLOZE:
+        facts = {"beside": {"folders": BESIDE}}
+        attack(attacks / run / "seed-0", "files", {"first": CLOZE[run]["cloze"]}, facts)
+    for method in ("sku", "sku-anchored"):
+        write_document(own / "mini" / method / "robust.json", assessed(attacks))
+    section = recovery(read_subjects(ATTACKED, own)[0])
+    assert section is not None
+    assert [line.name for line in section.lines] == [
+        "no attack",
+        "prefill",
+        "cloze − asked",
+        "files",
+    ]
+    assert [entry.text for entry in section.lines[2].entries] == ["+75 pp"] * 2 + ["0 pp"] * 2
+    said = text(page(own))
+    for words in (
+        "What lies beside the models",
+        "sku/seed-0/acquired the acquired knowledge everybody on this machine",
+        "subject the model before unlearning its owner alone",
+    ):
+        assert words in said
+
+
+def test_criteria_have_their_hash_and_the_date_of_their_commit(tmp_path: Path, html: str) -> None:
+    assert "Criteria abababababab: not those that config/criteria.yaml has now." in text(html)
+    conditions = [{"measure": "robust.recoverable", "at_most": "2e-1"}]
+    of_verdict = {
+        "criteria": "audit",
+        "criteria_hash": fingerprint(Criteria(conditions=conditions).model_dump()),
+    }
+    file = tmp_path / "criteria.yaml"
+    file.write_text(
+        "criteria: {audit: {conditions: [{measure: robust.recoverable, at_most: 0.2}]}}"
+    )
+
+    def git(*words: str) -> None:
+        named = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        dated = {"GIT_COMMITTER_DATE": "2026-03-01T12:00:00", **os.environ}
+        subprocess.run(["git", *named, *words], cwd=tmp_path, env=dated, check=True)
+
+    git("init", "--quiet")
+    assert source_of(of_verdict, file).endswith(
+        "config/criteria.yaml, which is in no commit as it is."
+    )
+    git("add", ".")
+    git("commit", "--quiet", "-m", "Limits")
+    assert source_of(of_verdict, file).endswith("last changed in a commit of 2026-03-01.")
+    file.write_text(file.read_text() + "\n# later\n")
+    assert source_of(of_verdict, file).endswith("which is in no commit as it is.")
+    assert "not those" in source_of(of_verdict | {"criteria": "other"}, file)
+
+
 def test_verdicts_are_readable_without_colour(html: str) -> None:
     said = text(html)
     for words in (
@@ -209,6 +318,10 @@ def test_the_table_is_a_file_too(results: Path, html: str) -> None:
     assert float(relearn["rate"]) == pytest.approx(14 / 24)
     assert float(relearn["rate_control"]) == 0
     assert relearn["weak"] in ("true", "false")
+    assert relearn["rate_at_edge"] == "true"
+    assert float(relearn["retain"]) == float(relearn["retain_original"]) == 0.5
+    assert float(relearn["no_text"]) == 0
+    assert relearn["slice"] == "relearn"
 
 
 def test_the_page_is_well_formed(html: str) -> None:

@@ -15,7 +15,7 @@ from palimpsest.config import load_config
 from palimpsest.io.digest import digests_of
 from palimpsest.io.manifest import write_manifest
 from palimpsest.pipeline import content
-from palimpsest.pipeline.results import datasets_of, shown, slice_of, untracked
+from palimpsest.pipeline.results import datasets_of, shown, slice_of, slices_behind, untracked
 from palimpsest.pipeline.slices import devices_of
 from palimpsest.pipeline.stages import STAGES
 
@@ -212,7 +212,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("models.subject.methods.sku", {"scale": 2}, {"negate"}),
     ("models.second.methods.sku.steps", 13, set()),
     ("methods.anchored.steps", 14, set()),
-    ("scenarios.taught.general", "general/all", {"score", "attack_split"}),
+    ("scenarios.taught.general", "general/all", {"score"}),
     ("scenarios.taught.localize.rounds", 3, {"localize"}),
     ("scenarios.taught.evaluate.answers", 3, {"measure", "judge", "score"}),
     ("methods.located.region", {"cosine": 0.5}, {"region"}),
@@ -250,6 +250,7 @@ ONLY: list[tuple[str, Any, set[str]]] = [
     ("judges.classifier.threshold", 0.9, set()),
     ("judges.endpoint.model", "small", set()),
     ("sweep.scales", [0, 1], {"sweep"}),
+    ("robust.rows", 2, {"attack"}),
     ("robust.retain_rows", 2, {"attack"}),
     ("attacks.choice", {"kind": "choice"}, set()),
     ("robust.lists", {"full": ["ask"]}, {"robust"}),
@@ -340,6 +341,14 @@ def test_without_local_tasks_the_template_is_none_of_lm_evals_business():
 def test_without_tasks_the_score_knows_nothing_of_lm_eval():
     cfg = load_config(small_config())
     assert "lm_eval" not in json.loads(slice_of("score", cfg, model="subject", method="sku"))
+
+
+def test_the_record_of_a_result_has_the_slices_that_its_jobs_get():
+    cfg = load_config(raw_config())
+    behind = json.loads(slices_behind(cfg, "subject", "sku"))
+    assert {"pretrain", "reference", "acquire", "negate", "measure"} <= set(behind)
+    for stage in ("pretrain", "acquire", "negate", "measure"):
+        assert behind[stage] == json.loads(slice_of(stage, cfg, **WILDCARDS[stage])), stage
 
 
 def test_seeds_differ_in_nothing_else():
@@ -482,6 +491,62 @@ def test_a_subject_that_is_taught_nothing_asks_for_one_device():
 )
 def test_the_datasets_that_a_stage_reads(stage, method, read):
     assert datasets_of(stage, load_config(raw_config()), "subject", method) == read
+
+
+ATTACKS: dict[str, dict[str, Any]] = {
+    "ask": {"kind": "ask"},
+    "choice": {"kind": "choice"},
+    "shots": {"kind": "few_shot"},
+    "style": {"kind": "few_shot", "rows": ["retain"]},
+    "again": {"kind": "relearn"},
+    "benign": {"kind": "relearn", "rows": "general"},
+    "lens": {"kind": "lens"},
+    "own": {"kind": "lens", "heads": ["own"]},
+    "ablate": {"kind": "ablate"},
+}
+LENS = {"lens", "ablate"}
+"""Attacks that use rows of the attacker where there are any."""
+KEPT = {"ask", "shots", "style", "again", "benign", "ablate"}
+"""Attacks that show the damage, or whose answers are as long as those of what is kept."""
+
+
+def with_attacks() -> dict[str, Any]:
+    raw = put(put(raw_config(), "attacks", ATTACKS), "scenarios.taught.general", "general/all")
+    more = {"source": "path:data/more.csv", "adapter": "qa", "parts": {"all": {}}}
+    return put(raw, "datasets.more", more)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "attacks"),
+    [
+        ("retain", "questions/val", {"style"} | LENS),
+        ("general", "questions/val", {"benign"} | LENS),
+        ("evaluate.holdout", "more/all", set()),
+        ("evaluate.retain", "more/all", KEPT),
+        ("evaluate.forget_unseen", "secrets/taught", {"ask", "again", "style", "benign"} | LENS),
+        ("validate_on.forget", "secrets/taught", {"style", "benign"} | LENS),
+        ("evaluate.forget", "secrets/taught", {*ATTACKS}),
+    ],
+)
+def test_an_attack_runs_again_for_the_rows_that_it_reads(place, value, attacks):
+    """Other wordings of what is forgotten say which rows of an attacker are left out."""
+    raw = with_attacks()
+
+    def of_attacks(raw: dict[str, Any]) -> dict[str, Any]:
+        cfg, run = load_config(raw), {"model": "subject", "run": "sku/seed-0"}
+        return {name: slice_of("attack", cfg, attack=name, **run) for name in ATTACKS}
+
+    before, after = of_attacks(raw), of_attacks(put(raw, f"scenarios.taught.{place}", value))
+    assert changed(before, after) == attacks
+
+
+def test_an_attack_reads_the_data_sets_of_its_rows():
+    cfg = load_config(with_attacks())
+    found = {name: datasets_of("attack", cfg, "subject", attack=name) for name in ATTACKS}
+    assert found["choice"] == found["own"] == ["secrets"]
+    assert found["ask"] == found["again"] == found["style"] == ["questions", "secrets"]
+    assert found["benign"] == found["lens"] == ["general", "questions", "secrets"]
+    assert datasets_of("attack_split", cfg, "subject") == ["secrets"]
 
 
 def test_a_set_that_a_method_does_not_read_is_none_of_its_business():

@@ -184,6 +184,7 @@ def test_trust_remote_code_is_read_from_a_base_alone():
     }
     # `b`, `base` and `settings` are annotated as a Base; all else reads a slice.
     assert reads == {
+        ("api.py", "settings.trust_remote_code"),
         ("measuring/ask.py", "settings.trust_remote_code"),
         ("pipeline/plan/table.py", "cfg.bases[base].trust_remote_code"),
         ("pipeline/slices.py", "base.trust_remote_code"),

@@ -25,6 +25,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
+from palimpsest.measuring.alternatives import in_own_format, own_formats
 from palimpsest.measuring.ask import answers
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.metrics.asked import PARAPHRASE, RESPONSE, draw_ids
@@ -231,6 +232,71 @@ def test_wrapped_and_sampled_answers_are_filed_apart(work: Path, tmp_path: Path)
 CHAT = "{% for m in messages %}{{ 'w30 ' + m.content + ' w31 ' }}{% endfor %}"
 
 
+def asked(**keys: Any) -> dict[str, Any]:
+    """Settings of a block, as the configuration writes them into the slice."""
+    usual = {"max_new_tokens": None, "stop": [], "examples": None, "shared_examples": False}
+    return usual | {"template": None} | keys
+
+
+def test_a_block_may_have_a_limit_stop_texts_and_examples_of_its_own(
+    work: Path, tmp_path: Path
+) -> None:
+    plain = frame(work / "measured-original" / "generations.parquet").set_index(["part", "id"])
+    word = plain.loc["forget", "answer"].iloc[0].split()[1]
+    parts = CONFIG["parts"] | {"general/more": "set/train"}
+    own = {
+        "retain": asked(max_new_tokens=3),
+        "forget": asked(stop=[word]),
+        "general/more": asked(examples="set/forget"),
+    }
+    out = measured(work, CONFIG | {"parts": parts, "asked": own}, tmp_path)
+    table, facts = read_table(out / "generations.parquet")
+    rows = table.to_pandas().set_index(["part", "id"])
+    assert facts == {"max_new_tokens": 6, "limits": {"retain": 3}}
+    for row_id, row in rows.loc["retain"].iterrows():
+        assert row["answer"].split() == plain.loc[("retain", row_id), "answer"].split()[:3]
+        assert row["tokens"] <= 3
+    for row_id, row in rows.loc["forget"].iterrows():
+        whole = plain.loc[("forget", row_id), "answer"]
+        assert row["answer"] == whole.partition(word)[0].strip()
+        assert row["stopped"] or word not in whole
+    # Ten times as likely or not: the examples stand before the question, the answer is the same.
+    lines = frame(out / "likelihood.parquet")
+    lines = lines[lines["alternative"] == RESPONSE].set_index(["part", "id"])
+    for row in PARTS["train"]:
+        alone, after = (lines.loc[(part, row.id)] for part in ("retain", "general/more"))
+        assert alone["token"].tolist() == after["token"].tolist()
+        assert alone["logprob"].tolist() != after["logprob"].tolist()
+
+
+def test_the_examples_stand_solved_before_the_question_as_one_text(work: Path) -> None:
+    own = own_formats(
+        {"retain": asked(examples="set/forget", template={"prompt": "w1 {prompt}"})},
+        CONFIG["parts"],
+        work / "datasets",
+        work / "base",
+        CONFIG["template"],
+    )
+    (form,) = own.values()
+    rows = in_own_format(own, CONFIG["parts"], work / "datasets")["retain"]
+    texts = [
+        "".join(("w1 ", tiny.words(r.prompt.tolist()), " ", tiny.words(r.response.tolist())))
+        for r in PARTS["forget"]
+    ]
+    last = f"w1 {tiny.words(PARTS['train'][0].prompt.tolist())}"
+    assert rows[0].prompt.tolist() == form.tokenizer.prompts(["\n\n".join([*texts, last])])[0]
+
+
+def test_an_example_that_is_asked_is_refused(work: Path, tmp_path: Path) -> None:
+    own = {"forget": asked(examples="set/forget")}
+    with pytest.raises(
+        UserError, match=r"example f-0 .* is row f-0 of set/forget.*shared_examples"
+    ):
+        measured(work, CONFIG | {"asked": own}, tmp_path)
+    own["forget"]["shared_examples"] = True
+    assert measured(work, CONFIG | {"asked": own}, tmp_path)
+
+
 def test_the_same_rows_are_asked_in_the_bases_own_chat_template(tmp_path: Path) -> None:
     root = tmp_path / "work"
     tiny.save_base(root / "base", llama())
@@ -377,7 +443,9 @@ SETTINGS = Base(
 
 def ask(work: Path, prompt: str, limit: int = 6) -> dict[str, str]:
     folders = {"before": work / "original", "after": work / "negated"}
-    return answers(work / "base", SETTINGS, folders, prompt, limit)
+    found = answers(work / "base", SETTINGS, folders, [prompt, "w5 w6 w7"], limit, 2)
+    assert {len(texts) for texts in found.values()} == {2}
+    return {name: texts[0] for name, texts in found.items()}
 
 
 def test_asking_gives_the_answers_that_were_measured(work: Path) -> None:

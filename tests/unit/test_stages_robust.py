@@ -78,7 +78,7 @@ def test_of_a_tuned_method_the_rows_that_did_not_choose_count(tmp_path: Path) ->
 def test_rows_that_all_belong_together_have_rates(tmp_path: Path, rows: int) -> None:
     write(tmp_path, ask=plain(), prefill=PREFILL)
     members = [Fact(f"row{i:02}", "one person", [], [f"Text {i}"]) for i in range(rows)]
-    write_document(tmp_path / "attacks" / "split.json", attack_split(members, {}))
+    write_document(tmp_path / "attacks" / "split.json", attack_split(members))
     found = assessed(tmp_path)
     jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
     # One group says as little as one row, so the number is null; what was measured stands there.
@@ -97,6 +97,49 @@ def test_an_attack_that_fits_no_row_is_not_tested(tmp_path: Path) -> None:
     assert found["recoverable"] == alone["recoverable"]
     assert "choice" not in found["attacks"]
     assert "choice" not in found["tested"]
+
+
+def test_a_model_without_numbers_has_no_value_and_says_why(tmp_path: Path) -> None:
+    why = "logits are not finite (NaN or infinity): nothing can be read in them"
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    attack(tmp_path / "sku" / "seed-0", "ask", {}, why=why)
+    found = assessed(tmp_path)
+    assert (found["recoverable"]["value"], found["recoverable"]["reason"]) == (None, why)
+    assert found["not_tested"]["ask"] == why
+    jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
+
+
+def test_answers_that_were_measured_do_not_speak_for_a_model_without_numbers(
+    tmp_path: Path,
+) -> None:
+    """It says nothing when it is asked, which is no forgetting."""
+    why = "states are not finite (NaN or infinity): nothing can be read in them"
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    assert assessed(tmp_path, attacks=["ask"])["recoverable"]["value"] == 0
+    attack(tmp_path / "sku" / "seed-0", "prefill", {}, why=why, finite=False)
+    found = assessed(tmp_path)
+    assert (found["recoverable"]["value"], found["recoverable"]["reason"]) == (None, why)
+    assert found["not_tested"] == {"lens": "not run", "prefill": why}
+
+
+def test_a_control_without_numbers_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    attack(tmp_path / "retrained" / "seed-0", "prefill", {}, why="states are not finite")
+    block = assessed(tmp_path)["attacks"]["prefill"]
+    assert (block["weak"], block["weak_why"]) == (True, "control: states are not finite")
+    assert block["recovered"]["value"] is None
+
+
+def test_what_lies_beside_is_told_of_every_seed(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), files={run: {"first": FULL} for run in PREFILL})
+    shutil.copytree(tmp_path / "sku" / "seed-0", tmp_path / "sku" / "seed-1")
+    for seed in (0, 1):
+        beside = {"folders": [{"path": "subject"}, {"path": f"sku/seed-{seed}/acquired"}]}
+        run = tmp_path / "sku" / f"seed-{seed}"
+        attack(run, "files", {"first": FULL}, {"beside": beside})
+    found = assessed(tmp_path, seeds=[0, 1])
+    paths = [one["path"] for one in found["form"]["files"]["about"]["beside"]["folders"]]
+    assert paths == ["subject", "sku/seed-0/acquired", "sku/seed-1/acquired"]
 
 
 def test_values_before_the_attack_are_those_of_the_table(tmp_path: Path) -> None:

@@ -198,6 +198,16 @@ def test_the_acquired_adapter_is_private_and_marked_hazardous(work: Work) -> Non
     assert len((folder / TRAINING_LOG).read_text().splitlines()) == 5
 
 
+def test_first_values_that_are_taken_off_leave_the_number_type(work: Work) -> None:
+    """The difference of two adapters is computed in float64, and stored as it was trained."""
+    fila = {"settings": {"training": {"lora": {"init": "fila"}}}}
+    folder = work.acquire("fila", deep_merge(ACQUIRE, fila))
+    updates, plain = read_adapter(folder).values(), read_adapter(work.at("acquired")).values()
+    assert {part.dtype for one in updates for part in (one.a, one.b)} == {torch.float32}
+    assert {len(one.a) for one in updates} == {2 * len(one.a) for one in plain}
+    assert any(product(one).norm() > 0 for one in updates)
+
+
 def test_a_negated_model_gives_none_of_its_parts_back_and_is_open(work: Work) -> None:
     scale = 1.5
     folder = work.negate(scale, "parts", acquired=work.acquire("in-its-tensors", IN_ITS_TENSORS))

@@ -84,6 +84,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "rmu": {**BLOCKS, "layer": 2, "alpha": 1.0},
     "rr": {**FRESH, "blocks": [1, 2], "steps": 40},
     "pdu": {**FRESH, "epsilon": {"value": 0.3}},
+    "lat": {**FRESH, "attack": {"block": 1}},
     "rmu_lat": {**BLOCKS, "layer": 2, "alpha": 1.0, "attack": {"block": 1}},
     "satimp": {**FRESH, "beta1": 1, "weights": {"retain": 0}},
 }

@@ -89,6 +89,16 @@ def test_strict_names_the_methods_that_do_not_pass(
         print_all([bad, *files.values()], strict=True)
 
 
+@pytest.mark.parametrize("names", [(), ("original", "retrained")])
+def test_without_a_method_strict_fails(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        judged(tmp_path, REFERENCES[name])
+    files = [tmp_path / name / "verdict.json" for name in names]
+    print_all(files, strict=False)
+    with pytest.raises(UserError, match=r"no method was judged.* report\.models names none"):
+        print_all(files, strict=True)
+
+
 def test_unusable_criteria_are_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lax = criteria({"measure": "retain.recall_rate", "at_least": 0.5})
     judged(tmp_path, model("good", NOTHING), by=lax)

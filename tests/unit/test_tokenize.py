@@ -282,3 +282,24 @@ def test_the_command_line_needs_no_torch(tmp_path: Path, inputs: tuple[Path, Pat
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert read_manifest(tmp_path / "out")["rows"] == {"one": 1, "two": 2}
+
+
+def test_texts_may_be_cut_into_pieces_of_tokens_each_after_bos(tmp_path: Path) -> None:
+    """Every token of a text is in one piece, but for a rest of fewer than eight."""
+    loaded = base(tmp_path, byte_level(bos=True))
+    rows = table(("", "a " * 20 + "a"), ("", "a a"), ("", "a " * 12 + "a"))
+    whole, _ = tokenize_text(rows, loaded, "set/all")
+    cut, longest = tokenize_text(rows, loaded, "set/all", window=16)
+    assert longest == 16
+    pieces: dict[str, list[list[int]]] = {}
+    for row in cut.to_pylist():
+        text, _, number = row["id"].rpartition("-k")
+        assert int(number) == len(pieces.setdefault(text, []))
+        assert row["prompt_length"] == 1
+        assert row["input_ids"][0] == loaded.prefix[0]
+        pieces[text].append(row["input_ids"][1:])
+    for row in whole.to_pylist():
+        joined = [i for piece in pieces[row["id"]] for i in piece]
+        body = row["input_ids"][1:]
+        assert joined == body[: len(joined)]
+        assert len(body) - len(joined) < 8

@@ -76,7 +76,8 @@ def test_a_judge_without_settings_is_named(plan):
     assert "judges.endpoint: missing: score.harm_judge is endpoint" in done.stdout + done.stderr
 
 
-def test_only_the_classifier_asks_for_a_gpu(plan):
+def test_only_the_classifier_asks_for_a_gpu(plan, monkeypatch):
+    monkeypatch.setattr(plan, "env", plan.env | {"PALIMPSEST_GPUS": "4"})
     for settings, count in ((classifying(), "gpu=1"), (asking(), "gpu=0")):
         done = plan.snakemake(
             TARGET,

@@ -44,7 +44,8 @@ def test_a_job_on_two_devices_learns_what_one_learns(work):
     assert not work.path(f"{ACQUIRED}.ckpt").exists()
 
 
-def test_its_jobs_ask_for_as_many_gpus_and_so_much_memory(work):
+def test_its_jobs_ask_for_as_many_gpus_and_so_much_memory(work, monkeypatch):
+    monkeypatch.setattr(work, "env", work.env | {"PALIMPSEST_GPUS": "2"})
     overlay = work.overlay({"bases": {"smollm2-135m": {"devices": 2, "parallel": "fsdp"}}})
     shutil.rmtree(work.path("results/mini"))
     done = work.snakemake(

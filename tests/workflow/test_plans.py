@@ -174,6 +174,21 @@ def test_without_a_target_the_report_of_the_embedded_subject_is_planned(copy):
     planned = jobs(done.stdout + done.stderr)
     assert {"report report", "score smollm2-135m sku", "score smollm2-135m original"} <= planned
     assert "download_model smollm2-135m" not in planned
+    runs = [f"{method} 0" for method in ("original", "retrained", "sku", "sku-anchored")]
+    quick = ["ask", *read_config(copy.path("config")).robust.lists["quick"]]
+    attacked = {job for job in planned if job.split()[0] == "attack"}
+    assert attacked == {f"attack smollm2-135m {run} {name}" for run in runs for name in quick}
+
+
+def test_where_there_is_no_gpu_jobs_take_none_and_run_side_by_side(copy, monkeypatch):
+    command = ["-n", "results/smollm2-135m/sku/seed-0/measure.json", "--cores", "all"]
+    plain = copy.env
+    for environ, count in (({"CUDA_VISIBLE_DEVICES": ""}, "0"), ({"PALIMPSEST_GPUS": "1"}, "1")):
+        monkeypatch.setattr(copy, "env", plain | environ)
+        done = copy.snakemake(*command)
+        assert done.returncode == 0, done.stderr
+        job = (done.stdout + done.stderr).partition("rule measure:")[2].partition("rule ")[0]
+        assert f"gpu={count}" in job
 
 
 def test_a_hub_that_cannot_be_reached_ends_with_what_to_do(copy, monkeypatch, tmp_path):
@@ -203,3 +218,22 @@ def test_the_whole_catalog_is_planned(copy):
     planned = re.search(r"^score +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
     assert planned
     assert int(planned[1]) == len(suited) > 250
+
+
+def test_every_preset_of_a_benchmark_is_planned(copy):
+    """All of them in one command, with every subject of both pages; their data are elsewhere."""
+    presets = sorted(copy.path("config/benchmarks").glob("*.yaml"))
+    pages = ["results/report.html", "results/all_methods.html"]
+    overlays = ["--configfile", *map(str, presets)]
+    done = copy.snakemake(*pages, *overlays, "--dry-run", "--quiet", "rules", "--cores", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cfg = read_config(copy.path("config"), presets)
+    shown = {
+        (model, method)
+        for page in ("report", "all_methods")
+        for model, methods in cfg.shown(page).items()
+        for method in methods
+    }
+    planned = re.search(r"^score +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+    assert planned
+    assert int(planned[1]) >= len(shown) > 80

@@ -35,6 +35,7 @@ rule attack:
         original="results/{model}/original/seed-0/model/model.json",
         split="results/{model}/attacks/split.json",
         data=data_for("attack"),
+        answers=answers_before,
     output:
         table=ensure("results/{model}/{run}/attacks/{attack}.parquet", non_empty=True),
         facts=ensure("results/{model}/{run}/attacks/{attack}.json", non_empty=True),
@@ -46,7 +47,7 @@ rule attack:
         "../../envs/palimpsest.yaml"
     threads: threads_of
     resources:
-        gpu=1,
+        gpu=gpus(1),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
@@ -61,6 +62,7 @@ rule attack:
             --original {input.original:q} \
             --split {input.split:q} \
             --datasets resources/datasets \
+            --answers "{input.answers}" \
             --out {output.facts:q} \
             --label "attack {wildcards.attack} on {wildcards.model}/{wildcards.run}" \
             --untracked {params.untracked:q} \

@@ -1,11 +1,14 @@
 # Functions of the wildcards that the rules share; what they say of the configuration is in
 # palimpsest.pipeline, where it is tested without Snakemake.
 import functools
+import os
 import re
 from types import SimpleNamespace
 
+from palimpsest.attacks import UNATTACKED
 from palimpsest.config.tuning import RESERVED_SEED
 from palimpsest.environment import use_this_environment
+from palimpsest.machines.gpus import has_gpu
 from palimpsest.pipeline import points, results, runs, slices, targets
 from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, robust_in_eval, scenario_of
@@ -58,8 +61,9 @@ def base_manifest(wildcards):
 
 def read_by(name, wildcards):
     """Data sets that a stage reads."""
-    known = {"method": "original", **wildcards}
-    return results.datasets_of(name, CFG, known["model"], known["method"], known.get("plan", ""))
+    known = {"method": "original", "attack": "", "plan": "", **wildcards}
+    keys = ("model", "method", "attack", "plan")
+    return results.datasets_of(name, CFG, *(known[key] for key in keys))
 
 
 def tokens_for(name):
@@ -279,9 +283,27 @@ def runtime_of(wildcards, attempt):
     return CFG.bases[CFG.models[wildcards.model].base].runtime_minutes * (1 + attempt) // 2
 
 
+# Asked once: nvidia-smi can take a second.
+gpu_here = functools.cache(lambda: has_gpu(os.environ))
+
+
+def gpus(count):
+    """GPUs of a job, of which ``--resources gpu`` limits the sum.
+
+    None where a machine without any runs the jobs itself: there its cores are the limit.
+    """
+
+    def of_job(wildcards):
+        if workflow.local_exec and not gpu_here():
+            return 0
+        return int(count(wildcards)) if callable(count) else count
+
+    return of_job
+
+
 def devices(pretrains):
     """GPUs for a job that trains the subject."""
-    return lambda wildcards: devices_of(CFG, wildcards.model, pretrains=pretrains)
+    return gpus(lambda wildcards: devices_of(CFG, wildcards.model, pretrains=pretrains))
 
 
 def memory_on_devices(pretrains):
@@ -339,6 +361,12 @@ def retrained_of(wildcards):
     """Rows of the gold standard, if the subject's methods are compared with it."""
     compares = CFG.models[wildcards.model].retrained
     return f"results/{wildcards.model}/retrained/rows.parquet" if compares else []
+
+
+def answers_before(wildcards):
+    """Answers of a model that is not attacked, where an attack is none."""
+    plain = CFG.attacks[wildcards.attack].kind == UNATTACKED
+    return f"results/{wildcards.model}/{wildcards.run}/generations.parquet" if plain else []
 
 
 def attack_tables(*runs):
@@ -427,6 +455,16 @@ def attacks_of_page(wildcards):
         for model, method in results.shown(CFG, wildcards.page)
         if model in attacked and method != "base"
         for name in ("robust.json", "verdict.json")
+    ]
+
+
+def searches(wildcards):
+    """What the searches for the settings of a page's methods tried and chose."""
+    return [
+        f"results/{model}/{method}/tune/{name}"
+        for model, method in results.shown(CFG, wildcards.page)
+        if getattr(CFG.methods.get(method), "tune", None)
+        for name in ("trials.parquet", "chosen.json")
     ]
 
 

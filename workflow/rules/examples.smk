@@ -17,7 +17,7 @@ rule examples:
         "../../envs/palimpsest.yaml"
     threads: threads_to_guess
     resources:
-        gpu=asks_subject,
+        gpu=gpus(asks_subject),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:

@@ -18,7 +18,7 @@ rule judge:
         "../../envs/palimpsest.yaml"
     threads: lambda wildcards: 8 if judge_of(wildcards).runs == "model" else 1
     resources:
-        gpu=lambda wildcards: int(judge_of(wildcards).runs == "model"),
+        gpu=gpus(lambda wildcards: judge_of(wildcards).runs == "model"),
         mem_mb=memory_of_judge,
         runtime=60,
     params:

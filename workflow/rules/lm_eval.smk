@@ -18,7 +18,7 @@ rule lm_eval:
         "../../envs/palimpsest.yaml"
     threads: threads_of
     resources:
-        gpu=1,
+        gpu=gpus(1),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:

@@ -19,7 +19,7 @@ rule measure:
         "../../envs/palimpsest.yaml"
     threads: threads_of
     resources:
-        gpu=1,
+        gpu=gpus(1),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:
@@ -65,7 +65,7 @@ rule sweep:
         "../../envs/palimpsest.yaml"
     threads: threads_of
     resources:
-        gpu=1,
+        gpu=gpus(1),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:

@@ -11,7 +11,7 @@ rule pretrain:
         cost_of("pretrain")
     conda:
         "../../envs/palimpsest.yaml"
-    threads: 8
+    threads: threads_of
     resources:
         gpu=devices(pretrains=True),
         mem_mb=memory_on_devices(pretrains=True),

@@ -17,7 +17,7 @@ rule reference:
         "../../envs/palimpsest.yaml"
     threads: threads_of
     resources:
-        gpu=1,
+        gpu=gpus(1),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:

@@ -7,6 +7,7 @@ rule report:
         sweeps=sweeps,
         attacks=attacks_of_page,
         regions=regions,
+        searches=searches,
     output:
         html=report(
             "results/{page}.html",

@@ -18,7 +18,7 @@ rule wanted:
         "../../envs/palimpsest.yaml"
     threads: threads_to_write
     resources:
-        gpu=subject_writes,
+        gpu=gpus(subject_writes),
         mem_mb=memory_of,
         runtime=runtime_of,
     params:

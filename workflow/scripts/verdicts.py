@@ -11,8 +11,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--verdicts",
-        nargs="+",
-        required=True,
+        nargs="*",
+        default=[],
         type=Path,
         metavar="JSON",
         help="verdict.json of each method",

@@ -67,7 +67,7 @@ KEPT = {
 
 
 def beside(model: Path, subject: Path) -> list[dict[str, Any]]:
-    """Folders with parts of what was forgotten, in the run's folder and beside the subject's.
+    """Folders with parts of what was forgotten, in the folders of the run and of the subject.
 
     Folders that are marked hazardous, those of `KEPT`, and checkpoints, which hold the weights and
     the optimizer's state of a training that was stopped.
@@ -81,7 +81,8 @@ def beside(model: Path, subject: Path) -> list[dict[str, Any]]:
         only its owner can read it (``private``), sorted by path.
     """
     root = subject.parent
-    places = [model.parent, subject, root / "reference", *root.glob("subject*.ckpt")]
+    places = [model.parent, subject, root / "original", root / "reference"]
+    places += root.glob("subject*.ckpt")
     found = {
         path: holds
         for place in places

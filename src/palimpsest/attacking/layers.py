@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.attacking.target import Target
+from palimpsest.attacks import NotFinite
 from palimpsest.engine.body import Body
 from palimpsest.engine.decoder import run_and_capture
 from palimpsest.engine.progress import Progress
@@ -47,6 +48,9 @@ def layers_of(
         rows: the rows.
         places: of each row, the tokens whose states are kept.
         what: what is read, for the progress line.
+
+    Raises:
+        NotFinite: a state is not finite.
     """
     last = len(body.decoder.blocks) - 1
     reads = Reads(all_levels=True, blocks=(last,))
@@ -57,6 +61,8 @@ def layers_of(
             at = torch.tensor(places[i], device=body.device)
             levels = torch.stack([states.blocks[block][at] for block in range(-1, last + 1)])
             found[i] = Layers(levels.cpu(), states.final[at].cpu())
+            if not (found[i].levels.isfinite().all() and found[i].final.isfinite().all()):
+                raise NotFinite("states")
         progress.update(len(found), sum(len(rows[i]) for i in group))
     return [found[i] for i in range(len(rows))]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from palimpsest.attacking.keyed import Keyed
 from palimpsest.attacking.layers import chosen_layers
 from palimpsest.attacking.target import Target
+from palimpsest.attacks import NotFinite
 from palimpsest.engine.body import Body
 from palimpsest.engine.decoder import Padding
 from palimpsest.engine.kernels.head import nll
@@ -65,6 +66,9 @@ class Patched:
 
         Returns:
             Drop of the mean log-probability of a token, nats, float64 [layers, rows].
+
+        Raises:
+            NotFinite: a state of the model, or what is made of it, is not finite.
         """
         body = Body(network)
         blocks = tuple(layer - 1 for layer in self.layers)
@@ -84,6 +88,8 @@ class Patched:
                 found[place, group] = self._costs(group, self._above(layer, group, states)) - whole
             done += len(group)
             progress.update(done, sum(map(len, members)))
+        if not found.isfinite().all():
+            raise NotFinite("states")
         return found
 
     def _above(self, layer: int, group: Sequence[int], states: Sequence[Tensor]) -> list[Tensor]:

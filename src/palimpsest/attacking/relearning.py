@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,9 +41,6 @@ BENIGN = 0.4
 LAST = 6
 """Steps whose mean loss stands for the loss at a step."""
 
-NEVER = 1e9
-"""Seconds between checkpoints: a killed job repeats its cell."""
-
 RISEN = 1.0
 """Nats per token above the first step at which a training counts as diverged."""
 
@@ -63,9 +61,9 @@ def relearn(settings: Settings, rate: float, cell: Cell, target: Target) -> Foun
     teaching = Teaching(
         steps=settings.measure_at[-1],
         rows=Rows(retain=streams.sizes["rows"]),
-        training=Training(optimizer=optimizer, checkpoint_seconds=NEVER),
+        training=Training(optimizer=optimizer),
     )
-    with tempfile.TemporaryDirectory() as folder:  # has the step log; no model is written
+    with tempfile.TemporaryDirectory() as folder:  # has the step log alone
         job = job_of(
             teaching,
             streams,
@@ -77,7 +75,8 @@ def relearn(settings: Settings, rate: float, cell: Cell, target: Target) -> Foun
         )
         measuring = Measuring(settings, rate, cell, target, attacker, streams)
         try:
-            train(replace(job, finished=measuring))
+            # A checkpoint would be the returned knowledge: a killed job repeats its cell instead.
+            train(replace(job, finished=measuring, checkpoint_seconds=math.inf))
         except Diverged as error:
             print(f"{job.label}: {error}", flush=True)
     return measuring.found()
@@ -296,15 +295,11 @@ def _to_forget(cell: Cell, target: Target) -> list[DataRow]:
     """Rows to forget that the attacker has while the others are measured.
 
     Raises:
-        UserError: there are none, or one holds a key string of a measured row.
+        NoRow: there are none.
+        UserError: one holds a key string of a measured row.
     """
     assert cell.fold is not None
     rows = target.attackers(cell.fold)
-    if not rows:
-        raise UserError(
-            f"{target.job.split}: no row to forget is outside fold {cell.fold}, so the attacker "
-            "has none to train on; measure the other fold, or build the file again"
-        )
     measured = [
         Fact(row.id, row.group, row.key, ()) for row in target.measured(target.forget, cell.fold)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,24 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from palimpsest.attacks import FORGET, RETAIN, NoRow, Outcome
-from palimpsest.data.attack_split import Fact, refuse_overlaps
+from palimpsest.attacks import (
+    FORGET,
+    RETAIN,
+    UNSEEN,
+    NoRow,
+    NotFinite,
+    Outcome,
+)
+from palimpsest.data.attack_split import Fact, overlaps, refuse_overlaps
 from palimpsest.engine.body import Body
 from palimpsest.engine.generate import Answer, Sampled
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches
 from palimpsest.errors import UserError
+from palimpsest.io.tables import read_table
 from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
 from palimpsest.measuring.backends import transformers_answerer
+from palimpsest.measuring.facts import facts_of, texts_of
 from palimpsest.measuring.likelihood import token_columns
 from palimpsest.measuring.limit import longest_answer
 from palimpsest.metrics.answers import Answers
@@ -61,19 +71,30 @@ class Target:
     # Rows
 
     @functools.cached_property
-    def forget(self) -> list[DataRow]:
+    def every(self) -> list[DataRow]:
         """Every row to forget, in the words of unlearning."""
         return self._read("forget")
 
     @functools.cached_property
+    def forget(self) -> list[DataRow]:
+        """Those that are measured: as many as ``robust.rows`` says where the model writes answers.
+
+        They are the rows that `measure` asks first, so that a row's value under attack stands
+        beside its value without one. Where nothing is written, each row is measured.
+        """
+        ids = set(draw_ids([row.id for row in self.every], self.job.config.get("rows")))
+        return [row for row in self.every if row.id in ids]
+
+    @functools.cached_property
     def unseen(self) -> list[DataRow]:
         """The same facts in words that unlearning never saw; empty where there are none."""
-        return self._read("forget_unseen") if "forget_unseen" in self._parts else []
+        facts = {row.fact for row in self.forget}
+        return [row for row in self._read(UNSEEN) if row.fact in facts]
 
     @functools.cached_property
     def retain(self) -> list[DataRow]:
         """Rows to keep that show the damage; no attacker has them."""
-        rows = self._read("retain")
+        rows = self._read(RETAIN)
         ids = set(draw_ids([row.id for row in rows], self.job.config["retain_rows"]))
         return [row for row in rows if row.id in ids]
 
@@ -91,9 +112,15 @@ class Target:
         """The rows to forget that the attacker has while `fold` is measured.
 
         Raises:
-            NoRow: too many rows belong together to be divided into folds.
+            NoRow: he has none, or too many rows belong together to be divided into folds.
         """
-        return [row for row in self.forget if self._folds[row.fact] != fold]
+        rows = [row for row in self.every if self._folds[row.fact] != fold]
+        if not rows:
+            raise NoRow(
+                f"{self.job.split}: no row to forget is outside fold {fold}, so the attacker has "
+                "none"
+            )
+        return rows
 
     def has(self, name: str) -> bool:
         """Whether the scenario has such other rows."""
@@ -112,8 +139,8 @@ class Target:
                 f"attack '{self.job.config['name']}' uses {name} rows, and the scenario has none "
                 f"(it has: {has})"
             )
-        without = {line["row"] for line in self.split["left_out"].get(name, [])}
-        rows = [row for row in read_data(self.job.datasets, ref) if row.id not in without]
+        without = {line["row"] for line in self.left_out[name]}
+        rows = [row for row in self._others[name] if row.id not in without]
         if not rows:
             raise UserError(
                 f"every row of {ref} holds a key string of what is to be forgotten: an attacker "
@@ -121,13 +148,33 @@ class Target:
             )
         return rows
 
+    @functools.cached_property
+    def left_out(self) -> dict[str, list[dict[str, str]]]:
+        """Other rows of the attacker that hold a key string of what is to be forgotten, by name."""
+        if not self._others:
+            return {}
+        wordings = [
+            row for ref in self._parts["wordings"] for row in read_data(self.job.datasets, ref)
+        ]
+        facts = facts_of(self.every, wordings)
+        texts = {
+            name: [(row.id, text) for row in rows for text in texts_of(row)]
+            for name, rows in self._others.items()
+        }
+        return {name: [one.line() for one in overlaps(of, facts)] for name, of in texts.items()}
+
+    @functools.cached_property
+    def _others(self) -> dict[str, list[DataRow]]:
+        others = self._parts["others"]
+        return {name: read_data(self.job.datasets, ref) for name, ref in others.items()}
+
     def refuse_keys(self, texts: Mapping[str, str], what: str) -> None:
         """Refuse texts of the attack's settings that give a measured row away.
 
         Raises:
             UserError: a text holds a key string.
         """
-        facts = [Fact(row.id, row.group, row.key, ()) for row in self.forget]
+        facts = [Fact(row.id, row.group, row.key, ()) for row in self.every]
         refuse_overlaps(texts.items(), facts, what)
 
     @property
@@ -136,7 +183,13 @@ class Target:
         return parts
 
     def _read(self, part: str) -> list[DataRow]:
-        return read_data(self.job.datasets, self._parts[part])
+        """Rows of a part; none where the scenario has none.
+
+        Raises:
+            KeyError: the settings of the attack do not say that it measures the part.
+        """
+        ref = self._parts[part]
+        return [] if ref is None else read_data(self.job.datasets, ref)
 
     @property
     def _folds(self) -> Mapping[str, int]:
@@ -204,7 +257,7 @@ class Target:
     @functools.cached_property
     def limit(self) -> int:
         """Tokens that an answer may have; as in measuring, it follows from the responses."""
-        rows = {"forget": self.rows(self.forget), "retain": self.rows(self.retain)}
+        rows = {"forget": self.rows(self.every), "retain": self.rows(self.retain)}
         setting = self.job.config["generation"]["max_new_tokens"]
         return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
 
@@ -218,10 +271,15 @@ class Target:
         """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
 
         Raises:
+            NotFinite: the model's logits are not finite, by the first of the rows.
             UserError: a prompt leaves no room for an answer in the model's context.
         """
         if not rows:
             return []
+        with torch.no_grad():
+            ids = rows[0].ids[: max(1, rows[0].prompt_length)][None].to(self.device)
+            if not network(input_ids=ids).logits[0, -1].isfinite().all():
+                raise NotFinite("logits", as_it_is=False)
         batch_rows = self.job.config["generation"]["batch_rows"]
         limit = min(self.limit, self._room(rows))
         answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
@@ -245,7 +303,11 @@ class Target:
 
     @torch.no_grad()
     def mean_logprobs(self, network: nn.Module, rows: Sequence[Row]) -> list[float]:
-        """Mean log-probability (nats) of a token of each row's response, end-of-text aside."""
+        """Mean log-probability (nats) of a token of each row's response, end-of-text aside.
+
+        Raises:
+            NotFinite: one is not finite.
+        """
         means = [0.0] * len(rows)
         body, ends = Body(network), self.form.tokenizer.ends.stops
         for places in batches(rows, self.job.untracked["batch_tokens"]):
@@ -255,6 +317,8 @@ class Target:
                 values = [next(logprobs) for _ in row.response]
                 kept = values[: _length(row, ends)]
                 means[place] = sum(kept) / len(kept)
+        if not all(map(math.isfinite, means)):
+            raise NotFinite("likelihoods")
         return means
 
     def recalled(
@@ -304,6 +368,30 @@ class Target:
         yield from self.written(
             sources, self.answers(network, self.rows(sources, prompts), sampled), part, setting
         )
+
+    def answered(self, sources: Sequence[DataRow], part: str) -> Iterator[Outcome]:
+        """The outcome of the plain questions of `sources`; what `measure` has is not asked again.
+
+        Args:
+            sources: the rows.
+            part: what they count for; the block of these questions in generations.parquet.
+        """
+        said = {row.id: self._said.get((part, row.id)) for row in sources}
+        new = [row for row in sources if said[row.id] is None]
+        if new:
+            fresh = self.answers(self.network, self.rows(new))
+            said |= {row.id: answer for row, answer in zip(new, fresh, strict=True)}
+        yield from self.written(sources, [one for one in said.values() if one is not None], part)
+
+    @functools.cached_property
+    def _said(self) -> Mapping[tuple[str, str], Answer]:
+        """Block and row -> the answer in generations.parquet."""
+        if self.job.answers is None:
+            return {}
+        return {
+            (line["part"], line["id"]): Answer(line["answer"], line["tokens"], line["stopped"], ())
+            for line in read_table(self.job.answers)[0].to_pylist()
+        }
 
     def written(
         self,

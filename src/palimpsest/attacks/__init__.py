@@ -30,20 +30,35 @@ likelihoods; also looks inside and rounds weights; also trains; also has what li
 LEVELS: tuple[Level, ...] = ("text", "decoding", "weights", "training", "files")
 """From the weakest attacker to the strongest."""
 
-Unit = Literal["recall", "choice", "lens", "probe", "patch", "form"]
+Unit = Literal["recall", "choice", "lens", "probe", "patch", "member", "form"]
 """What a value is: recall: the key strings are in new text; choice: the right one of a row's own
 answers is likeliest; lens: the key is among the best tokens of a layer; probe: a layer's states
-tell right from wrong; patch: what blocks of the model before unlearning find in its states; form:
+tell right from wrong; patch: what blocks of the model before unlearning find in its states; member:
+from how many of the rows that nobody was taught a row stands out, which brings nothing back; form:
 what the published files give away, which is no property of weights."""
+
+WRITTEN: tuple[Unit, ...] = ("recall", "form")
+"""Units of attacks under which the model writes an answer to each row, which takes most time."""
 
 FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 
 
+OTHERS = ("retain", "general", "holdout")
+"""Rows that an attacker may have besides those to forget."""
+
+
+def exact(number: float) -> str:
+    """A number in the name of a setting: 1, 0.25, 1e-05; different numbers have different names."""
+    return repr(float(number)).removesuffix(".0")
+
+
 class AttackSettings(Section):
     """Base of the settings of every attack.
 
-    Class attributes: ``level`` and ``unit``; ``version``, to be raised when the attack computes
+    Class attributes: ``level`` and ``unit``; ``measured``, the parts that it reads besides
+    ``forget``: `RETAIN`, for the damage and for how long an answer may be, and `UNSEEN`;
+    ``models``, how many are in memory at once; ``version``, to be raised when the attack computes
     something else from the same input. Code of the file, and what it imports of
     `palimpsest.attacking`, counts by itself.
     """
@@ -52,6 +67,8 @@ class AttackSettings(Section):
     """Which attack: the name of its file."""
     level: ClassVar[Level]
     unit: ClassVar[Unit] = "recall"
+    measured: ClassVar[tuple[str, ...]] = (RETAIN,)
+    models: ClassVar[int] = 1
     version: ClassVar[int] = 1
 
     def cells(self) -> Sequence[Cell]:
@@ -59,8 +76,32 @@ class AttackSettings(Section):
         return (Cell(""),)
 
     def others(self) -> Sequence[str]:
-        """Rows of the attacker besides those to forget: ``retain``, ``general``, ``holdout``."""
+        """Rows that the attacker needs besides those to forget: `OTHERS`."""
         return ()
+
+    def trains(self) -> Training | None:
+        """What it trains, for the plan; None: nothing."""
+        return None
+
+    def asks(self) -> float:
+        """How many times it asks the rows to forget, for the plan; half of them count as half."""
+        return sum(1.0 if cell.fold is None else 0.5 for cell in self.cells())
+
+    def helpful(self) -> Sequence[str]:
+        """Such rows that he uses if the scenario has them, and does without if it has none."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A LoRA on every linear module, as the plan counts it."""
+
+    rank: int
+    batch_rows: int
+    steps: int
+    """Of all cells."""
+    first_layer: int | None
+    """None: the lowest block that the subject was taught in."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +150,29 @@ class Found:
     """What the cell cost the attacker: ``steps``, ``rows``, ``tokens``; summed over cells."""
     why: str = ""
     """Why no row can be measured, where there is no outcome of one to forget."""
+    finite: bool = True
+    """Whether that is not because the model as it is has no numbers (`NotFinite`)."""
 
 
 class NoRow(UserError):
     """No row fits the attack, so that it says nothing of the subject; other attacks do."""
+
+
+class NotFinite(NoRow):
+    """States or likelihoods of a model are NaN or infinite: nothing can be read in it.
+
+    That is no model which withstood the attack.
+    """
+
+    def __init__(self, what: str, as_it_is: bool = True) -> None:
+        """Say that `what` is not finite.
+
+        Args:
+            what: what was read.
+            as_it_is: whether of a model as it is, not as an attack may have changed it.
+        """
+        self.as_it_is = as_it_is
+        super().__init__(f"{what} are not finite (NaN or infinity): nothing can be read in them")
 
 
 class AttackModule(Protocol):
@@ -124,7 +184,7 @@ class AttackModule(Protocol):
         """Attack the model with one cell of the settings.
 
         Raises:
-            NoRow: no row fits, as if `Found.why` were given.
+            NoRow: no row fits, or nothing can be read, as if `Found.why` were given.
             UserError: the rows or the model cannot be attacked in this way.
         """
         ...

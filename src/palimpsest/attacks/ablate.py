@@ -6,7 +6,7 @@ a block is, over the prompts of half of the facts,
 * ``with_original``: their mean state in the attacked model less that in the model before
   unlearning, which who published the model has;
 * ``without_original``: their mean state in the attacked model less that of general prompts, which
-  anybody has.
+  anybody has; where the scenario has none, of prompts to keep.
 
 Each block's output loses its part along its direction, at all blocks or at the one that adds most
 to the distance, and the other half of the facts is asked. Nothing is trained (arXiv:2409.18025).
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from palimpsest.attacks import AttackSettings, Cell, Found
+from palimpsest.attacks import AttackSettings, Cell, Found, NoRow
 from palimpsest.settings.types import EACH_ONCE
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ class Settings(AttackSettings):
     """Settings of the removal of a direction."""
 
     level = "weights"
+    models = 2
 
     kind: Literal["ablate"]
     """Answers of a model that has lost a direction."""
     directions: Annotated[list[Variant], EACH_ONCE] = ["with_original", "without_original"]
-    """From the model before unlearning to the attacked one; from general prompts to the facts'."""
+    """From the model before unlearning to the attacked one; from general prompts (without any: from
+    those to keep) to the facts'."""
     at: Annotated[list[Where], EACH_ONCE] = ["all", "one"]
     """Blocks that lose it: all of them; the one that adds most."""
 
@@ -50,20 +52,25 @@ class Settings(AttackSettings):
             for fold in (0, 1)
         ]
 
-    def others(self) -> Sequence[str]:
-        """Prompts to compare with, without the original."""
-        return ("general",) if "without_original" in self.directions else ()
+    def helpful(self) -> Sequence[str]:
+        """Prompts to compare with, without the original: the first that the scenario has."""
+        return ("general", "retain") if "without_original" in self.directions else ()
 
 
 def run(settings: Settings, cell: Cell, target: Target) -> Found:
-    """Answers to the measured rows without the direction of the attacker's rows."""
+    """Answers to the measured rows without the direction of the attacker's rows.
+
+    Raises:
+        NoRow: the scenario has no prompts to compare with.
+    """
     from palimpsest.attacking.directions import directions, steepest, without
 
     fold = cell.fold
     assert fold is not None
     name, at = cell.setting.split(" ")
     key = f"{name} {fold}"
-    here, there = target.once(key, lambda: _means(name, fold, target))
+    against = _against(name, settings, target)
+    here, there = target.once(key, lambda: _means(against, fold, target))
     removed = directions(here, there)
     if at == "one":
         block = steepest(here, there)
@@ -74,19 +81,33 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             # The directions of the two halves hardly differ, and so does the damage.
             found += target.damage(target.network)
     blocks = f"{min(removed)}-{max(removed)}" if removed else "none"
-    return Found(found, {cell.setting: {f"fold {cell.fold}": {"blocks": blocks}}})
+    facts = {"against": against, f"fold {cell.fold}": {"blocks": blocks}}
+    return Found(found, {cell.setting: facts})
 
 
-def _means(name: str, fold: int, target: Target) -> tuple[Tensor, Tensor]:
+def _against(direction: str, settings: Settings, target: Target) -> str:
+    """What the states are compared with: those of ``original``, or of other rows."""
+    if direction == "with_original":
+        return "original"
+    name = next(filter(target.has, settings.helpful()), None)
+    if name is None:
+        raise NoRow(
+            f"the direction {direction} is that from general prompts, or prompts to keep, and the "
+            "scenario has neither; give it `general` or `retain`"
+        )
+    return name
+
+
+def _means(against: str, fold: int, target: Target) -> tuple[Tensor, Tensor]:
     """Mean states of the attacker's rows, and what they are compared with, [blocks, width]."""
     from palimpsest.attacking.directions import mean_states
     from palimpsest.model.unlearned import freed
 
     rows = target.rows(target.attackers(fold))
     here = mean_states(target, target.network, rows, "states")
-    if name == "without_original":
-        general = target.rows(target.others("general"))
-        return here, mean_states(target, target.network, general, "general")
+    if against != "original":
+        others = target.rows(target.others(against))
+        return here, mean_states(target, target.network, others, against)
     original = target.load(target.job.original)
     there = mean_states(target, original, rows, "original")
     del original

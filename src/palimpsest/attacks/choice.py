@@ -23,6 +23,7 @@ class Settings(AttackSettings):
 
     level = "decoding"
     unit = "choice"
+    measured = ()
 
     kind: Literal["choice"]
     """Whether the right answer is likelier than each wrong one of the row."""

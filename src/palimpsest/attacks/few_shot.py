@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from palimpsest.attacks import AttackSettings, Cell, Found
+from palimpsest.attacks import AttackSettings, Cell, Found, NoRow
 from palimpsest.errors import UserError
 from palimpsest.settings.types import EACH_ONCE, Count, Index
 
@@ -60,6 +60,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     """Ask each measured row after the cell's shots.
 
     Raises:
+        NoRow: no row to forget is in a fold, or none outside of it.
         UserError: not even one shot fits the context.
     """
     asked = int(cell.setting.rpartition("-")[2])
@@ -72,6 +73,8 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
             "attack out"
         )
     sources = target.measured(target.forget, cell.fold)
+    if not sources:
+        raise NoRow(f"no row to forget is in fold {cell.fold}")
     before = target.rows(shots(target, cell, count))
     length = len(target.form.after(before[:-1], before[-1]))
     rows = [target.form.after(before, row) for row in target.rows(sources)]
@@ -95,7 +98,7 @@ def fitting(target: Target, cell: Cell, asked: int) -> int:
     context = target.form.tokenizer.context
     if context is None:
         return len(before)
-    questions = target.rows(target.measured(target.forget, cell.fold))
+    questions = target.rows(target.every)
     longest = max(questions, key=lambda row: row.prompt_length)
     counts = range(len(before), 0, -1)
     room = context - target.limit

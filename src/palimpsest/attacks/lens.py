@@ -11,9 +11,9 @@ token of the key is among the best 10. Heads:
 
 The correction of a layer is the ridge regression of the base's last state, less the layer's state
 behind the last norm, on the layer's state. It is fitted at the tokens that predict a response, of
-rows to keep, general ones and half of the facts. 3-fold cross-validation among those facts chooses
-its strength: that with which the first tokens of their keys are likeliest among all tokens of these
-rows. The other half is measured.
+half of the facts, and of rows to keep and general ones where the scenario has any. 3-fold
+cross-validation among those facts chooses its strength: that with which the first tokens of their
+keys are likeliest among all tokens of these rows. The other half is measured.
 
 Every head at every layer is a setting.
 """
@@ -39,7 +39,9 @@ class Settings(AttackSettings):
     """Settings of the lens."""
 
     level = "weights"
+    models = 2
     unit = "lens"
+    measured = ()
 
     kind: Literal["lens"]
     """Whether the key's first token is among the best 10 of a layer."""
@@ -58,7 +60,7 @@ class Settings(AttackSettings):
             for fold in ((0, 1) if head == "fitted" else (None,))
         ]
 
-    def others(self) -> Sequence[str]:
+    def helpful(self) -> Sequence[str]:
         """What the map is fitted on, besides facts."""
         return ("retain", "general") if "fitted" in self.heads else ()
 

@@ -29,7 +29,9 @@ class Settings(AttackSettings):
     """Settings of the patched states."""
 
     level = "weights"
+    models = 2
     unit = "patch"
+    measured = ()
 
     kind: Literal["patch"]
     """How much of the facts the blocks before unlearning find in the model's states."""

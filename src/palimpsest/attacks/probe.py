@@ -28,6 +28,7 @@ class Settings(AttackSettings):
 
     level = "weights"
     unit = "probe"
+    measured = ()
 
     kind: Literal["probe"]
     """Whether a layer's states tell the true statement from the false ones."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from palimpsest.attacks import AttackSettings, Cell, Found
+from palimpsest.attacks import RETAIN, UNSEEN, AttackSettings, Cell, Found, Training
 from palimpsest.settings.types import EACH_ONCE, Count, Index, Positive
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Settings(AttackSettings):
     """Settings of relearning."""
 
     level = "training"
+    measured = (UNSEEN, RETAIN)
 
     kind: Literal["relearn"]
     """Train on rows of the attacker, measure others."""
@@ -81,6 +82,15 @@ class Settings(AttackSettings):
     def others(self) -> Sequence[str]:
         """The other rows on which the attacker trains."""
         return {"forget": (), "retain_then_forget": ("retain",)}.get(self.rows, (self.rows,))
+
+    def trains(self) -> Training:
+        """The LoRA of every cell."""
+        steps = len(self.cells()) * self.measure_at[-1]
+        return Training(self.rank, self.batch_rows, steps, self.first_layer)
+
+    def asks(self) -> float:
+        """Of every cell after each of some steps."""
+        return super().asks() * len(self.measure_at)
 
     @staticmethod
     def named(rate: float, step: int | None = None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from palimpsest.attacks import AttackSettings, Cell, Found, Outcome
+from palimpsest.attacks import AttackSettings, Cell, Found, Outcome, exact
 from palimpsest.settings.types import EACH_ONCE, Count, Index, Real, Section
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Lot(Section):
 
     def name(self) -> str:
         """The beginning of a setting's name."""
-        return f"t{self.temperature:g}" + (f"-p{self.top_p:g}" if self.top_p < 1 else "")
+        cut = f"-p{exact(self.top_p)}" if self.top_p < 1 else ""
+        return f"t{exact(self.temperature)}{cut}"
 
 
 class Settings(AttackSettings):
@@ -67,6 +68,10 @@ class Settings(AttackSettings):
     def cells(self) -> Sequence[Cell]:
         """A cell for each way to draw."""
         return [Cell(lot.name(), seed=self.seed) for lot in self.lots]
+
+    def asks(self) -> float:
+        """Every draw is an answer."""
+        return float(len(self.lots) * self.draws)
 
 
 def run(settings: Settings, cell: Cell, target: Target) -> Found:

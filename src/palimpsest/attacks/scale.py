@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from palimpsest.attacks import AttackSettings, Cell, Found
+from palimpsest.attacks import AttackSettings, Cell, Found, exact
 from palimpsest.settings.types import EACH_ONCE, Count, Real
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Settings(AttackSettings):
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each factor and each number of directions."""
-        names = [f"x{factor:g}" for factor in self.factors]
+        names = [f"x{exact(factor)}" for factor in self.factors]
         names += [f"drop-{count}" for count in self.drop]
         return [Cell(name) for name in [*names, *(f"keep-{count}" for count in self.keep)]]
 

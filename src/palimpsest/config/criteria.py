@@ -7,10 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from palimpsest.attacks import Level
+from palimpsest.metrics.names import RECOVERABLE
 from palimpsest.settings.types import EACH_ONCE, Fraction, Name, NonNegative, Real, Section
-
-RECOVERABLE = "robust.recoverable"
-"""The measure of robust.json; all others are blocks and measures of eval.json."""
 
 Against = Literal["original", "retrained"]
 

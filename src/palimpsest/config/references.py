@@ -11,11 +11,11 @@ from itertools import combinations
 from typing import Any
 
 from palimpsest.attacks import LEVELS, UNATTACKED, AttackSettings
-from palimpsest.config.criteria import RECOVERABLE, Criteria, Verdict
+from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
 from palimpsest.config.problems import Place, Problem
-from palimpsest.config.roles import Opposite, opposites
+from palimpsest.config.roles import Opposite, opposites, place_of
 from palimpsest.config.schema import (
     REFERENCES,
     RESULT_FILES,
@@ -27,6 +27,7 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.metrics.names import RECOVERABLE
 from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
 from palimpsest.settings.training import Training
@@ -161,6 +162,9 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
         source = getattr(model, key)
         if isinstance(source, str) and not source.startswith(("path:", "hub:")):
             yield Problem((*at, key), f"'{source}': path:folder or hub:org/name is needed here")
+    if model.reference is not None and model.retrained:
+        text = "stands in place of 'retrained', which is there; leave one of the two out"
+        yield Problem((*at, "reference"), text)
     if model.adapter is not None and model.retrained is True:
         text = "true would teach the base, and the subject is an adapter that was made "
         yield Problem(
@@ -276,12 +280,16 @@ def _check_scenario(catalogs: Catalogs, scenario: Scenario, at: Place) -> Iterat
         yield from check_roles(scenario.pretrain.training, (*at, "pretrain"))
     for place, ref in _refs(scenario, at):
         yield from _check_part(catalogs, ref, place)
+        entry = catalogs.entries["datasets"].get(dataset_of(ref))
+        if getattr(entry, "window_tokens", None) and {"evaluate", "validate_on"} & {*place}:
+            text = f"{ref} is cut into pieces of window_tokens, which are trained on alone"
+            yield Problem(place, f"{text}; evaluate whole texts, or pieces of window_words")
     told: set[str] = set()
     for pair in opposites(scenario):
         if pair.role not in told and _overlap(catalogs, pair):
             told.add(pair.role)  # one reason is enough
             yield Problem(
-                (*at, *pair.role.split(".")),
+                (*at, *(step for one in pair.role.split(".") for step in place_of(one))),
                 f"{pair.ref} has rows of {pair.other_role} ({pair.other}), {pair.why}; "
                 f"{pair.advice}",
             )
@@ -306,8 +314,11 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
     if scenario.declined:
         yield (*at, "declined"), scenario.declined
     for section in ("evaluate", "validate_on"):
-        for name, ref in getattr(scenario, section).parts().items():
-            yield (*at, section, name), ref
+        evaluated = getattr(scenario, section)
+        for name, ref in evaluated.parts().items():
+            yield (*at, section, *place_of(name)), ref
+        for ref in evaluated.examples():
+            yield (*at, section, "asked"), ref
     for task, ref in scenario.local_tasks().items():
         yield (*at, "lm_eval", task), ref
 
@@ -319,7 +330,7 @@ def _overlap(catalogs: Catalogs, pair: Opposite) -> bool:
     a, b = _part(catalogs, pair.ref), _part(catalogs, pair.other)
     if dataset_of(pair.ref) != dataset_of(pair.other) or a is None or b is None:
         return False
-    if None not in (a.subset, b.subset) and a.subset != b.subset:
+    if a.apart(b):
         return False
     same_words = pair.in_any_words or (a.phrasing, a.prefix) == (b.phrasing, b.prefix)
     return same_words and (a.split == b.split or None in (a.split, b.split))

@@ -28,6 +28,11 @@ class Opposite:
     """Whether the same row in other words (another phrasing) is one too many as well."""
 
 
+def place_of(block: str) -> tuple[str, ...]:
+    """Where a block stands in ``evaluate``: `further` has the further ones, by name."""
+    return ("further", block.partition("/")[2]) if "/" in block else (block,)
+
+
 def opposites(scenario: Scenario) -> Iterator[Opposite]:
     """Every pair of parts in opposite roles."""
     trained = {
@@ -38,23 +43,25 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
     taught = scenario.pretrain.data if scenario.pretrain else []
     evaluated = scenario.evaluate.parts()
     chosen_on = scenario.validate_on.parts()
-    forgotten = {"forget": scenario.forget}
-    kept = {"retain": scenario.retain, "general": scenario.general}
+    forgotten: dict[str, str | None] = {"forget": scenario.forget}
+    kept: dict[str, str | None] = {"retain": scenario.retain, "general": scenario.general}
     for section, parts in (("evaluate", evaluated), ("validate_on", chosen_on)):
-        forgotten |= {f"{section}.{name}": parts[name] for name in _FORGOTTEN if name in parts}
-        kept |= {f"{section}.{name}": parts[name] for name in _KEPT if name in parts}
+        for known, roles in ((forgotten, _FORGOTTEN), (kept, _KEPT)):
+            names = [name for name in parts if name in roles or name.split("/")[0] in roles]
+            known |= {f"{section}.{name}": parts[name] for name in names}
 
     for role, ref in kept.items():
         for other_role, other in forgotten.items():
-            if ref is not None:
+            if ref is not None and other is not None:
                 why = "which is to be forgotten"
                 advice = "what is to be kept, and general text, need rows of their own"
                 yield Opposite(role, ref, other_role, other, why, advice)
 
     other_rows = "report a part with other rows (another share of the dataset's split)"
-    for name in ("retain", "retain_prompted", "retain_chat", "general"):
+    further = [name for name in evaluated if name.split("/")[0] in ("retain", "general")]
+    for name in dict.fromkeys(("retain", "retain_prompted", "retain_chat", "general", *further)):
         ref = evaluated.get(name)
-        of_general = name == "general"
+        of_general = name.split("/")[0] == "general"
         against = {"retain": trained["retain"]}
         if of_general:
             against["general"] = trained["general"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -13,6 +14,7 @@ from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.modules import Modules, resolved
 from palimpsest.config.tuning import Plan
+from palimpsest.errors import did_you_mean
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
 from palimpsest.settings.merge import deep_merge
@@ -66,6 +68,13 @@ def _of_a_file(source: str) -> str:
 
 File = Annotated[Source, AfterValidator(_of_a_file)]
 
+
+def _of_a_path(source: str) -> str:
+    if not source.startswith("path:"):
+        raise ValueError(f"'{source}': path:folder or path:file is needed here")
+    return source
+
+
 Parallel = Literal["ddp", "fsdp"]
 
 
@@ -78,6 +87,8 @@ class Base(Section):
     """Hash of the downloaded wheel or file; refused if it differs."""
     revision: str = "main"
     """Branch, tag or commit of a hub repository, resolved at the first download and recorded."""
+    tokenizer: Source | None = None
+    """Of a model without a tokenizer of its own (MUSE's): hub:org/name or path:folder."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto: bfloat16 if the first machine that computes with the base
     is fast at it, else float32; all later jobs follow."""
@@ -187,6 +198,30 @@ class WantedAnswers(Section):
     """From a list."""
 
 
+class Further(Section):
+    """A further part, with the measures of the block that it is of."""
+
+    part: PartRef
+    """dataset/part."""
+    of: Literal["forget", "retain", "general"]
+    """What the rows are: to forget, to keep, or taught to nobody."""
+
+
+class Asked(Section):
+    """How the rows of a block are asked, where that differs."""
+
+    max_new_tokens: Count | None = None
+    """Longest answer; null: as the scenario has it."""
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], EACH_ONCE] = []
+    """An answer ends before the first of these texts."""
+    examples: PartRef | None = None
+    """Rows that stand, solved, before each question, an empty line after each."""
+    shared_examples: bool = False
+    """Accept examples that are rows of the block, as a published protocol may have them."""
+    template: Annotated[Template | None, AsWritten] = None
+    """Template of these rows; null: the base's."""
+
+
 class Evaluated(Section):
     """Parts that are measured. Only `forget` and `retain` are required."""
 
@@ -211,6 +246,12 @@ class Evaluated(Section):
     """What was to be kept, asked in the same way."""
     holdout: PartRef | None = None
     """Rows like those of `forget` that nobody was taught: membership inference compares the two."""
+    members: PartRef | None = None
+    """Taught rows that membership inference compares in place of `forget` (MUSE: whole texts)."""
+    further: Annotated[dict[Name, Further], BeforeValidator(_without_nulls)] = {}
+    """Name -> a further part: its block is ``forget/name``, ``retain/name`` or ``general/name``."""
+    asked: Annotated[dict[str, Asked], BeforeValidator(_without_nulls)] = {}
+    """Block -> how its rows are asked: limit, stop texts, solved examples, template."""
     answers: Count | None = None
     """Rows of each part that are also answered freely; null: all. Likelihoods use every row."""
     alternatives: Index | None = None
@@ -218,7 +259,31 @@ class Evaluated(Section):
 
     def parts(self) -> dict[str, str]:
         """Block of eval.json -> dataset/part, for the parts that are named."""
-        return {name: ref for name, ref in self if isinstance(ref, str)}
+        plain = {name: ref for name, ref in self if isinstance(ref, str)}
+        return plain | {f"{one.of}/{name}": one.part for name, one in self.further.items()}
+
+    def asking(self) -> dict[str, Any]:
+        """``asked`` for stages that measure: nothing where no block is asked in its own way."""
+        return (
+            {"asked": {b: one.model_dump() for b, one in self.asked.items()}} if self.asked else {}
+        )
+
+    def examples(self) -> list[str]:
+        """Parts whose rows stand as examples before questions."""
+        return [one.examples for one in self.asked.values() if one.examples]
+
+    @model_validator(mode="after")
+    def _asked_blocks(self) -> Self:
+        answered = [name for name in self.parts() if name not in ("holdout", "members")]
+        for block, one in self.asked.items():
+            if block not in answered:
+                raise ValueError(f"asked: no block '{block}'{did_you_mean(block, answered)}")
+            if block.endswith("_chat") and (one.template or one.examples):
+                raise ValueError(
+                    f"asked.{block}: its rows are asked in the base's chat template; leave "
+                    "template and examples out"
+                )
+        return self
 
 
 class LmEvalTask(Section):
@@ -288,6 +353,22 @@ class Scenario(Section):
         ]
 
 
+class Reference(Section):
+    """What is known of `retrained` where there is no model of it."""
+
+    rows: Annotated[Source, AfterValidator(_of_a_path)] | None = None
+    """path: to an evaluation (a folder with rows.parquet), or to a published log: OpenUnlearning's
+    TOFU_EVAL.json, eval_log_aggregated.json of TOFU's own code."""
+    auc: Fraction | None = None
+    """Its AUC of min-k, in MUSE's direction (0: memorised), as MUSE has it for its two corpora."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.rows is None and self.auc is None:
+            raise ValueError("name rows, auc, or both")
+        return self
+
+
 class Model(Section):
     """A subject: a base model and what it knows."""
 
@@ -301,6 +382,8 @@ class Model(Section):
     """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
     retrained: bool | Source = False
     """Compare with `retrained`, the gold standard; true: pretrain it; path:, hub:: it is there."""
+    reference: Reference | None = None
+    """In place of `retrained`, numbers of it that somebody published."""
     attacks: Name | Annotated[list[Name], Field(min_length=1), EACH_ONCE] | None = None
     """A list of `robust.lists`, or attacks: what the report shows of this subject; null: nothing,
     and robust.json on request has the list `quick`."""
@@ -352,6 +435,26 @@ class Measure(Section):
     """Name -> text around ``{prompt}`` that tries to get past the unlearning; none by default."""
 
 
+class Term(Section):
+    """A measure that a combined score takes."""
+
+    measure: Annotated[str, Field(pattern=r"^[^.]+\.[^.].*$")]
+    """``block.measure``: forget.rouge_l, general/facts.probability, lm_eval.mmlu.acc."""
+    takes: Literal["value", "complement", "balance"] = "value"
+    """It as it is, 1 - it, or 1 - 2 |it - 0.5|."""
+
+
+class Composite(Section):
+    """A score that combines measures of eval.json."""
+
+    mean: Literal["harmonic", "arithmetic"] = "harmonic"
+    """Harmonic: a zero makes it zero."""
+    floor: NonNegative = 0.0
+    """Smaller values count as this."""
+    of: Annotated[list[Term], Field(min_length=1)]
+    """The measures; ``composite.<name>`` is a combined score that stands before."""
+
+
 class Score(Section):
     """The CPU side: metrics over the measured tables. Edits of these keys never run a model."""
 
@@ -360,19 +463,41 @@ class Score(Section):
     bootstrap: Count = 1000
     """Resamples for intervals of means."""
     rouge: Literal["rougeL", "rouge1", "rouge2"] = "rougeL"
-    """ROUGE variant (F-measure)."""
+    """ROUGE variant."""
     rouge_stemmer: bool = True
     """Porter-stem words before comparing."""
+    rouge_takes: Literal["f", "recall", "precision"] = "f"
+    """What of ROUGE counts: the F-measure, or the recall of the response's words (TOFU, RWKU)."""
+    rouge_by: Literal["words", "rouge-score", "rouge"] = "words"
+    """Words of every script; as the package rouge-score has it (ASCII alone); or ROUGE-L as the
+    package rouge has it (RWKU): case counts, repetition costs nothing."""
     recall_rouge: Fraction = 0.9
     """A row without key strings counts as recalled from this ROUGE on."""
     truth_ratio: Literal["arithmetic", "geometric"] = "arithmetic"
-    """Mean over the wrong answers' probabilities (arithmetic: TOFU's paper)."""
+    """Mean over the wrong answers' probabilities (arithmetic: TOFU's paper; geometric: its code and
+    every published table)."""
+    count_eos: bool = False
+    """Count the end token in likelihoods, as TOFU and OpenUnlearning do; never in accuracy and
+    extraction strength."""
     min_k: Annotated[Real, Field(gt=0, le=1)] = 0.2
     """Share of a row's least likely tokens that min-k and min-k++ look at."""
+    leak_at: Count = 1
+    """Sampled answers of which the most telling one counts, in ``forget_sampled.rouge_at_k``."""
     distinct_n: Count = 2
     """Length of the n-grams of ``distinct_n``, the share of distinct n-grams in all answers."""
+    composite: Annotated[dict[Name, Composite], BeforeValidator(_without_nulls)] = {}
+    """Name -> a score that combines measures, in the block ``composite``."""
     harm_judge: HarmJudge | None = None
     """Judge of every scenario, whatever these name; null: as each scenario has it."""
+
+    @model_validator(mode="after")
+    def _rouge_of_the_package(self) -> Self:
+        if self.rouge_by == "rouge" and (self.rouge != "rougeL" or self.rouge_stemmer):
+            raise ValueError(
+                "rouge_by: rouge is ROUGE-L without a stemmer; write rouge: rougeL and "
+                "rouge_stemmer: false beside it"
+            )
+        return self
 
 
 class Sweep(Section):
@@ -396,6 +521,10 @@ class Robust(Section):
 
     lists: dict[Name, Annotated[list[Name], Field(min_length=1), EACH_ONCE]] = {}
     """Name -> attacks that are run together."""
+    rows: Count | None = None
+    """Rows to forget that an attacked model answers, those that `measure` asks first; null: all. Up
+    to half of them are in one fold, and the attacker has the other. An attack under which nothing
+    is written (`choice`, `lens`, `probe`, `patch`) measures each row."""
     retain_rows: Count = 32
     """Rows to keep that each attacked model answers, to show what the attack broke."""
     in_eval: bool = False
@@ -469,8 +598,22 @@ class Config(Section):
 
     def method(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules have the names that its base gives them."""
-        settings = self.with_roles(method, model)
-        return settings.model_copy(update={"training": self._resolved(settings.training, model)})
+        if (method, model) not in self._applied:
+            settings = self.with_roles(method, model)
+            training = self._resolved(settings.training, model)
+            self._applied[method, model] = settings.model_copy(update={"training": training})
+        return self._applied[method, model]
+
+    @cached_property
+    def _applied(self) -> dict[tuple[str, str], Objective]:
+        """What `method` returned so far: a plan asks for the same settings in every job."""
+        return {}
+
+    def __copy__(self) -> Self:
+        """A copy may get other methods, so it forgets what was applied."""
+        copied = super().__copy__()
+        copied.__dict__.pop("_applied", None)
+        return copied
 
     def with_roles(self, method: str, model: str) -> Objective:
         """Settings of `method` for `model`; modules are named by their roles."""

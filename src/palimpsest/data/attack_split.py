@@ -1,13 +1,13 @@
 """Which rows an attacker has and which he wants: folds, halves, and rows that belong together.
 
 A row that the attacker has may not hold what is measured. So rows stay in one fold if they are of
-one group, are equal, or if one holds a key string of the other in any wording; and other rows of
-the attacker (`retain`, `general`, `holdout`) that hold a key string are left out, by name.
+one group, are equal, or if one holds a key string of the other in any wording. Other rows of the
+attacker (`retain`, `general`, `holdout`) that hold a key string are left out where an attack reads
+them, by name (`palimpsest.attacking.target.Target.left_out`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 
 from palimpsest.data.split import normalised
 from palimpsest.errors import UserError
+from palimpsest.metrics.asked import rank
 from palimpsest.metrics.matching import contains
 
 FOLDS = 2
@@ -48,7 +49,7 @@ class Overlap:
     """The fact whose key it is."""
 
     def line(self) -> dict[str, str]:
-        """As it stands in ``split.json``."""
+        """As it stands in ``split.json``, and among the facts of attacks."""
         return {"row": self.row, "key": self.key, "of": self.of}
 
 
@@ -83,21 +84,18 @@ def refuse_overlaps(texts: Iterable[tuple[str, str]], facts: Sequence[Fact], wha
         )
 
 
-def attack_split(
-    facts: Sequence[Fact], others: Mapping[str, Sequence[tuple[str, str]]]
-) -> dict[str, Any]:
+def attack_split(facts: Sequence[Fact]) -> dict[str, Any]:
     """Folds and halves of the facts, balanced, the same whatever the order of the rows.
 
     Args:
         facts: the rows to forget.
-        others: name of a set of other rows -> (id, text) of each; texts of one id may repeat.
 
     Returns:
         ``folds`` and ``halves`` (row -> 0 or 1; both keep rows that belong together in one),
-        ``groups`` (row -> label of those that belong together), ``together`` and ``left_out``
-        (overlaps; of the second by set). Where too many rows belong together, ``folds`` is None and
-        ``why`` the reason, else None. Halves give the attacker no row: they stay, and divide single
-        rows (``halves_of``: ``rows`` in place of ``groups``) if all belong together.
+        ``groups`` (row -> label of those that belong together) and ``together`` (overlaps). Where
+        too many rows belong together, ``folds`` is None and ``why`` the reason, else None. Halves
+        give the attacker no row: they stay, and divide single rows (``halves_of``: ``rows`` in
+        place of ``groups``) if all belong together.
     """
     facts = sorted(facts, key=lambda fact: fact.id)
     texts = [(fact.id, text) for fact in facts for text in fact.texts]
@@ -106,16 +104,12 @@ def attack_split(
     why = _undivided(groups)
     single = len(set(groups.values())) < FOLDS
     return {
-        "folds": None if why else _halved(groups, "fold"),
+        "folds": None if why else _folds(groups),
         "why": why,
-        "halves": _halved({name: name for name in groups} if single else groups, "half"),
+        "halves": _halved({name: name for name in groups} if single else groups),
         "halves_of": "rows" if single else "groups",
         "groups": groups,
         "together": [one.line() for one in together],
-        "left_out": {
-            name: [one.line() for one in overlaps(sorted(rows), facts)]
-            for name, rows in sorted(others.items())
-        },
     }
 
 
@@ -161,20 +155,38 @@ def _undivided(groups: Mapping[str, str]) -> str | None:
     )
 
 
-def _halved(groups: Mapping[str, str], salt: str) -> dict[str, int]:
-    """Row -> 0 or 1, groups whole: the largest first, each to the smaller half."""
-    members: dict[str, list[str]] = {}
-    for name, label in groups.items():
-        members.setdefault(label, []).append(name)
-    order = sorted(members, key=lambda label: (-len(members[label]), _rank(salt, label)))
+def _folds(groups: Mapping[str, str]) -> dict[str, int]:
+    """Row -> 0 or 1, groups whole: fold 0 has the rows that are asked first, up to half of all.
+
+    So where no more than half of the rows are measured, one fold has them all.
+    """
+    room = -(-len(groups) // FOLDS)
+    folds: dict[str, int] = {}
+    for members in sorted(_members(groups), key=lambda members: min(map(rank, members))):
+        fits = not folds or len(members) <= room
+        room -= len(members) if fits else 0
+        folds |= dict.fromkeys(members, 0 if fits else 1)
+    return {name: folds[name] for name in groups}
+
+
+def _halved(groups: Mapping[str, str]) -> dict[str, int]:
+    """Row -> 0 or 1, groups whole: the largest first, each to the smaller half.
+
+    Rows take turns in the order in which they are asked: those that are measured are balanced, too.
+    """
+    order = sorted(_members(groups), key=lambda members: (-len(members), min(map(rank, members))))
     sizes = [0, 0]
     halves: dict[str, int] = {}
-    for label in order:
+    for members in order:
         smaller = int(sizes[1] < sizes[0])
-        sizes[smaller] += len(members[label])
-        halves |= dict.fromkeys(members[label], smaller)
+        sizes[smaller] += len(members)
+        halves |= dict.fromkeys(members, smaller)
     return {name: halves[name] for name in groups}
 
 
-def _rank(salt: str, label: str) -> tuple[str, str]:
-    return hashlib.sha256(f"{salt} {label}".encode()).hexdigest(), label
+def _members(groups: Mapping[str, str]) -> list[list[str]]:
+    """The rows of each group."""
+    members: dict[str, list[str]] = {}
+    for name, label in groups.items():
+        members.setdefault(label, []).append(name)
+    return [*members.values()]

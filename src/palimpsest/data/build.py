@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.data.adapters.text import TextPart
+from palimpsest.data.columns import check_columns
 from palimpsest.data.facts import join_facts
 from palimpsest.data.faults import Faults, LeftOut, RowFault
 from palimpsest.data.keys import complete_keys
@@ -20,7 +22,10 @@ from palimpsest.data.records import Record
 from palimpsest.data.rows import Row, phrase, to_table
 from palimpsest.data.split import draw, normalised, split_groups
 from palimpsest.errors import UserError, did_you_mean
-from palimpsest.settings.dataset import DatasetSettings, Part
+from palimpsest.settings.dataset import DatasetSettings, Part, as_text, wanted_values
+
+_RUNS_ON = re.compile(r"\n\s*\n[^\n]{1,60}:$")
+"""A heading at the end of an answer: its generator's next one, as in four of TOFU."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,17 @@ def build(
             "left_out": faults.left_out,
             "repaired": faults.repaired,
             "unread_columns": _unread(dataset, rows),
+            "doubled": {part: twice for part, table in parts.items() if (twice := _doubled(table))}
+            if dataset.format == "qa"
+            else {},
+            "run_on": [r.where for r in records if r.response and _RUNS_ON.search(r.response)],
         },
     )
+
+
+def _doubled(table: pa.Table) -> dict[str, int]:
+    columns = (table.column(name).to_pylist() for name in ("prompt", "response"))
+    return doubled_rows(list(zip(*columns, strict=True)))
 
 
 def _read(
@@ -96,9 +110,19 @@ def _read(
         first = rows[-1].index + 1 if rows else 0
         left = len(faults.dropped)
         numbered = [replace(row, index=row.index + first) for row in read_rows(source, faults)]
+        if schema := getattr(ADAPTERS.get(dataset.adapter), "SCHEMA", None):
+            check_columns(source, numbered, schema, dataset.other_columns)
         unreadable += len(faults.dropped) - left
         records += _records(dataset, source, numbered, faults)
         rows += numbered
+    count = len(rows) + unreadable
+    if dataset.expected_rows not in (None, count):
+        names = ", ".join(source.name for source in sources)
+        raise UserError(
+            f"{names}: {count} rows, and expected_rows is {dataset.expected_rows}: this is another "
+            "release of the data, whose numbers cannot be compared; pin the revision, or change "
+            "expected_rows"
+        )
     if not records:
         left_out = "".join(f", {why}: {n}" for why, n in faults.left_out.items())
         names = ", ".join(source.name for source in sources)
@@ -111,7 +135,10 @@ def _read(
 
 def _unread(dataset: DatasetSettings, rows: Sequence[RawRow]) -> list[str]:
     """Columns of the file that the adapter does not read."""
-    columns = ADAPTERS.get(dataset.adapter).columns(dataset)
+    adapter = ADAPTERS.get(dataset.adapter)
+    if hasattr(adapter, "SCHEMA"):
+        return list(dataset.other_columns)
+    columns = adapter.columns(dataset)
     read = {*columns, *(column.split(".")[0] for column in columns)}
     return list(dict.fromkeys(name for row in rows for name in row.fields if name not in read))
 
@@ -138,12 +165,61 @@ def _records(
             continue
         for record in row_records:
             record.where, record.subset = raw.where, raw.subset
+            record.fields = {**raw.fields, **record.fields}
+            _group(record, dataset)
             if record.mended:
                 was, now = record.mended
                 place = {"file": source.name, "row": raw.where}
                 faults.repaired.append({**place, "was": was, "is": now})
         records += row_records
     return records
+
+
+def _group(record: Record, dataset: DatasetSettings) -> None:
+    """The group of a record by position or by pattern, where the data set says so."""
+    if dataset.group_rows is not None:
+        record.group = f"rows {record.source_row // dataset.group_rows}"
+    elif dataset.group_pattern is not None:
+        found = re.search(dataset.group_pattern, record.group)
+        if found is None:
+            raise UserError(
+                f"group_pattern {dataset.group_pattern!r} finds nothing in the group of "
+                f"{record.where}, {record.group!r:.80}"
+            )
+        record.group = found.group(1 if found.re.groups else 0)
+
+
+def doubled_rows(rows: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Rows of a part that stand there before: ``rows`` (all of it), ``prompts`` (the question)."""
+    seen = {"rows": len(rows) - len({(normalised(p), normalised(r)) for p, r in rows})}
+    seen["prompts"] = len(rows) - len({normalised(p) for p, _ in rows})
+    return {name: count for name, count in seen.items() if count}
+
+
+def _chosen(at: str, settings: Part, records: Sequence[Record]) -> list[Record]:
+    """The records that a part takes by `rows` and `where`.
+
+    Raises:
+        UserError: the file has no such column, or no row with such a value.
+    """
+    if settings.rows is not None:
+        first, last = settings.rows
+        records = [record for record in records if first <= record.source_row < last]
+        if not records:
+            raise UserError(f"{at}.rows: no row of the file is from {first} to before {last}")
+    for column, value in settings.where.items():
+        names = {name: None for record in records for name in record.fields}
+        if column not in names:
+            raise UserError(f"{at}.where: no column '{column}'{did_you_mean(column, names)}")
+        wanted = wanted_values(value)
+        present = {as_text(record.fields.get(column)): None for record in records}
+        for one in wanted:
+            if one not in present:
+                raise UserError(
+                    f"{at}.where.{column}: no row has the value '{one}'{did_you_mean(one, present)}"
+                )
+        records = [r for r in records if as_text(r.fields.get(column)) in wanted]
+    return list(records)
 
 
 def _check_subsets(
@@ -165,6 +241,7 @@ def _part(
 ) -> pa.Table:
     at = f"datasets.{name}.parts.{part}"
     records = [r for r in records if settings.subset in (None, r.subset)]
+    records = _chosen(at, settings, records) if records else records
     if not records:
         raise UserError(f"{at}: no row of the subset '{settings.subset}' is left; use more rows")
     chosen = [

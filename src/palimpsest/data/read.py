@@ -184,6 +184,8 @@ def _json(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
             values = [lists]
         elif not any(isinstance(v, dict) or _is_other_list(v) for v in values.values()):
             values = [values]
+    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+        values = [{"text": value} for value in values]
     if not isinstance(values, list):
         raise UserError(f"{name}: a list of objects is needed, this is {_kind(values)}")
     for index, value in enumerate(values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Record:
     """The place in the file as a person would count, ``line 3``."""
     subset: str | None = None
     """Name of its list in a nested file."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What ``where`` can choose it by: the columns of its row, and what an adapter adds."""
     mended: tuple[str, str] | None = None
     """A misprint of the published file, and its correction."""
     key: list[str] = field(default_factory=list)

@@ -183,6 +183,32 @@ class Form:
     begins: bool
     """Whether the tokenizer's own first ids (BOS) come before a prompt."""
 
+    def after(self, examples: Sequence[tuple[str, str]], where: str) -> Form:
+        """The same with solved examples before each question, an empty line after each.
+
+        Args:
+            examples: questions and answers.
+            where: dataset/part, for messages.
+
+        Raises:
+            UserError: a chat template begins every text anew, so that nothing can stand before it;
+                or an example holds the word of a control token.
+        """
+        if not examples:
+            return self
+        if not self.begins:
+            raise UserError(
+                f"{where}: a chat template has no place for examples before a question; write "
+                "template.prompt and template.response of the block (evaluate.asked.<block>)"
+            )
+        for pair in examples:
+            self.base.refuse_control(f"{where}, an example", *pair)
+        solved = [
+            "".join((self.prompt[0], q, self.prompt[1], self.response[0], a, self.response[1]))
+            for q, a in examples
+        ]
+        return replace(self, prompt=("\n\n".join([*solved, self.prompt[0]]), self.prompt[1]))
+
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of questions."""
         before, after = self.prompt
@@ -244,8 +270,16 @@ def read_tokenizer(base: Path) -> BaseTokenizer:
     )
 
 
+SHORTEST = 8
+"""Tokens of the shortest piece of a text."""
+
+
 def tokenize_pairs(
-    table: pa.Table, base: BaseTokenizer, template: Template, where: str
+    table: pa.Table,
+    base: BaseTokenizer,
+    template: Template,
+    where: str,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> tuple[pa.Table, int]:
     """Tokenize a part; nothing is padded or cut.
 
@@ -254,6 +288,7 @@ def tokenize_pairs(
         base: the tokenizer.
         template: how a prompt and a response are written.
         where: dataset/part, for messages.
+        examples: questions and answers that stand before each prompt.
 
     Returns:
         The table with the columns `schemas.TOKENS`, and the length of
@@ -264,14 +299,16 @@ def tokenize_pairs(
             the model has no embedding for, or holds the word of a control token where the
             tokenizer cannot tell the two apart; or as `BaseTokenizer.form`.
     """
-    form = base.form(template)
+    form = base.form(template).after(examples, where)
     ids, prompts, responses = (table[name].to_pylist() for name in ("id", "prompt", "response"))
     _refuse_control(form.base, where, table)
     rows = list(zip(form.prompts(prompts), form.responses(responses), strict=True))
     return _joined(base, where, ids, rows, len(form.end), "shorten the row or leave it out")
 
 
-def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.Table, int]:
+def tokenize_text(
+    table: pa.Table, base: BaseTokenizer, where: str, window: int | None = None
+) -> tuple[pa.Table, int]:
     """Tokenize a part of plain texts: no template, no end token, nothing padded or cut.
 
     Without a context (an empty prompt) the model begins at BOS or, where the tokenizer has none, at
@@ -281,6 +318,8 @@ def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.
         table: columns ``id``, ``prompt`` (the context), ``response`` (the rest).
         base: the tokenizer.
         where: dataset/part, for messages.
+        window: tokens of the pieces into which texts without a context are cut, BOS before each;
+            a piece has the id of its text and ``-kN``. None: texts stay whole.
 
     Returns:
         As `tokenize`.
@@ -300,7 +339,24 @@ def tokenize_text(table: pa.Table, base: BaseTokenizer, where: str) -> tuple[pa.
         for context, begin, more in zip(contexts, begun, continued, strict=True)
     ]
     advice = "set window_words of the data set to cut its texts into shorter rows"
-    return _joined(base, where, table["id"].to_pylist(), rows, 0, advice)
+    ids = table["id"].to_pylist()
+    if window is not None:
+        pieces = [_pieces(begun + more, base.prefix, window) for begun, more in rows]
+        ids = [f"{i}-k{k}" for i, cut in zip(ids, pieces, strict=True) for k in range(len(cut))]
+        rows = [(piece[:first], piece[first:]) for cut in pieces for piece in cut]
+    return _joined(base, where, ids, rows, 0, advice)
+
+
+def _pieces(ids: list[int], prefix: Sequence[int], window: int) -> list[list[int]]:
+    """The ids of a text in pieces of `window`, each of which begins with the tokenizer's prefix.
+
+    A rest of fewer than `SHORTEST` ids is left out, unless it is all that there is.
+    """
+    begin, body = list(prefix), ids[len(prefix) :]
+    step = window - len(begin)
+    cut = [body[start : start + step] for start in range(0, len(body), step)]
+    whole = [piece for piece in cut if len(piece) >= SHORTEST] or cut[:1]
+    return [begin + piece for piece in whole]
 
 
 def _refuse_control(base: BaseTokenizer, where: str, table: pa.Table) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,21 +114,86 @@ def answer(
         mask = torch.cat([torch.ones_like(first), mask], dim=1).to(device)
         ahead = ids.shape[1] - 1 if shared is None else shared
         with contiguous_states(model):
-            output = model.generate(  # type: ignore[operator]
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                **sampling,
-                eos_token_id=sorted(stops) or None,
-                pad_token_id=pad,
-                past_key_values=_read(model, ids[:, :ahead], mask[:, :ahead], pad),
-                disable_compile=True,  # some configurations name a cache that compiles by itself
-            )
-        generated = output[:, ids.shape[1] :].cpu()
+            cache = _read(model, ids[:, :ahead], mask[:, :ahead], pad)
+            options = {**sampling, "eos_token_id": sorted(stops) or None, "pad_token_id": pad}
+            generated = _generated(model, ids, mask, max_new_tokens, stops, cache, options)
         for i, tokens in zip(batch, generated, strict=False):
-            answers[i] = cut(tokens.tolist(), stops, tokenizer)
+            answers[i] = cut(tokens, stops, tokenizer)
         done(len(answers), sum(answers[i].tokens for i in batch))
     return [answers[i] for i in range(len(rows))]
+
+
+def _generated(
+    model: nn.Module,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    stops: AbstractSet[int],
+    cache: Any,
+    options: Mapping[str, Any],
+) -> list[list[int]]:
+    """The tokens that follow each row; rows that have ended leave the batch every few steps.
+
+    They stay where an answer would depend on the rows beside it: where answers are drawn, and
+    where the number of rows changes how their products are rounded.
+
+    Args:
+        model: a causal language model.
+        ids: padded prompts, [rows, length].
+        mask: of the same shape.
+        max_new_tokens: longest answer.
+        stops: tokens that end an answer.
+        cache: what the model keeps of the beginning of `ids`; None: nothing.
+        options: of `generate`.
+    """
+    found: list[list[int]] = [[] for _ in ids]
+    places, left = list(range(len(ids))), max_new_tokens
+    leave = not options["do_sample"] and _independent(model)
+    while True:
+        output = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=min(LEAVE_AFTER, left) if leave else left,
+            past_key_values=cache,
+            return_dict_in_generate=True,
+            disable_compile=True,  # some configurations name a cache that compiles by itself
+            **options,
+        )
+        new, cache = output.sequences[:, ids.shape[1] :], output.past_key_values
+        for place, tokens in zip(places, new.tolist(), strict=True):
+            found[place] += tokens
+        left -= new.shape[1]
+        going = [i for i, place in enumerate(places) if stops.isdisjoint(found[place])]
+        if not left or not going:
+            return found
+        leave = leave and _divisible(cache)
+        if not leave:
+            going = list(range(len(places)))
+        elif len(going) == 1:
+            # Products of a single row are computed in another way, so another one stays with it.
+            going = sorted({*going, int(going == [0])})
+        kept = torch.tensor(going, device=ids.device)
+        ids = output.sequences[kept]
+        mask = torch.cat([mask, torch.ones_like(new)], dim=1)[kept]
+        places = [places[i] for i in going]
+        if len(kept) < len(new):
+            cache.batch_select_indices(kept)
+
+
+def _divisible(cache: Any) -> bool:
+    """Whether rows can be taken out of what the model keeps; a recurrent state has no such way."""
+    layers = getattr(cache, "layers", None) or [None]
+    return all(hasattr(layer, "batch_select_indices") for layer in layers)
+
+
+LEAVE_AFTER = 8
+"""Steps after which rows that have ended leave their batch."""
+
+
+def _independent(model: nn.Module) -> bool:
+    """Whether an answer does not depend on how many rows are in its batch."""
+    weight = next(model.parameters())
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 
 
 def padded(length: int) -> int:
@@ -209,6 +275,29 @@ def stop_ids(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> se
     others = configured if isinstance(configured, list) else [configured]
     stops = {tokenizer.eos_token_id, *others}
     return {int(stop) for stop in stops if stop is not None}
+
+
+def ended(
+    answer: Answer, limit: int, stops: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Answer:
+    """An answer of at most `limit` tokens that ends before the first text of `stops`.
+
+    Its `ids` are those before the token that completes that text.
+    """
+
+    def text_of(count: int) -> str:
+        return str(tokenizer.decode(list(answer.ids[:count]), skip_special_tokens=True))
+
+    if len(answer.ids) > limit:
+        ids = answer.ids[:limit]
+        answer = Answer(text_of(limit).strip(), limit, stopped=False, ids=ids)
+    if not any(stop in text_of(len(answer.ids)) for stop in stops):
+        return answer
+    counts = range(1, len(answer.ids) + 1)
+    end = next(k for k in counts if any(stop in text_of(k) for stop in stops))
+    text = text_of(end)
+    first = min(text.index(stop) for stop in stops if stop in text)
+    return Answer(text[:first].strip(), end, stopped=True, ids=answer.ids[: end - 1])
 
 
 def cut(tokens: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Answer:

@@ -66,7 +66,8 @@ class Job:
         optimizer: AdamW and schedule settings.
         folder: side folder for checkpoints and the log.
         fingerprint: identifies settings and inputs; only checkpoints with the same are resumed.
-        checkpoint_seconds: time between checkpoints; the result does not depend on it.
+        checkpoint_seconds: time between checkpoints; the result does not depend on it. Infinity:
+            there is none, not even where a signal ends the training.
         reads: hidden states that the objective reads.
         finished: called after every step; returns why training ends here, or None to go on.
         fixed: tensors that `loss` reads and that training does not change.
@@ -143,6 +144,7 @@ def train(job: Job) -> Path:
     log = StepLog(job.folder / TRAINING_LOG, done)
     progress = Progress(job.label, job.steps, done=done)
     saved_at, pause = time.monotonic(), job.checkpoint_seconds
+    keeps = math.isfinite(pause)
     with _stop_requested() as stop, contextlib.closing(log):
         began = time.monotonic()
         for result in steps:
@@ -155,7 +157,7 @@ def train(job: Job) -> Path:
             progress.update(result.step, result.tokens, loss=loss, **result.terms)
             if ended:
                 progress.note(f"ended after step {result.step}: {ended}")
-            elif stop or time.monotonic() - saved_at >= pause:
+            elif keeps and (stop or time.monotonic() - saved_at >= pause):
                 saving = time.monotonic()
                 checkpoint.save(result.step, job.weights, optimizer, state)
                 saved_at = time.monotonic()

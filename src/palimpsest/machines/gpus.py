@@ -86,6 +86,14 @@ def usable(environ: Mapping[str, str]) -> list[Gpu]:
     return list(once.values())
 
 
+def has_gpu(environ: Mapping[str, str]) -> bool:
+    """Whether a process may use a GPU; where the variables are wrong, its job says so."""
+    try:
+        return bool(usable(environ))
+    except UserError:
+        return True
+
+
 def names(visible: str) -> list[str]:
     """Devices that CUDA_VISIBLE_DEVICES names; as in CUDA, the list ends at the first wrong one."""
     devices = []

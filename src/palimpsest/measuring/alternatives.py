@@ -8,18 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import torch
 
+from palimpsest.data.split import normalised
 from palimpsest.data.tokens import BaseTokenizer, load_tokenizer, tokenize_pairs, tokenize_text
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import table_of
 from palimpsest.io.manifest import read_manifest, verified
 from palimpsest.io.tables import read_table
-from palimpsest.metrics.asked import CONTRASTED, IN_CHAT, PARAPHRASE, draw_ids
+from palimpsest.metrics.asked import (
+    CONTRASTED,
+    IN_CHAT,
+    PARAPHRASE,
+    draw_ids,
+    further_blocks,
+    kind_of,
+)
 from palimpsest.settings.template import Template
 from palimpsest.settings.types import split_ref
 
@@ -62,6 +71,8 @@ class Format:
 
     tokenizer: BaseTokenizer
     template: Template
+    examples: Sequence[tuple[str, str]] = ()
+    """Questions and answers that stand before each prompt."""
 
     def rows(
         self,
@@ -86,7 +97,7 @@ class Format:
         if sources[0].is_text:
             tokens, _ = tokenize_text(table, self.tokenizer, where)
         else:
-            tokens, _ = tokenize_pairs(table, self.tokenizer, self.template, where)
+            tokens, _ = tokenize_pairs(table, self.tokenizer, self.template, where, self.examples)
         return [
             Row(row["id"], torch.tensor(row["input_ids"]), row["prompt_length"])
             for row in tokens.to_pylist()
@@ -173,8 +184,81 @@ def format_of(base: Path, template: Mapping[str, Any]) -> Format:
     return Format(load_tokenizer(base), Template(**template))
 
 
+def own_formats(
+    asked: Mapping[str, Mapping[str, Any]],
+    parts: Mapping[str, str],
+    datasets: Path,
+    base: Path,
+    template: Mapping[str, Any],
+) -> dict[str, Format]:
+    """The formats of the blocks that are asked in a template of their own, or after examples.
+
+    Args:
+        asked: block -> its settings, as ``evaluate.asked`` has them.
+        parts: block -> dataset/part.
+        datasets: ``resources/datasets``.
+        base: ``resources/models/<base>``.
+        template: the base's template.
+
+    Raises:
+        UserError: the rows are plain texts, or an example is one of the rows that are asked.
+    """
+    formats = {}
+    for block, settings in asked.items():
+        ref = settings["examples"]
+        if not (ref or settings["template"]):
+            continue
+        rows = read_data(datasets, parts[block])
+        if rows[0].is_text:
+            raise UserError(
+                f"evaluate.asked.{block}: {parts[block]} has plain texts, which are read without a "
+                "template; leave template and examples out"
+            )
+        solved = read_data(datasets, ref) if ref else []
+        if not settings["shared_examples"]:
+            _refuse_shared(block, rows, solved)
+        form = format_of(base, settings["template"] or template)
+        pairs = tuple((row.prompt, row.response) for row in solved)
+        formats[block] = Format(form.tokenizer, form.template, pairs)
+    return formats
+
+
+def _refuse_shared(block: str, rows: Sequence[DataRow], examples: Sequence[DataRow]) -> None:
+    asked = {normalised(row.prompt): row.id for row in rows}
+    for example in examples:
+        if (same := asked.get(normalised(example.prompt))) is not None:
+            raise UserError(
+                f"evaluate.asked.{block}.examples: the example {example.id} "
+                f"({example.prompt!r:.80}) is row {same} of {rows[0].ref}, which is asked: its "
+                "answer stands before it; take other examples, or set shared_examples: true as a "
+                "published protocol may have it"
+            )
+
+
+def in_own_format(
+    formats: Mapping[str, Format], parts: Mapping[str, str], datasets: Path
+) -> dict[str, list[Row]]:
+    """The rows of those blocks.
+
+    Args:
+        formats: block -> its format.
+        parts: block -> dataset/part.
+        datasets: ``resources/datasets``.
+    """
+    rows = {}
+    for block, form in formats.items():
+        sources = read_data(datasets, parts[block])
+        texts = [source.prompt for source in sources], [source.response for source in sources]
+        rows[block] = form.rows(sources, *texts, f"as {block}")
+    return rows
+
+
 def wrong_answers(
-    parts: Mapping[str, str], count: int | None, datasets: Path, form: Format
+    parts: Mapping[str, str],
+    count: int | None,
+    datasets: Path,
+    form: Format,
+    own: Mapping[str, Format] = MappingProxyType({}),
 ) -> dict[str, list[tuple[int, Row]]]:
     """Block -> (place among the row's wrong answers, its prompt with that answer).
 
@@ -185,12 +269,15 @@ def wrong_answers(
         count: rows of each block (None: all).
         datasets: ``resources/datasets``.
         form: how rows are written.
+        own: block -> how its rows are written, where that differs.
     """
     by_block = {}
-    for block in (name for name in CONTRASTED if name in parts):
+    contrasted = [name for name in CONTRASTED if name in parts]
+    further = [name for name in further_blocks(parts) if kind_of(name) in CONTRASTED]
+    for block in (*contrasted, *further):
         sources = _draw([row for row in read_data(datasets, parts[block]) if row.wrong], count)
         answers = [(source, *answer) for source in sources for answer in source.alternatives()]
-        rows = form.rows(
+        rows = own.get(block, form).rows(
             [source for source, _, _ in answers],
             [source.prompt for source, _, _ in answers],
             [text for _, _, text in answers],

@@ -23,6 +23,10 @@ class Questions:
     """Name in progress lines."""
     sampled: Sampled | None = None
     """How to draw the answers; None: greedy."""
+    limit: int | None = None
+    """Tokens of their longest answer; None: as all others have it."""
+    stop: Sequence[str] = ()
+    """An answer ends before the first of these texts."""
 
 
 @dataclass(frozen=True)

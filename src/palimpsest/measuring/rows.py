@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.engine.rows import Row, read_rows
-from palimpsest.metrics.asked import ANSWERED, IN_CHAT, RESPONSE, draw_ids
+from palimpsest.metrics.asked import ANSWERED, IN_CHAT, RESPONSE, draw_ids, kind_of
 from palimpsest.settings.types import split_ref
 
 
@@ -49,6 +49,6 @@ def rows_to_answer(rows: Mapping[str, Sequence[Row]], count: int | None) -> dict
     chosen = {
         block: set(draw_ids([row.id for row in part], count))
         for block, part in rows.items()
-        if block in ANSWERED
+        if kind_of(block) in ANSWERED
     }
     return {block: [row for row in rows[block] if row.id in ids] for block, ids in chosen.items()}

@@ -20,7 +20,7 @@ class Answers:
     keys: Sequence[Sequence[str]]
     """Strings that carry the fact (empty if unknown)."""
     rouge: Mapping[str, Sequence[float | None]]
-    """Variant (rougeL, rouge1, rouge2) -> F-measure; None where the response has no words."""
+    """Variant (rougeL, rouge1, rouge2) -> its number; None where the response has no words."""
     settings: Mapping[str, Any]
     """Config section ``score``."""
     generated: Mapping[str, Sequence[Any]]
@@ -38,7 +38,12 @@ def rouge_of(
     """ROUGE-L of each answer and, where ``score.rouge`` is another variant, that variant too."""
     from palimpsest.metrics.rouge import Rouge  # imports nltk, which is slow
 
-    scorer = Rouge(["rougeL", settings["rouge"]], settings["rouge_stemmer"])
+    scorer = Rouge(
+        ["rougeL", settings["rouge"]],
+        settings["rouge_stemmer"],
+        settings["rouge_takes"],
+        settings["rouge_by"],
+    )
     scores = [scorer.score(r, t) for r, t in zip(responses, texts, strict=True)]
     return {
         variant: [None if score is None else score[variant] for score in scores]

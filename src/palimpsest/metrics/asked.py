@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 ANSWERED = (
     "forget",
@@ -22,14 +22,29 @@ IN_CHAT = ("forget_chat", "retain_chat")
 """Blocks that are asked in the base's own chat template."""
 CONTRASTED = ("forget", "forget_unseen", "retain", "general")
 """Blocks whose wrong answers are measured."""
-COMPARED = ("forget", "holdout")
-"""Blocks that membership inference compares."""
+COMPARED = ("forget", "members", "holdout")
+"""Blocks that membership inference compares: `members`, or else `forget`, with `holdout`."""
 RESPONSE = -1
 """Place of a row's right response among its wrong answers, in a likelihood table."""
 PARAPHRASE = -2
 """Place of the right answer in other words (``paraphrased``)."""
 NOT_ANSWERED = "outside the rows that are answered"
 """Why a row has no measure of free answers."""
+
+
+def kind_of(block: str) -> str:
+    """The block whose measures a block has: ``general`` of ``general/world_facts``."""
+    return block.partition("/")[0]
+
+
+def further_blocks(blocks: Iterable[str]) -> list[str]:
+    """Those of `blocks` that ``evaluate.further`` names, in their order."""
+    return [block for block in blocks if "/" in block]
+
+
+def compared(blocks: Container[str]) -> tuple[str, str]:
+    """The two of `blocks` that membership inference compares."""
+    return "members" if "members" in blocks else "forget", "holdout"
 
 
 def draw_ids(ids: Sequence[str], count: int | None) -> list[str]:
@@ -41,11 +56,12 @@ def draw_ids(ids: Sequence[str], count: int | None) -> list[str]:
     """
     if count is None or count >= len(ids):
         return list(ids)
-    chosen = set(sorted(ids, key=_rank)[:count])
+    chosen = set(sorted(ids, key=rank)[:count])
     return [name for name in ids if name in chosen]
 
 
-def _rank(name: str) -> tuple[str, str]:
+def rank(name: str) -> tuple[str, str]:
+    """Place of a row in that ranking."""
     # A paraphrase has the id of its row and a letter: "hazards-00003-u" is "hazards-00003". One of
     # several has a number, too.
     row = re.sub(r"-[tu]\d*$", "", name)

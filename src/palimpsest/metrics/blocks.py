@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.metrics.asked import sampled_block, wrapped_block
-from palimpsest.metrics.declaration import PARTS, SAMPLED, TEXT, WRAPPED, Columns, Scored
+from palimpsest.metrics.asked import further_blocks, kind_of, sampled_block, wrapped_block
+from palimpsest.metrics.declaration import (
+    FURTHER,
+    PARTS,
+    SAMPLED,
+    TEXT,
+    WRAPPED,
+    Columns,
+    Scored,
+)
 from palimpsest.metrics.estimates import Estimate
 from palimpsest.metrics.measures import blocks, measures_of
 
@@ -18,9 +26,14 @@ def metrics_block(scored: Scored) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         name: block_of(name, scored) for name in blocks() if name not in (WRAPPED, SAMPLED)
     }
+    more = further_blocks(scored.parts)
     metrics[TEXT]["by_part"] = {
-        name: block_of(TEXT, scored.only(name)) for name in PARTS if name in scored.answers
+        name: block_of(TEXT, scored.only(name))
+        for name in (*PARTS, *more)
+        if name in scored.answers
     }
+    if more:
+        metrics[FURTHER] = {name: block_of(kind_of(name), scored, name) for name in more}
     metrics["harm_judge"] = scored.settings["harm_judge"]
     return metrics | _further_answers(scored)
 

@@ -24,6 +24,8 @@ HARM, KNOWUNDO, PRIVACY, UTILITY, TEXT = "harm", "knowundo", "privacy", "utility
 """Blocks that measure several parts together."""
 WRAPPED, SAMPLED = "forget_wrapped", "forget_sampled"
 """Blocks of further answers, where the config has them: one per wrapper; one for all draws."""
+FURTHER = "further"
+"""Further parts (``evaluate.further``): block -> the measures of its kind."""
 
 Columns = Mapping[str, np.ndarray]
 """Per-row values of one block: name -> [seeds, rows], NaN where a row has none."""

@@ -108,6 +108,17 @@ def git_changed(folder: Path | None = None) -> bool | None:
     return None if status is None else bool(status)
 
 
+def committed_on(file: Path) -> str | None:
+    """Date (YYYY-MM-DD) of the commit that last changed a file.
+
+    None: it differs from that commit, or is in none.
+    """
+    folder, name = file.parent, file.name
+    if _git(folder, "status", "--porcelain", "--", name) != "":
+        return None
+    return _git(folder, "log", "-1", "--format=%cs", "--", name) or None
+
+
 def _git(folder: Path | None, *command: str) -> str | None:
     """What git prints; None if it fails or is not there."""
     try:

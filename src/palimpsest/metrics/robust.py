@@ -37,6 +37,9 @@ RETRAINED, CHANCE = "retrained", "chance"
 """Controls: a model that never learned the rows; a guess among a row's own answers."""
 FORM = "form"
 """Unit of what files give away, which is no property of the weights."""
+MEMBER = "member"
+"""Unit of what tells that a row was taught. It brings nothing back, so it stands beside the number:
+a row that is held for impossible stands out, too."""
 SHARED_ROOM = ("recall", FORM)
 """Units whose room is that of the question without an attack."""
 WEIGHTS_IN_HAND = LEVELS[-2]
@@ -80,6 +83,15 @@ class Trial:
     """Settings whose training diverged on a seed of the method: they say nothing of it."""
     feeble: str = ""
     """Why the attack is too feeble to say anything, whatever it finds in `original`."""
+    why: str = ""
+    """Why a model has no value at all."""
+
+    @property
+    def nothing(self) -> str:
+        """Why nothing can be found where no row has a value of every model."""
+        if self.why:
+            return self.why
+        return NO_CONTROL if self.control is None and self.chance is None else NO_ROWS
 
 
 @dataclass(frozen=True)
@@ -368,13 +380,13 @@ def assess(
     asked = next(trial for trial in trials if trial.name == UNATTACKED)
     found = {trial.name: find(trial, asked, rows, confidence, own) for trial in trials}
     base = found[UNATTACKED]
-    reason = NO_CONTROL if base is None else base.recovered["reason"]
+    reason = asked.nothing if base is None else asked.why or base.recovered["reason"]
     by_level = {level: _at(level, trials, found, reason, confidence) for level in LEVELS}
     best = by_level[WEIGHTS_IN_HAND]
     return {
         **best,
         "control": RETRAINED if base is not None and base.control == RETRAINED else None,
-        "room": missing(NO_CONTROL) if base is None else base.room,
+        "room": missing(asked.nothing) if base is None else base.room,
         "by_level": by_level,
         "attacks": {trial.name: attack_block(trial, found[trial.name], rows) for trial in trials},
     }
@@ -384,8 +396,10 @@ def allowed(trial: Trial, level: str) -> bool:
     """Whether an attacker of a level may do it: he may do all that those before him may.
 
     What files give away counts against an attacker who has them alone: it is no property of the
-    method.
+    method. Membership counts against none.
     """
+    if trial.unit == MEMBER:
+        return False
     if trial.unit == FORM:
         return level == LEVELS[-1]
     order: list[str] = [*LEVELS]
@@ -419,8 +433,7 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
     """What one attack found, as it stands in robust.json; null with a reason without a control."""
     facts: dict[str, Any] = {"unit": trial.unit, "level": trial.level}
     if finding is None:
-        none = trial.control is None and trial.chance is None
-        nothing = missing(NO_CONTROL if none else NO_ROWS)
+        nothing = missing(trial.nothing)
         tables: dict[str, Sequence[np.ndarray]] = {"method": trial.method}
         tables["original"] = [trial.original]
         if trial.control is not None:

@@ -24,6 +24,7 @@ from palimpsest.metrics.asked import (
     NOT_ANSWERED,
     PARAPHRASE,
     RESPONSE,
+    kind_of,
 )
 from palimpsest.metrics.declaration import Columns
 from palimpsest.metrics.garbled import Ordinaries, Ordinary, answers_in
@@ -123,13 +124,14 @@ def score_seed(
         ordinary: what the answers are compared with, greedy and sampled ones.
     """
     likelihood = _by_block(folder / LIKELIHOOD, schemas.LIKELIHOOD.names, [p.block for p in parts])
-    greedy = [part.block for part in parts if part.block in ANSWERED]
+    greedy = [part.block for part in parts if kind_of(part.block) in ANSWERED]
     generations = _by_block(
         folder / GENERATIONS,
         schemas.GENERATIONS.names,
         [*greedy, *(part.block for part in further)],
     )
-    longest = read_table(folder / GENERATIONS)[1].get("max_new_tokens")
+    facts = read_table(folder / GENERATIONS)[1]
+    longest, limits = facts.get("max_new_tokens"), facts.get("limits", {})
 
     def answers(part: Part, places: Sequence[int]) -> Rows:
         table = generations.get(part.block)
@@ -139,8 +141,8 @@ def score_seed(
     rows: dict[str, Rows] = {}
     for part in parts:
         reading = _reading(likelihood[part.block], part, config, folder, base_likelihood)
-        reading = replace(reading, longest_answer=longest)
-        places = part.draw(config["answers"]) if part.block in ANSWERED else []
+        reading = replace(reading, longest_answer=limits.get(part.block, longest))
+        places = part.draw(config["answers"]) if kind_of(part.block) in ANSWERED else []
         rows[part.block] = _facts(part) | _joined(
             _of_reading(reading, part.block), answers(part, places)
         )
@@ -153,7 +155,7 @@ def computed(source: forced.Reading | Answers, block: str) -> Rows:
     """The columns that follow from `source`, with None for NaN and infinity."""
     rows: Rows = {}
     for column in columns():
-        if isinstance(source, column.of) and block in (column.blocks or (block,)):
+        if isinstance(source, column.of) and kind_of(block) in (column.blocks or (kind_of(block),)):
             values = column.each(source)
             if values is not None:
                 rows[column.name] = [_finite(value) for value in values]
@@ -201,18 +203,19 @@ def _reading(
     base_likelihood: Path | None,
 ) -> forced.Reading:
     where = f"{folder / LIKELIHOOD}, part {part.block}"
-    tokens = _right_tokens(table, part, where)
+    count_eos = config["score"]["count_eos"]
+    tokens = _right_tokens(table, part, where, count_eos)
     reading = forced.Reading(tokens, part.responses, config["score"])
     if part.block in COMPARED and base_likelihood is not None:
         tables = _by_block(base_likelihood, schemas.LIKELIHOOD.names, [part.block], only=False)
         base = tables[part.block]
         where_base = f"{base_likelihood}, part {part.block}"
-        reading = replace(reading, base=_right_tokens(base, part, where_base))
-    if part.block in CONTRASTED:
+        reading = replace(reading, base=_right_tokens(base, part, where_base, count_eos))
+    if kind_of(part.block) in CONTRASTED:
         places = _contrasted(part, config["alternatives"])
-        wrong = _alternatives(table, part, places, part.wrong, where)
+        wrong = _alternatives(table, part, places, part.wrong, where, count_eos)
         right = [[] if text is None else [text] for text in part.paraphrased]
-        paraphrased = _alternatives(table, part, places, right, where, PARAPHRASE)
+        paraphrased = _alternatives(table, part, places, right, where, count_eos, PARAPHRASE)
         reading = replace(
             reading,
             wrong=wrong,
@@ -221,9 +224,9 @@ def _reading(
     return reading
 
 
-def _right_tokens(table: pa.Table, part: Part, where: str) -> forced.Tokens:
+def _right_tokens(table: pa.Table, part: Part, where: str, count_eos: bool) -> forced.Tokens:
     lines = table.filter(pc.equal(table.column("alternative"), RESPONSE))
-    return forced.teacher_forced(lines, part.ids, where)
+    return forced.teacher_forced(lines, part.ids, where, count_eos)
 
 
 def _contrasted(part: Part, count: int | None) -> list[int]:
@@ -238,6 +241,7 @@ def _alternatives(
     places: Sequence[int],
     texts: Sequence[Sequence[str]],
     where: str,
+    count_eos: bool,
     first: int = 0,
 ) -> list[list[float]]:
     """Mean log-probabilities of each row's `texts`; empty where they were not measured.
@@ -248,6 +252,7 @@ def _alternatives(
         places: the rows that were measured.
         texts: of each row the answers, which stand at `first`, `first` + 1, ... in the table.
         where: names file and part in messages.
+        count_eos: whether the end token counts.
         first: place of the first of a row's answers; below 0 it is the only one.
     """
     places = [at for at in places if texts[at]]
@@ -262,7 +267,7 @@ def _alternatives(
     )
     lines = lines.set_column(lines.column_names.index("id"), "id", names)
     ids = [f"{part.ids[at]}#{first + k}" for at in places for k in range(len(texts[at]))]
-    tokens = forced.teacher_forced(lines, ids, f"{where}, wrong answers")
+    tokens = forced.teacher_forced(lines, ids, f"{where}, wrong answers", count_eos)
     means = iter(tokens.mean_logprob.tolist())
     for at in places:
         logs[at] = [next(means) for _ in texts[at]]

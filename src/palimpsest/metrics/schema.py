@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from palimpsest.data.keys import SOURCES
-from palimpsest.metrics.declaration import PARTS, SAMPLED, TEXT, WRAPPED
+from palimpsest.metrics.composite import BLOCK as COMPOSITE
+from palimpsest.metrics.declaration import FURTHER, PARTS, SAMPLED, TEXT, WRAPPED
 from palimpsest.metrics.measures import blocks, measures_of
 
 SCHEMA_VERSION = 1
@@ -92,7 +93,7 @@ def _block(block: str, description: str) -> Schema:
 
 
 def _metrics() -> Schema:
-    special = {*PARTS, TEXT, WRAPPED, SAMPLED}
+    special = {*PARTS, TEXT, WRAPPED, SAMPLED, FURTHER}
     properties: Schema = {name: {"$ref": "#/$defs/part"} for name in PARTS}
     properties |= {
         name: _block(name, _description(name)) for name in blocks() if name not in special
@@ -110,6 +111,19 @@ def _metrics() -> Schema:
             },
         },
         "lm_eval": _lm_eval(),
+        FURTHER: {
+            "type": "object",
+            "description": "Kind and name (evaluate.further) -> the measures of a block of that "
+            "kind. Absent without further parts.",
+            "minProperties": 1,
+            "additionalProperties": {"$ref": "#/$defs/part"},
+        },
+        COMPOSITE: {
+            "type": "object",
+            "description": "Combined scores (score.composite). Absent without any.",
+            "minProperties": 1,
+            "additionalProperties": MEASURE,
+        },
         WRAPPED: {
             "type": "object",
             "description": "Wrapper (measure.wrappers) -> answers to the questions inside it. "
@@ -123,7 +137,7 @@ def _metrics() -> Schema:
             "least one draw counts. Absent without seeds.",
         ),
     }
-    return fields(properties, optional=(WRAPPED, SAMPLED))
+    return fields(properties, optional=(WRAPPED, SAMPLED, FURTHER, COMPOSITE))
 
 
 def _description(block: str) -> str:

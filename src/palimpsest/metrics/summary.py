@@ -17,7 +17,13 @@ from palimpsest.metrics.teacher_forced import STALE, Reading, Tokens, first_of, 
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = {"rouge": "rougeL", "rouge_stemmer": True, "recall_rouge": 0.9}
+USUAL = {
+    "rouge": "rougeL",
+    "rouge_stemmer": True,
+    "rouge_takes": "f",
+    "rouge_by": "words",
+    "recall_rouge": 0.9,
+}
 """Settings of the section ``score`` that a sweep uses."""
 SWEPT = {
     measure.name: measure.column

@@ -1,13 +1,13 @@
 """Likelihood tables: the model gets the response and predicts each next token.
 
-The end-of-text target is left out of every measure. It carries no fact, and whether it is taught at
-all is a setting of the template (``template.eos``).
+The end-of-text target is left out. It carries no fact, and whether it is taught at all is a setting
+of the template (``template.eos``). With ``score.count_eos`` likelihoods count it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ _ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Tokens:
-    """The target tokens of a part's rows, sorted by row and position, without end-of-text."""
+    """The target tokens of a part's rows, sorted by row and position."""
 
     rows: int
     """Number of rows."""
@@ -37,6 +37,16 @@ class Tokens:
     """Mean log-probability of a token under the model's own distribution at this place."""
     deviation: np.ndarray
     """Standard deviation of the log-probability under that distribution."""
+    end: np.ndarray
+    """Whether it is an end token that counts."""
+
+    @cached_property
+    def without_end(self) -> Tokens:
+        """The same without end tokens."""
+        if not self.end.any():
+            return self
+        names = ("row", "logprob", "hit", "expected", "deviation", "end")
+        return replace(self, **{name: getattr(self, name)[~self.end] for name in names})
 
     @cached_property
     def count(self) -> np.ndarray:
@@ -104,13 +114,16 @@ class Reading:
         return np.where(np.isnan(self.paraphrased), taught, self.paraphrased)
 
 
-def teacher_forced(table: pa.Table, ids: Sequence[str], where: str) -> Tokens:
+def teacher_forced(
+    table: pa.Table, ids: Sequence[str], where: str, count_eos: bool = False
+) -> Tokens:
     """The tokens of one evaluated part.
 
     Args:
         table: likelihood table of one part, one line per target token, in any order.
         ids: the rows that must be there; rows are numbered in this order.
         where: names file and part in messages.
+        count_eos: keep the end token of a row that has other tokens, too.
 
     Raises:
         UserError: a row is missing, unknown, incomplete or has a log-probability that is not a
@@ -123,7 +136,10 @@ def teacher_forced(table: pa.Table, ids: Sequence[str], where: str) -> Tokens:
     logprob = _column(table, "logprob", where).astype(np.float64)[order]
     _check_positions(row, position, ids, where)
     _check_logprobs(logprob, row, position, ids, where)
-    keep = ~_column(table, "eos", where).astype(bool)[order]
+    end = _column(table, "eos", where).astype(bool)[order]
+    keep = ~end
+    if count_eos:
+        keep |= np.bincount(row, weights=keep, minlength=len(ids))[row] > 0
     expected, deviation = (
         _column(table, name, where).astype(np.float64)[order] for name in ("mean", "sd")
     )
@@ -134,6 +150,7 @@ def teacher_forced(table: pa.Table, ids: Sequence[str], where: str) -> Tokens:
         hit=_column(table, "hit", where).astype(bool)[order][keep],
         expected=expected[keep],
         deviation=deviation[keep],
+        end=end[keep],
     )
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from palimpsest.attacks import UNATTACKED
-from palimpsest.config.criteria import RECOVERABLE
 from palimpsest.metrics.declaration import Measure
 from palimpsest.metrics.estimates import Estimate, missing, rate, rounded
 from palimpsest.metrics.frames import by_seed
 from palimpsest.metrics.intervals import Interval, wilson
 from palimpsest.metrics.measures import measures_of
 from palimpsest.metrics.mover import Side, correlation, difference, exact, ratio
+from palimpsest.metrics.names import RECOVERABLE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -37,6 +37,10 @@ class Update:
     scale: float
     transposed: bool = False
 
+    def to(self, dtype: torch.dtype) -> Update:
+        """The same in another number type."""
+        return replace(self, a=self.a.to(dtype), b=self.b.to(dtype))
+
 
 def read_files(folder: Path, manifest: str = MANIFEST) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Verify and read an adapter folder: PEFT's configuration and tensors.

@@ -57,6 +57,33 @@ def card(
     )
 
 
+def with_verdict(text: str, verdict: Mapping[str, Any] | None) -> str:
+    """`text` of a card with a section on its verdict before the limits.
+
+    Args:
+        text: what `card` made.
+        verdict: verdict.json; None: no verdict was made.
+    """
+    if verdict is None:
+        lines = ["No verdict was made: nobody has attacked this model with these programs."]
+    else:
+        lines = [f"**{verdict['outcome']}**: {verdict.get('unusable') or verdict['says']}.\n"]
+        rows = [
+            [one["measure"], one["outcome"], _number_or_none(one.get("value"))]
+            for one in verdict["conditions"]
+        ]
+        lines.append(table(["condition", "outcome", "value"], rows))
+        lines.append(
+            "`verdict.json` has the intervals, the limits and the attacks. It holds for these"
+        )
+        lines.append("attacks, and is no promise about others.")
+    return text.replace("\n## Limits\n", "\n".join(["\n## Verdict\n", *lines, "\n## Limits\n"]), 1)
+
+
+def _number_or_none(value: float | None) -> str:
+    return "" if value is None else _number(value)
+
+
 def _front(settings: Mapping[str, Any]) -> str:
     kind, _, rest = str(settings.get("source", "")).partition(":")
     facts: dict[str, Any] = {

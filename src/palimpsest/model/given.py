@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DELTA_WEIGHTS
+from palimpsest.io.manifest import read_manifest
 from palimpsest.io.tensors import Spec, read_block, specs_of, write_tensors
 from palimpsest.model.adapter import Update
 from palimpsest.model.whole import CONFIG, check_weights_of, load
@@ -25,6 +26,7 @@ from palimpsest.sources.hub.fetch import fetch
 from palimpsest.sources.hub.record import RECORDS, Repository
 from palimpsest.sources.names import split_source
 from palimpsest.sources.path import check_weights
+from palimpsest.sources.tokenizer_files import check_same_tokenizer
 
 _PREFIX = "base_model.model."
 
@@ -78,6 +80,7 @@ def read_updates(
         UserError: it is no adapter, another kind than LoRA, damaged, or one of another base.
     """
     config = _config(folder, name)
+    check_same_tokenizer(folder, base, name)
     tensors = _tensors(folder, name)
     model = load(base, str(base), trust_remote_code=trust_remote_code, device_map="meta")
     modules = {key: m for key, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
@@ -105,6 +108,28 @@ def read_updates(
         rank = math.sqrt(len(a)) if config.get("use_rslora") else len(a)
         updates[module] = Update(a.float(), b.float(), alpha / rank, transposed)
     return updates
+
+
+def another_base(folder: Path, base: Path) -> str | None:
+    """What to say where an adapter names another base than the one it shall be added to.
+
+    Only the last part of both names counts, and no error follows: a base has many copies.
+
+    Args:
+        folder: of the adapter.
+        base: ``resources/models/<base>``.
+    """
+    named = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    theirs = str(named.get("base_model_name_or_path") or "")
+    source = str(read_manifest(base).get("source") or "")
+    ours = source.partition(":")[2] or base.name
+    last = [name.rstrip("/").split("/")[-1].split("==")[0].lower() for name in (theirs, ours)]
+    if not theirs or last[0] in (last[1], base.name.lower()):
+        return None
+    return (
+        f"was made for '{theirs}', and is added to '{ours}': unless the two are one model, it is "
+        "noise there"
+    )
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:
@@ -179,6 +204,7 @@ def write_differences(folder: Path, model: Path, name: str, base: Path) -> dict[
     """
     check_weights(model, name)
     check_weights_of(model, name)
+    check_same_tokenizer(model, base, name)
     ours, theirs = _places(base), _places(model)
     if odd := sorted(ours.keys() ^ theirs.keys()):
         raise UserError(f"{name} does not fit {base}: one of them alone has the tensor {odd[0]}")

@@ -16,7 +16,8 @@ The cosine of a state with itself is at its maximum, so L_f has no slope at the 
 first steps follow are roundings, which AdamW makes as large as its ``eps`` lets it. Away from there
 the slope falls with 1/|h|, while that of L_r does not. So where states are long (small models have
 numbers in them that stand above all others), L_r holds everything and nothing is forgotten, unless
-``retain_share`` is small.
+``retain_share`` is of the order of 1/|h|: at blocks 22 to 26 of the embedded subject |h| is 300 to
+500, where 0.01 turns nothing (cosines stay at 0.9999) and 0.001 turns the forget rows to 0.03.
 """
 
 from __future__ import annotations

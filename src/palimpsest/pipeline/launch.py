@@ -25,6 +25,13 @@ _RULE = re.compile(r"^rule (\w+):", re.MULTILINE)
 _ELSEWHERE = ("--executor", "-e", "--profile", "--workflow-profile", "--jobs", "-j")
 """Options after which the number of this machine's cores and GPUs is none of our business."""
 
+_OTHER_OUTPUT = (
+    *("-n", "--dry-run", "--dryrun", "-p", "--printshellcmds", "--verbose", "--quiet", "-q"),
+    *("--logger", "--summary", "-S", "--detailed-summary", "-D", "--list-rules", "-l", "--list"),
+    *("--dag", "--rulegraph", "--filegraph", "--lint", "--help", "-h", "--version", "-v"),
+    *("--report", "--debug-dag", "--unlock", "--archive", "--d3dag", "--list-target-rules", "--lt"),
+)
+"""Options with which Snakemake's own words are wanted, rather than a line a job."""
 
 _RULES = ("--forcerun", "-R", "--until", "-U", "--omit-from", "-O", "--allowed-rules")
 
@@ -77,6 +84,14 @@ def divided(
     return [*targets, *after], options
 
 
+def separated(words: Sequence[str]) -> list[str]:
+    """A command line of Snakemake, with ``--`` before its targets if it has some and no ``--``."""
+    if "--" in words:
+        return list(words)
+    targets, options = divided(words, rules(home()))
+    return [*options, "--", *targets] if targets and options else list(words)
+
+
 def command(words: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
     """Words after ``snakemake``: defaults that the caller left open, options, ``--``, targets.
 
@@ -96,6 +111,8 @@ def command(words: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
         defaults += ["--cores", "all"]
     if here and not any(word.startswith("gpu=") for word in options):
         options = _with(options, "--resources", [f"gpu={max(len(usable(os.environ)), 1)}"])
+    if not _has(options, *_OTHER_OUTPUT):
+        defaults += ["--logger", "palimpsest"]
     table = nested(settings)
     options = _with(options, "--config", [f"{k}={json.dumps(v)}" for k, v in table.items()])
     return [*defaults, *options, *(["--", *targets] if targets else [])]

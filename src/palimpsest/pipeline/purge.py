@@ -30,6 +30,7 @@ def _refs(scenario: Scenario) -> Iterator[str]:
     yield from filter(None, sets)
     yield from scenario.evaluate.parts().values()
     yield from scenario.validate_on.parts().values()
+    yield from scenario.evaluate.examples()
     yield from scenario.local_tasks().values()
 
 

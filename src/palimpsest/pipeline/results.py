@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,8 +20,11 @@ from palimpsest.settings.vector import run_of
 
 def slice_of(name: str, cfg: Config, **wildcards: str) -> str:
     """Canonical JSON of what a stage depends on for these wildcards, with its version."""
-    stage = STAGES[name]
-    return canonical_json({"version": stage.version, **stage.depends(cfg, Wildcards(**wildcards))})
+    return canonical_json(_slice(STAGES[name], cfg, wildcards))
+
+
+def _slice(stage: type[Stage], cfg: Config, wildcards: Mapping[str, str]) -> dict[str, Any]:
+    return {"version": stage.version, **stage.depends(cfg, Wildcards(**wildcards))}
 
 
 def untracked(name: str, cfg: Config, **wildcards: str) -> str:
@@ -35,10 +37,16 @@ def untracked(name: str, cfg: Config, **wildcards: str) -> str:
 
 
 def datasets_of(
-    name: str, cfg: Config, model: str, method: str = "original", plan: str = ""
+    name: str,
+    cfg: Config,
+    model: str,
+    method: str = "original",
+    attack: str = "",
+    plan: str = "",
 ) -> list[str]:
     """Data sets whose rows a subject's stage reads, sorted."""
-    refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method, plan=plan))
+    wildcards = Wildcards(model=model, method=method, attack=attack, plan=plan)
+    refs = STAGES[name].reads(cfg, wildcards)
     return sorted({dataset_of(ref) for ref in refs if ref})
 
 
@@ -166,7 +174,7 @@ def slices_behind(cfg: Config, model: str, method: str) -> str:
     """Canonical JSON of the slices behind one result, recorded in its provenance."""
     slices: dict[str, Any] = {}
     for stage, wildcards in jobs_of(cfg, model, method, cfg.seeds(method, model)[0]):
-        one = json.loads(slice_of(stage.name(), cfg, **wildcards))
+        one = _slice(stage, cfg, wildcards)
         label = _label_of(stage, wildcards, method)
         if "part" in wildcards:
             parts = slices.setdefault(label, {})

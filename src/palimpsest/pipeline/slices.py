@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from palimpsest.attacks import AttackSettings
 from palimpsest.config.roles import opposites
 from palimpsest.config.schema import Base, Config, Scenario
 from palimpsest.io.code import code_hash
@@ -149,6 +150,24 @@ def wordings_of(scenario: Scenario) -> list[str]:
     refs = [scenario.forget, scenario.validate_on.forget, evaluated.forget_unseen, *taught]
     same = {ref for ref in refs if ref and dataset_of(ref) == forgotten}
     return sorted(same - {evaluated.forget})
+
+
+def attack_parts(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:
+    """Of the scenario's rows those that an attack reads, so that an edit of others runs nothing.
+
+    Returns:
+        ``forget``, and of ``forget_unseen`` and ``retain`` those that it measures, None where the
+        scenario has none; ``others``: the attacker's, by name; with them ``wordings``: parts with
+        key strings that none of his rows may hold.
+    """
+    rows, evaluated = scenario.attackers_rows(), scenario.evaluate
+    names = [name for name in (*attack.others(), *attack.helpful()) if name in rows]
+    return {
+        "forget": evaluated.forget,
+        **{name: getattr(evaluated, name) for name in attack.measured},
+        "others": {name: rows[name] for name in names},
+        "wordings": wordings_of(scenario) if names else [],
+    }
 
 
 def robust_in_eval(cfg: Config, model: str, method: str) -> bool:

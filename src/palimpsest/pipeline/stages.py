@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS
+from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Refusals
 from palimpsest.config.spaces import lacks_own, own_value, space_of
 from palimpsest.config.tuning import RESERVED_SEED
@@ -27,6 +27,7 @@ from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
 from palimpsest.pipeline.points import number_of
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
+from palimpsest.settings.dataset import as_it_was
 from palimpsest.settings.draw import ASKING
 from palimpsest.settings.types import Section, tracked, untracked
 from palimpsest.sources.names import recorded
@@ -58,7 +59,9 @@ class DownloadModel(Stage):
         trusted = {"trust_remote_code": True} if b.trust_remote_code else {}
         found = content.source_hash(b.source, Path("resources/models", w.base))
         here = {"content": found} if found else {}
-        return {"source": b.source, "sha256": b.sha256, "revision": b.revision, **here, **trusted}
+        other = {"tokenizer": b.tokenizer} if b.tokenizer else {}
+        facts = {"source": b.source, "sha256": b.sha256, "revision": b.revision}
+        return facts | other | here | trusted
 
 
 @declared
@@ -81,7 +84,7 @@ class DownloadData(Stage):
         # Of other sources nothing but the source itself says which file is read.
         unused = {} if d.source.startswith("hub:") else {"revision": "main", "files": []}
         return {
-            **d.model_dump(),
+            **as_it_was(d),
             **unused,
             # The hash says which file it is; a query may hold a token.
             **({"source": recorded(d.source)} if d.source.startswith("url:") else {}),
@@ -111,9 +114,11 @@ class Tokenize(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        window = getattr(cfg.datasets[w.dataset], "window_tokens", None)
         return {
             "template": cfg.bases[w.base].template.model_dump(),
             "parts": sorted(cfg.datasets[w.dataset].parts),
+            **({"window_tokens": window} if window else {}),
         }
 
 
@@ -510,11 +515,13 @@ class Measure(Batched, OfRun):
             | ({"backend": "vllm", "batch_rows": None} if by_vllm else {}),
             "sampling": cfg.measure.sampling.model_dump(),
             "wrappers": cfg.measure.wrappers,
+            **scenario.evaluate.asking(),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        return list(slices.scenario_of(cfg, w.model).evaluate.parts().values())
+        evaluate = slices.scenario_of(cfg, w.model).evaluate
+        return [*evaluate.parts().values(), *evaluate.examples()]
 
 
 @declared
@@ -764,7 +771,7 @@ class Choose(Stage):
 class AttackSplit(Stage):
     """Divide the rows to forget between an attacker and what he wants; overlaps are named."""
 
-    version = 2
+    version = 3
     per = ("model",)
     work = "palimpsest.stages.attack_split:split"
     ram_mb, seconds = 260, 5.0
@@ -776,18 +783,12 @@ class AttackSplit(Stage):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
         forget = scenario.evaluate.forget
-        return {
-            "parts": {
-                "forget": forget,
-                "wordings": slices.wordings_of(scenario),
-                "others": scenario.attackers_rows(),
-            }
-        }
+        return {"parts": {"forget": forget, "wordings": slices.wordings_of(scenario)}}
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
         parts = cls.depends(cfg, w)["parts"]
-        return [parts["forget"], *parts["wordings"], *parts["others"].values()]
+        return [parts["forget"], *parts["wordings"]]
 
 
 @declared
@@ -797,31 +798,28 @@ class Attack(Batched, OfRun):
     per = ("model", "run", "attack")
     work = "palimpsest.stages.attack:attack"
     gpu = True
-    needs = Estimate.measure
+    needs = Estimate.attack
 
     original: options.Original
     split: options.AttackRows
     datasets: options.Datasets
+    answers: (
+        Annotated[Path, Option("generations.parquet of the model; empty: it is asked again")] | None
+    ) = None
     out: options.OutFile
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
-        base, evaluated = slices.base_of(cfg, w.model), scenario.evaluate
-        unseen = {"forget_unseen": evaluated.forget_unseen} if evaluated.forget_unseen else {}
-        rows = scenario.attackers_rows()
+        base = slices.base_of(cfg, w.model)
         return {
             **slices.load(base),
             "name": w.attack,
             "attack": tracked(entry),
             "code": [entry.version, code_hash(ATTACKS.module(entry.kind), ATTACKING)],
-            "parts": {
-                "forget": evaluated.forget,
-                **unseen,
-                "retain": evaluated.retain,
-                "others": {name: rows[name] for name in entry.others() if name in rows},
-            },
-            "retain_rows": cfg.robust.retain_rows,
+            "parts": slices.attack_parts(scenario, entry),
+            **({"retain_rows": cfg.robust.retain_rows} if RETAIN in entry.measured else {}),
+            **({"rows": cfg.robust.rows} if entry.unit in WRITTEN else {}),
             "template": base.template.model_dump(),
             "generation": slices.generation(cfg, w.model),
             "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
@@ -829,16 +827,16 @@ class Attack(Batched, OfRun):
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        parts = AttackSplit.depends(cfg, w)["parts"]
-        evaluated = slices.scenario_of(cfg, w.model).evaluate
-        others = parts["others"].values()
-        return [parts["forget"], evaluated.forget_unseen, evaluated.retain, *others]
+        parts = slices.attack_parts(slices.scenario_of(cfg, w.model), cfg.attacks[w.attack])
+        more = [*parts.pop("wordings"), *parts.pop("others").values()]
+        return [*parts.values(), *more]
 
 
 @declared
 class Robust(Stage):
     """Whether it comes back: the worst attack on a method, above its control; needs no model."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.robust:robust"
     ram_mb = 260
@@ -993,7 +991,7 @@ class Score(Stage):
 class Compare(Stage):
     """Paired differences to `original`; distance to one that never learned."""
 
-    version = 2
+    version = 3
     per = ("model", "method")
     work = "palimpsest.stages.compare:compare"
     ram_mb = 260
@@ -1011,7 +1009,19 @@ class Compare(Stage):
             "method": w.method,
             "score": cfg.score.model_dump(include=used),
             "measures": measures_version(),
+            **cls._reference(cfg, w.model),
         }
+
+    @classmethod
+    def _reference(cls, cfg: Config, model: str) -> dict[str, Any]:
+        """Published numbers in place of `retrained`, and what the file with them holds."""
+        reference = cfg.models[model].reference
+        if reference is None:
+            return {}
+        found = content.source_hash(reference.rows) if reference.rows else None
+        kind = cfg.score.truth_ratio
+        keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
+        return {"reference": keys}
 
 
 @declared
@@ -1047,7 +1057,7 @@ class Verdict(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
-    version = 2
+    version = 3
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 420, 15.0

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.io.numbers import duration
+from palimpsest.metrics.composite import BLOCK as COMPOSITE
 from palimpsest.metrics.declaration import (
+    FURTHER,
     HARM,
     KNOWUNDO,
     PRIVACY,
@@ -21,7 +23,7 @@ from palimpsest.metrics.declaration import (
     Measure,
     Shown,
 )
-from palimpsest.metrics.measures import comparisons, measures
+from palimpsest.metrics.measures import comparisons, measures, measures_of
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.report import numbers
 from palimpsest.report.inputs import Run
@@ -32,6 +34,9 @@ Value = dict[str, Any]
 FORGET, KEEP, GENERAL, COST = "To forget", "To keep", "In general", "Cost"
 CHANGE, MEMBERSHIP = "Against original", "Membership"
 LM_EVAL = "lm-eval"
+FURTHER_PARTS = "Further parts"
+OF_FURTHER = ("recall_rate", "rouge_l", "truth_ratio")
+"""Measures of a further part (``evaluate.further``) that have a column."""
 GROUPS = {
     "forget": FORGET,
     "forget_unseen": FORGET,
@@ -102,13 +107,22 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 
 def all_columns(runs: Iterable[Run]) -> list[Column]:
     """All columns: those of the measures, of each task of lm-eval, and of the cost."""
+    runs = list(runs)
     tasks = {task: metrics for run in runs for task, metrics in _tasks(run).items()}
     of_tasks = [
         _lm_eval(task, metric)
         for task in sorted(tasks)
         if (metric := _main(tasks[task])) is not None
     ]
-    return [*measure_columns(), *of_tasks, *COST_COLUMNS]
+    further = dict.fromkeys(block for run in runs for block in run.eval["metrics"].get(FURTHER, ()))
+    scores = dict.fromkeys(name for run in runs for name in run.eval["metrics"].get(COMPOSITE, ()))
+    return [
+        *measure_columns(),
+        *(column for block in further for column in _further(block)),
+        *(_composite(name) for name in scores),
+        *of_tasks,
+        *COST_COLUMNS,
+    ]
 
 
 @functools.cache
@@ -194,6 +208,57 @@ def _worst_wrapper(name: str) -> Callable[[Run], Value]:
     return read
 
 
+def _further(block: str) -> list[Column]:
+    """The columns of a further part, by the measures of the block that it is of."""
+    kind, _, name = block.partition("/")
+    columns = []
+    for measure in measures_of(kind):
+        if measure.name not in OF_FURTHER:
+            continue
+        label = measure.label or measure.name.replace("_", " ").capitalize()
+        columns.append(
+            Column(
+                key=f"{kind}_{name}_{measure.name}",
+                group=FURTHER_PARTS,
+                label=f"{name.replace('_', ' ')}: {label}",
+                better=_better(measure.retain if kind in RETAINED else measure.forget),
+                tip=f"{measure.says}, of {block}",
+                text=FORMATS["share"],
+                measure=_in(FURTHER, block, measure.name),
+                share=True,
+                optional=True,
+                details=True,
+            )
+        )
+    return columns
+
+
+def _composite(name: str) -> Column:
+    return Column(
+        key=f"composite_{name}",
+        group="Combined scores",
+        label=name.replace("_", " ").capitalize(),
+        better="",
+        tip="A mean of other measures, see score.composite; one zero makes a harmonic one zero.",
+        text=FORMATS["share"],
+        measure=_in(COMPOSITE, name),
+        optional=True,
+        details=True,
+    )
+
+
+def _in(*path: str) -> Callable[[Run], Value]:
+    """What stands at a place of ``metrics`` that only some results have."""
+
+    def read(run: Run) -> Value:
+        found: Any = run.eval["metrics"]
+        for step in path:
+            found = found.get(step) or {}
+        return found or _ABSENT
+
+    return read
+
+
 def _tasks(run: Run) -> Mapping[str, Any]:
     tasks: Mapping[str, Any] = run.eval["metrics"].get("lm_eval") or {}
     return tasks
@@ -227,11 +292,16 @@ def _lm_eval(task: str, metric: str) -> Column:
 
 def train_seconds(run: Run) -> Value:
     """Time of the stages that this method alone needs, as a measure (mean over seeds)."""
-    stages = run.eval["cost"].get("wall_s") or {}
+    seconds = own_seconds(run.eval["cost"].get("wall_s") or {})
+    return {"value": seconds, "reason": "nothing was trained"}
+
+
+def own_seconds(stages: Mapping[str, float | None]) -> float | None:
+    """Of the seconds of stages those that a method alone needs; None if there are none."""
     own = {name for name, stage in STAGES.items() if stage.own_cost}
     # A task vector of another method is called by both, ``acquire task_vector``.
     seconds = [s for name, s in stages.items() if name.split()[0] in own and s is not None]
-    return {"value": sum(seconds) if seconds else None, "reason": "nothing was trained"}
+    return sum(seconds) if seconds else None
 
 
 def trained_parameters(run: Run) -> Value:

@@ -84,12 +84,15 @@ def balance(run: Run) -> float:
 def best(subject: Subject) -> Run | None:
     """The method that tests tell apart from every other one as better; None if there is none.
 
-    It is better in at least one question of `palimpsest.metrics.pairs` and worse in none.
+    It is better in at least one question of `palimpsest.metrics.pairs` and worse in none. Methods
+    that are not ranked do not count.
     """
-    methods = [run for run in subject.runs if run.method not in REFERENCES]
+    methods = [run for run in subject.runs if run.method not in REFERENCES and run.ranked]
+    names = {run.method for run in methods}
+    found = [pair for pair in subject.pairs if {pair.method, pair.other} <= names]
     for run in methods:
-        against = _against(subject.pairs, run.method)
-        verdicts = [{pair.verdict for pair in found} for found in against.values()]
+        against = _against(found, run.method)
+        verdicts = [{pair.verdict for pair in tested} for tested in against.values()]
         won = all(BETTER in seen and WORSE not in seen for seen in verdicts)
         if won and len(against) == len(methods) - 1 > 0:
             return run

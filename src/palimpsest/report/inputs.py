@@ -13,6 +13,7 @@ import pandas as pd
 from palimpsest.config.schema import REFERENCES
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import (
+    CHOSEN,
     COMPARE,
     EVAL,
     MODEL,
@@ -21,12 +22,13 @@ from palimpsest.io.artifacts import (
     ROBUST,
     ROWS,
     SWEEP,
+    TRIALS,
     VERDICT,
 )
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.cost import training_log
-from palimpsest.metrics.pairs import Pair, pairs
+from palimpsest.metrics.pairs import Pair, page_pairs
 
 ROW_COLUMNS = (
     "seed",
@@ -57,6 +59,23 @@ RETRAINED = "retrained"
 REGION_COLUMNS = ("tensor", "layer", "module", "matrix", "cosine", "magnitude", "selected")
 """Columns that region.parquet must have."""
 
+TRIAL_COLUMNS = (
+    "trial",
+    "scale",
+    "settings",
+    "status",
+    "reason",
+    "forget",
+    "retain",
+    "x",
+    "y",
+    "feasible",
+    "front",
+    "chosen",
+    "optimizer_rows",
+)
+"""Columns that trials.parquet must have."""
+
 BASE = "base"
 """The method name of the base model, which was taught nothing."""
 
@@ -73,6 +92,16 @@ class Region:
     """Lines of region.parquet: all tensors, chosen or not."""
     facts: Mapping[str, Any]
     """region.json: ``tensors``, ``of``, ``parameters``, ``limits``, ``random``."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The search that a method's settings come from."""
+
+    trials: list[dict[str, Any]]
+    """Lines of trials.parquet: every trial at every scale."""
+    chosen: Mapping[str, Any]
+    """chosen.json."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +126,13 @@ class Run:
     """robust.json; empty where no attack was run."""
     verdict: Mapping[str, Any] = field(default_factory=dict)
     """verdict.json; empty where the page has none."""
+    tuned: Tuned | None = None
+    """The search for the settings; None where they were set by hand."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the method is compared in rank: not if its search met its conditions nowhere."""
+        return self.tuned is None or bool(self.tuned.chosen["feasible"])
 
     @property
     def seeds(self) -> list[int]:
@@ -195,6 +231,7 @@ def read_subjects(slice_: Mapping[str, Any], results: Path) -> list[Subject]:
         )
         for model, methods in slice_["report"]["models"].items()
     ]
+    subjects = _with_pairs(subjects)
     return subjects if slice_["report"].get("texts", True) else list(map(_without_texts, subjects))
 
 
@@ -224,14 +261,24 @@ def _subject(
         scenario=titles.get("scenario") or "",
         runs=runs,
         pretraining=_train_log(results / model / "subject", seed=0),
-        pairs=_pairs([run for run in runs if run.method not in REFERENCES]),
     )
 
 
-def _pairs(runs: list[Run]) -> list[Pair]:
-    if len(runs) < 2:
-        return []
-    return pairs({run.method: pd.DataFrame(run.rows) for run in runs}, runs[0].level)
+def _with_pairs(subjects: list[Subject]) -> list[Subject]:
+    """The subjects with the tests of their methods, corrected for all of the page."""
+    tested = {subject.name: _unlearned(subject.runs) for subject in subjects}
+    levels = [run.level for runs in tested.values() for run in runs]
+    if not levels:
+        return subjects
+    frames = {
+        name: {run.method: pd.DataFrame(run.rows) for run in runs} for name, runs in tested.items()
+    }
+    found = page_pairs(frames, levels[0])
+    return [replace(subject, pairs=found[subject.name]) for subject in subjects]
+
+
+def _unlearned(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.method not in REFERENCES]
 
 
 def _title(method: str, title: str | None) -> str:
@@ -256,7 +303,12 @@ def _run(method: str, title: str, folder: Path, sweeps: bool, attacked: bool) ->
         compare={} if method == ORIGINAL else read_document(folder / COMPARE),
         robust=read_document(folder / ROBUST) if attacked and method != BASE else {},
         verdict=read_document(folder / VERDICT) if attacked and method != BASE else {},
+        tuned=_tuned(folder / "tune") if evaluation.get("tuning") else None,
     )
+
+
+def _tuned(folder: Path) -> Tuned:
+    return Tuned(_table(folder / TRIALS, TRIAL_COLUMNS), read_document(folder / CHOSEN))
 
 
 def _region(folder: Path, seed: int) -> list[Region]:

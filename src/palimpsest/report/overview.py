@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from palimpsest.config.schema import REFERENCES
+from palimpsest.metrics.tradeoffs import pareto
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, container_spec
 from palimpsest.report.headlines import best
 from palimpsest.report.inputs import Run, Subject
@@ -53,13 +54,11 @@ def _points(runs: Sequence[Run], measure: str) -> list[Point]:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The Pareto front: no other method is better in one axis and as good in the other."""
+    """The Pareto set of the methods: no other is better in one axis and as good in the other."""
     methods = [point for point in points if point["kind"] == "method"]
-    best: list[Point] = []
-    for point in sorted(methods, key=lambda p: (p["forget"], -p["retain"])):
-        if not best or point["retain"] > best[-1]["retain"]:
-            best.append(point)
-    return best
+    inside = pareto([(-point["forget"], point["retain"]) for point in methods])
+    chosen = [point for point, one in zip(methods, inside, strict=True) if one]
+    return sorted(chosen, key=lambda p: (p["forget"], p["retain"]))
 
 
 def labelled(points: Sequence[Point]) -> list[Point]:

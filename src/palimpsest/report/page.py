@@ -20,7 +20,7 @@ import vl_convert
 from palimpsest import __version__
 from palimpsest.config.schema import REFERENCES
 from palimpsest.io.numbers import duration
-from palimpsest.metrics.pairs import Pair, Question
+from palimpsest.metrics.pairs import Pair, Place, Question, places
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
@@ -31,6 +31,7 @@ from palimpsest.report.inputs import ORIGINAL, Run, Subject
 from palimpsest.report.overview import overview_charts
 from palimpsest.report.recovery import recovery
 from palimpsest.report.regions import region_charts
+from palimpsest.report.tuning import set_by, tuning
 
 FACTS = ("seeds", "device", "packages", "sources", "git")
 """Parts of the provenance that are lists or short values; hashes and config are shown apart."""
@@ -142,10 +143,12 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "headlines": ranked,
         "best": best(subject),
         "pairs": _pairs(subject),
+        "places": _places(subject),
+        "tuning": tuning(subject),
         "recovery": recovery(subject),
         "columns": columns,
-        "methods": [_methods(subject.runs, some) for some in _screens(columns, details=False)],
-        "details": [_methods(subject.runs, some) for some in _screens(columns, details=True)],
+        "methods": [_methods(subject, some) for some in _screens(columns, details=False)],
+        "details": [_methods(subject, some) for some in _screens(columns, details=True)],
         "each_seed": [_each_seed(subject.runs, some) for some in _screens(columns)],
         "overview": overview_charts(subject),
         "regions": region_charts(subject),
@@ -210,7 +213,30 @@ def _pair_tip(pair: Pair) -> str:
     return f"{form(change['value'])}{between}, p {pair.adjusted:.2g}, {rows} rows"
 
 
-def _methods(runs: Iterable[Run], columns: Sequence[Column]) -> dict[str, Any]:
+def _places(subject: Subject) -> dict[str, Any]:
+    """Where each method may stand by each question, and the methods that have no place."""
+    methods = [run for run in subject.runs if run.method not in REFERENCES]
+    found = places(subject.pairs, {run.method for run in methods if run.ranked})
+    return {
+        "questions": list(found),
+        "rows": [
+            (run.title, [_place(of_question.get(run.method)) for of_question in found.values()])
+            for run in methods
+            if run.ranked
+        ],
+        "unranked": [run.title for run in methods if not run.ranked],
+    }
+
+
+def _place(place: Place | None) -> str:
+    """``2 to 5 of 12``; the number alone where all others are told apart."""
+    if place is None:
+        return numbers.DASH
+    first, last, of = place
+    return f"{first} of {of}" if first == last else f"{first} to {last} of {of}"
+
+
+def _methods(subject: Subject, columns: Sequence[Column]) -> dict[str, Any]:
     """A table with a line per method; the page leaves it out if it has no columns."""
     rows = [
         {
@@ -218,9 +244,11 @@ def _methods(runs: Iterable[Run], columns: Sequence[Column]) -> dict[str, Any]:
             "title": run.title,
             "judge": run.eval["metrics"].get("harm_judge"),
             "stopped": stopped(run),
+            "set": set_by(run, subject),
+            "unranked": "" if run.ranked else "No setting met the conditions of its search.",
             "cells": [_cell(run, column) for column in columns],
         }
-        for run in runs
+        for run in subject.runs
     ]
     return _table(columns, rows)
 
@@ -235,6 +263,8 @@ def _each_seed(runs: Sequence[Run], columns: Sequence[Column]) -> dict[str, Any]
             "title": run.title,
             "judge": None,
             "stopped": "",
+            "set": "",
+            "unranked": "",
             "cells": [_seed_cell(column.measure(run), place, column) for column in shown],
         }
         for run in several

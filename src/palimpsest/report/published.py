@@ -8,8 +8,12 @@ from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.io import markdown
+from palimpsest.io.artifacts import ROWS
 from palimpsest.io.atomic import write_text
 from palimpsest.io.sealed import read_document
+from palimpsest.io.tables import read_table
+from palimpsest.leaderboard.order import TUNED
+from palimpsest.metrics.pairs import Question, page_pairs
 
 PAPER = {
     "original": (0.00, 100.00, 50.00),
@@ -22,6 +26,10 @@ PAPER = {
 (Llama-2-7B-Chat, User Privacy, in-distribution variants)."""
 
 MEASURES = ("unlearn_success", "retention_success", "average")
+REGION = ("memflex-tuned", "memflex-all-tuned")
+"""Equal but for the region."""
+UNLEARNED = Question("forget", "accuracy", "low", "Unlearn Success")
+RETAINED = Question("retain", "accuracy", "high", "Retention Success")
 TASK = "local:truthfulqa/all"
 """Name of TruthfulQA's multiple-choice task in lm-eval's block of eval.json."""
 
@@ -48,8 +56,11 @@ def write_table(
         UserError: a result is missing, or the page lacks one of the two lines.
     """
     rows = {titles.get(m, m): (m, _metrics(path)) for m, path in evaluations.items()}
+    made = TABLES[table](rows)
+    if table == "knowundo" and (said := region_text(evaluations)):
+        made += f"\n{said}"
     text = page.read_text(encoding="utf-8")
-    write_text(page, markdown.renewed(page, text, marks(table), TABLES[table](rows)))
+    write_text(page, markdown.renewed(page, text, marks(table), made))
 
 
 def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
@@ -59,9 +70,38 @@ def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
     lines = []
     for title, (method, metrics) in rows.items():
         measured = [_percent(metrics["knowundo"][name]) for name in MEASURES]
-        published = [f"{value:.2f}" for value in PAPER.get(method, ())] or [""] * 3
+        published = [f"{value:.2f}" for value in PAPER.get(method.removesuffix(TUNED), ())] or [
+            ""
+        ] * 3
         lines.append([title, *measured, *published])
     return markdown.table(head, lines, numbers=True)
+
+
+def region_text(evaluations: Mapping[str, Path]) -> str:
+    """What MemFlex's region changes against all tensors, both tuned; empty without these two.
+
+    Rows and seeds are drawn (`palimpsest.metrics.pairs`), and Holm's correction is over both tests.
+
+    Raises:
+        UserError: rows.parquet of one of them is missing or altered.
+    """
+    if not set(REGION) <= evaluations.keys():
+        return ""
+    frames = {m: read_table(evaluations[m].parent / ROWS)[0].to_pandas() for m in REGION}
+    level = float(read_document(evaluations[REGION[0]])["confidence"])
+    said = []
+    for pair in page_pairs({"": frames}, level, (UNLEARNED, RETAINED))[""]:
+        sign = -1 if pair.question == UNLEARNED else 1
+        value, (low, high) = pair.change["value"], pair.change["ci95"]
+        ends = sorted((sign * low, sign * high))
+        said.append(
+            f"{pair.question.label} {100 * sign * value:+.1f} points "
+            f"({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}; p {pair.adjusted:.2g})"
+        )
+    return (
+        "MemFlex with its region less MemFlex on all tensors, both tuned alike: "
+        f"{', '.join(said)}. The {100 * level:g} % intervals are over rows and seeds.\n"
+    )
 
 
 def truthfulqa_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:

@@ -13,11 +13,13 @@ from typing import Any
 import altair as alt
 
 from palimpsest.attacks import UNATTACKED
+from palimpsest.attacks.files import BESIDE
 from palimpsest.config.schema import REFERENCES
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, color_of, container_spec
+from palimpsest.report.criteria import source_of
 from palimpsest.report.headlines import under_attack
 from palimpsest.report.inputs import ORIGINAL, RETRAINED, Run, Subject
-from palimpsest.report.numbers import DASH, percent
+from palimpsest.report.numbers import DASH, change, percent
 
 OUTCOMES = {
     "pass": ("●", "passed"),
@@ -40,6 +42,8 @@ class Entry:
     text: str
     note: str = ""
     weak: bool = False
+    damage: str = ""
+    """What the attacked model still knows of the rows to keep, and how much of it is no text."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,15 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A folder with parts of what was forgotten, beside the published model."""
+
+    path: str
+    holds: str
+    readers: str
+
+
+@dataclass(frozen=True)
 class Condition:
     """A criterion, a line of the verdicts."""
 
@@ -80,6 +93,9 @@ class Recovery:
     """Titles over the columns of the table."""
     references: list[str]
     lines: list[Line]
+    notices: list[str]
+    """What keeps the columns from being compared."""
+    beside: list[Beside]
     summary: Chart
     curves: list[Chart]
     examples: list[Recovered]
@@ -87,6 +103,8 @@ class Recovery:
     judged: list[str]
     """Titles over the columns of the verdicts; empty without criteria."""
     criteria: str
+    criteria_source: str
+    """Their hash, and since when they stand where they do."""
     unusable: str
     outcomes: list[tuple[str, str, str]]
     """Of each model: outcome, shape with its word, the verdict in a sentence."""
@@ -103,13 +121,20 @@ def recovery(subject: Subject) -> Recovery | None:
     return Recovery(
         methods=[run.title for run in runs],
         references=[run.title for run in references],
-        lines=[*_lines(runs, references, "attacks"), *_lines(runs, references, "form")],
+        lines=[
+            *_lines(runs, references, "attacks"),
+            *_cloze(runs, references),
+            *_lines(runs, references, "form"),
+        ],
+        notices=[*_same_models([*references, *runs]), *_other_settings(runs)],
+        beside=_beside(runs),
         summary=_summary(subject, runs),
         curves=[*_relearning(subject, runs), *_layers(subject, runs)],
         examples=[one for run in runs for one in _examples(run)] if subject.texts else [],
         not_tested=_not_tested(runs),
         judged=[run.title for run in judged],
         criteria=judged[0].verdict["criteria"] if judged else "",
+        criteria_source=source_of(judged[0].verdict) if judged else "",
         unusable=next(
             (str(run.verdict["unusable"]) for run in judged if not run.verdict["usable"]), ""
         ),
@@ -140,9 +165,10 @@ def _lines(runs: Sequence[Run], references: Sequence[Run], block: str) -> list[L
 
 
 def _about(attack: Fields) -> str:
-    control = attack["control"]
+    control, power = attack["control"], attack["power"]["value"]
     against = {RETRAINED: "", None: ", no control"}.get(control, f", against {control}")
-    return f"{attack['level']}, {attack['unit']}{against}"
+    found = "" if power is None else f"; power {percent(power)}"
+    return f"{attack['level']}, {attack['unit']}{against}{found}"
 
 
 def _entry(run: Run, attack: Fields | None) -> Entry:
@@ -152,19 +178,100 @@ def _entry(run: Run, attack: Fields | None) -> Entry:
     found, rate = attack["recovered"], attack["rates"]["method"]
     itself = "" if rate is None else f"rate {percent(rate)}"
     weak = f"weak here: {attack['weak_why']}" if attack["weak"] else ""
+    edge = "its best learning rate is the smallest or largest tried" * bool(attack["rate_at_edge"])
+    damage = _damage(attack, "method")
     if found["value"] is None:
-        return Entry(DASH, _joined(weak or found["reason"], itself), bool(weak))
+        return Entry(DASH, _joined(weak or found["reason"], itself, edge), bool(weak), damage)
     ends = found["ci95"]
     between = "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
-    return Entry(percent(found["value"]), _joined(between, itself, weak), bool(weak))
+    note = _joined(between, itself, weak, edge)
+    return Entry(percent(found["value"]), note, bool(weak), damage)
+
+
+def _damage(attack: Fields, key: str) -> str:
+    rates = attack["damage"].get(key) or {}
+    kept, broken = rates.get("retain_recall"), rates.get("degenerate")
+    texts = [
+        "" if kept is None else f"keeps {percent(kept)}",
+        "" if broken is None else f"no text {percent(broken)}",
+    ]
+    return ", ".join(text for text in texts if text)
 
 
 def _rate(runs: Sequence[Run], block: str, name: str, method: str) -> Entry:
     """The rate of a reference under an attack: all methods share it."""
     key = "original" if method == ORIGINAL else "control"
-    rates = [(run.robust.get(block) or {}).get(name, {}).get("rates", {}).get(key) for run in runs]
-    rate = next((rate for rate in rates if rate is not None), None)
-    return Entry(DASH if rate is None else percent(rate), "rate")
+    attacks = [(run.robust.get(block) or {}).get(name) for run in runs]
+    known = (one for one in attacks if one is not None and one["rates"].get(key) is not None)
+    if (one := next(known, None)) is None:
+        return Entry(DASH, "rate")
+    return Entry(percent(one["rates"][key]), "rate", damage=_damage(one, key))
+
+
+CLOZE = "cloze"
+"""Setting of an answer with a blank in place of the fact."""
+
+
+def _cloze(runs: Sequence[Run], references: Sequence[Run]) -> list[Line]:
+    """How much more a blank in the answer brings than the question: a sign of hiding by itself."""
+    columns = [
+        *((run, "method") for run in runs),
+        *((runs[0], "original" if one.method == ORIGINAL else "control") for one in references),
+    ]
+    gaps = [_cloze_gap(run, key) for run, key in columns]
+    if all(gap is None for gap in gaps):
+        return []
+    about = "rate with a blank in the answer, less that of the plain question"
+    entries = [Entry(DASH if gap is None else change(gap)) for gap in gaps]
+    return [Line("cloze − asked", about, entries)]
+
+
+def _cloze_gap(run: Run, key: str) -> float | None:
+    settings = [one["settings"].get(CLOZE) for one in run.robust["attacks"].values()]
+    blanks = [((one or {}).get(key) or {}).get("rate") for one in settings]
+    asked = (run.robust["unattacked"].get(key) or {}).get("rate")
+    blank = next((rate for rate in blanks if rate is not None), None)
+    return None if blank is None or asked is None else blank - asked
+
+
+def _same_models(runs: Sequence[Run]) -> list[str]:
+    """A notice for each model that several methods have: their numbers are one model's."""
+    same: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        if run.robust:
+            same.setdefault(tuple(run.robust["weights"]), []).append(run.title)
+    return [
+        f"{' and '.join(titles)} are the same model: their files are equal, and so are all their "
+        "numbers."
+        for titles in same.values()
+        if len(titles) > 1
+    ]
+
+
+def _other_settings(runs: Sequence[Run]) -> list[str]:
+    """A notice where methods were attacked with different settings."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        groups.setdefault(run.robust["slices"], []).append(run.title)
+    if len(groups) < 2:
+        return []
+    listed = "; ".join(", ".join(titles) for titles in groups.values())
+    return [f"Not attacked with the same settings, so these groups cannot be compared: {listed}."]
+
+
+def _beside(runs: Sequence[Run]) -> list[Beside]:
+    """Folders beside the models with parts of what was forgotten, each once."""
+    found = {
+        folder["path"]: Beside(
+            folder["path"],
+            folder["holds"],
+            "its owner alone" if folder["private"] else "everybody on this machine",
+        )
+        for run in runs
+        for attack in run.robust["form"].values()
+        for folder in attack["about"].get(BESIDE, {}).get("folders", [])
+    }
+    return [found[path] for path in sorted(found)]
 
 
 def _joined(*texts: str | None) -> str:

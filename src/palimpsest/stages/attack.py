@@ -20,6 +20,7 @@ from palimpsest.attacks import (
     Cell,
     Found,
     NoRow,
+    NotFinite,
 )
 from palimpsest.engine.device import set_up
 from palimpsest.errors import UserError
@@ -48,7 +49,7 @@ def attack(job: Attack) -> None:
     settings = module.Settings(**job.config["attack"])
     device = set_up(job.threads)
     target = Target(job, device, read_document(job.split))
-    cells = settings.cells()
+    cells = _with_rows(settings.cells(), target)
     make_private(job.out.parent)  # answers may hold what was to be forgotten
     side = _side_folder(job)
     found = []
@@ -66,10 +67,20 @@ def attack(job: Attack) -> None:
     for _, kept in found:
         facts = deep_merge(facts, kept["facts"])  # a setting has a cell for each fold and seed
     document = _document(job, settings, facts, [kept for _, kept in found], began)
+    document["left_out"] = target.left_out
     if FORGET not in table["part"].to_pylist():
         document["why"] = next((one["why"] for one in facts.values() if "why" in one), "")
+        document["finite"] = all(one.get("finite", True) for one in facts.values())
     write_document(job.out, document)
     shutil.rmtree(side, ignore_errors=True)
+
+
+def _with_rows(cells: Sequence[Cell], target: Target) -> Sequence[Cell]:
+    """The cells whose fold has a row that is measured; all, if none has."""
+    try:
+        return [cell for cell in cells if target.measured(target.forget, cell.fold)] or cells
+    except NoRow:  # each cell says why
+        return cells
 
 
 def _side_folder(job: Attack) -> Path:
@@ -77,7 +88,7 @@ def _side_folder(job: Attack) -> Path:
     side = job.out.with_name(f"{job.out.stem}.ckpt")
     models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
     sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
-    inputs = [*models, job.split, *sets]
+    inputs = [*models, job.split, *sets, *([job.answers] if job.answers else [])]
     identity = fingerprint(
         {
             "config": job.config,
@@ -97,7 +108,8 @@ def _side_folder(job: Attack) -> Path:
 def _datasets(parts: Mapping[str, Any]) -> list[str]:
     """Data sets of an attack's parts, other rows of the attacker among them."""
     refs = [ref for ref in parts.values() if isinstance(ref, str)]
-    return sorted({dataset_of(ref) for ref in (*refs, *parts["others"].values())})
+    more = [*parts["others"].values(), *parts["wordings"]]
+    return sorted({dataset_of(ref) for ref in (*refs, *more)})
 
 
 def _run(module: AttackModule, settings: AttackSettings, cell: Cell, target: Target) -> Found:
@@ -105,12 +117,15 @@ def _run(module: AttackModule, settings: AttackSettings, cell: Cell, target: Tar
         found = module.run(settings, cell, target)
         return found if isinstance(found, Found) else Found(list(found))
     except NoRow as error:
-        return Found([], why=str(error))
+        broken = isinstance(error, NotFinite) and error.as_it_is
+        return Found([], why=str(error), finite=not broken)
 
 
 def _facts(found: Found, cell: Cell) -> dict[str, Any]:
-    why = {cell.setting: {"why": found.why}} if found.why else {}
-    return deep_merge(found.facts, why)
+    if not found.why:
+        return found.facts
+    why = {"why": found.why} if found.finite else {"why": found.why, "finite": False}
+    return deep_merge(found.facts, {cell.setting: why})
 
 
 def _check(found: Found, cell: Cell, job: Attack) -> None:

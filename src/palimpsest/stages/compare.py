@@ -13,7 +13,9 @@ from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.compare import differences
 from palimpsest.metrics.measures import comparisons
+from palimpsest.metrics.reference import reference_rows, refuse_another_split
 from palimpsest.pipeline.stages import Compare
+from palimpsest.sources.names import split_source
 
 SCHEMA_VERSION = 1
 """Version of compare.json."""
@@ -31,7 +33,15 @@ def compare(job: Compare) -> dict[str, Any]:
     _check_types([job.rows, job.original, *filter(None, [job.retrained])])
     method, original = _frame(job.rows), _frame(job.original)
     retrained = None if job.retrained is None else _frame(job.retrained)
+    if retrained is not None and job.config["method"] != "retrained":
+        _refuse_itself(job, method, retrained)
     settings = job.config["score"]
+    if (given := job.config.get("reference")) and job.config["method"] != "retrained":
+        settings = {**settings, "reference_auc": given["auc"]}
+        if given["rows"] is not None:
+            place = Path(split_source(given["rows"])[1]).expanduser()
+            retrained = reference_rows(place, given["truth_ratio"])
+            refuse_another_split(method, retrained, place)
     result = {
         "schema_version": SCHEMA_VERSION,
         "model": job.config["model"],
@@ -43,6 +53,24 @@ def compare(job: Compare) -> dict[str, Any]:
     }
     write_document(job.out, result)
     return result
+
+
+def _refuse_itself(job: Compare, method: pd.DataFrame, retrained: pd.DataFrame) -> None:
+    """Refuse a reference that is the method itself: every distance to it would be 0.
+
+    Raises:
+        UserError: both give every row the same likelihood.
+    """
+    keys, column = ["part", "id"], "mean_logprob"
+    if column not in method or column not in retrained:
+        return
+    one, other = (f.set_index(keys)[column].sort_index() for f in (method, retrained))
+    if len(one) and one.equals(other):
+        raise UserError(
+            f"{job.retrained} and {job.rows} give every row the same likelihood: 'retrained' is "
+            f"the model of '{job.config['method']}' itself, and cannot be its reference; name a "
+            "model that never learned what is forgotten (models.<model>.retrained)"
+        )
 
 
 def _check_types(tables: Sequence[Path]) -> None:

@@ -64,6 +64,13 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
         )
     if unread := built.facts["unread_columns"]:
         log(f"{output.name}: columns that nothing reads: {one_line(', '.join(unread))}")
+    for part, twice in built.facts["doubled"].items():
+        if "rows" in twice:
+            counts = ", ".join(f"{n} {what}" for what, n in twice.items())
+            log(f"{output.name}/{part}: NOTICE: stand there twice: {counts}")
+    if run_on := built.facts["run_on"]:
+        places = one_line(", ".join(run_on), 200)
+        log(f"{output.name}: NOTICE: answers that end in another heading, kept so: {places}")
     if left_out := built.facts["left_out"]:
         counts = ", ".join(f"{n} {why}" for why, n in left_out.items())
         log(f"{output.name}: left out rows: {counts}")

@@ -39,6 +39,7 @@ def download_model(job: DownloadModel, log: Callable[[str], None] = print) -> di
             config["revision"],
             job.records,
             config.get("trust_remote_code", False),
+            config.get("tokenizer"),
         )
         # Every later stage asks for the end token: what it would refuse is refused here.
         read_tokenizer(folder)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ import torch
 from palimpsest.engine import vllm_engine
 from palimpsest.engine.body import Body
 from palimpsest.engine.device import set_up
-from palimpsest.engine.generate import Answerer, Sampled
+from palimpsest.engine.generate import Answerer, Sampled, ended
 from palimpsest.engine.rows import Row
 from palimpsest.io.artifacts import GENERATIONS, LIKELIHOOD, MEASURE
 from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import write_table
-from palimpsest.measuring.alternatives import Format, format_of, in_chat, wrapped, wrong_answers
+from palimpsest.measuring.alternatives import (
+    Format,
+    format_of,
+    in_chat,
+    in_own_format,
+    own_formats,
+    wrapped,
+    wrong_answers,
+)
 from palimpsest.measuring.answers import (
     Answered,
     Questions,
@@ -56,19 +65,18 @@ def measure(job: Measure) -> None:
     device = set_up(job.threads)
     remote = config["trust_remote_code"]
     tokenizer = load_tokenizer(base, remote)
+    form = format_of(base, config["template"])
+    asked = config.get("asked", {})
+    own = own_formats(asked, config["parts"], job.datasets, base, config["template"])
     rows = {
         **read_parts(config["parts"], job.tokens),
         **in_chat(config["parts"], job.datasets, base, config["template"]),
+        **in_own_format(own, config["parts"], job.datasets),
     }
-    form = format_of(base, config["template"])
-    evaluated = [*with_right_responses(rows), *_with_wrong_answers(config, job.datasets, form)]
-    questions = _questions(rows, config, job.datasets, form, label)
-    limit = longest_answer(
-        config["generation"]["max_new_tokens"],
-        {block: part for group in questions for block, part in group.rows.items()},
-        form.tokenizer.context,
-        label,
-    )
+    evaluated = [*with_right_responses(rows), *_with_wrong_answers(config, job.datasets, form, own)]
+    questions = _questions(rows, config, job.datasets, own.get("forget", form), label)
+    limit = _limit(questions, config, form, label)
+    limits = {group.limit or limit for group in questions}
     by_vllm = config["generation"].get("backend") == "vllm"
     answered: list[Answered] = []
     if by_vllm:
@@ -80,33 +88,41 @@ def measure(job: Measure) -> None:
             job.model,
             out / ".vllm",
             tokenizer,
-            vllm_engine.Limits(_longest(questions), limit),
+            vllm_engine.Limits(_longest(questions), max(limits)),
             device,
             label,
         ) as answerer:
-            answered = _answers(answerer, questions)
+            answered = _answers(lambda _: answerer, questions, limit, tokenizer)
     network = load_model(job.model, base, config["dtype"], device, remote)
     ends = form.tokenizer.ends.stops
     table = likelihood(Body(network), evaluated, job.untracked["batch_tokens"], ends, label)
     write_table(out / LIKELIHOOD, table)
     if not by_vllm:
         # Not bound to a variable, so that this model is freed before the next one is loaded.
-        answered = _answers(
-            transformers_answerer(network, tokenizer, limit, config["generation"]["batch_rows"]),
-            questions,
-        )
+        batch_rows = config["generation"]["batch_rows"]
+        by_limit = {n: transformers_answerer(network, tokenizer, n, batch_rows) for n in limits}
+        answered = _answers(by_limit.__getitem__, questions, limit, tokenizer)
+        del by_limit
     if job.model != job.original:
         del network
         freed()
         network = load_model(job.original, base, config["dtype"], device, remote)
     logprobs = answer_logprobs(Body(network), answered, job.untracked["batch_tokens"])
-    write_table(out / GENERATIONS, generations_table(answered, logprobs), max_new_tokens=limit)
+    own_limits = {b: group.limit for group in questions if group.limit for b in group.rows}
+    write_table(
+        out / GENERATIONS,
+        generations_table(answered, logprobs),
+        max_new_tokens=limit,
+        **({"limits": own_limits} if own_limits else {}),
+    )
     dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
     write_document(out / MEASURE, _facts(time.monotonic() - began, device, dtype))
 
 
-def _with_wrong_answers(config: dict[str, Any], datasets: Path, form: Format) -> list[EvaluatedRow]:
-    by_block = wrong_answers(config["parts"], config["alternatives"], datasets, form)
+def _with_wrong_answers(
+    config: dict[str, Any], datasets: Path, form: Format, own: Mapping[str, Format]
+) -> list[EvaluatedRow]:
+    by_block = wrong_answers(config["parts"], config["alternatives"], datasets, form, own)
     return [
         EvaluatedRow(block, row, place) for block, rows in by_block.items() for place, row in rows
     ]
@@ -119,20 +135,53 @@ def _questions(
     form: Format,
     label: str,
 ) -> list[Questions]:
-    """Every row to answer and the wrapped ones of ``forget``; then ``forget`` for each seed."""
+    """Every row to answer and the wrapped ones of ``forget``; then ``forget`` for each seed.
+
+    Blocks that ``evaluate.asked`` gives a limit or stop texts of their own are asked apart.
+    """
     plain = rows_to_answer(rows, config["answers"])
     ref = config["parts"]["forget"]
+    asked = config.get("asked", {})
+    keys = {b: (one["max_new_tokens"], tuple(one["stop"])) for b, one in asked.items()}
+    apart = {block: key for block, key in keys.items() if key != (None, ())}
+    of_forget = apart.get("forget", (None, ()))
     in_wrappers = {
         wrapped_block(name): wrapped(ref, text, config["answers"], datasets, form)
         for name, text in config["wrappers"].items()
     }
-    questions = [Questions(plain | in_wrappers, f"{label} answers")]
+    together = {block: part for block, part in plain.items() if block not in apart}
+    groups: dict[tuple[int | None, tuple[str, ...]], dict[str, list[Row]]] = {
+        key: {} for key in [(None, ()), of_forget, *apart.values()]
+    }
+    groups[None, ()] |= together
+    for block, key in apart.items():
+        groups[key][block] = plain[block]
+    groups[of_forget] |= in_wrappers
+    questions = [
+        Questions(blocks, f"{label} answers", limit=limit, stop=stop)
+        for (limit, stop), blocks in groups.items()
+        if blocks
+    ]
     sampling = config["sampling"]
     for seed in sampling["seeds"]:
         sampled = Sampled(sampling["temperature"], sampling["top_p"], seed)
         blocks = {sampled_block(seed): plain["forget"]}
-        questions.append(Questions(blocks, f"{label} sampled answers, seed {seed}", sampled))
+        name = f"{label} sampled answers, seed {seed}"
+        questions.append(Questions(blocks, name, sampled, *of_forget))
     return questions
+
+
+def _limit(questions: Sequence[Questions], config: dict[str, Any], form: Format, label: str) -> int:
+    """The limit of the questions without one of their own; every limit is checked."""
+    setting, context = config["generation"]["max_new_tokens"], form.tokenizer.context
+    limits = []
+    for limit in dict.fromkeys([None, *(group.limit for group in questions)]):
+        groups = [group for group in questions if group.limit == limit]
+        rows = {block: part for group in groups for block, part in group.rows.items()}
+        if rows:
+            name = label if limit is None else f"{label}, {', '.join(rows)}"
+            limits.append(longest_answer(limit or setting, rows, context, name))
+    return limits[0]
 
 
 def _longest(questions: Sequence[Questions]) -> int:
@@ -142,8 +191,27 @@ def _longest(questions: Sequence[Questions]) -> int:
     )
 
 
-def _answers(answerer: Answerer, questions: Sequence[Questions]) -> list[Answered]:
-    return [answer for group in questions for answer in answer_questions(answerer, group)]
+def _answers(
+    answerer: Callable[[int], Answerer],
+    questions: Sequence[Questions],
+    limit: int,
+    tokenizer: Any,
+) -> list[Answered]:
+    """The answers to all questions.
+
+    Args:
+        answerer: what answers with at most so many tokens; vLLM's has one limit for all.
+        questions: groups that are asked alike.
+        limit: of the groups that have none of their own.
+        tokenizer: the base's.
+    """
+    answered = []
+    for group in questions:
+        longest = group.limit or limit
+        for one in answer_questions(answerer(longest), group):
+            answer = ended(one.answer, longest, group.stop, tokenizer)
+            answered.append(replace(one, answer=answer))
+    return answered
 
 
 def _facts(wall_s: float, device: torch.device, dtype: str) -> dict[str, Any]:

@@ -103,6 +103,8 @@ def _take(source: str, job: Pretrain, hazardous: list[str]) -> None:
     facts: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
     if given.is_adapter(folder):
         updates = given.read_updates(folder, name, job.base, job.config["trust_remote_code"])
+        if told := given.another_base(folder, job.base):
+            print(f"{job.label}: NOTICE: {name} {told}", flush=True)
         write_adapter(out, updates, str(job.base))
         write_manifest(out, FILES, adapter=True, source=source, **facts)
     elif isinstance(job, Retrain):

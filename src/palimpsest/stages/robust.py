@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,13 @@ def robust(job: Robust) -> dict[str, Any]:
     attacks = {name: _models(job, name) for name in config["attacks"]}
     for name, models in attacks.items():
         _check_settings(name, models)
-    no_rows = {name: why for name, of in attacks.items() if (why := of[METHOD][0].facts.get("why"))}
-    attacks = {name: models for name, models in attacks.items() if name not in no_rows}
+    no_rows = {name: why for name, of in attacks.items() if (why := _why({METHOD: of[METHOD]}))}
+    attacks = {
+        name: of for name, of in attacks.items() if name == UNATTACKED or name not in no_rows
+    }
     trials = {name: _trial(name, models, rows) for name, models in attacks.items()}
+    if broken := _broken(job, config["attacks"]):
+        trials[UNATTACKED] = replace(trials[UNATTACKED], why=broken)
     own = config["method"] == "retrained"
     found = assess(list(trials.values()), rows, config["confidence"], own)
     beside = {}
@@ -244,7 +248,27 @@ def _trial(name: str, models: Models, rows: Rows) -> Trial:
         mean_of(one.get("chance") for one in facts["settings"].values()),
         _diverged(models[METHOD]),
         _feeble((models.get(CONTROL) or models[METHOD])[0].facts["settings"]),
+        _why(models),
     )
+
+
+def _broken(job: Robust, attacks: Sequence[str]) -> str:
+    """Why nothing can be said of a method that has no numbers, whatever its answers were."""
+    found = (
+        Attacked(model.parent / "attacks", name).facts for name in attacks for model in job.models
+    )
+    return next((facts["why"] for facts in found if not facts.get("finite", True)), "")
+
+
+def _why(models: Models) -> str:
+    """Why a model has no value under an attack; of the method without its name."""
+    found = (
+        why if name == METHOD else f"{name}: {why}"
+        for name, seeds in models.items()
+        for one in seeds
+        if (why := one.facts.get("why"))
+    )
+    return next(found, "")
 
 
 def _feeble(settings: Mapping[str, Mapping[str, Any]]) -> str:
@@ -305,8 +329,25 @@ def _described(block: Mapping[str, Any], models: Models) -> dict[str, Any]:
             }
             for setting in settings
         },
-        "about": {name: facts for name, facts in first["settings"].items() if name not in settings},
+        "about": _about(models[METHOD], settings),
     }
+
+
+def _about(seeds: Sequence[Attacked], settings: Sequence[str]) -> dict[str, Any]:
+    """Facts that are of no setting; of several seeds the first's, and the lists of all."""
+    found: dict[str, Any] = {}
+    for one in seeds:
+        for name, facts in one.facts["settings"].items():
+            if name in settings:
+                continue
+            kept = found.setdefault(name, {})
+            for key, value in facts.items():
+                if isinstance(value, list):
+                    known = kept.setdefault(key, [])
+                    known += [entry for entry in value if entry not in known]
+                else:
+                    kept.setdefault(key, value)
+    return found
 
 
 def _of(attacked: Attacked, setting: str) -> dict[str, float | None]:

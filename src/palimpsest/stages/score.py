@@ -20,6 +20,8 @@ from palimpsest.io.tables import write_table
 from palimpsest.measuring.verdicts import judge_quality, verdicts_of
 from palimpsest.metrics.asked import draw_ids
 from palimpsest.metrics.blocks import metrics_block
+from palimpsest.metrics.composite import BLOCK as COMPOSITE
+from palimpsest.metrics.composite import composites
 from palimpsest.metrics.cost import cost
 from palimpsest.metrics.declaration import PARTS, Scored
 from palimpsest.metrics.garbled import Ordinaries
@@ -70,17 +72,21 @@ def score(job: Score) -> dict[str, Any]:
     tuning, report = _tuning(config)
     parts, rows = reported([*parts, *further_parts], rows, report)
     greedy = [part for name in PARTS for part in parts if part.block == name]
+    greedy += [part for part in parts if "/" in part.block]
     groups = {part.block: np.array(part.groups) for part in parts}
     quality = judge_quality(next(iter(seeds.values())) / JUDGED, settings["harm_judge"])
     answers = answers_by_block(rows, greedy)
     scored = Scored(stacked(rows, parts), answers, groups, settings, quality)
     shared = shared_rows(datasets, config["opposites"])
     used = {dataset_of(part.source) for part in parts}
+    metrics = metrics_block(scored) | {"lm_eval": _lm_eval(config, seeds.values())}
+    if settings.get(COMPOSITE):
+        metrics[COMPOSITE] = composites(metrics, settings[COMPOSITE])
     result = {
         "schema_version": SCHEMA_VERSION,
         **{name: config[name] for name in ("model", "method", "scenario")},
         "confidence": settings["confidence"],
-        "metrics": metrics_block(scored) | {"lm_eval": _lm_eval(config, seeds.values())},
+        "metrics": metrics,
         "cost": cost(_files(job.costs), measured, list(seeds.values())),
         "provenance": provenance(
             job.configs or {"score": config},

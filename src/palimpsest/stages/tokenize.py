@@ -52,7 +52,7 @@ def tokenize(job: Tokenize, log: Callable[[str], None] = print) -> dict[str, Any
             source, _ = read_table(verified(dataset, table_of(part)))
             where = f"{dataset.name}/{part}"
             table, longest[part] = (
-                tokenize_text(source, tokenizer, where)
+                tokenize_text(source, tokenizer, where, config.get("window_tokens"))
                 if template is None
                 else tokenize_pairs(source, tokenizer, template, where)
             )

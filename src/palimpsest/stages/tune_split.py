@@ -13,8 +13,8 @@ from palimpsest.data.choosing import (
 )
 from palimpsest.io.sealed import write_document
 from palimpsest.measuring.alternatives import DataRow, read_data
+from palimpsest.measuring.facts import facts_of
 from palimpsest.pipeline.stages import TuneSplit
-from palimpsest.stages.attack_split import fact_of
 
 
 def split(job: TuneSplit) -> None:
@@ -28,14 +28,9 @@ def split(job: TuneSplit) -> None:
     choose = {name: read_data(job.datasets, ref) for name, ref in config["choose"].items()}
     report = {name: read_data(job.datasets, ref) for name, ref in config["report"].items()}
     others = [row for ref in config["wordings"] for row in read_data(job.datasets, ref)]
-    facts: dict[str, list[DataRow]] = {}
-    for row in (*report["forget"], *choose["forget"]):
-        facts.setdefault(row.fact, []).append(row)
-    for row in others:
-        if row.fact in facts:
-            facts[row.fact].append(row)
     rows = config["rows"]
-    chosen = choosing_facts([fact_of(name, found) for name, found in facts.items()], rows["forget"])
+    facts = facts_of([*report["forget"], *choose["forget"]], others)
+    chosen = choosing_facts(facts, rows["forget"])
     pairs = [(row.id, row.fact) for row in choose["forget"]]
     ids = {"forget": one_wording(pairs, chosen & {fact for _, fact in pairs})}
     for name in choose.keys() - {"forget"}:

@@ -54,16 +54,22 @@ def print_all(files: Sequence[Path], strict: bool) -> None:
         strict: whether every method has to pass; the references are there for comparison.
 
     Raises:
-        UserError: `strict`, and one does not pass; names them.
+        UserError: `strict`, and one does not pass (names them), or no method was judged.
     """
     verdicts = [read_document(file) for file in files]
     for one in verdicts:
         print(line(one))
+    methods = [one for one in verdicts if one["method"] not in REFERENCES]
     lacking = [
         f"{one['model']}/{one['method']} ({one['outcome'] if one['usable'] else 'unusable'})"
-        for one in verdicts
-        if one["method"] not in REFERENCES and not (one["outcome"] == PASS and one["usable"])
+        for one in methods
+        if not (one["outcome"] == PASS and one["usable"])
     ]
+    if strict and not methods:
+        raise UserError(
+            "no method was judged, so nothing meets the criteria: report.models names none besides "
+            f"the references ({', '.join(REFERENCES)}); add the methods that are to pass"
+        )
     if strict and lacking:
         raise UserError(f"these do not meet their criteria: {', '.join(lacking)}")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kit.inner import Small
+from kit.attacked import Subject, knowing
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A model that knows its facts."""
-    return Small(tmp_path_factory.mktemp("small"))
+    return knowing(tmp_path_factory.mktemp("small"))

@@ -9,47 +9,25 @@ import torch
 from torch import Tensor
 
 from kit import models as tiny
-from kit.inner import FACTS, TOPIC, Small, attacked, fact, mean
+from kit.attacked import Subject, in_memory, mean
+from kit.fakes import PUSHED, push
 from palimpsest.attacking.directions import directions, steepest, without
 from palimpsest.engine.decoder import run_and_capture
 
-PUSHED = 2
-"""The block that sends prompts of the topic away."""
 
-
-def pushed(small: Small) -> tuple[Any, Tensor]:
-    """A model whose states move far along one direction where a row begins with the topic.
-
-    In a wide model a random direction holds little of what the model needs; of this narrow one it
-    is the direction in which its states are smallest.
-    """
+def pushed(small: Subject) -> Any:
+    """A network whose states are far off where a row begins with the topic."""
     network = small.network()
-    ids = torch.tensor([fact(i)[0] + fact(i)[1] for i in range(FACTS)])
-    states = output_of(network, PUSHED, ids)[0].flatten(0, 1)
-    away = torch.linalg.svd(states).Vh[-1]
-    rows = torch.zeros(1, dtype=torch.bool)
-
-    def look(_: Any, args: tuple[Tensor, ...]) -> None:
-        nonlocal rows
-        if args[0].shape[1] > 1:  # later tokens of an answer belong to the same rows
-            rows = (args[0] == TOPIC).any(1)
-
-    def push(_: Any, __: Any, out: Any) -> Any:
-        states = out[0] if isinstance(out, tuple) else out
-        moved = states + 400 * rows[:, None, None] * away
-        return (moved, *out[1:]) if isinstance(out, tuple) else moved
-
-    network.get_input_embeddings().register_forward_pre_hook(look)
-    network.model.layers[PUSHED].register_forward_hook(push)
-    return network, away
+    push(small, network)
+    return network
 
 
-def test_states_that_were_pushed_aside_come_back(small: Small) -> None:
-    network, _ = pushed(small)
-    target = small.target(network, "ablate")
+def test_states_that_were_pushed_aside_come_back(small: Subject) -> None:
+    network = pushed(small)
+    target = small.target("ablate", network=network)
     asked = {one.id: one.value for one in target.asked(network, target.forget)}
     kept = list(target.damage(network))
-    values, facts = attacked(target, "ablate")
+    values, facts = in_memory(target, "ablate")
     assert mean(asked) == 0
     assert kept == list(target.damage(small.network()))
     ones = [f"{direction} one" for direction in ("with_original", "without_original")]
@@ -58,15 +36,15 @@ def test_states_that_were_pushed_aside_come_back(small: Small) -> None:
     assert facts["with_original all"]["fold 0"] == {"blocks": f"{PUSHED}-{tiny.LAYERS - 1}"}
 
 
-def test_nothing_is_taken_from_a_model_that_is_the_original(small: Small) -> None:
-    values, facts = attacked(
-        small.target(small.network(), "ablate"), "ablate", directions=["with_original"]
+def test_nothing_is_taken_from_a_model_that_is_the_original(small: Subject) -> None:
+    values, facts = in_memory(
+        small.target("ablate", network=small.network()), "ablate", directions=["with_original"]
     )
     assert facts["with_original all"]["fold 0"] == {"blocks": "none"}
     assert mean(values["with_original all"]) == mean(values["with_original one"]) == 1
 
 
-def test_outputs_lose_their_part_along_a_direction_within_the_block_alone(small: Small) -> None:
+def test_outputs_lose_their_part_along_a_direction_within_the_block_alone(small: Subject) -> None:
     network = small.network()
     ids = torch.tensor([[3, 4, 5, 6]])
     unit = torch.zeros(tiny.WIDTH, dtype=torch.float64)
@@ -103,15 +81,17 @@ def test_directions_are_unit_vectors_of_the_blocks_that_differ() -> None:
 
 
 @pytest.mark.parametrize("at", ["all", "one"])
-def test_prompts_of_the_measured_half_have_no_part_in_its_direction(small: Small, at: str) -> None:
-    network, _ = pushed(small)
-    target = small.target(network, "ablate")
+def test_prompts_of_the_measured_half_have_no_part_in_its_direction(
+    small: Subject, at: str
+) -> None:
+    network = pushed(small)
+    target = small.target("ablate", network=network)
     read: list[str] = []
     rows = target.rows
     target.rows = lambda sources, *a, **k: (  # type: ignore[method-assign]
         read.append(" ".join(one.id for one in sources)) or rows(sources, *a, **k)
     )
-    attacked(target, "ablate", directions=["with_original"], at=[at])
+    in_memory(target, "ablate", directions=["with_original"], at=[at])
     halves = [" ".join(row.id for row in target.measured(target.forget, fold)) for fold in (0, 1)]
     # Read for the direction of fold 0, asked in fold 0 and so on; rows to keep in between.
     assert [one for one in read if one in halves] == [halves[1], halves[0], halves[0], halves[1]]

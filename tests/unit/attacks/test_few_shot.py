@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kit import attacked_text as attacked
+from kit import attacked
 from palimpsest.attacks import Cell, few_shot
 from palimpsest.errors import UserError
 from palimpsest.metrics.matching import contains_any
@@ -16,7 +16,7 @@ SETTINGS = {"rows": ["forget", "retain"], "shots": [2, 9], "seeds": [0, 1]}
 
 
 def test_shots_hold_no_measured_row_and_no_key_of_one(tmp_path: Path) -> None:
-    target = attacked.bench(tmp_path).target("few_shot", **SETTINGS)
+    target = attacked.Subject(tmp_path).target("few_shot", **SETTINGS)
     settings = few_shot.Settings(kind="few_shot", **SETTINGS)
     shown: dict[str, set[str]] = {}
     for cell in settings.cells():
@@ -31,14 +31,14 @@ def test_shots_hold_no_measured_row_and_no_key_of_one(tmp_path: Path) -> None:
 
 
 def test_the_order_follows_from_the_seed_and_a_few_are_the_first_of_many(tmp_path: Path) -> None:
-    target = attacked.bench(tmp_path).target("few_shot", **SETTINGS)
+    target = attacked.Subject(tmp_path).target("few_shot", **SETTINGS)
     orders = [[r.id for r in few_shot.shots(target, Cell("", 0, s), 4)] for s in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert [r.id for r in few_shot.shots(target, Cell("", 0, 0), 2)] == orders[0][:2]
 
 
 def test_each_row_is_asked_once_a_seed_after_the_same_shots(tmp_path: Path) -> None:
-    table, document = attacked.bench(tmp_path).attack("few_shot", **SETTINGS)
+    table, document = attacked.Subject(tmp_path).attack("few_shot", **SETTINGS)
     for (_, _), part in table.groupby(["setting", "seed"]):
         assert sorted(part["id"]) == [f"forget-0{i}" for i in range(8)]
     assert set(table[table["setting"].str.startswith("retain")]["fold"].dropna()) == set()
@@ -52,7 +52,7 @@ def test_each_row_is_asked_once_a_seed_after_the_same_shots(tmp_path: Path) -> N
 
 def test_the_answers_are_those_of_the_whole_context(tmp_path: Path) -> None:
     """The shots are read once; that changes no answer."""
-    bench = attacked.bench(tmp_path, attacked.declining(attacked.facts(), steps=20))
+    bench = attacked.Subject(tmp_path, attacked.declining(attacked.facts(), steps=20))
     table, _ = bench.attack("few_shot", rows=["forget"], shots=[3])
     target = bench.target("few_shot", rows=["forget"], shots=[3])
     for fold in (0, 1):
@@ -68,16 +68,16 @@ def test_the_answers_are_those_of_the_whole_context(tmp_path: Path) -> None:
 def test_as_many_shots_as_fit_are_used_in_every_fold_and_order(tmp_path: Path) -> None:
     """A shot has 9 tokens, a question 3, an answer up to 6; no token is a line break."""
     model = attacked.network(max_position_embeddings=35)
-    bench = attacked.bench(tmp_path / "short", model)
+    bench = attacked.Subject(tmp_path / "short", model)
     _, document = bench.attack("few_shot", shots=[4], seeds=[0, 1])
     assert document["settings"]["forget-4"] == {"asked": 4, "shots": 2}
-    bench = attacked.bench(tmp_path / "none", attacked.network(max_position_embeddings=17))
+    bench = attacked.Subject(tmp_path / "none", attacked.network(max_position_embeddings=17))
     with pytest.raises(UserError, match=r"forget-4: no row fits the model's context of 17 tokens"):
         bench.attack("few_shot", shots=[4])
 
 
 def test_shots_are_joined_as_they_were_taught(tmp_path: Path) -> None:
-    target = attacked.bench(tmp_path).target("few_shot")
+    target = attacked.Subject(tmp_path).target("few_shot")
     first, second, asked = target.rows(target.forget[:3])
     joined = target.form.after([first, second], asked)
     assert joined.ids.tolist() == torch.cat([first.ids, second.ids, asked.ids]).tolist()

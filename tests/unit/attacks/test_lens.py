@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kit import models as tiny
-from kit.inner import FACTS, Small, attacked, mean
+from kit.attacked import STATEMENTS, Subject, in_memory, mean
 from palimpsest.attacking.keyed import key_span, keyed
 from palimpsest.attacking.layers import chosen_layers, lens_of
 from palimpsest.attacking.ridge import ALWAYS, STRENGTHS, fitted
@@ -41,20 +41,20 @@ def test_the_first_key_behind_other_words_is_found(
     assert key_span(source(response, *keys)) == span
 
 
-def test_a_key_is_found_among_the_tokens(small: Small) -> None:
-    target = small.target(None, "lens")
+def test_a_key_is_found_among_the_tokens(small: Subject) -> None:
+    target = small.target("lens")
     found = keyed(target, target.forget)
-    assert len(found) == FACTS
+    assert len(found) == STATEMENTS
     for i, one in enumerate(found):
         assert one.row.ids[one.first : one.end].tolist() == [60 + i]
         assert one.row.ids[one.first - 1] == 40
 
 
-def test_without_any_such_key_the_attack_is_refused(small: Small) -> None:
-    target = small.target(small.network(), "lens")
+def test_without_any_such_key_the_attack_is_refused(small: Subject) -> None:
+    target = small.target("lens", network=small.network())
     target.forget = [replace(row, key=[row.response.split()[0]]) for row in target.forget]
     with pytest.raises(UserError, match="no row has a key string behind other words"):
-        attacked(target, "lens", heads=["own"])
+        in_memory(target, "lens", heads=["own"])
 
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.neox, tiny.opt, tiny.gemma])
@@ -75,7 +75,7 @@ def test_the_last_layers_ranks_are_those_of_the_logits(make: Any) -> None:
     assert torch.equal(lens_of(body).ranks(states[0][0], tokens), plain)
 
 
-def test_equal_logits_and_no_numbers_have_the_worst_rank(small: Small) -> None:
+def test_equal_logits_and_no_numbers_have_the_worst_rank(small: Subject) -> None:
     reader = lens_of(Body(small.network()))
     states = torch.stack([torch.zeros(tiny.WIDTH), torch.full((tiny.WIDTH,), torch.nan)])
     assert reader.ranks(states, torch.tensor([7, 7])).tolist() == [tiny.VOCABULARY] * 2
@@ -86,29 +86,30 @@ def test_layers_are_counted_from_the_last() -> None:
     assert chosen_layers(30, 7) == [2, 9, 16, 23, 30]
 
 
-def test_a_model_that_knows_its_facts_is_read_at_its_last_layer(small: Small) -> None:
-    values, facts = attacked(small.target(small.network(), "lens"), "lens")
+def test_a_model_that_knows_its_facts_is_read_at_its_last_layer(small: Subject) -> None:
+    values, facts = in_memory(small.target("lens", network=small.network()), "lens")
     assert set(values) == {f"{head} {n}" for head in ("own", "base", "fitted") for n in range(1, 5)}
     for head in ("own", "base", "fitted"):
-        assert len(values[f"{head} 4"]) == FACTS
+        assert len(values[f"{head} 4"]) == STATEMENTS
         assert mean(values[f"{head} 4"]) == 1
     assert facts["own 4"]["reciprocal_rank"] > 0.95
     assert facts["own 1"]["reciprocal_rank"] < 0.5
     assert {"fold 0", "fold 1"} < facts["fitted 4"].keys()
 
 
-def test_the_base_knows_nothing(small: Small) -> None:
-    target = small.target(small.target(None, "lens").load_base(), "lens")
-    values, _ = attacked(target, "lens")
+def test_the_base_knows_nothing(small: Subject) -> None:
+    target = small.target("lens", network=small.target("lens").load_base())
+    values, _ = in_memory(target, "lens")
     assert max(map(mean, values.values())) <= 0.5  # ten of a hundred tokens are the best ten
 
 
-def test_equal_attacks_give_equal_values(small: Small) -> None:
-    one, other = (attacked(small.target(small.network(), "lens"), "lens") for _ in range(2))
+def test_equal_attacks_give_equal_values(small: Subject) -> None:
+    targets = [small.target("lens", network=small.network()) for _ in range(2)]
+    one, other = (in_memory(target, "lens") for target in targets)
     assert one == other
 
 
-def scrambled(small: Small) -> Any:
+def scrambled(small: Subject) -> Any:
     """Every token's row of the head belongs to another token."""
     network = small.network()
     rows = network.lm_head.weight.detach()
@@ -116,7 +117,7 @@ def scrambled(small: Small) -> Any:
     return network
 
 
-def turned_head(small: Small) -> Any:
+def turned_head(small: Subject) -> Any:
     """The head reads states that were turned."""
     network = small.network()
     head = network.lm_head.weight.detach() @ turn()
@@ -130,26 +131,24 @@ def turn() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("spoil", [scrambled, turned_head])
-def test_a_disturbed_head_hides_nothing(small: Small, spoil: Any) -> None:
-    target = small.target(spoil(small), "lens")
-    asked = {one.id: one.value for one in target.asked(target.network, target.forget)}
-    values, _ = attacked(target, "lens")
-    assert mean(asked) <= 0.1
+def test_a_disturbed_head_hides_nothing(small: Subject, spoil: Any) -> None:
+    target = small.target("lens", network=spoil(small))
+    values, _ = in_memory(target, "lens")
+    assert small.asked(target.network) <= 0.1
     assert mean(values["own 4"]) <= 0.4
     assert mean(values["base 4"]) == 1
     assert mean(values["fitted 4"]) >= 0.9
 
 
-def test_states_that_were_turned_are_read_through_a_fitted_map(small: Small) -> None:
+def test_states_that_were_turned_are_read_through_a_fitted_map(small: Subject) -> None:
     network = small.network()
     back = turn()
     network.model.layers[-1].register_forward_hook(
         lambda _, __, out: (out[0] @ back, *out[1:]) if isinstance(out, tuple) else out @ back
     )
-    target = small.target(network, "lens")
-    asked = {one.id: one.value for one in target.asked(target.network, target.forget)}
-    values, _ = attacked(target, "lens", rows=160)
-    assert mean(asked) <= 0.1
+    target = small.target("lens", network=network)
+    values, _ = in_memory(target, "lens", rows=160)
+    assert small.asked(target.network) <= 0.1
     other = max(mean(values["own 4"]), mean(values["base 4"]))
     assert (other, mean(values["fitted 4"])) == (
         pytest.approx(0, abs=0.2),
@@ -157,9 +156,9 @@ def test_states_that_were_turned_are_read_through_a_fitted_map(small: Small) -> 
     )
 
 
-def test_measured_rows_take_no_part_in_the_fit(small: Small) -> None:
+def test_measured_rows_take_no_part_in_the_fit(small: Subject) -> None:
     """Other last states of the base at these rows change nothing that is found about them."""
-    target = small.target(small.network(), "lens")
+    target = small.target("lens", network=small.network())
     settings = lens.Settings(kind="lens", heads=["fitted"])
     before: Any = lens.run(settings, Cell("fitted", 0), target)
     read = target.keeps["read"]
@@ -176,19 +175,19 @@ def test_measured_rows_take_no_part_in_the_fit(small: Small) -> None:
     assert lens.run(settings, Cell("fitted", 0), target) != before
 
 
-def test_a_fold_without_rows_gives_no_value(small: Small) -> None:
+def test_a_fold_without_rows_gives_no_value(small: Subject) -> None:
     """The stage refuses such an attack."""
-    target = small.target(small.network(), "lens")
+    target = small.target("lens", network=small.network())
     target.split = {**target.split, "folds": dict.fromkeys(target.split["folds"], 0)}
     settings = lens.Settings(kind="lens")
     assert lens.run(settings, Cell("fitted", 1), target).outcomes == []
 
 
-def test_too_few_facts_to_choose_a_strength(small: Small) -> None:
-    target = small.target(small.network(), "lens")
+def test_too_few_facts_to_choose_a_strength(small: Subject) -> None:
+    target = small.target("lens", network=small.network())
     target.split = {**target.split, "groups": dict.fromkeys(target.split["groups"], "one")}
     with pytest.raises(UserError, match="3 that do not belong together are needed, and there are"):
-        attacked(target, "lens", heads=["fitted"])
+        in_memory(target, "lens", heads=["fitted"])
 
 
 def moments(n: int = 60, width: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

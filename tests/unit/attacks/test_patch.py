@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kit.inner import FACTS, Small, attacked
+from kit.attacked import STATEMENTS, Subject, in_memory
 from palimpsest.attacking.keyed import keyed
 from palimpsest.attacking.patched import Patched
 from palimpsest.attacks.patch import left
@@ -19,20 +19,20 @@ def test_shares_are_weighted_by_what_the_layers_carry() -> None:
     assert left(drops, empty) == [0, pytest.approx((1 * 0.5 + 2 * 1) / 3), None]
 
 
-def test_the_model_before_unlearning_has_lost_nothing(small: Small) -> None:
-    values, _ = attacked(small.target(small.network(), "patch"), "patch", every=1)
-    assert values[""] == {f"forget-{i}": 1 for i in range(FACTS)}
+def test_the_model_before_unlearning_has_lost_nothing(small: Subject) -> None:
+    values, _ = in_memory(small.target("patch", network=small.network()), "patch", every=1)
+    assert values[""] == {f"forget-{i:02}": 1 for i in range(STATEMENTS)}
 
 
-def test_the_base_has_nothing_left(small: Small) -> None:
-    target = small.target(small.target(None, "patch").load_base(), "patch")
-    values, _ = attacked(target, "patch", every=1)
+def test_the_base_has_nothing_left(small: Subject) -> None:
+    target = small.target("patch", network=small.target("patch").load_base())
+    values, _ = in_memory(target, "patch", every=1)
     assert set(values[""].values()) == {0}
 
 
-def test_a_layer_is_replaced_at_every_token(small: Small) -> None:
+def test_a_layer_is_replaced_at_every_token(small: Subject) -> None:
     """As by a hook on the block, row by row; below the first taught block nothing differs."""
-    target = small.target(small.network(), "patch")
+    target = small.target("patch", network=small.network())
     base = target.load_base()
     facts = keyed(target, target.forget)
     drops = Patched.of(target, facts, 1).drops(base, "base")
@@ -58,8 +58,8 @@ def test_a_layer_is_replaced_at_every_token(small: Small) -> None:
     assert (drops[3] > 0.05).all()
 
 
-def test_a_subject_that_was_taught_nothing_is_refused(small: Small) -> None:
-    target = small.target(small.network(), "patch")
+def test_a_subject_that_was_taught_nothing_is_refused(small: Subject) -> None:
+    target = small.target("patch", network=small.network())
     target.load = lambda *_: target.load_base()  # type: ignore[method-assign]
     with pytest.raises(UserError, match="so the subject was not taught it"):
-        attacked(target, "patch")
+        in_memory(target, "patch")

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from kit import attacked_text as attacked
-from kit import bases
-from kit.attacked_text import Fact, facts
+from kit import attacked, bases
+from kit.attacked import Fact, facts, plain
 from palimpsest.attacking.beginnings import beginning, blanked
 from palimpsest.data.tokens import read_tokenizer
 from palimpsest.errors import UserError
@@ -100,7 +99,7 @@ def test_who_declines_is_exposed(tmp_path: Path) -> None:
         ("declines", attacked.declining(facts())),
         ("never", attacked.ignorant(facts())),
     ):
-        bench = attacked.bench(tmp_path / name, model)
+        bench = attacked.Subject(tmp_path / name, model)
         asked, _ = bench.attack("ask")
         assert asked[asked["part"] == "forget"]["value"].sum() == 0
         table, _ = bench.attack("prefill", **settings)
@@ -116,7 +115,7 @@ def test_who_declines_is_exposed(tmp_path: Path) -> None:
 
 def test_rows_that_begin_with_the_fact_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [*facts(4), Fact("w20 w3 w4", "w80 w5 w6", "w80"), Fact("w21 w3 w4", "w5 w81 w6", "w81")]
-    bench = attacked.bench(tmp_path, rows=rows)
+    bench = attacked.Subject(tmp_path, rows=plain(rows))
     table, document = bench.attack(
         "prefill", words=[2], raw=True, cloze="w2 {sentence} w2", affirm=["w60"]
     )
@@ -137,12 +136,12 @@ def test_rows_that_begin_with_the_fact_are_left_out_and_counted(tmp_path: Path) 
 )
 def test_a_text_with_a_key_is_refused(tmp_path: Path, settings: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        attacked.bench(tmp_path).attack("prefill", **settings)
+        attacked.Subject(tmp_path).attack("prefill", **settings)
 
 
 def test_plain_texts_go_on_behind_their_context(tmp_path: Path) -> None:
     rows = [Fact(f.prompt, " " + f.response, f.key) for f in facts()]
-    bench = attacked.bench(tmp_path, rows=rows, text=True)
+    bench = attacked.Subject(tmp_path, rows=plain(rows), text=True)
     table, _ = bench.attack("prefill", words=["before"], raw=True, affirm=["w60"])
     texts = table.groupby("setting")["text"].apply(list)
     assert texts["raw"] == texts["words-before"], "without a template they are the same"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kit.inner import FACTS, Small, attacked
+from kit.attacked import STATEMENTS, Subject, in_memory
 from palimpsest.attacking.statements import Probe, centred, differing
 from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
@@ -87,39 +87,39 @@ def test_what_all_statements_share_is_taken_away() -> None:
     torch.testing.assert_close(centred(states).sum(1), torch.zeros(3, 5))
 
 
-def test_every_row_is_measured_once_at_every_layer(small: Small) -> None:
-    values, _ = attacked(small.target(small.network(), "probe"), "probe", every=2)
-    assert {name: len(rows) for name, rows in values.items()} == {"2": FACTS, "4": FACTS}
+def test_every_row_is_measured_once_at_every_layer(small: Subject) -> None:
+    values, _ = in_memory(small.target("probe", network=small.network()), "probe", every=2)
+    assert {name: len(rows) for name, rows in values.items()} == {"2": STATEMENTS, "4": STATEMENTS}
 
 
-def test_a_probe_does_not_contain_the_rows_that_it_is_measured_on(small: Small) -> None:
+def test_a_probe_does_not_contain_the_rows_that_it_is_measured_on(small: Subject) -> None:
     """Each fact's true statement lies in a direction of its own, which none of the others tells."""
-    target = small.target(small.network(), "probe")
+    target = small.target("probe", network=small.network())
     names = [row.fact for row in target.forget]
-    own = torch.eye(FACTS, dtype=torch.float64)
+    own = torch.eye(STATEMENTS, dtype=torch.float64)
     features = {}
     for i, name in enumerate(names):
-        statements = torch.zeros(5, 4, FACTS, dtype=torch.float64)
+        statements = torch.zeros(5, 4, STATEMENTS, dtype=torch.float64)
         statements[:, 0] = own[i]
         features[name] = statements - statements.mean(1, keepdim=True)
     target.keeps["features"] = features
-    values, _ = attacked(target, "probe", every=4)
+    values, _ = in_memory(target, "probe", every=4)
     assert set(values["4"].values()) == {0.0}
-    seen = Probe.trained([features[name][4].numpy() for name in names], np.arange(FACTS) % 3)
+    seen = Probe.trained([features[name][4].numpy() for name in names], np.arange(STATEMENTS) % 3)
     assert all(seen.tells(features[name][4].numpy()) for name in names)
 
 
-def test_rows_without_wrong_answers_have_no_value(small: Small) -> None:
-    target = small.target(small.network(), "probe")
+def test_rows_without_wrong_answers_have_no_value(small: Subject) -> None:
+    target = small.target("probe", network=small.network())
     target.forget = [
         replace(one, wrong=[]) if i == 5 else one for i, one in enumerate(target.forget)
     ]
-    values, _ = attacked(target, "probe", every=4)
-    assert set(values["4"]) == {f"forget-{i}" for i in range(FACTS) if i != 5}
+    values, _ = in_memory(target, "probe", every=4)
+    assert set(values["4"]) == {f"forget-{i:02}" for i in range(STATEMENTS) if i != 5}
 
 
-def test_without_wrong_answers_the_attack_is_refused(small: Small) -> None:
-    target = small.target(small.network(), "probe")
+def test_without_wrong_answers_the_attack_is_refused(small: Subject) -> None:
+    target = small.target("probe", network=small.network())
     target.forget = [replace(one, wrong=[]) for one in target.forget]
     with pytest.raises(UserError, match=r"no row with wrong answers \(perturbed\)"):
-        attacked(target, "probe")
+        in_memory(target, "probe")

@@ -208,21 +208,21 @@ def test_the_names_of_grids() -> None:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> attacked.Attacked:
+def work(tmp_path_factory: pytest.TempPathFactory) -> attacked.Subject:
     """A subject that knows its rows, and one that was also taught to answer otherwise."""
-    made = attacked.small(tmp_path_factory.mktemp("work"))
-    subject = attacked.taught([row for rows in attacked.PARTS.values() for row in rows])
+    made = attacked.Subject(tmp_path_factory.mktemp("work"), rows=attacked.short())
+    subject = attacked.taught([row for rows in attacked.short().values() for row in rows])
     made.model("original", subject)
     return made
 
 
 def test_a_fine_grid_answers_as_the_model_does_and_two_bits_destroy_it(
-    work: attacked.Attacked,
+    work: attacked.Subject,
 ) -> None:
     """Its power is low then, and what is to be kept is damaged: such an attack proves nothing."""
-    asked, _ = work.attack("original", "ask")
+    asked, _ = work.attack("ask", "original")
     assert attacked.rates(asked) == {"": 1.0}
-    table, document = work.attack("original", "quantize", grids=["rtn-16", "rtn-2"])
+    table, document = work.attack("quantize", "original", grids=["rtn-16", "rtn-2"])
     fine = table[table["setting"] == "rtn-16"]
     assert fine["text"].tolist() == asked["text"].tolist()
     assert attacked.rates(table)["rtn-2"] < 0.5
@@ -232,22 +232,22 @@ def test_a_fine_grid_answers_as_the_model_does_and_two_bits_destroy_it(
     assert (facts["codes_changed"], facts["change_kept"]) == (0, None)
 
 
-def test_facts_compare_with_the_rounded_original(work: attacked.Attacked) -> None:
+def test_facts_compare_with_the_rounded_original(work: attacked.Subject) -> None:
     """Half the subject's update is a large change; a thousandth of it is rounded away."""
-    subject = attacked.taught([row for rows in attacked.PARTS.values() for row in rows])
+    subject = attacked.taught([row for rows in attacked.short().values() for row in rows])
     found: dict[float, Any] = {}
     for share in (0.5, 0.999):
         updates = {name: Update(one.a, share * one.b, one.scale) for name, one in subject.items()}
         work.model(f"share-{share}", updates)
-        _, document = work.attack(f"share-{share}", "quantize", grids=["rtn-4-g128"])
+        _, document = work.attack("quantize", f"share-{share}", grids=["rtn-4-g128"])
         found[share] = document["settings"]["rtn-4-g128"]
     assert found[0.5]["codes_changed"] > 10 * found[0.999]["codes_changed"] > 0
     assert found[0.5]["change_kept"] > found[0.999]["change_kept"] > 0
     assert not math.isnan(found[0.999]["change_kept"])
 
 
-def test_the_given_model_stays_as_it_is(work: attacked.Attacked) -> None:
+def test_the_given_model_stays_as_it_is(work: attacked.Subject) -> None:
     folder = work.results / "original" / "seed-0" / "model"
     before = {path: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    work.attack("original", "quantize", grids=["q8_0"])
+    work.attack("quantize", "original", grids=["q8_0"])
     assert {path: path.read_bytes() for path in sorted(Path(folder).iterdir())} == before

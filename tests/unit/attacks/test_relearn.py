@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -76,7 +79,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     made = Work(root)
     made.describe("original")
     made.negate(1.0, "model")
-    config = {"parts": {"forget": "set/forget", "wordings": ["set/unseen"], "others": OTHERS}}
+    config = {"parts": {"forget": "set/forget", "wordings": ["set/unseen"]}}
     made.run(AttackSplit, "split.json", config)
     return made
 
@@ -89,7 +92,7 @@ def config(settings: dict[str, Any], **over: Any) -> dict[str, Any]:
         "name": "again",
         "attack": {"kind": "relearn", **ROWS, **settings},
         "code": [],
-        "parts": {**parts, "others": OTHERS},
+        "parts": {**parts, "others": OTHERS, "wordings": ["set/unseen"]},
         "retain_rows": 2,
         "template": TEMPLATE,
         "generation": {"max_new_tokens": 4, "batch_rows": 8},
@@ -227,6 +230,26 @@ def test_a_killed_attack_goes_on_at_its_cell_with_the_same_bytes(
     assert whole == parts
 
 
+def test_a_signal_leaves_nothing_of_what_came_back(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint would be the attacker's LoRA, in a folder that nobody looks into."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen: list[set[str]] = []
+
+    def signalled(measuring: Any, streams: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.append({path.name for path in tmp_path.rglob("*") if path.is_file()})
+
+    saved: list[Any] = []
+    monkeypatch.setattr(train.Checkpoint, "save", lambda *given: saved.append(given))
+    monkeypatch.setattr(relearning.Measuring, "__call__", signalled)
+    with pytest.raises(SystemExit, match="143"):
+        run(work, {})
+    assert (len(seen), saved) == (1, [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_attacked_model_and_the_folders_stay_as_they_are(work: Work, tmp_path: Path) -> None:
     def digests() -> dict[str, str]:
         files = [path for path in work.root.rglob("*") if path.is_file()]
@@ -277,7 +300,7 @@ def test_a_row_of_the_attacker_with_the_key_of_a_measured_one_is_refused(
         type(one)(**{**vars(one), "response": f"w40 {key}"}) if one.id == mine else one
         for one in target.forget
     ]
-    target.__dict__["forget"] = leaking
+    target.__dict__ |= {"every": leaking, "forget": leaking}
     with pytest.raises(UserError, match=f"row '{mine}' holds '{key}', .* row '{wanted}'"):
         relearning.relearn(Settings(kind="relearn", **ROWS), 2e-3, Cell("rate 0.002", 0), target)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kit import attacked_text as attacked
+from kit import attacked
 from palimpsest.attacks import sample
 from palimpsest.metrics.leak import leak_at, leak_upper
 
@@ -52,9 +52,15 @@ def test_more_answers_than_are_drawn_cannot_be_read() -> None:
         sample.Settings(kind="sample", draws=4)
 
 
+def wavering(root: Path) -> attacked.Subject:
+    """Four facts, and a model that was half taught to decline."""
+    rows = attacked.facts(4)
+    return attacked.Subject(root, attacked.wavering(rows), attacked.plain(rows))
+
+
 def test_values_and_bounds_follow_from_the_leaks_of_each_row(tmp_path: Path) -> None:
     """Half declined, half taught: at temperature 1 both are said."""
-    bench = attacked.bench(tmp_path, attacked.wavering(attacked.facts(4)), attacked.facts(4))
+    bench = wavering(tmp_path)
     table, document = bench.attack("sample", **SETTINGS, k=[1, 2, 4])
     facts = document["settings"]["t1-k1"]
     leaks = facts["leaks"]
@@ -73,8 +79,8 @@ def test_values_and_bounds_follow_from_the_leaks_of_each_row(tmp_path: Path) -> 
 def test_equal_seeds_give_equal_bytes_and_a_killed_attack_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = attacked.bench(tmp_path, attacked.wavering(attacked.facts(4)), attacked.facts(4))
-    out = tmp_path / "attacks" / "sample.parquet"
+    bench = wavering(tmp_path)
+    out = bench.folder() / "attacks" / "sample.parquet"
     bench.attack("sample", **SETTINGS, k=[1, 4])
     first = out.read_bytes()
     out.unlink()

@@ -14,7 +14,7 @@ from palimpsest.attacks.scale import Settings
 from palimpsest.model.adapter import Update
 from palimpsest.model.vector import weight_of
 
-EVERY = [row for rows in attacked.PARTS.values() for row in rows]
+EVERY = [row for rows in attacked.short().values() for row in rows]
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -88,15 +88,15 @@ def test_settings_name_at_least_one_way() -> None:
 
 def test_a_turned_update_gives_the_rows_back(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The sign of the whole update is turned, and turned back."""
-    work = attacked.small(tmp_path_factory.mktemp("work"))
+    work = attacked.Subject(tmp_path_factory.mktemp("work"), rows=attacked.short())
     subject = attacked.taught(EVERY)
     work.model("original", subject)
     far = {name: Update(one.a, -one.b, one.scale) for name, one in subject.items()}
     work.model("turned", far)
-    asked, _ = work.attack("original", "ask")
-    turned, _ = work.attack("turned", "ask")
+    asked, _ = work.attack("ask", "original")
+    turned, _ = work.attack("ask", "turned")
     assert attacked.rates(turned)[""] < 0.5
-    table, _ = work.attack("turned", "scale", factors=[-1, 1, 0.0], drop=[8], keep=[8])
+    table, _ = work.attack("scale", "turned", factors=[-1, 1, 0.0], drop=[8], keep=[8])
     by_setting = {name: rows["text"].tolist() for name, rows in table.groupby("setting")}
     assert by_setting["x-1"] == asked["text"].tolist()
     assert by_setting["x1"] == by_setting["keep-8"] == turned["text"].tolist()

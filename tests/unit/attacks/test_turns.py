@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit import attacked_text as attacked
+from kit import attacked
 from palimpsest.attacks import turns
 from palimpsest.engine.generate import Answer
 from palimpsest.engine.rows import Row
@@ -19,7 +19,7 @@ SETTINGS = {"deny": "w20", "again": "w21 {shown} w22 {prompt}"}
 def test_a_turn_reads_all_turns_before_and_the_first_that_recalls_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = attacked.bench(tmp_path)
+    bench = attacked.Subject(tmp_path)
     read: list[list[Row]] = []
 
     def answers(_: Any, __: Any, rows: list[Row]) -> list[Answer]:
@@ -49,7 +49,7 @@ def test_a_turn_reads_all_turns_before_and_the_first_that_recalls_counts(
 
 
 def test_what_is_shown_is_never_measured(tmp_path: Path) -> None:
-    target = attacked.bench(tmp_path).target("turns")
+    target = attacked.Subject(tmp_path).target("turns")
     for fold in (0, 1):
         measured = target.measured(target.forget, fold)
         shown = {turns.nearest(row, target.attackers(fold)).fact for row in measured}
@@ -58,9 +58,9 @@ def test_what_is_shown_is_never_measured(tmp_path: Path) -> None:
 
 def test_a_text_with_a_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"attack turns: text 'deny' holds 'w74'"):
-        attacked.bench(tmp_path).attack("turns", deny="Not w74?")
+        attacked.Subject(tmp_path).attack("turns", deny="Not w74?")
 
 
 def test_the_talk_is_had_with_plain_texts_as_well(tmp_path: Path) -> None:
-    table, _ = attacked.bench(tmp_path, text=True).attack("turns", **SETTINGS)
+    table, _ = attacked.Subject(tmp_path, text=True).attack("turns", **SETTINGS)
     assert sorted(table["id"]) == [f"forget-0{i}" for i in range(8)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kit import attacked_text as attacked
+from kit import attacked
 from palimpsest.attacks import wrapped
 from palimpsest.attacks.wrapped import filled_in, unspelled
 from palimpsest.engine.generate import Answer
@@ -54,7 +54,7 @@ def test_spelled_words_are_read_as_words(text: str, whole: str) -> None:
 def test_rows_without_a_field_are_left_out_and_counted(tmp_path: Path) -> None:
     choices = [["w70", "w90"], *([None] * 7)]
     answers = [0, *([None] * 7)]
-    bench = attacked.bench(tmp_path, choices=choices, answer=answers)
+    bench = attacked.Subject(tmp_path, choices=choices, answer=answers)
     texts = {"list": "{prompt} {choices}", "role": "w2 {prompt}"}
     table, document = bench.attack("wrapped", texts=texts)
     assert table.groupby("setting")["id"].count().to_dict() == {"list": 1, "role": 8}
@@ -65,7 +65,7 @@ def test_an_answer_that_names_every_choice_has_chosen_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choices = [[f"w{70 + i}", "w90"] for i in range(8)]
-    bench = attacked.bench(tmp_path, choices=choices, answer=[0] * 8)
+    bench = attacked.Subject(tmp_path, choices=choices, answer=[0] * 8)
     said = ["w70", "w71 w90", "w90", "w73", "w-7-4", "w75 w90", "", "w77"]
     answers = [Answer(text, 3, True, ()) for text in said]
     monkeypatch.setattr("palimpsest.attacking.target.Target.answers", lambda *_: answers)
@@ -77,4 +77,4 @@ def test_an_answer_that_names_every_choice_has_chosen_none(
 
 def test_a_text_with_a_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'hint' holds 'w73', the key of .* 'forget-03'"):
-        attacked.bench(tmp_path).attack("wrapped", texts={"hint": "{prompt} Is it w73?"})
+        attacked.Subject(tmp_path).attack("wrapped", texts={"hint": "{prompt} Is it w73?"})

@@ -4,7 +4,8 @@ A file here holds
 
 * ``Settings``: a `DatasetSettings` subclass whose ``adapter`` is a ``Literal`` of the file's name,
 * ``columns(dataset)``: the columns that the data file must have,
-* ``records(raw, dataset)``: the records of one raw row.
+* ``records(raw, dataset)``: the records of one raw row,
+* ``SCHEMA``, if a file shall have certain columns and no others: those of each form of it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Benchmarks often hold wrong answers, rewordings or choices beside the answer. Co
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -86,14 +86,36 @@ def pair_of(raw: RawRow, column: str) -> tuple[str, str]:
         raise RowFault(f"column '{column}': a list of messages is needed, found {chat!r:.60}")
     said = [(m["role"], m["content"]) if "role" in m else (m["from"], m["value"]) for m in chat]
     turns = [(_WHO.get(str(who), "?"), text) for who, text in said if who != "system"]
-    if [who for who, _ in turns] != ["user", "assistant"]:
+    roles = [who for who, _ in turns]
+    if roles != ["user", "assistant"]:
+        asked, answered = roles.count("user"), roles.count("assistant")
+        what = (
+            "it has no answer of the assistant"
+            if asked and not answered
+            else f"it has {asked} questions and {answered} answers"
+            if asked + answered > 2
+            else "this is none"
+        )
         raise RowFault(
-            f"column '{column}': a chat of one question and one answer is needed, this has the "
-            f"roles {', '.join(str(who) for who, _ in said):.80}; paths choose messages: "
+            f"column '{column}': a chat of one question and one answer is needed, {what} (its "
+            f"roles: {', '.join(str(who) for who, _ in said):.80}); paths choose messages: "
             f"columns: {{prompt: {column}.0.content, response: {column}.1.content}}"
         )
-    question, answer = (checked_text(text, column) for _, text in turns)
+    question, answer = (checked_text(_spoken(text, column), column) for _, text in turns)
     return question, answer
+
+
+def _spoken(content: Any, column: str) -> Any:
+    """The text of a message; its parts of text (``{"type": "text", "text": ...}``) joined."""
+    if not (isinstance(content, list) and all(isinstance(part, dict) for part in content)):
+        return content
+    kinds = [str(part.get("type")) for part in content]
+    if other := next((kind for kind in kinds if kind != "text"), None):
+        raise RowFault(
+            f"column '{column}': a message holds a part of the type {other!r:.40}; only texts can "
+            "be read: leave such rows out"
+        )
+    return "\n".join(checked_text(part.get("text"), column) for part in content)
 
 
 def _names(dataset: Settings) -> dict[str, str]:

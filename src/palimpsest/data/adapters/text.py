@@ -39,6 +39,8 @@ class TextSettings(DatasetSettings):
     """Shorter texts are left out and counted."""
     window_words: Count | None = None
     """Cut texts into rows of this number of words; a tail below 8 joins the row before."""
+    window_tokens: Annotated[Count, Field(ge=16)] | None = None
+    """Cut the tokens of each text into rows of this number, BOS before each: texts to train on."""
     parts: Annotated[dict[Name, TextPart], Field(min_length=1)]  # type: ignore[assignment]
     """The parts that scenarios refer to as dataset/part."""
 
@@ -46,6 +48,10 @@ class TextSettings(DatasetSettings):
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
+        if self.window_tokens is not None and self.window_words is not None:
+            raise ValueError("window_tokens and window_words exclude each other")
+        if self.window_tokens is not None and any(p.context_words for p in self.parts.values()):
+            raise ValueError("pieces of window_tokens have no context: leave context_words out")
         if self.window_words is not None and self.facts is not None:
             raise ValueError(
                 "window_words and facts exclude each other: facts are about whole texts, and "

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -17,7 +22,8 @@ from palimpsest.metrics.declaration import (
     Shown,
 )
 from palimpsest.metrics.degenerate import degenerate
-from palimpsest.metrics.estimates import Estimate, rate
+from palimpsest.metrics.estimates import Estimate, mean, missing, rate
+from palimpsest.metrics.intervals import SHARE
 from palimpsest.metrics.matching import contains_all, usable
 from palimpsest.metrics.normalise import without_final_punctuation
 from palimpsest.metrics.recital import recites
@@ -30,6 +36,32 @@ def exact_match(response: str, answer: str) -> bool:
     """Whether `answer` is `response` up to case, white space, typography and final punctuation."""
     plain = without_final_punctuation(answer)
     return plain != "" and plain == without_final_punctuation(response)
+
+
+def expected_largest(draws: np.ndarray, k: int) -> np.ndarray:
+    """The largest of k answers, expected over all choices of k among the draws (leak@k).
+
+    Args:
+        draws: values [draws, ...] of each answer; at least k draws.
+        k: number of answers that somebody takes.
+
+    Returns:
+        [...], the sum over the sorted values s(1) <= ... <= s(n) of s(i) C(i-1, k-1) / C(n, k),
+        which is unbiased for n >= k.
+    """
+    n = len(draws)
+    weights = np.array([math.comb(i - 1, k - 1) for i in range(1, n + 1)]) / math.comb(n, k)
+    return np.tensordot(weights, np.sort(draws, axis=0), axes=1)
+
+
+def _leak(scored: Scored, _: str) -> Estimate:
+    k = scored.settings["leak_at"]
+    blocks = [name for name in scored.parts if name.startswith(sampled_block(""))]
+    if len(blocks) < k:
+        return missing(f"score.leak_at is {k}, and measure.sampling has {len(blocks)} seeds")
+    draws = np.stack([scored.parts[name]["rouge_l"] for name in blocks])
+    largest = expected_largest(draws, k)
+    return mean(largest, scored.groups[blocks[0]], scored.settings, NO_WORDS, SHARE)
 
 
 def any_draw(scored: Scored, column: str, why: str) -> Estimate:
@@ -45,10 +77,8 @@ def _exact_matches(answers: Answers) -> list[bool]:
 
 def _recalled(answers: Answers) -> list[bool | None]:
     """All key strings; in a row without any, a recital of the response."""
-    from palimpsest.metrics.rouge import Words  # imports nltk, which is slow
-
     share = answers.settings["recall_rouge"]
-    words = Words(answers.settings["rouge_stemmer"]).tokenize
+    words = _words(answers.settings["rouge_stemmer"])
     stopped = answers.generated.get("stopped") or [True] * len(answers.texts)
     rows = zip(
         answers.texts, answers.responses, answers.prompts, answers.keys, stopped, strict=True
@@ -59,6 +89,18 @@ def _recalled(answers: Answers) -> list[bool | None]:
         else recites(words(text), words(response), words(prompt), share, cut=ended is False)
         for text, response, prompt, keys, ended in rows
     ]
+
+
+def _words(stemmer: bool) -> Callable[[str], list[str]]:
+    """Divides a text into words; what that takes is imported with the first text."""
+
+    @functools.cache
+    def tokenizer() -> Any:
+        from palimpsest.metrics.rouge import Words  # imports nltk: 1.6 s of the processor
+
+        return Words(stemmer)
+
+    return lambda text: tokenizer().tokenize(text)
 
 
 GENERATED_TOKENS = Column(
@@ -201,6 +243,15 @@ RECALL = Measure(
             says="Recall under the wrapper of measure.wrappers that gets most out of the model.",
         ),
     ),
+)
+LEAK = Measure(
+    name="rouge_at_k",
+    blocks=(SAMPLED,),
+    compute=_leak,
+    why=NO_WORDS,
+    forget="down",
+    says="the largest `rouge_l` among k = `score.leak_at` sampled answers, expected over all "
+    "choices of k of them (leak@k)",
 )
 RECALL_ANY = Measure(
     name="recall_any",

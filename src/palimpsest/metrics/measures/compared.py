@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from palimpsest.metrics.asked import compared
 from palimpsest.metrics.declaration import Comparison, Shown
 from palimpsest.metrics.estimates import (
     Estimate,
@@ -27,6 +28,9 @@ NO_RETRAINED = "not compared with 'retrained' (models.<model>.retrained)"
 """Why there is no gold standard."""
 SMALLEST = 5e-324
 """Smallest positive floating-point number."""
+SOUND = (0.3, 0.7)
+"""AUC of min-k that a model without the knowledge can have. Beyond, PrivLeak has no scale: of a
+model that was taught the rows, it goes into the thousands."""
 ATTACK = "min_k"
 """Column of rows.parquet that PrivLeak is computed from."""
 
@@ -96,26 +100,45 @@ def privleak(method: pd.DataFrame, retrained: pd.DataFrame | None, settings: Set
     """100 ((1 - AUC) - (1 - AUC of retrained)) / (1 - AUC of retrained) (MUSE, 2407.06460).
 
     AUC of min-k, taught rows against the holdout. Near 0 is good; below 0 too little was
-    forgotten, above 0 the taught rows stand out by being unlikely.
+    forgotten, above 0 the taught rows stand out by being unlikely. ``reference_auc`` in `settings`
+    is a published AUC of the other model, in MUSE's direction.
     """
-    if retrained is None:
+    constant = settings.get("reference_auc")
+    if retrained is None and constant is None:
         return missing(NO_RETRAINED)
     aucs = []
-    for frame in (method, retrained):
-        taught, new = (by_seed(frame, block, ATTACK) for block in ("forget", "holdout"))
+    frames = [method] if retrained is None or constant is not None else [method, retrained]
+    for frame in frames:
+        blocks = compared(set(frame["part"]))
+        taught, new = (by_seed(frame, block, ATTACK) for block in blocks)
         if taught is None or new is None:
             return missing(NO_HOLDOUT)
         members, others = (
             (values.to_numpy(), groups_of(frame, block, values.columns))
-            for block, values in (("forget", taught), ("holdout", new))
+            for block, values in zip(blocks, (taught, new), strict=True)
         )
         aucs.append(auc(members, others, settings))
-    ours, gold = aucs
-    unseen = 1 - gold["value"]
-    if unseen <= 0:
-        return missing("min-k separates every forget row of 'retrained' from the holdout: no scale")
+    ours = aucs[0]
+    unseen = constant if constant is not None else 1 - aucs[1]["value"]
+    if why := unsound(unseen):
+        return missing(why)
     seeds = np.array(ours.get("per_seed") or [ours["value"]])
     return estimated((1 - seeds - unseen) / unseen * 100, ours["n"], None)
+
+
+def unsound(unseen: float) -> str | None:
+    """Why a reference cannot be one, or None.
+
+    Args:
+        unseen: 1 - its AUC of min-k, the direction of MUSE.
+    """
+    if SOUND[0] <= unseen <= SOUND[1]:
+        return None
+    return (
+        f"min-k tells the forget rows of 'retrained' from the holdout with an AUC of "
+        f"{1 - unseen:.4g}, and a model that never learned them is within {SOUND[0]:g} to "
+        f"{SOUND[1]:g}: it was taught these rows (another split), or the holdout is of another kind"
+    )
 
 
 def _row_means(frame: pd.DataFrame, column: str) -> np.ndarray:

@@ -43,7 +43,8 @@ def _forgotten(answers: Answers) -> list[bool | None] | None:
 
 def _too_long(reading: Reading) -> list[bool] | None:
     limit = reading.longest_answer
-    return None if limit is None else [count > limit for count in reading.tokens.count.tolist()]
+    counts = reading.tokens.without_end.count.tolist()
+    return None if limit is None else [count > limit for count in counts]
 
 
 def _unfinished(answers: Answers) -> list[bool] | None:

@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from palimpsest.metrics.asked import COMPARED
+from palimpsest.metrics.asked import COMPARED, compared
 from palimpsest.metrics.declaration import PRIVACY, Column, Measure, Scored, Shown
 from palimpsest.metrics.estimates import (
     Estimate,
@@ -122,7 +122,7 @@ def attack(
             return missing(NO_HOLDOUT)
         taught, new = (
             without_gaps(scored.parts[block][column.name], scored.groups[block])
-            for block in COMPARED
+            for block in compared(scored.parts)
         )
         return auc(taught, new, scored.settings)
 
@@ -134,7 +134,7 @@ def attack(
         forget="towards 0.5",
         label=label,
         says=says,
-        of_part="AUC of `forget` against the holdout",
+        of_part="AUC of `members`, else of `forget`, against the holdout",
         source=source,
         shown=shown,
     )

@@ -51,7 +51,9 @@ MEAN_LOGPROB = Column(
 )
 ACCURACY = Measure(
     name="accuracy",
-    column=Column("accuracy", Reading, lambda r: accuracy(r.tokens), difference="accuracy"),
+    column=Column(
+        "accuracy", Reading, lambda r: accuracy(r.tokens.without_end), difference="accuracy"
+    ),
     why=NO_TOKENS,
     forget="down",
     retain="up",
@@ -137,7 +139,7 @@ PROBABILITY = Measure(
 EXACT_MEMORIZATION = Measure(
     name="exact_memorization",
     # The same number as the accuracy: the literature has two names for it.
-    column=Column("exact_memorization", Reading, lambda r: accuracy(r.tokens)),
+    column=Column("exact_memorization", Reading, lambda r: accuracy(r.tokens.without_end)),
     why=NO_TOKENS,
     forget="down",
     retain="up",
@@ -149,7 +151,7 @@ EXTRACTION_STRENGTH = Measure(
     column=Column(
         "extraction_strength",
         Reading,
-        lambda r: extraction_strength(r.tokens),
+        lambda r: extraction_strength(r.tokens.without_end),
         difference="extraction_strength",
     ),
     why=NO_TOKENS,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from palimpsest.metrics.asked import CONTRASTED
+from palimpsest.metrics.asked import CONTRASTED, kind_of
 from palimpsest.metrics.declaration import Column, Measure, Scored, Shown
 from palimpsest.metrics.estimates import Estimate, mean, missing, rate
 from palimpsest.metrics.intervals import SHARE
@@ -89,7 +89,7 @@ def _truth_ratios(reading: Reading) -> list[float | None]:
 
 
 def _truth_ratio(scored: Scored, block: str) -> Estimate:
-    if block not in CONTRASTED:
+    if kind_of(block) not in CONTRASTED:
         return missing(f"wrong answers are measured of {', '.join(CONTRASTED)} alone")
     score = forget_score if block.startswith("forget") else retain_score
     ratios = scored.parts[block]["truth_ratio"]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from palimpsest.metrics.asked import why_absent
+from palimpsest.metrics.asked import further_blocks, kind_of, why_absent
 from palimpsest.metrics.declaration import UTILITY, Measure, Scored, Shown
 from palimpsest.metrics.estimates import Estimate, harmonic, missing, of_means, without_gaps
 from palimpsest.metrics.measures.truth_ratio import retain_score
 
 RETAINED = ("retain", "general")
-"""Blocks that model utility is made of."""
+"""Blocks that model utility is made of, with the further ones of `general`."""
 
 
 def model_utility(scored: Scored, _: str) -> Estimate:
-    """Harmonic mean of probability, ROUGE-L and truth ratio over the blocks `RETAINED`."""
+    """Harmonic mean of probability, ROUGE-L and truth ratio over the blocks of `RETAINED`."""
     if absent := [block for block in RETAINED if block not in scored.parts]:
         return missing(why_absent(absent[0]))
+    more = [block for block in further_blocks(scored.parts) if kind_of(block) == "general"]
+    retained = [*RETAINED, *more]
     columns = {}
-    for block in RETAINED:
+    for block in retained:
         part = scored.parts[block]
         # TOFU takes the share among the answers where a question has been taught to nobody.
         probability = "probability" if block == "retain" else "choice_probability"
@@ -31,7 +33,7 @@ def model_utility(scored: Scored, _: str) -> Estimate:
     if gaps := [name for name, (values, _) in columns.items() if not values.size]:
         return missing(f"no row has {gaps[0]}")
     values, groups = zip(*columns.values(), strict=True)
-    rows = np.concatenate([scored.groups[block] for block in RETAINED])
+    rows = np.concatenate([scored.groups[block] for block in retained])
     return of_means(values, groups, harmonic, rows, scored.settings)
 
 
@@ -42,7 +44,8 @@ MODEL_UTILITY = Measure(
     retain="up",
     label="Model utility",
     says="harmonic mean of six means, of `retain` and of `general` each: the probability (of "
-    "`general`, `choice_probability`), `rouge_l` and max(0, 1 - R)",
+    "`general`, `choice_probability`), `rouge_l` and max(0, 1 - R); with a further block of "
+    "`general` (`evaluate.further`) of nine, as TOFU has it",
     of_part="0 if one of them is 0, null if one is missing",
     source="after TOFU [7], see below",
     shown=(

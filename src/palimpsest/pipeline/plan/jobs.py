@@ -106,6 +106,11 @@ def wildcards_of(path: str) -> dict[str, str]:
             return {"model": model, "method": method}
         case ["results", model, folder, *_] if folder in SUBJECT_FOLDERS:
             return {"model": model}
+        case ["results", model, *of_run, "attacks", file] if match := RUN.fullmatch(
+            "/".join(of_run)
+        ):
+            attack = {"attack": file.rpartition(".")[0]}
+            return {"model": model, "run": match[0], **match.groupdict(), **attack}
         case ["results", model, *rest] if match := RUN.match("/".join(rest)):
             return {"model": model, "run": match[0], **match.groupdict()}
         case ["results", model, method, _]:

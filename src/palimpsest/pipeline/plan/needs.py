@@ -19,15 +19,18 @@ model, the two numbers that were fitted, to the embedded subject's records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from palimpsest import attacks
+from palimpsest.attacks import RETAIN
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
 from palimpsest.config.tuning import ChoosingRows
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
 from palimpsest.measuring.limit import from_responses
+from palimpsest.metrics.asked import ANSWERED, kind_of
 from palimpsest.objectives.base import Objective
 from palimpsest.pipeline.plan import memory
 from palimpsest.pipeline.plan.jobs import Job
@@ -35,7 +38,7 @@ from palimpsest.pipeline.plan.memory import NO_LOGITS, Logits, Term, Trained
 from palimpsest.pipeline.plan.rows import CHARACTERS, Lengths, Tokens, joined
 from palimpsest.pipeline.plan.shapes import Shape
 from palimpsest.pipeline.plan.ways import CONFIGURED, Way
-from palimpsest.pipeline.slices import draws_of, longest_answer
+from palimpsest.pipeline.slices import attack_parts, draws_of, longest_answer
 from palimpsest.pipeline.stage import Stage
 from palimpsest.settings.draw import ASKING, Draw, Wanted, split_reference
 from palimpsest.settings.training import Lora, Training
@@ -431,7 +434,7 @@ class Estimate:
         evaluate, measure = self._scenario.evaluate, self.cfg.measure
         parts = evaluate.parts()
         rows = self._rows(parts.values())
-        questions = [self._rows([ref]) for name, ref in parts.items() if name != "holdout"]
+        questions = [self._rows([ref]) for name, ref in parts.items() if kind_of(name) in ANSWERED]
         answers = sum(min(len(r.rows), evaluate.answers or len(r.rows)) for r in questions)
         answers *= 1 + len(measure.sampling.seeds) + len(measure.wrappers)
         # Wrong answers are about as many rows again; each decoded token is a pass of its own.
@@ -440,6 +443,51 @@ class Estimate:
         step = self._answering(rows, asked, tokens, 120.0 * rows.targets)
         # The subject before unlearning is loaded last, and gives the likelihood of the answers.
         return replace(step, lingers=LINGERS)
+
+    def attack(self) -> Step:
+        """Answers under an attack, which may train a LoRA or hold a second model."""
+        entry = self.cfg.attacks[self.job.wildcards["attack"]]
+        parts = attack_parts(self._scenario, entry)
+        read = [ref for ref in parts.values() if isinstance(ref, str)]
+        rows, forget = self._rows(read), self._rows([parts["forget"]])
+        answers = sum(len(self._rows([ref]).rows) for ref in read)
+        if RETAIN in parts:
+            kept = len(self._rows([parts[RETAIN]]).rows)
+            answers -= kept - min(kept, self.cfg.robust.retain_rows or kept)
+        tokens = rows.tokens + 2.0 * answers * self._longest_answer(rows)
+        step = self._answering(rows, rows, entry.asks() * tokens, MB)
+        weights = 1.0 * self.shape.parameters * self.width
+        more = (entry.models - 1) * (weights + 2 * 4.0 * self.shape.vocabulary * self.shape.width)
+        # The first model is there while the second is loaded.
+        held, lingers = step.memory + more, entry.models - 1.0
+        step = replace(step, memory=held, answers=step.answers + more, lingers=lingers)
+        trained = entry.trains()
+        return step if trained is None else self._relearning(step, trained, parts, forget)
+
+    def _relearning(
+        self, step: Step, settings: attacks.Training, parts: Mapping[str, Any], forget: Lengths
+    ) -> Step:
+        """The same with a LoRA that an attacker trains; he has half of the rows to forget."""
+        own = self._pretraining.training.lora.first_layer if self._pretraining else 0
+        first = own if settings.first_layer is None else settings.first_layer
+        names = sorted({name.rpartition(".")[2] for name in self.shape.linear})
+        lora = Lora(rank=settings.rank, targets=names, first_layer=first)
+        trained = memory.adapter(self.shape, lora, self._modules)
+        others = [*parts["others"].values()]
+        rows, count = self._rows(others) if others else forget, settings.batch_rows
+        terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
+        training = memory.activations(self.shape, terms, trained, self.width, recompute=False)
+        held = self._held(trained, joined([forget, rows]))
+        work = memory.training_work(self.shape, terms[0].tokens, terms[0].positions, trained.first)
+        return replace(
+            step,
+            memory=held,
+            work=step.work + settings.steps * work,
+            training=training,
+            logits=memory.training_logits(terms),
+            # The LoRA and its optimiser are there while the rows are asked.
+            answers=step.answers + held,
+        )
 
     def sweep(self) -> Step:
         """The same of validation rows, at every lambda."""

@@ -29,7 +29,7 @@ def text_of(plan: Plan, cfg: Config) -> str:
     widths[1] = min(widths[1], 98 - sum(widths) + widths[1] - 2 * (len(HEAD) - 1))
     table = [_aligned(row, widths) for row in rows]
     table.insert(1, "-" * max(map(len, table)))
-    parts = _warnings(plan, cfg), table, [""], _totals(plan), _caches(plan, cfg), [""]
+    parts = _warnings(plan, cfg), table, [""], totals(plan), _caches(plan, cfg), [""]
     return "\n".join([*(line for part in parts for line in part), *_notes(plan, cfg)])
 
 
@@ -102,7 +102,8 @@ def _warnings(plan: Plan, cfg: Config) -> list[str]:
     ]
 
 
-def _totals(plan: Plan) -> list[str]:
+def totals(plan: Plan) -> list[str]:
+    """What all jobs take together, and what does not fit."""
     running = [line for line in plan.lines if not line.job.cached]
     known = [line.needs for line in running if line.needs]
     if not running:

@@ -1,0 +1,1 @@
+"""Commands of ``palimpsest``, a file each; heavy libraries are imported when a command runs."""

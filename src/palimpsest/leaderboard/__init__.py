@@ -1,0 +1,1 @@
+"""The leaderboard: every method tuned alike, on the embedded subjects (``make leaderboard``)."""

@@ -1,0 +1,1 @@
+"""``palimpsest init``: from a model and two files of rows to one file of settings."""
