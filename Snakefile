@@ -43,6 +43,8 @@ wildcard_constraints:
     part=r"[\w.-]+",
     kind=one_of(REFERENCES),
     attack=one_of(CFG.attacks),
+    plan=one_of(CFG.tuning),
+    trial=points.NAME,
 
 
 include: "workflow/rules/download.smk"
@@ -58,6 +60,7 @@ include: "workflow/rules/negate.smk"
 include: "workflow/rules/describe.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/measure.smk"
+include: "workflow/rules/tune.smk"
 include: "workflow/rules/lm_eval.smk"
 include: "workflow/rules/attack.smk"
 include: "workflow/rules/train_judge.smk"

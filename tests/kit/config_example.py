@@ -49,6 +49,8 @@ models:
       sku: {steps: 20, training: {optimizer: {learning_rate: 2e-4}}}
 attacks:
   ask: {kind: ask}
+tuning:
+  small: {trials: 2}
 criteria:
   audit: {conditions: [{measure: robust.recoverable, at_most: 0.2}]}
 methods:

@@ -55,6 +55,7 @@ IN_QUOTES = {
     "{wildcards.part}": "a name",
     "{wildcards.run}": "a method and its seed, perhaps with what followed",
     "{wildcards.seed}": "digits",
+    "{wildcards.trial}": "a round and a number",
 }
 """Fields that stand between double quotes: made of names (letters, digits, '.', '_', '-')."""
 

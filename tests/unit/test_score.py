@@ -18,6 +18,7 @@ import pytest
 from kit.scored import CONFIG, DATA, HITS, PARTS_OF, Workspace
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
+from palimpsest.io.sealed import write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.judges.leak import NO_KEYS
 from palimpsest.metrics.asked import RESPONSE, draw_ids
@@ -26,6 +27,7 @@ from palimpsest.metrics.intervals import wilson
 from palimpsest.metrics.measures import measures, measures_of
 from palimpsest.metrics.measures.harm import NO_VERDICT
 from palimpsest.metrics.measures.truth_ratio import NO_WRONG_ANSWERS
+from palimpsest.metrics.schema import eval_schema
 from palimpsest.metrics.summary import summarize
 from palimpsest.pipeline.stages import Score
 from palimpsest.stages.score import score
@@ -495,3 +497,46 @@ def test_the_manual_explains_every_measure() -> None:
     names = {measure.name for measure in measures()}
     absent = [name for name in sorted(names) if f"`{name}`" not in manual]
     assert absent == []
+
+
+CHOSEN = {
+    "plan": "standard",
+    "trial": "r0-t002",
+    "scale": 2.0,
+    "settings": {"steps": 12},
+    "feasible": True,
+    "why": "it keeps most",
+    "criterion": {"bound": "point"},
+    "rows": {"forget": 1, "retain": 2, "general": 0, "hash": "abc"},
+    "values": {"forget": 0.25, "retain": 1.0, "general": None, "degenerate": 0.0},
+    "trial0": None,
+    "trials": 8,
+    "stopped": 1,
+    "seconds": 300.5,
+}
+
+
+def test_a_tuned_method_reports_the_rows_that_did_not_choose(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    whole = workspace.score()
+    assert whole["tuning"] is None
+    report = {"forget": ["h-2-t"]}
+    split = {"choose": {"forget": ["h-1-t"]}, "report": report, "facts": 2, "hash": "abc"}
+    write_document(tmp_path / "split.json", split)
+    write_document(tmp_path / "chosen.json", CHOSEN)
+    places = {"plan": "standard", "chosen": str(tmp_path / "chosen.json")}
+    workspace.config["tuning"] = {**places, "split": str(tmp_path / "split.json")}
+    tuned = workspace.score("tuned")
+    rows = workspace.rows("tuned")
+    assert [row["id"] for row in rows if row["part"] == "forget"] == ["h-2-t"]
+    assert tuned["metrics"]["forget"]["recall_rate"]["n"] == 1
+    assert whole["metrics"]["forget"]["recall_rate"]["n"] == 2
+    assert tuned["metrics"]["retain"] == whole["metrics"]["retain"]
+    assert sum(tuned["provenance"]["keys"]["forget"].values()) == 1
+    found = tuned["tuning"]
+    assert found["chosen"] == {"trial": "r0-t002", "scale": 2.0, "settings": {"steps": 12}}
+    assert (found["chosen_on"]["forget"], found["rows_hash"]) == (0.25, "abc")
+    jsonschema.validate(tuned, eval_schema())
+    write_document(tmp_path / "split.json", split | {"hash": "other"})
+    with pytest.raises(UserError, match=r"chosen\.json was chosen on other rows than"):
+        workspace.score("tuned")

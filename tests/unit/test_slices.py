@@ -24,8 +24,11 @@ LOCATED = RUN | {"method": "located"}
 KNOWN = {
     **{"base": "tiny", "dataset": "questions", "page": "report"},
     **{"part": "train", "kind": "states", "attack": "ask"},
+    **{"plan": "small", "trial": "r0-t001"},
 }
+TUNED = RUN | {"method": "tuned", "run": "tuned/seed-0"}
 OF_A_STAGE = {
+    **dict.fromkeys(("point", "trial", "choose"), TUNED),
     **dict.fromkeys(("region", "examples", "unlearn"), LOCATED),
     "wanted": {"kind": "alternate"},
 }
@@ -52,6 +55,9 @@ def raw_config() -> dict[str, Any]:
     training = {"optimizer": {"learning_rate": 1e-4}}
     located = {"algorithm": "memflex", "steps": 10, "training": training}
     raw = put(small_config(), "methods.located", located)
+    tuned = {"algorithm": "task_vector", "steps": 10, "tune": "small", "training": training}
+    raw = put(raw, "methods.tuned", tuned)
+    raw = put(raw, "tuning.small", {"trials": 2})
     return put(put(raw, TASK, {}), "judges", deepcopy(JUDGES))
 
 
@@ -61,8 +67,12 @@ def slices(raw: dict[str, Any]) -> dict[str, str]:
     return {stage: slice_of(stage, cfg, **wildcards) for stage, wildcards in WILDCARDS.items()}
 
 
+OF_TUNING = {"tune_split", "tune_reference", "point", "trial", "choose"}
+"""A search reads what other stages do; `test_config_tuning.py` has its own edits."""
+
+
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    return {stage for stage in before if before[stage] != after[stage]}
+    return {stage for stage in before if before[stage] != after[stage]} - OF_TUNING
 
 
 def _reversed(node: Any) -> Any:
@@ -456,7 +466,7 @@ def test_a_subjects_devices_come_before_its_bases():
         rest = json.loads(untracked(stage, load_config(raw), **known))
         assert (rest["devices"], rest["parallel"]) == (2, "fsdp")
         alone = json.loads(untracked(stage, load_config(raw_config()), **known))
-        assert rest.items() - alone.items() == {("devices", 2), ("parallel", "fsdp")}
+        assert rest == alone | {"devices": 2, "parallel": "fsdp"}
         assert devices_of(load_config(raw), "subject") == 2
 
 

@@ -197,22 +197,32 @@ def slices(cfg: Config) -> dict[str, Any]:
     """Every stage's slice of one subject and method."""
     known = {"base": "tiny", "dataset": "secrets", "page": "report", "part": "all"}
     known |= {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
-    known |= {"kind": "states", "attack": "ask"}
+    known |= {"kind": "states", "attack": "ask", "plan": "small", "trial": "r0-t001"}
+    tuned = {name: {"method": "tuned"} for name in ("point", "trial", "choose")}
     return {
-        name: json.loads(slice_of(name, cfg, **{key: known[key] for key in stage.per}))
+        name: json.loads(
+            slice_of(name, cfg, **{key: (known | tuned.get(name, {}))[key] for key in stage.per})
+        )
         for name, stage in STAGES.items()
         if name != "region"  # reads a table, no model
     }
 
 
+def with_tuned(raw: dict[str, Any]) -> Config:
+    """A configuration that has a tuned method."""
+    raw = put(raw, "methods.tuned", {"like": "sku", "tune": "small"})
+    return load_config(put(raw, "tuning.small", {"trials": 2}))
+
+
 def test_every_stage_trusts_the_code_of_the_subjects_base_alone():
-    other = slices(load_config(put(raw_config(), "bases.other.trust_remote_code", True)))
-    own = slices(load_config(put(raw_config(), "bases.tiny.trust_remote_code", True)))
+    other = slices(with_tuned(put(raw_config(), "bases.other.trust_remote_code", True)))
+    own = slices(with_tuned(put(raw_config(), "bases.tiny.trust_remote_code", True)))
     assert not any(s.get("trust_remote_code") for s in other.values())
     trusting = {name for name, s in own.items() if s.get("trust_remote_code")}
     assert trusting == {
         *("pretrain", "retrain", "wanted", "reference", "localize", "acquire", "unlearn"),
         *("download_model", "measure", "lm_eval", "attack", "sweep"),
+        *("trial", "tune_reference"),
     }
     for name in own:
         assert {k: v for k, v in own[name].items() if k != "trust_remote_code"} == {

@@ -56,6 +56,24 @@ def test_what_stands_in_robust_json(tmp_path: Path) -> None:
     assert is_private(tmp_path / "sku" / "robust.json")
 
 
+def test_of_a_tuned_method_the_rows_that_did_not_choose_count(tmp_path: Path) -> None:
+    """The attack brings back the first half of the rows, and these chose the settings."""
+    prefill = {
+        "sku": {"a": "1" * (ROWS // 2) + "0" * (ROWS // 2)},
+        "original": {"a": FULL},
+        "retrained": {"a": NONE},
+    }
+    write(tmp_path, ask=plain(), prefill=prefill)
+    report = {"forget": [f"row{i:02}" for i in range(ROWS // 2, ROWS)]}
+    write_document(tmp_path / "tune.json", {"report": report})
+    whole = assessed(tmp_path)
+    found = assessed(tmp_path, tuning={"split": str(tmp_path / "tune.json")})
+    assert whole["recoverable"]["value"] == pytest.approx(0.5)
+    assert "all_rows" not in whole
+    assert found["recoverable"]["value"] == 0.0
+    assert found["all_rows"]["recoverable"] == whole["recoverable"]
+
+
 @pytest.mark.parametrize("rows", [ROWS, 1])
 def test_rows_that_all_belong_together_have_rates(tmp_path: Path, rows: int) -> None:
     write(tmp_path, ask=plain(), prefill=PREFILL)

@@ -347,7 +347,7 @@ def test_no_stage_of_the_evaluation_reads_wanted_answers() -> None:
         for name, stage in STAGES.items()
         if any(field.type == "options.Wanted | None" for field in fields(stage))
     }
-    assert readers == {"reference", "acquire", "unlearn"}
+    assert readers == {"reference", "acquire", "unlearn", "trial"}
 
 
 def test_the_kit_s_settings_are_those_of_the_schema() -> None:

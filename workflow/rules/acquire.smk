@@ -6,6 +6,7 @@ rule acquire:
         wanted=wanted_of,
         reference=reference_of,
         tokens=tokens_for("acquire"),
+        chosen=chosen_of,
     output:
         manifest=ensure(
             "results/{model}/{method}/seed-{seed}/acquired/manifest.json", non_empty=True

@@ -82,6 +82,7 @@ rule robust:
         tables=method_tables,
         original_tables=attack_tables("original/seed-0"),
         control_tables=control_tables,
+        tuning=reported_of,
     output:
         robust=ensure("results/{model}/{method}/robust.json", non_empty=True),
     log:

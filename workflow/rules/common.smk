@@ -3,11 +3,13 @@
 import functools
 import os
 import re
+from types import SimpleNamespace
 
 from palimpsest.attacks import UNATTACKED
+from palimpsest.config.tuning import RESERVED_SEED
 from palimpsest.environment import use_this_environment
 from palimpsest.machines.gpus import has_gpu
-from palimpsest.pipeline import results, runs, targets
+from palimpsest.pipeline import points, results, runs, slices, targets
 from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, robust_in_eval, scenario_of
 from palimpsest.pipeline.stage import Wildcards
@@ -59,8 +61,9 @@ def base_manifest(wildcards):
 
 def read_by(name, wildcards):
     """Data sets that a stage reads."""
-    method, attack = wildcards.get("method", "original"), wildcards.get("attack", "")
-    return results.datasets_of(name, CFG, wildcards.model, method, attack)
+    known = {"method": "original", "attack": "", "plan": "", **wildcards}
+    keys = ("model", "method", "attack", "plan")
+    return results.datasets_of(name, CFG, *(known[key] for key in keys))
 
 
 def tokens_for(name):
@@ -192,6 +195,54 @@ def examples_of(wildcards):
 def vectors_of(wildcards):
     """Manifests of other methods' task vectors that the method reads."""
     return results.vector_files(CFG, wildcards.model, wildcards.method, wildcards.seed)
+
+
+def vectors_merged(wildcards):
+    """Those with which its own is merged before it is subtracted."""
+    negates = CFG.method(wildcards.method, wildcards.model).chain == "acquire"
+    return vectors_of(wildcards) if negates else []
+
+
+def of_trials(files):
+    """Files that all trials of a method share: those of the seed that they have."""
+    return lambda wildcards: files(
+        SimpleNamespace(model=wildcards.model, method=wildcards.method, seed=RESERVED_SEED)
+    )
+
+
+def split_of(wildcards):
+    """Which rows choose a method's settings and which report it."""
+    return slices.split_of(wildcards.model, CFG.methods[wildcards.method].tune)
+
+
+def chosen_of(wildcards):
+    """The settings that a method's search chose; nothing for one that is set by hand."""
+    return list(slices.chosen_of(CFG, wildcards.model, wildcards.method).values())
+
+
+def reported_of(wildcards):
+    """What was chosen, and the rows that report it."""
+    chosen = chosen_of(wildcards)
+    return [*chosen, split_of(wildcards)] if chosen else []
+
+
+def trials_of(name):
+    """A file of every trial of a method."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{wildcards.method}/tune/{trial}/{name}"
+        for trial in results.trials_of(CFG, wildcards.method)
+    ]
+
+
+def choosing_rows_of(method):
+    """What a reference says on the rows that choose; nothing where there is no such model."""
+
+    def table(wildcards):
+        there = targets.unsuited(CFG, wildcards.model, method) is None
+        plan = CFG.methods[wildcards.method].tune
+        return f"results/{wildcards.model}/tune/{plan}/{method}.parquet" if there else []
+
+    return table
 
 
 def region_of(wildcards):

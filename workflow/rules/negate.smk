@@ -5,6 +5,7 @@ rule negate:
         subject="results/{model}/subject/manifest.json",
         acquired="results/{model}/{method}/seed-{seed}/acquired/manifest.json",
         others=vectors_of,
+        chosen=chosen_of,
     output:
         model=ensure("results/{model}/{method}/seed-{seed}/model/model.json", non_empty=True),
     log:

@@ -13,6 +13,7 @@ rule score:
         original_answers="results/{model}/original/seed-0/generations.parquet",
         base_answers=base_answers,
         robust=robust_of,
+        tuning=reported_of,
     output:
         eval=ensure("results/{model}/{method}/eval.json", non_empty=True),
         rows=ensure("results/{model}/{method}/rows.parquet", non_empty=True),

@@ -8,6 +8,7 @@ rule unlearn:
         reference=reference_of,
         examples=examples_of,
         region=region_of,
+        chosen=chosen_of,
     output:
         model=ensure("results/{model}/{method}/seed-{seed}/model/model.json", non_empty=True),
     log:

@@ -9,7 +9,7 @@ from palimpsest.config.inherit import LIKE, holds, value_at
 from palimpsest.config.problems import Place
 from palimpsest.config.schema import Config, Model
 
-_NAMES = ("algorithm", "title", LIKE)
+_NAMES = ("algorithm", "title", "tune", "space", "points", LIKE)
 """Keys of a method that are no setting."""
 
 

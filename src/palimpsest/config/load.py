@@ -24,6 +24,7 @@ from palimpsest.config.references import (
     check_vectors,
 )
 from palimpsest.config.schema import Config, Model, Robust, Score
+from palimpsest.config.tuned import check_tuned
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.errors import UserError, did_you_mean, one_line
@@ -34,8 +35,11 @@ from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.method import MethodSettings
 from palimpsest.settings.types import Section, name_fault
 
-CATALOGS = ("bases", "datasets", "scenarios", "models", "methods", "attacks", "criteria")
+CATALOGS = ("bases", "datasets", "scenarios", "models", "methods", "tuning", "attacks", "criteria")
 """Keys whose value is a table of named entries; each has its file of the same name."""
+
+OPTIONAL = ("tuning",)
+"""Those that may be missing."""
 
 PAGES = ("report", "all_methods")
 """Keys that choose what a page shows."""
@@ -45,6 +49,7 @@ FILES = (
     "datasets.yaml",
     "scenarios.yaml",
     "methods.yaml",
+    "tuning.yaml",
     "attacks.yaml",
     "criteria.yaml",
     "config.yaml",
@@ -61,7 +66,7 @@ _PLUGGED: dict[str, tuple[str, Callable[[], Mapping[str, type[Section]]]]] = {
 }
 """Catalogs whose entries are settings of plug-ins -> the key that names one, and their classes."""
 
-_NOT_OVERRIDDEN = ("algorithm", "title")
+_NOT_OVERRIDDEN = ("algorithm", "title", "tune", "space", "points")
 
 _DEFAULTS = sorted(set(MethodSettings.model_fields) - {*_NOT_OVERRIDDEN, "like"})
 """Keys that every method has, and that can differ between subjects."""
@@ -161,6 +166,7 @@ def load_config(
     } | sections
     problems += check_attacks(known, defaults["robust"])
     problems += check_criteria(known, defaults["verdict"])
+    problems += check_tuned(raw, {n: h.line for n, h in heirs["methods"].items()}, catalogs)
     problems += check_judge(known, defaults["score"], defaults["judges"])
     for name, model in catalogs["models"].items():
         problems += _override_problems(raw, heirs, name, model, catalogs["methods"])
@@ -194,7 +200,29 @@ def _heirs(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, dict[st
                 "methods": {key: method_heir.value for key, method_heir in inner.items()},
             }
             models[name] = Inherited(value, heir.line, inner)
+    for method, heir in methods.items():
+        if _is_tuned(raw["methods"][method]) and len(heir.line) > 1:
+            models = {name: _begun(model, method, heir.line[1]) for name, model in models.items()}
     return {"datasets": datasets, "methods": methods, "models": models}
+
+
+def _is_tuned(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("tune") is not None
+
+
+def _begun(model: Inherited, tuned: str, other: str) -> Inherited:
+    """A subject in which a tuned method has the values of the one that it is like."""
+    if not isinstance(model.value, Mapping) or other not in model.entries:
+        return model
+    first, own = model.entries[other], model.entries.get(tuned)
+    if not isinstance(first.value, Mapping) or (own and not isinstance(own.value, Mapping)):
+        return model
+    if own and len(own.line) > 1:
+        return model  # the subject itself says which one it is like
+    value = deep_merge(first.value, own.value if own else {})
+    entries = {**model.entries, tuned: Inherited(value, (tuned, *first.line))}
+    changed = {**model.value, "methods": {**model.value["methods"], tuned: value}}
+    return Inherited(changed, model.line, entries)
 
 
 def _catalog(
@@ -202,6 +230,8 @@ def _catalog(
 ) -> dict[str, Any]:
     """The valid entries of one catalog."""
     if catalog not in raw:
+        if catalog in OPTIONAL:
+            return {}
         file = f"{SUBJECTS}/<name>" if catalog == "models" else catalog
         problems.append(Problem((catalog,), f"missing (config/{file}.yaml defines it)"))
         return {}

@@ -13,6 +13,7 @@ from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.datasets import DatasetEntry
 from palimpsest.config.judges import HarmJudge, Judges
 from palimpsest.config.modules import Modules, resolved
+from palimpsest.config.tuning import Plan
 from palimpsest.errors import did_you_mean
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
@@ -42,7 +43,7 @@ REFERENCES = ("original", "retrained", "base")
 """What methods are compared with: the subject, a model that never learned what is forgotten (the
 gold standard), and the base model, which was taught nothing. No method can have these names."""
 
-SUBJECT_FOLDERS = ("subject", "retained", "wanted", "reference", "localization", "attacks")
+SUBJECT_FOLDERS = ("subject", "retained", "wanted", "reference", "localization", "attacks", "tune")
 """Folders in ``results/<model>/`` that are no methods; no method can have these names."""
 
 RUN_FOLDERS = ("model", "merged", "acquired", "examples")
@@ -558,6 +559,8 @@ class Config(Section):
     """Subjects; the first part of a result's path."""
     methods: dict[Name, MethodEntry]
     """Unlearning methods; the second part of a result's path."""
+    tuning: dict[Name, Plan] = {}
+    """Plans of a search for settings, which methods name with `tune`."""
     attacks: dict[Name, AttackEntry]
     """Attacks on what was to be forgotten."""
     robust: Robust = Robust()
@@ -620,6 +623,11 @@ class Config(Section):
             return settings
         return type(settings)(**deep_merge(settings.model_dump(), override))
 
+    def plan(self, method: str) -> Plan | None:
+        """The search for a method's settings; None: they are set by hand."""
+        name = self.methods[method].tune if method in self.methods else None
+        return None if name is None else self.tuning[name]
+
     def pretraining(self, model: str) -> Pretraining | None:
         """What a subject is taught first; modules have the names that its base gives them."""
         settings = self.scenarios[self.models[model].scenario].pretrain
@@ -654,7 +662,9 @@ class Config(Section):
         return self.score.harm_judge or self.scenarios[self.models[model].scenario].harm_judge
 
     def seeds(self, method: str, model: str) -> list[int]:
-        """Seeds of a method; the references have one."""
+        """Seeds of a method; the references have one, and a tuned method those of its plan."""
         if method in REFERENCES:
             return [0]
+        if plan := self.plan(method):
+            return plan.final_seeds
         return self.method(method, model).seeds

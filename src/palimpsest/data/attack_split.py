@@ -100,7 +100,7 @@ def attack_split(facts: Sequence[Fact]) -> dict[str, Any]:
     facts = sorted(facts, key=lambda fact: fact.id)
     texts = [(fact.id, text) for fact in facts for text in fact.texts]
     together = overlaps(texts, facts)
-    groups = _groups(facts, together)
+    groups = _joined(facts, together)
     why = _undivided(groups)
     single = len(set(groups.values())) < FOLDS
     return {
@@ -113,7 +113,15 @@ def attack_split(facts: Sequence[Fact]) -> dict[str, Any]:
     }
 
 
-def _groups(facts: Sequence[Fact], together: Sequence[Overlap]) -> dict[str, str]:
+def groups_of(facts: Sequence[Fact]) -> dict[str, str]:
+    """Row -> label of those that belong together: of one group, equal, or with a key in common."""
+    facts = sorted(facts, key=lambda fact: fact.id)
+    return _joined(
+        facts, overlaps([(fact.id, text) for fact in facts for text in fact.texts], facts)
+    )
+
+
+def _joined(facts: Sequence[Fact], together: Sequence[Overlap]) -> dict[str, str]:
     """Row -> the first id of those that belong together (union-find)."""
     first = {fact.id: fact.id for fact in facts}
 

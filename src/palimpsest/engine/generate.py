@@ -104,16 +104,16 @@ def answer(
         torch.manual_seed(sampled.seed)
     device = next(model.parameters()).device
     common = shared or 0
-    for batch in _batches(rows, batch_rows, common):
+    for batch in batches(rows, batch_rows, common):
         prompts = [rows[i].prompt for i in batch]
         if len(prompts) == 1:
             prompts *= 2  # products of a single row are computed in another way
-        ids, mask = pad_left([p[common:] for p in prompts], pad, _padded(len(prompts[0]) - common))
+        ids, mask = pad_left([p[common:] for p in prompts], pad, padded(len(prompts[0]) - common))
         first = torch.stack([prompt[:common] for prompt in prompts])
         ids = torch.cat([first, ids], dim=1).to(device)
         mask = torch.cat([torch.ones_like(first), mask], dim=1).to(device)
         ahead = ids.shape[1] - 1 if shared is None else shared
-        with _contiguous_states(model):
+        with contiguous_states(model):
             cache = _read(model, ids[:, :ahead], mask[:, :ahead], pad)
             options = {**sampling, "eos_token_id": sorted(stops) or None, "pad_token_id": pad}
             generated = _generated(model, ids, mask, max_new_tokens, stops, cache, options)
@@ -196,7 +196,8 @@ def _independent(model: nn.Module) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 
 
-def _padded(length: int) -> int:
+def padded(length: int) -> int:
+    """The length that a prompt of `length` tokens is padded to."""
     # At least one token of padding: without any, transformers chooses another form of attention.
     return (length // MULTIPLE + 1) * MULTIPLE
 
@@ -227,11 +228,11 @@ def _read(model: nn.Module, ids: Tensor, mask: Tensor, pad: int) -> Any:
     return done.past_key_values
 
 
-def _batches(rows: Sequence[Row], batch_rows: int, shared: int) -> list[list[int]]:
+def batches(rows: Sequence[Row], batch_rows: int, shared: int) -> list[list[int]]:
     """Places of the rows that are answered together: those of one padded length, shortest first."""
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
-        by_length.setdefault(_padded(row.prompt_length - shared), []).append(i)
+        by_length.setdefault(padded(row.prompt_length - shared), []).append(i)
     return [
         group[first : first + batch_rows]
         for _, group in sorted(by_length.items())
@@ -240,7 +241,9 @@ def _batches(rows: Sequence[Row], batch_rows: int, shared: int) -> list[list[int
 
 
 @contextlib.contextmanager
-def _contiguous_states(model: nn.Module) -> Iterator[None]:
+def contiguous_states(model: nn.Module) -> Iterator[None]:
+    """Within the block, the head gets states that lie together."""
+
     # The states of the prompts' last tokens are a slice. With a slice, in bfloat16 on a CPU, the
     # product with the head would copy the head for every row.
     def as_contiguous(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

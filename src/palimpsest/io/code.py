@@ -1,6 +1,7 @@
 """Code counts by what it does: hashes of modules that an edited comment does not change.
 
 Comments, docstrings and layout change no result, and a corrected word must not train a model again.
+Neither does what a search varies (`palimpsest.settings.method.MethodSettings.tunes`).
 """
 
 from __future__ import annotations
@@ -106,11 +107,11 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _bare(tree: ast.AST) -> ast.AST:
-    """A module without docstrings: texts that stand alone, of fields as well."""
+    """A module without docstrings (texts that stand alone, of fields as well) and `tunes`."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            kept = [line for line in body if not _is_text(line)]
+            kept = [line for line in body if not (_is_text(line) or _is_tunes(line))]
             node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
     return tree
 
@@ -121,3 +122,7 @@ def _is_text(line: ast.AST) -> bool:
         and isinstance(line.value, ast.Constant)
         and isinstance(line.value.value, str)
     )
+
+
+def _is_tunes(line: ast.AST) -> bool:
+    return isinstance(line, ast.Assign) and [ast.unparse(one) for one in line.targets] == ["tunes"]

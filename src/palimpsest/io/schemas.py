@@ -178,3 +178,40 @@ ATTACKED = pa.schema(
 
 ``fold`` is the one that was measured; null where the attacker has no rows.
 """
+
+CHOOSING = pa.schema(
+    [
+        ("scale", pa.float64()),
+        ("part", pa.string()),
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("recall", pa.float64()),
+        ("degenerate", pa.float64()),
+        ("accuracy", pa.float64()),
+    ]
+)
+"""``.../tune/{trial}/rows.parquet``: a line per scale and row that chooses; 0 or 1 but for
+``accuracy``, the share of tokens. Answers of `general` and tokens of the others are null."""
+
+TRIALS = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("scale", pa.float64()),
+        ("settings", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("forget", pa.float64()),
+        ("retain", pa.float64()),
+        ("general", pa.float64()),
+        ("degenerate", pa.float64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("feasible", pa.bool_()),
+        ("front", pa.bool_()),
+        ("chosen", pa.bool_()),
+        ("seconds", pa.float64()),
+        ("optimizer_rows", pa.int64()),
+    ]
+)
+"""``.../tune/trials.parquet``: a line per trial and scale (docs/tuning.md); of a trial that was
+stopped one line without values."""

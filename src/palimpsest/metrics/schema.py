@@ -46,6 +46,7 @@ def eval_schema() -> Schema:
         "cost": _cost(),
         "provenance": _provenance(),
         "robust": _robust(),
+        "tuning": _tuning(),
         "seal": SEAL,
     }
     return {
@@ -53,7 +54,7 @@ def eval_schema() -> Schema:
         "title": "Palimpsest eval.json",
         "description": "Everything measured of one unlearning method on one subject. Unknown keys "
         "are allowed everywhere; keys listed as required are always present.",
-        **fields(properties, optional=("confidence", "robust", "seal")),
+        **fields(properties, optional=("confidence", "robust", "tuning", "seal")),
         "$defs": {
             "measure": estimate(),
             "share": {
@@ -245,6 +246,35 @@ def _robust() -> Schema:
             }
         ),
         "description": "Of robust.json, if the configuration asks for it (robust.in_eval).",
+    }
+
+
+def _tuning() -> Schema:
+    """How the settings were chosen (`palimpsest.metrics.tuning`)."""
+    number: Schema = {"type": ["number", "null"]}
+    values = fields({key: number for key in ("forget", "retain", "general", "degenerate")})
+    rows = fields({"forget": COUNT, "retain": COUNT, "general": COUNT})
+    chosen = {"trial": NAME, "scale": {"type": "number"}, "settings": {"type": "object"}}
+    block = fields(
+        {
+            "plan": NAME,
+            "trials": COUNT,
+            "stopped": COUNT,
+            "feasible": {"type": "boolean"},
+            "chosen": fields(chosen),
+            "chosen_on": values,
+            "trial0": {"anyOf": [values, {"type": "null"}]},
+            "criterion": {"type": "object"},
+            "rows": rows,
+            "rows_hash": NAME,
+            "seconds": NUMBER,
+            "why": NAME,
+        }
+    )
+    return {
+        "anyOf": [block, {"type": "null"}],
+        "description": "How the settings were chosen, on rows that are not reported here; null or "
+        "absent: by hand.",
     }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +18,8 @@ from palimpsest.io.artifacts import MODEL
 from palimpsest.io.manifest import read_manifest
 from palimpsest.model.base import load_base
 from palimpsest.model.delta import add_to_weights, read_deltas
-from palimpsest.model.description import check_base
+from palimpsest.model.description import check_base, deltas_in, updates_in
+from palimpsest.model.joined import tensors_of
 from palimpsest.model.lora import attach
 from palimpsest.model.quantized import is_quantized
 
@@ -32,9 +36,14 @@ def load_model(
     Raises:
         UserError: a file is missing or altered, or the model was made from another base.
     """
-    kinds = read_manifest(folder, MODEL)["kind"].split("+")
     check_base(folder, base)
     model = load_base(base, dtype, device, trust_remote_code)
+    return ready(_changed(model, folder))
+
+
+def _changed(model: Any, folder: Path) -> nn.Module:
+    """A loaded base with what the model in `folder` adds to it."""
+    kinds = read_manifest(folder, MODEL)["kind"].split("+")
     if "delta" in kinds:
         if is_quantized(model):
             raise UserError(
@@ -48,7 +57,31 @@ def load_model(
         model = attach(model, folder, "unlearned", MODEL)
         if merged:
             model = model.merge_and_unload()
-    return ready(model)
+    changed: nn.Module = model
+    return changed
+
+
+@contextlib.contextmanager
+def turned_into(network: nn.Module, folder: Path) -> Iterator[nn.Module]:
+    """Within the block, a loaded base is the model in `folder`, as `load_model` gives it.
+
+    Afterwards it is the base again, to the last bit: weights that it changes are kept meanwhile.
+
+    Raises:
+        UserError: as `load_model` raises, but for the base, which is not compared.
+    """
+    changed = tensors_of(updates_in(folder), deltas_in(folder))
+    kept = {name: w.clone() for name, w in network.named_parameters() if name in changed}
+    model = _changed(network, folder)
+    try:
+        yield ready(model)
+    finally:
+        if hasattr(model, "unload"):
+            cast("Any", model).unload()
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                if name in kept:
+                    weight.copy_(kept[name])
 
 
 def ready(model: nn.Module) -> nn.Module:

@@ -54,6 +54,8 @@ class Llmu(Unlearning):
     stop_above: Positive | None = 100.0
     """Stop once a step's forget rows cost more than this (mean nats per token)."""
 
+    tunes = (*Unlearning.tunes, "weights.random")
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         n = self.rows.forget

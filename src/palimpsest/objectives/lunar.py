@@ -50,6 +50,8 @@ class Lunar(Unlearning):
     ridge: Positive = 1e-3
     """Keeps the change small where the rows say nothing, as a share of the inputs' mean square."""
 
+    tunes = ("shift", "ridge")
+
     def draws(self) -> dict[str, Draw]:
         """All rows of these streams are read at once."""
         return {

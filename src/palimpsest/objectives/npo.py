@@ -42,6 +42,8 @@ class Npo(KeepingObjective):
     per: Literal["row", "token"] = "row"
     """What is compared of a row: the cost of its whole answer, or that of a token (the mean)."""
 
+    tunes = (*KeepingObjective.tunes, "beta")
+
     def forget_draw(self) -> Draw:
         """Forget rows with the subject's costs."""
         return Draw(self.rows.forget, ("forget",), reference="costs", forgets=True)

@@ -54,6 +54,8 @@ class Pdu(Unlearning):
     epsilon: Epsilon = Epsilon()
     """The retain cost that is allowed."""
 
+    tunes = (*Unlearning.tunes, "epsilon.above_start")
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         return {

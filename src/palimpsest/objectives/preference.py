@@ -56,6 +56,8 @@ class Preference(KeepingObjective):
     beta: Positive = 0.1
     """How soon a pair is left alone."""
 
+    tunes = (*KeepingObjective.tunes, "beta")
+
     def draws(self) -> dict[str, Draw]:
         """Forget rows with both answers, retain rows; each unless its weight is 0."""
         draws = super().draws()

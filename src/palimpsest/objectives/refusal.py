@@ -73,6 +73,8 @@ class IdkAp(Idk):
     beta: Positive = 0.1
     """How soon a retain row is left alone."""
 
+    tunes = (*KeepingObjective.tunes, "weights.preservation", "beta")
+
     def draws(self) -> dict[str, Draw]:
         """Those of IDK, and the retain rows with both answers."""
         draws = super().draws()

@@ -51,6 +51,8 @@ class Rerouting(Unlearning):
     retain_share: Fraction = 0.5
     """k after the last step; it rises from 0."""
 
+    tunes = (*Unlearning.tunes, "alpha")
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         return {

@@ -53,6 +53,8 @@ class Rmu(Unlearning):
     skip_tokens: Index = 1
     """Tokens at the beginning of each row that do not count."""
 
+    tunes = (*Unlearning.tunes, "alpha", "coefficient.value", "coefficient.adaptive")
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         draws = {"forget": Draw(self.rows.forget, ("forget",))}

@@ -40,6 +40,8 @@ class SimNpo(KeepingObjective):
     delta: Real = 0.0
     """The margin, nats a token (gamma / beta of the paper, gamma of the authors' code)."""
 
+    tunes = (*KeepingObjective.tunes, "beta")
+
     def forget_term(self, rows: Stream, fixed: Mapping[str, Tensor]) -> Tensor:
         """L_f."""
         from torch.nn.functional import logsigmoid

@@ -65,6 +65,8 @@ class Sku(Acquisition):
     preservation: Preservation = Preservation()
     """Preservation divergence."""
 
+    tunes = (*Acquisition.tunes, "weights.random", "weights.preserve")
+
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
         n = self.rows.forget

@@ -39,6 +39,8 @@ class Undial(KeepingObjective):
     beta: NonNegative = 10.0
     """What the subject's logit of the true token is lowered by."""
 
+    tunes = (*KeepingObjective.tunes, "beta")
+
     def forget_draw(self) -> Draw:
         """Forget rows with the subject's states."""
         return Draw(self.rows.forget, ("forget",), reference="states", forgets=True)

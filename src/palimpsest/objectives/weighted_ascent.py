@@ -64,6 +64,8 @@ class Wga(WeightedAscent):
     beta: NonNegative = 1.0
     """Power of the token's probability; 0 is plain ascent."""
 
+    tunes = (*WeightedAscent.tunes, "beta")
+
     def token_weights(self, costs: Tensor, rows: Stream) -> Tensor:
         """x^beta."""
         return (-self.beta * costs).exp()
@@ -78,6 +80,8 @@ class SatImp(WeightedAscent):
     """Power of the token's probability x."""
     beta2: NonNegative = 0.1
     """Power of 1 - x; 0 is WGA."""
+
+    tunes = (*WeightedAscent.tunes, "beta1")
 
     def token_weights(self, costs: Tensor, rows: Stream) -> Tensor:
         """x^beta1 (1 - x)^beta2."""
@@ -107,6 +111,8 @@ class Tnpo(ComparedAscent):
     algorithm: Literal["tnpo"]
     """NPO with a brake for each token."""
 
+    tunes = (*ComparedAscent.tunes, "beta")
+
     def token_weights(self, costs: Tensor, rows: Stream) -> Tensor:
         """2 x^beta / (x^beta + p^beta)."""
         return self.brake(costs, rows)
@@ -119,6 +125,8 @@ class WTnpo(ComparedAscent):
     """TNPO times a power of the token's probability."""
     alpha: NonNegative = 1.5
     """Power of the token's probability; 0 is TNPO."""
+
+    tunes = (*ComparedAscent.tunes, "alpha")
 
     def token_weights(self, costs: Tensor, rows: Stream) -> Tensor:
         """2 x^(beta + alpha) / (x^beta + p^beta)."""

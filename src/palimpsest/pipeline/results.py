@@ -8,6 +8,7 @@ from typing import Any
 from palimpsest.config.schema import Config
 from palimpsest.io.canonical import canonical_json
 from palimpsest.judges import JUDGES, JudgeSettings
+from palimpsest.pipeline import points
 from palimpsest.pipeline.slices import draws_of, scenario_of, wanted_of
 from palimpsest.pipeline.stage import Stage, Wildcards
 from palimpsest.pipeline.stages import STAGES
@@ -36,16 +37,34 @@ def untracked(name: str, cfg: Config, **wildcards: str) -> str:
 
 
 def datasets_of(
-    name: str, cfg: Config, model: str, method: str = "original", attack: str = ""
+    name: str,
+    cfg: Config,
+    model: str,
+    method: str = "original",
+    attack: str = "",
+    plan: str = "",
 ) -> list[str]:
     """Data sets whose rows a subject's stage reads, sorted."""
-    refs = STAGES[name].reads(cfg, Wildcards(model=model, method=method, attack=attack))
+    wildcards = Wildcards(model=model, method=method, attack=attack, plan=plan)
+    refs = STAGES[name].reads(cfg, wildcards)
     return sorted({dataset_of(ref) for ref in refs if ref})
 
 
 def methods_of(cfg: Config, chain: str) -> list[str]:
     """Methods of the catalog that end in `chain` (acquire: train and negate; unlearn: train)."""
     return [name for name, settings in cfg.methods.items() if settings.chain == chain]
+
+
+def tuned(cfg: Config) -> list[str]:
+    """Methods whose settings are searched for."""
+    return [name for name in cfg.methods if cfg.plan(name) is not None]
+
+
+def trials_of(cfg: Config, method: str) -> list[str]:
+    """Names of the trials of a tuned method: of its plan, or as many points as it names itself."""
+    plan, named = cfg.plan(method), cfg.methods[method].points
+    trials = 0 if plan is None else plan.trials
+    return [points.name_of(t) for t in range(min(trials, 1 + len(named)) if named else trials)]
 
 
 def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:

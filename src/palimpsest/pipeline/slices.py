@@ -106,6 +106,31 @@ def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, A
     }
 
 
+def chosen_of(cfg: Config, model: str, method: str) -> dict[str, str]:
+    """Where a tuned method's settings are chosen; none for one that is set by hand."""
+    tuned = cfg.plan(method) is not None
+    return {"chosen": f"results/{model}/{method}/tune/chosen.json"} if tuned else {}
+
+
+def choosing_parts(scenario: Scenario) -> dict[str, str]:
+    """Parts whose rows choose settings."""
+    parts = scenario.validate_on.parts()
+    return {name: parts[name] for name in ("forget", "retain", "general") if name in parts}
+
+
+def split_of(model: str, plan: str) -> str:
+    """Which rows choose and which report."""
+    return f"results/{model}/tune/{plan}/split.json"
+
+
+def tuning_of(cfg: Config, model: str, method: str) -> dict[str, dict[str, str]]:
+    """Where a tuned method's settings were chosen, and on which rows; none for one set by hand."""
+    if not (chosen := chosen_of(cfg, model, method)):
+        return {}
+    plan = cfg.methods[method].tune or ""
+    return {"tuning": {"plan": plan, "split": split_of(model, plan), **chosen}}
+
+
 def opposite_parts(scenario: Scenario) -> list[list[str]]:
     """Pairs of parts that must not share rows: role, part, other role, other part.
 

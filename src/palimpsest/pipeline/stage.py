@@ -29,6 +29,8 @@ class Wildcards:
         run: path of a model below its subject: ``sku/seed-0``, ``sku/seed-0/attacks/relearn``.
         kind: which wanted answers, or what a reference holds (`palimpsest.settings.draw`).
         attack: key of ``attacks``.
+        plan: key of ``tuning``.
+        trial: name of a trial (`palimpsest.pipeline.points`).
         page: ``report`` or ``all_methods``.
     """
 
@@ -41,6 +43,8 @@ class Wildcards:
     run: str = ""
     kind: str = ""
     attack: str = ""
+    plan: str = ""
+    trial: str = ""
     page: str = ""
 
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Refusals
+from palimpsest.config.spaces import lacks_own, own_value, space_of
+from palimpsest.config.tuning import RESERVED_SEED
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.io.code import code_hash
@@ -23,6 +25,7 @@ from palimpsest.objectives import teaching
 from palimpsest.pipeline import content, options, slices
 from palimpsest.pipeline.options import Option, folder, json_object
 from palimpsest.pipeline.plan.needs import Estimate
+from palimpsest.pipeline.points import number_of
 from palimpsest.pipeline.stage import STAGES, Stage, Wildcards, declared
 from palimpsest.settings.dataset import as_it_was
 from palimpsest.settings.draw import ASKING
@@ -30,6 +33,9 @@ from palimpsest.settings.types import Section, tracked, untracked
 from palimpsest.sources.names import recorded
 
 __all__ = ["STAGES"]
+
+KEPT = ("retain", "general")
+"""How the blocks of what is to be kept are called, at their beginning."""
 
 
 @declared
@@ -387,7 +393,8 @@ class Training(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        return slices.method_slice(cfg, w.model, w.method, w.seed)
+        own = slices.method_slice(cfg, w.model, w.method, w.seed)
+        return own | slices.chosen_of(cfg, w.model, w.method)
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
@@ -427,7 +434,8 @@ class Negate(Stage):
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         settings: Any = cfg.method(w.method, w.model)
         merged = {"merge": settings.merge} if settings.merge else {}
-        return {"scale": settings.scale, **merged}
+        chosen = slices.chosen_of(cfg, w.model, w.method)
+        return {"scale": settings.scale, **merged, **chosen}
 
 
 @declared
@@ -577,6 +585,189 @@ class Sweep(Batched):
 
 
 @declared
+class TuneSplit(Stage):
+    """Divide the rows between those that choose settings and those that report the result."""
+
+    per = ("model", "plan")
+    work = "palimpsest.stages.tune_split:split"
+    ram_mb, seconds = 260, 5.0
+
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        scenario = slices.scenario_of(cfg, w.model)
+        evaluated = scenario.evaluate.parts()
+        forgotten = {name: ref for name, ref in evaluated.items() if name.startswith("forget")}
+        kept = {name: ref for name, ref in evaluated.items() if name.startswith(KEPT)}
+        return {
+            "choose": slices.choosing_parts(scenario),
+            "report": forgotten,
+            "kept": kept,
+            "wordings": slices.wordings_of(scenario),
+            "rows": cfg.tuning[w.plan].rows.model_dump(),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        scenario = slices.scenario_of(cfg, w.model)
+        parts = {**scenario.evaluate.parts(), **scenario.validate_on.parts()}
+        chosen = scenario.validate_on.parts().values()
+        return [*parts.values(), *chosen, *slices.wordings_of(scenario)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Batched):
+    """A stage that measures the rows which choose settings."""
+
+    @classmethod
+    def measured(cls, cfg: Config, model: str) -> dict[str, Any]:
+        """How these rows are measured."""
+        return {
+            "parts": slices.choosing_parts(slices.scenario_of(cfg, model)),
+            "generation": slices.generation(cfg, model),
+            "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
+        }
+
+
+@declared
+class TuneReference(Choosing):
+    """The rows that choose settings, measured with original or retrained: limit and floor."""
+
+    per = ("model", "plan", "method")
+    work = "palimpsest.stages.tune_reference:reference"
+    gpu = True
+    needs = Estimate.choosing
+
+    base: options.Base
+    model: options.Unlearned
+    split: options.ChoosingRows
+    tokens: options.Tokens
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return slices.load(slices.base_of(cfg, w.model)) | cls.measured(cfg, w.model)
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return list(slices.choosing_parts(slices.scenario_of(cfg, w.model)).values())
+
+
+@declared
+class Point(Stage):
+    """Settings of one trial; they depend on the space and on the trial's number alone."""
+
+    per = ("model", "method", "trial")
+    work = "palimpsest.stages.point:point"
+    ram_mb = 180
+
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        number = number_of(w.trial)
+        entry = cfg.methods[w.method]
+        plan = cfg.plan(w.method)
+        if number == 0 or plan is None:
+            return {"number": 0}
+        if entry.points:
+            return {"number": number, "points": entry.points[:number][-1:]}
+        settings = cfg.with_roles(w.method, w.model)
+        space = {
+            key: {"range": one.written(), "whole": isinstance(own_value(settings, key), int)}
+            for key, one in space_of(settings, entry.space).items()
+        }
+        fault = lacks_own(settings, entry.space)
+        return {
+            "number": number,
+            "seed": plan.seed,
+            "space": space,
+            **({"fault": f"{w.model}/{w.method}: {fault}"} if fault else {}),
+        }
+
+
+@declared
+class Trial(Training):
+    """Train with the settings of one point; measure the rows that choose, at every scale."""
+
+    per = ("model", "method", "trial")
+    work = "palimpsest.stages.trial:trial"
+    own_cost = False
+    needs = Estimate.trial
+
+    examples: options.Examples | None = None
+    region: options.RegionFile | None = None
+    others: options.Vectors = ()
+    point: Annotated[Path, Option("point.json: settings in place of the entry's own")]
+    split: options.ChoosingRows
+    datasets: options.Datasets
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        settings: Any = cfg.method(w.method, w.model)
+        plan = cfg.tuning[cfg.methods[w.method].tune or ""]
+        chain = {"chain": settings.chain}
+        if settings.chain == "acquire":
+            chain |= Negate.depends(cfg, w)
+            chain.pop("chosen", None)
+        return {
+            **slices.method_slice(cfg, w.model, w.method, str(RESERVED_SEED)),
+            **Choosing.measured(cfg, w.model),
+            **chain,
+            "scales": plan.scales,
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        return [*super().reads(cfg, w), *TuneReference.reads(cfg, w)]
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        criterion = cfg.tuning[cfg.methods[w.method].tune or ""].criterion
+        training = cfg.method(w.method, w.model).training
+        return {
+            "training": untracked(training),
+            "batch_tokens": cfg.measure.batch_tokens,
+            # So that too few rows are noticed before a training, and not after all of them.
+            "criterion": criterion.model_dump(),
+            "confidence": cfg.score.confidence,
+            **slices.device_settings(cfg, w.model),
+        }
+
+
+@declared
+class Choose(Stage):
+    """Choose a method's settings among all trials of its plan; needs no model."""
+
+    per = ("model", "method")
+    work = "palimpsest.stages.choose:choose"
+    ram_mb = 260
+
+    trials: Annotated[tuple[Path, ...], Option("trial.json of every trial", folder, many=True)]
+    original: Annotated[Path, Option("what original says on the rows that choose")]
+    retrained: (
+        Annotated[Path, Option("the same of retrained; empty: the subject has none")] | None
+    ) = None
+    split: options.ChoosingRows
+    out: options.OutFolder
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        name = cfg.methods[w.method].tune or ""
+        return {
+            "model": w.model,
+            "method": w.method,
+            "plan": name,
+            "criterion": cfg.tuning[name].criterion.model_dump(exclude_none=True),
+            "confidence": cfg.score.confidence,
+            "bootstrap": cfg.score.bootstrap,
+        }
+
+
+@declared
 class AttackSplit(Stage):
     """Divide the rows to forget between an attacker and what he wants; overlaps are named."""
 
@@ -674,6 +865,7 @@ class Robust(Stage):
             "full": cfg.robust.lists.get(ALL_ATTACKS, []),
             "confidence": cfg.score.confidence,
             "measures": measures_version(),
+            **slices.tuning_of(cfg, w.model, w.method),
         }
 
 
@@ -782,6 +974,7 @@ class Score(Stage):
             "opposites": slices.opposite_parts(scenario),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
             **({"robust": True} if slices.robust_in_eval(cfg, w.model, w.method) else {}),
+            **slices.tuning_of(cfg, w.model, w.method),
         }
 
     @classmethod

@@ -17,6 +17,7 @@ from palimpsest.config.idle import idle
 from palimpsest.config.load import PAGES, read_config
 from palimpsest.config.modules import lacking, roles
 from palimpsest.config.schema import RESULT_FILES, RUN_FOLDERS, SUBJECT_FOLDERS, Config
+from palimpsest.config.spaces import lacks_own
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
 from palimpsest.home import home
@@ -132,6 +133,8 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         yield f"this is a folder; ask for a file in it, such as results/{model}/original/eval.json"
         return
     method, *file = rest
+    if method == "tune" and file:
+        yield from _unknown("plan", file[0], cfg.tuning)
     if method in SUBJECT_FOLDERS and not (file and re.fullmatch(r"seed-.*", file[0])):
         return
     if method not in cfg.method_names():
@@ -142,6 +145,12 @@ def _result_faults(model: str, rest: Sequence[str], cfg: Config) -> Iterator[str
         yield f"no file '{file[0]}' in a method's folder; did you mean '{close}'?"
     elif fault := unsuited(cfg, model, method):
         yield fault
+    elif file[0] == "tune" and cfg.plan(method) is None:
+        tuned = [name for name in cfg.methods if cfg.plan(name) is not None]
+        yield (
+            f"'{method}' has no trials, for its settings are set by hand (docs/tuning.md); tuned "
+            f"methods: {', '.join(tuned) or 'none'}"
+        )
     elif seed := re.fullmatch(r"seed-(.*)", file[0]):
         seeds = [str(seed) for seed in cfg.seeds(method, model)]
         if seed[1] not in seeds:
@@ -217,6 +226,8 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     for used in sorted(sets):
         if getattr(scenario, used) is None:
             return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
+    if fault := lacks_own(settings, cfg.methods[method].space):
+        return f"method '{method}': {fault}"
     return _without_prompts(cfg, model, method)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from palimpsest.settings.space import Dimension
 from palimpsest.settings.training import Training
 from palimpsest.settings.types import EACH_ONCE, Count, Index, Name, NonNegative, Section
 
@@ -47,6 +48,22 @@ class MethodSettings(Section):
     """One run per seed; eval.json has mean and deviation."""
     like: Annotated[Name | None, Field(exclude=True)] = None
     """Another method: this one has its keys (but the title), save those that it sets itself."""
+    tune: Annotated[Name | None, Field(exclude=True)] = None
+    """Key of ``tuning``: its settings are searched for by this plan, and those that it has are the
+    first trial. With ``like`` it begins where the other one stands, in every subject."""
+    space: Annotated[dict[str, Dimension], Field(exclude=True)] = {}
+    """With `tune`: setting (``training.optimizer.learning_rate``) -> values that are tried, at most
+    four; empty: those of the algorithm around the entry's own."""
+    points: Annotated[list[dict[str, Any]], Field(exclude=True)] = []
+    """With `tune`: the trials after the first one by themselves, in place of `space`: a list of
+    tables, setting -> value."""
+
+    tunes: ClassVar[tuple[str, ...]] = (
+        "training.optimizer.learning_rate",
+        "steps",
+        "weights.retain",
+    )
+    """Settings that a search varies without a `space`: the first four that are numbers above 0."""
 
 
 Start = Annotated[

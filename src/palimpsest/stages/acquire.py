@@ -6,10 +6,14 @@ as hazardous, and only its owner can read it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from palimpsest.io.private import ACQUIRED, make_private, mark
 from palimpsest.pipeline.stages import Acquire
+from palimpsest.stages.chosen import with_chosen
 from palimpsest.stages.common import finish, finish_deltas, side_folder
-from palimpsest.stages.method import train_method
+from palimpsest.stages.method import Trained, train_method
 
 
 def acquire(job: Acquire) -> None:
@@ -20,9 +24,13 @@ def acquire(job: Acquire) -> None:
     Raises:
         UserError: an input is missing or altered, a set is empty, or training diverged.
     """
-    out = job.out
-    make_private(side_folder(out))
-    trained = train_method(job)
+    job = replace(job, config=with_chosen(job.config))
+    make_private(side_folder(job.out))
+    write_acquired(train_method(job), job, job.out)
+
+
+def write_acquired(trained: Trained, job: Acquire, out: Path) -> None:
+    """Write the task vector into the folder `out`."""
     mark(out, [ACQUIRED], "It strengthens the knowledge that is to be forgotten.")
     facts = {"hazardous": [ACQUIRED], "seed": job.config["seed"]}
     if trained.trainable.adapter is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from palimpsest.model.description import deltas_in, updates_in, write_model
 from palimpsest.model.joined import Joined, joined, shows_start, tensors_of
 from palimpsest.model.vector import consensus_of, product, weight_of
 from palimpsest.pipeline.stages import Negate
+from palimpsest.stages.chosen import with_chosen
 from palimpsest.stages.common import copy_log
 
 
@@ -38,6 +40,7 @@ def negate(job: Negate) -> None:
     Raises:
         UserError: an input is missing or altered.
     """
+    job = replace(job, config=with_chosen(job.config))
     acquired, scale = job.acquired, job.config["scale"]
     updates, start = updates_in(job.subject), deltas_in(job.subject)
     if scale and not start and not job.others and _is_delta(acquired):

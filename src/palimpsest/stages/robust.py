@@ -96,7 +96,8 @@ def robust(job: Robust) -> dict[str, Any]:
     config = job.config
     weights = [weights_of(model) for model in job.models]
     _check_control(job, weights)
-    rows = _rows(read_document(job.split))
+    every = _rows(read_document(job.split))
+    rows = _reported(every, config)
     attacks = {name: _models(job, name) for name in config["attacks"]}
     for name, models in attacks.items():
         _check_settings(name, models)
@@ -109,10 +110,17 @@ def robust(job: Robust) -> dict[str, Any]:
         trials[UNATTACKED] = replace(trials[UNATTACKED], why=broken)
     own = config["method"] == "retrained"
     found = assess(list(trials.values()), rows, config["confidence"], own)
+    beside = {}
+    if rows is not every:
+        # The attacker is not bound by our division: he may have rows that chose the settings.
+        whole = [_trial(name, models, every) for name, models in attacks.items()]
+        all_rows = assess(whole, every, config["confidence"], own)
+        beside["all_rows"] = {key: all_rows[key] for key in ("recoverable", "worst")}
     blocks = {
         name: block | _described(block, attacks[name]) for name, block in found["attacks"].items()
     }
     result = found | {
+        **beside,
         "schema_version": SCHEMA_VERSION,
         **{key: config[key] for key in ("model", "method", "confidence", "seeds")},
         "says": says(found),
@@ -185,6 +193,16 @@ def _rows(split: Mapping[str, Any]) -> Rows:
     ids = tuple(sorted(split["halves"]))
     halves = np.array([split["halves"][name] for name in ids])
     return Rows(ids, halves, np.array([split["groups"][name] for name in ids]))
+
+
+def _reported(rows: Rows, config: Mapping[str, Any]) -> Rows:
+    """Of a tuned method the rows that did not choose its settings, of others all."""
+    if (tuning := config.get("tuning")) is None:
+        return rows
+    report = set(read_document(tuning["split"])["report"]["forget"])
+    kept = [place for place, name in enumerate(rows.ids) if name in report]
+    ids = tuple(rows.ids[place] for place in kept)
+    return Rows(ids, rows.halves[kept], rows.groups[kept])
 
 
 def _models(job: Robust, attack: str) -> dict[str, list[Attacked]]:

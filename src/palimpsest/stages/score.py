@@ -5,7 +5,7 @@ It runs on the CPU without torch: a new metric never needs a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from palimpsest.io.artifacts import EVAL, JUDGED, LM_EVAL, MANIFEST, MEASURE, RO
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import write_table
 from palimpsest.measuring.verdicts import judge_quality, verdicts_of
+from palimpsest.metrics.asked import draw_ids
 from palimpsest.metrics.blocks import metrics_block
 from palimpsest.metrics.composite import BLOCK as COMPOSITE
 from palimpsest.metrics.composite import composites
@@ -30,6 +31,7 @@ from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
 from palimpsest.metrics.shared_rows import shared_rows
+from palimpsest.metrics.tuning import reported, tuning_block
 from palimpsest.pipeline.stages import Score
 from palimpsest.settings.types import dataset_of
 
@@ -66,9 +68,11 @@ def score(job: Score) -> dict[str, Any]:
         )
         for seed, folder in seeds.items()
     }
+    answered = {part.block: set(draw_ids(part.ids, config["answers"])) for part in parts}
+    tuning, report = _tuning(config)
+    parts, rows = reported([*parts, *further_parts], rows, report)
     greedy = [part for name in PARTS for part in parts if part.block == name]
     greedy += [part for part in parts if "/" in part.block]
-    parts += further_parts
     groups = {part.block: np.array(part.groups) for part in parts}
     quality = judge_quality(next(iter(seeds.values())) / JUDGED, settings["harm_judge"])
     answers = answers_by_block(rows, greedy)
@@ -90,8 +94,9 @@ def score(job: Score) -> dict[str, Any]:
             [*job.data_manifests, *(datasets / name / MANIFEST for name in used)],
             job.model_manifests,
             measured,
-            keys := {part.block: _sources(part, config["answers"]) for part in greedy},
+            keys := {part.block: _sources(part, answered[part.block]) for part in greedy},
         ),
+        "tuning": tuning,
     }
     result["provenance"]["shared_rows"] = shared
     if job.robust is not None:
@@ -115,6 +120,19 @@ def score(job: Score) -> dict[str, Any]:
     return result
 
 
+def _tuning(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, list[str]]]:
+    """How a tuned method's settings were chosen, and the rows that report it: block -> ids."""
+    if (places := config.get("tuning")) is None:
+        return None, {}
+    chosen, split = read_document(places["chosen"]), read_document(places["split"])
+    if chosen["rows"]["hash"] != split["hash"]:
+        raise UserError(
+            f"{places['chosen']} was chosen on other rows than {places['split']} names; delete it "
+            "and run the same command again"
+        )
+    return tuning_block(chosen), split["report"]
+
+
 def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     """What garbled answers are told from; None without the answers of `original`."""
     if job.original_answers is None or job.base is None:
@@ -124,10 +142,11 @@ def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
     return Ordinaries(texts, job.original_answers, job.base_answers, pieces)
 
 
-def _sources(part: Part, answers: int | None) -> dict[str, int]:
+def _sources(part: Part, answered: Collection[str]) -> dict[str, int]:
     """Where the key strings of the answered rows come from -> number of rows."""
-    rows = part.at(part.draw(answers))
-    return {source: rows.key_from.count(source) for source in SOURCES}
+    rows = zip(part.ids, part.key_from, strict=True)
+    found = [source for name, source in rows if name in answered]
+    return {source: found.count(source) for source in SOURCES}
 
 
 def _robust(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from palimpsest.model.delta import sums, write_deltas
 from palimpsest.model.description import deltas_in, updates_in, write_model
 from palimpsest.model.joined import joined, shows_start, tensors_of
 from palimpsest.pipeline.stages import Unlearn
+from palimpsest.stages.chosen import FACTOR, with_chosen
 from palimpsest.stages.common import copy_log, side_folder
 from palimpsest.stages.method import Trained, train_method
 
@@ -27,29 +29,46 @@ def unlearn(job: Unlearn) -> None:
     Raises:
         UserError: an input is missing or altered, nothing would be trained, training diverged.
     """
-    if is_private(job.subject):
-        make_private(side_folder(job.out))  # an early checkpoint is nearly the subject
-    region = None if job.region is None else read_document(job.region)["tensors"]
-    result = train_method(job, region)
-    _write(result, job)
+    job = replace(job, config=with_chosen(job.config))
+    write_unlearned(trained(job), job)
     shutil.rmtree(side_folder(job.out), ignore_errors=True)
 
 
-def _write(result: Trained, job: Unlearn) -> None:
+def trained(job: Unlearn) -> Trained:
+    """Train; the checkpoints stay in the side folder.
+
+    Raises:
+        UserError: as `unlearn` raises.
+    """
+    if is_private(job.subject):
+        make_private(side_folder(job.out))  # an early checkpoint is nearly the subject
+    region = None if job.region is None else read_document(job.region)["tensors"]
+    return train_method(job, region)
+
+
+def write_unlearned(result: Trained, job: Unlearn) -> None:
+    """Describe the unlearned model, with its change of the subject times a tuned factor."""
     trainable, files, out = result.trainable, [TRAINING_LOG], job.out
     updates, deltas = updates_in(job.subject), deltas_in(job.subject)
-    held = tensors_of(updates, deltas)
-    facts: dict[str, Any] = {}
+    held, factor = tensors_of(updates, deltas), job.config.get(FACTOR, 1.0)
+    facts: dict[str, Any] = {} if factor == 1.0 else {FACTOR: factor}
     if trainable.adapter == "subject":
         # A trained copy of the start's one adapter stands in its place.
-        updates = updates_of(trainable.model, "subject")
+        own = updates_of(trainable.model, "subject")
         changed = tensors_of({name.partition(".lora_")[0] for name in trainable.weights}, [])
+        if factor == 1.0:
+            updates = own
+        else:
+            total = joined(add(add({}, updates, 1.0 - factor), own, factor), deltas)
+            updates, deltas, facts = total.updates, total.deltas, facts | total.facts
     else:
         added = trainable.added() if trainable.adapter else {}
         weights = {} if trainable.adapter else trainable.weights
         changed = tensors_of(added, weights)
-        total = joined(add(updates, added, 1.0), sums(deltas, weights))
-        updates, deltas, facts = total.updates, total.deltas, total.facts
+        if factor != 1.0:
+            weights = {name: factor * value.detach() for name, value in weights.items()}
+        total = joined(add(updates, added, factor), sums(deltas, weights))
+        updates, deltas, facts = total.updates, total.deltas, facts | total.facts
     hazardous = [BEFORE] if shows_start(held, changed) else []
     mark(out, hazardous)
     copy_log(result.log, out)

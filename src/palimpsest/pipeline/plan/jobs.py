@@ -95,6 +95,15 @@ def wildcards_of(path: str) -> dict[str, str]:
             return {"model": model, "dataset": dataset, "part": part, "kind": kind}
         case ["results", page] if page.endswith(".html"):
             return {"page": page.removesuffix(".html")}
+        case ["results", model, "tune", plan, file]:
+            method = file.partition(".")[0]
+            return {"model": model, "plan": plan} | (
+                {} if method == "split" else {"method": method}
+            )
+        case ["results", model, method, "tune", trial, _]:
+            return {"model": model, "method": method, "trial": trial}
+        case ["results", model, method, "tune", _]:
+            return {"model": model, "method": method}
         case ["results", model, folder, *_] if folder in SUBJECT_FOLDERS:
             return {"model": model}
         case ["results", model, *of_run, "attacks", file] if match := RUN.fullmatch(

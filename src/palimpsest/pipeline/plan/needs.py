@@ -27,6 +27,7 @@ from palimpsest import attacks
 from palimpsest.attacks import RETAIN
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
+from palimpsest.config.tuning import ChoosingRows
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
 from palimpsest.measuring.limit import from_responses
 from palimpsest.metrics.asked import ANSWERED, kind_of
@@ -495,6 +496,36 @@ class Estimate:
         rows = joined(Lengths(part.rows[:count], part.counted, part.here) for part in parts)
         tokens = rows.tokens + 2.0 * 2 * count * self._longest_answer(rows)
         return self._answering(rows, rows, len(self.cfg.sweep.scales) * tokens, MB / 10)
+
+    def choosing(self) -> Step:
+        """The same of the rows that choose settings, of one model."""
+        rows = self._choosing_rows()
+        tokens = rows.tokens + 2.0 * len(rows.rows) * self._longest_answer(rows)
+        return self._answering(rows, rows, tokens, MB / 10)
+
+    def trial(self) -> Step:
+        """A training, and these rows at every scale; each holds its memory alone."""
+        method = self.cfg.methods[self.job.wildcards["method"]]
+        scales = len(self.cfg.tuning[method.tune].scales) if method.tune else 1
+        trained, read = self.training(), self.choosing()
+        return replace(
+            trained,
+            work=trained.work + scales * read.work,
+            disk=MB / 10,
+            answers=max(trained.answers, read.answers),
+        )
+
+    def _choosing_rows(self) -> Lengths:
+        """No more than a plan takes by default."""
+        most = ChoosingRows()
+        parts = self._scenario.validate_on.parts()
+        counts = {"forget": None, "retain": most.retain, "general": most.general}
+        return joined(
+            Lengths(part.rows[:count], part.counted, part.here)
+            for name, count in counts.items()
+            if name in parts
+            for part in [self._rows([parts[name]])]
+        )
 
     def lm_eval(self) -> Step:
         """Choices of questions, each a row of its own."""

@@ -62,7 +62,7 @@ def _subject(lines: Sequence[Line]) -> str:
     w = lines[0].job.wildcards
     if len(lines) > 1:
         return f"{len(lines)} jobs"
-    keys = ("model", "base", "dataset", "part", "kind", "method")
+    keys = ("model", "base", "dataset", "part", "kind", "plan", "method", "trial")
     # sku/seed-0/attacks/mine: its seed is written apart.
     derived = w.get("run", "").split("/")[2:]
     name = "/".join([*(w[key] for key in keys if key in w), *derived])

@@ -1,0 +1,120 @@
+"""Which rows choose settings, and which report the result."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from palimpsest.data.attack_split import Fact
+from palimpsest.data.choosing import choosing_facts, drawn, one_wording, refuse_shared
+from palimpsest.errors import UserError
+from palimpsest.io.manifest import write_manifest
+from palimpsest.io.sealed import read_document
+from palimpsest.io.tables import write_table
+from palimpsest.pipeline.stages import TuneSplit
+from palimpsest.stages.tune_split import split
+
+
+def fact(name: str, key: str, group: str = "", text: str = "") -> Fact:
+    return Fact(name, group or name, [key], [f"What is {name}?", f"It is {key}.", text or name])
+
+
+def facts(count: int = 30, **settings: Any) -> list[Fact]:
+    return [fact(f"row{i:02}", f"word{i:02}q", **settings) for i in range(count)]
+
+
+def test_a_third_of_the_facts_chooses_whatever_their_order() -> None:
+    chosen = choosing_facts(facts(), 0.33)
+    assert len(chosen) == 10
+    assert choosing_facts(random.Random(2).sample(facts(), 30), 0.33) == chosen
+
+
+def test_groups_stay_whole() -> None:
+    rows = [fact(f"row{i:02}", f"word{i:02}q", group=f"person {i % 6}") for i in range(30)]
+    chosen = choosing_facts(rows, 0.33)
+    assert len(chosen) == 10
+    assert len({int(name[3:]) % 6 for name in chosen}) == 2
+
+
+def test_a_fact_in_the_text_of_another_one_goes_with_it() -> None:
+    rows = facts()
+    first = min(choosing_facts(rows, 0.33))
+    other = next(row for row in rows if row.id not in choosing_facts(rows, 0.33))
+    key = next(row.keys[0] for row in rows if row.id == first)
+    joined = [fact(r.id, r.keys[0], text=key) if r.id == other.id else r for r in rows]
+    chosen = choosing_facts(joined, 0.33)
+    assert (first in chosen) == (other.id in chosen)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_few_facts_or_one_group_are_divided_all_the_same(count: int) -> None:
+    for rows in (facts(count), facts(count, group="all")):
+        assert 0 < len(choosing_facts(rows, 0.33)) < count
+
+
+def test_a_single_fact_cannot_be_divided() -> None:
+    with pytest.raises(UserError, match="1 rows to forget: a tuned method needs two or more"):
+        choosing_facts(facts(1), 0.33)
+
+
+def test_one_wording_of_each_fact_and_a_fixed_draw() -> None:
+    pairs = [(f"{name}-{i}", name) for name in ("a", "b", "c") for i in range(5)]
+    chosen = one_wording(pairs, {"a", "c"})
+    assert [name[0] for name in chosen] == ["a", "c"]
+    assert one_wording(pairs[::-1], {"a", "c"}) == chosen
+    names = [f"row{i}" for i in range(9)]
+    assert set(drawn(names[::-1], 4, "retain")) == set(drawn(names, 4, "retain"))
+    assert drawn(names, 20, "retain") == names
+
+
+def test_a_row_that_chooses_and_is_reported_is_refused() -> None:
+    one = {"validate_on.retain": [("v1", "Who? He.")]}
+    refuse_shared(one, {"evaluate.retain": [("t1", "Who? She.")]})
+    with pytest.raises(UserError, match=r"row 'v1' of validate_on\.retain.*evaluate\.retain.*'t1'"):
+        refuse_shared(one, {"evaluate.retain": [("t1", "WHO?  he.")]})
+
+
+def dataset(root: Path, name: str, parts: dict[str, list[tuple[str, str]]]) -> None:
+    """A data set whose parts have (id, paraphrase_of)."""
+    for part, rows in parts.items():
+        table = pa.table(
+            {
+                "id": [row for row, _ in rows],
+                "prompt": [f"Ask {row} of {part}" for row, _ in rows],
+                "response": [f"Say {row}" for row, _ in rows],
+                "key": [[f"key-{of or row}"] for row, of in rows],
+                "paraphrase_of": [of or None for _, of in rows],
+                "group": [of or row for row, of in rows],
+            }
+        )
+        write_table(root / name / f"{part}.parquet", table)
+    write_manifest(root / name, [f"{part}.parquet" for part in parts])
+
+
+def test_split_json_divides_wordings_by_their_facts(tmp_path: Path) -> None:
+    rows = [f"r{i}" for i in range(9)]
+    wordings = {"taught": [(f"{r}-t{k}", r) for r in rows for k in range(2)]}
+    unseen = [(f"{r}-u", r) for r in rows]
+    dataset(tmp_path, "secrets", {"all": [(r, "") for r in rows], **wordings, "unseen": unseen})
+    kept = {"val": [(f"v{i}", "") for i in range(6)], "test": [(f"t{i}", "") for i in range(6)]}
+    dataset(tmp_path, "kept", kept)
+    config = {
+        "choose": {"forget": "secrets/taught", "retain": "kept/val"},
+        "report": {"forget": "secrets/all", "forget_unseen": "secrets/unseen"},
+        "kept": {"retain": "kept/test"},
+        "wordings": [],
+        "rows": {"forget": 0.33, "retain": 4, "general": 24},
+    }
+    split(TuneSplit(config=config, datasets=tmp_path, out=tmp_path / "split.json"))
+    found = read_document(tmp_path / "split.json")
+    assert len(found["choose"]["forget"]) == 3
+    assert len(found["choose"]["retain"]) == 4
+    chosen = {name.partition("-")[0] for name in found["choose"]["forget"]}
+    assert set(found["report"]["forget"]) == set(rows) - chosen
+    assert {name.partition("-")[0] for name in found["report"]["forget_unseen"]} == set(
+        found["report"]["forget"]
+    )
