@@ -39,7 +39,7 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
     evaluated = scenario.evaluate.parts()
     chosen_on = scenario.validate_on.parts()
     forgotten = {"forget": scenario.forget}
-    kept = {"retain": scenario.retain, "general": scenario.general}
+    kept = {"retain": scenario.retain, "keep": scenario.keep, "general": scenario.general}
     for section, parts in (("evaluate", evaluated), ("validate_on", chosen_on)):
         forgotten |= {f"{section}.{name}": parts[name] for name in _FORGOTTEN if name in parts}
         kept |= {f"{section}.{name}": parts[name] for name in _KEPT if name in parts}
