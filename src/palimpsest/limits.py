@@ -26,3 +26,6 @@ SMALL_TENSOR = 4096
 
 BATCH_ROWS = 16
 """Rows that the subject reads together for reference states and for adversarial labels."""
+
+GRAM_BYTES = 4 << 30
+"""Products of modules' inputs, in float64, that are in memory together (`engine.shrink`)."""

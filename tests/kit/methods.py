@@ -44,6 +44,7 @@ LOAD = {"dtype": "float32", "trust_remote_code": False}
 SETS = {
     "forget": tiny.rows([(4, 5), (7, 3), (3, 8), (5, 5), (6, 2)], seed=1, name="f"),
     "retain": tiny.rows([(4, 4), (5, 6), (3, 3), (6, 7)], seed=2, name="n"),
+    "keep": tiny.rows([(4, 3), (5, 4), (3, 6)], seed=5, name="k"),
     "general": tiny.rows([(2, 4), (5, 3), (3, 7), (4, 4)], seed=3, name="g"),
     "declined": tiny.rows([(3, 2), (6, 4), (4, 3)], seed=4, name="d"),
 }

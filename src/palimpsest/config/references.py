@@ -311,6 +311,8 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
     yield (*at, "retain"), scenario.retain
     if scenario.general:
         yield (*at, "general"), scenario.general
+    if scenario.keep:
+        yield (*at, "keep"), scenario.keep
     if scenario.declined:
         yield (*at, "declined"), scenario.declined
     for section in ("evaluate", "validate_on"):

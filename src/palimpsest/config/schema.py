@@ -310,6 +310,9 @@ class Scenario(Section):
     """What is to be forgotten."""
     retain: PartRef
     """What is to be kept (rows that unlearning may use)."""
+    keep: PartRef | None = None
+    """All that the subject was taught to be kept, for methods that take its update away and heal
+    the rest; rows that are reported may be among them, as with `retrained`."""
     general: PartRef | None = None
     """Other text for methods that use it."""
     declined: PartRef | None = None

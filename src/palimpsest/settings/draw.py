@@ -44,8 +44,8 @@ class Draw:
 
     Attributes:
         rows: rows a step.
-        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``general``,
-            ``declined``.
+        sets: the scenario's sets that they come from: ``forget``, ``retain``, ``keep``,
+            ``general``, ``declined``.
         labels: the targets; other than ``own`` they come from the labelled examples.
         text: the text of the labels ``text``.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other

@@ -16,6 +16,7 @@ from palimpsest.engine.fila import initialise
 from palimpsest.engine.optimizer import check_installed
 from palimpsest.engine.rows import Row, read_rows
 from palimpsest.engine.shards import shard
+from palimpsest.engine.shrink import Shrinks, shrink
 from palimpsest.engine.train import train
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST, TRAINING_LOG
@@ -143,6 +144,13 @@ def train_method(job: Training, region: Sequence[str] | None = None) -> Trained:
         files = Files(job, method.end_token)
         initialise(trainable, body, files.rows("forget", None), files.rows("retain", None))
     draws = method.draws()
+    if isinstance(method, Shrinks):
+        files = Files(job, method.end_token)
+        forget, keep = (
+            [row for name in draw.sets for row in files.rows(name, None)]
+            for draw in (draws.get("forget", Draw(0, ())), draws["retain"])
+        )
+        shrink(method, trainable, body, forget, keep, job.label, seed)
     _refuse_trained_head(trainable, body, draws)
     training = job_of(
         method,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from palimpsest.config.modules import Modules
-from palimpsest.limits import PREFIX_BYTES, SHORT, SMALL_TENSOR
+from palimpsest.limits import GRAM_BYTES, PREFIX_BYTES, SHORT, SMALL_TENSOR
 from palimpsest.model.names import block_of
 from palimpsest.pipeline.plan.rows import Lengths
 from palimpsest.pipeline.plan.shapes import Shape
@@ -123,6 +123,16 @@ def squared_gradients(shape: Shape, lora: Lora, width: int) -> float:
     }
     matched = [name for name in sizes if _is_one_of(name, lora.targets)] or list(sizes)
     return (2.0 * 4 + width) * sum(sizes[name] for name in matched)
+
+
+def grams(shape: Shape, first: int) -> float:
+    """Bytes of the products of modules' inputs from block `first` on, of three sets in float64."""
+    sizes = [
+        3 * 8.0 * inputs**2
+        for name, (inputs, _) in shape.linear.items()
+        if (block_of(name) or 0) >= first
+    ]
+    return max(max(sizes), min(sum(sizes), float(GRAM_BYTES)))
 
 
 def base_tensors(shape: Shape, patterns: Iterable[str], width: int, modules: Modules) -> Trained:

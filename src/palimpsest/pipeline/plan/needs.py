@@ -298,6 +298,11 @@ class Estimate:
             held += memory.squared_gradients(self.shape, lora, self.width)
         if hasattr(settings, "solution"):  # products of a matrix's inputs, in float64
             held += 3 * 8.0 * self.shape.inner**2
+        more = 0.0
+        if hasattr(settings, "left_of") and "forget" in parts:  # every row runs once, F twice
+            held += memory.grams(self.shape, trained.first)
+            tokens = 2 * parts["forget"].tokens + parts["retain"].tokens
+            more = memory.forward_work(self.shape, tokens)
         adversary = settings.adversary()
         last = self.shape.layers if reads.last is None or adversary else reads.last + 1
         # Without a GPU the file is mapped: blocks that are never reached stay on the disk.
@@ -311,7 +316,7 @@ class Estimate:
         passes = adversary.updates + adversary.steps / 2 if adversary else 1
         return Step(
             held,
-            settings.steps * passes * work,
+            settings.steps * passes * work + more,
             4.0 * trained.numbers,
             rows,
             memory.activations(
