@@ -43,13 +43,12 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
     taught = scenario.pretrain.data if scenario.pretrain else []
     evaluated = scenario.evaluate.parts()
     chosen_on = scenario.validate_on.parts()
-<<<<<<< HEAD
     forgotten: dict[str, str | None] = {"forget": scenario.forget}
-    kept: dict[str, str | None] = {"retain": scenario.retain, "general": scenario.general}
-=======
-    forgotten = {"forget": scenario.forget}
-    kept = {"retain": scenario.retain, "keep": scenario.keep, "general": scenario.general}
->>>>>>> k19b
+    kept: dict[str, str | None] = {
+        "retain": scenario.retain,
+        "keep": scenario.keep,
+        "general": scenario.general,
+    }
     for section, parts in (("evaluate", evaluated), ("validate_on", chosen_on)):
         for known, roles in ((forgotten, _FORGOTTEN), (kept, _KEPT)):
             names = [name for name in parts if name in roles or name.split("/")[0] in roles]
