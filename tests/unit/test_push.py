@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,26 @@ def test_a_name_that_the_hub_cannot_have_is_refused(hub, merged):
 def test_a_folder_that_is_not_built_names_its_command(tmp_path):
     with pytest.raises(UserError, match=r"snakemake .*merged/manifest\.json"):
         push(tmp_path / "merged", tmp_path / "verdict.json", "org/forgot")
+
+
+def test_what_was_merged_or_judged_before_the_model_was_made_anew_is_refused(hub, merged):
+    path = verdict(merged, "pass")
+    model = merged.parent / "model/model.json"
+    model.parent.mkdir()
+    model.write_text("{}")
+    later = path.stat().st_mtime + 10
+    os.utime(model, (later, later))
+    with pytest.raises(UserError, match=r"manifest\.json is older than .*model\.json"):
+        push(merged, path, "org/forgot")
+    os.utime(merged / "manifest.json", (later + 1, later + 1))
+    with pytest.raises(UserError, match=r"verdict\.json is older"):
+        push(merged, path, "org/forgot")
+    assert not hub.requests
+
+
+def test_an_update_leaves_no_verdict_of_an_earlier_model(hub, merged):
+    hub.models["org/forgot"] = Repo({"verdict.json": b'{"outcome": "pass"}'})
+    push(merged, merged / "none.json", "org/forgot", although=True, update=True)
+    repo = hub.models["org/forgot"]
+    kept = json.loads(repo.commits[repo.branches["main"]]["verdict.json"])
+    assert kept["outcome"] == "not tested"

@@ -70,7 +70,9 @@ def test_their_programs_lease_before_they_load_anything(copy):
     )
     targets = ("all", "all_methods", "results/zephyr-7b/rmu/eval.json")
     planned = commands(copy, *targets, "--configfile", "judge.yaml")
-    planned |= commands(copy, "results/mini/sku/robust.json", *MINI)
+    tuned = copy.overlay({"methods": {"npo-tuned": {"like": "npo", "tune": "standard"}}})
+    targets = ("results/mini/sku/robust.json", "results/smollm2-135m/npo-tuned/eval.json")
+    planned |= commands(copy, *targets, *MINI, tuned)
     assert set(planned) == {name for name, stage in STAGES.items() if stage.gpu}
     # Who loads torch, or looks at a file, before the lease fails otherwise than is expected here.
     copy.path("early/torch").mkdir(parents=True)

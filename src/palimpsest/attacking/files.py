@@ -83,6 +83,7 @@ def beside(model: Path, subject: Path) -> list[dict[str, Any]]:
     root = subject.parent
     places = [model.parent, subject, root / "original", root / "reference"]
     places += root.glob("subject*.ckpt")
+    places += root.glob("*/tune/*")  # of a trial that was stopped
     found = {
         path: holds
         for place in places

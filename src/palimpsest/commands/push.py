@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from palimpsest.commands.settings import add_settings, read, wait
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST, VERDICT
-from palimpsest.pipeline import runs
 from palimpsest.pipeline.targets import target_faults
 
 
@@ -46,8 +46,11 @@ def run(args: argparse.Namespace) -> None:
     folder = Path("results", subject, rest, "merged")
     for fault in target_faults(str(folder / MANIFEST), cfg):
         raise UserError(fault)
-    if not runs.RUN.fullmatch(rest):
+    # What was derived from a run, an attacked model for one, has no verdict of its own.
+    if not re.fullmatch(r"[^/]+/seed-\d+", rest):
         raise UserError(f"'{args.result}' is no result: SUBJECT/METHOD or SUBJECT/METHOD/seed-N")
+    if method == "original":
+        raise UserError(f"'{args.result}' is the model before unlearning: it is never pushed")
     wait(f"comparing the files of {folder}")
     from palimpsest.sources.hub.push import push
 

@@ -93,7 +93,8 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
         for i, part in enumerate(taught):
             why = "which the subject was taught"
             yield Opposite("evaluate.holdout", holdout, f"pretrain.data[{i}]", part, why, advice)
-        for other_role, (used, why) in trained.items():
+        known_rows = {**trained, "keep": (scenario.keep, "which methods heal on")}
+        for other_role, (used, why) in known_rows.items():
             if used is not None:
                 yield Opposite("evaluate.holdout", holdout, other_role, used, why, advice)
         for name in _FORGOTTEN:

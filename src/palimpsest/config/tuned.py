@@ -43,6 +43,10 @@ def check_tuned(
                 text = f"no plan '{settings.tune}'{did_you_mean(settings.tune, known)}"
                 yield Problem((*at, "tune"), text)
         else:
+            most = catalogs["tuning"][settings.tune].trials - 1
+            if len(settings.points) > most:
+                text = f"the plan has room for {most} points after its first; raise its trials"
+                yield Problem((*at, "points"), text)
             yield from _check_space(settings, name, catalogs["models"])
 
 

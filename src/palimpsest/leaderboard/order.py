@@ -122,7 +122,13 @@ def overlay(cfg: Config) -> dict[str, Any]:
     """
     found = [one for one in entries(cfg) if one.method not in REFERENCES]
     methods = {
-        one.name: {"like": one.method, "tune": PLAN, "title": title_of(cfg, one)} for one in found
+        one.name: {
+            "like": one.method,
+            "tune": PLAN,
+            **_healing(cfg, one.method),
+            "title": title_of(cfg, one),
+        }
+        for one in found
     }
     models: dict[str, Any] = {}
     for subject in dict.fromkeys(one.subject for one in found):
@@ -137,6 +143,11 @@ def overlay(cfg: Config) -> dict[str, Any]:
         "models": models,
         "robust": {"lists": {ATTACKS: [*cfg.robust.lists[QUICK], RELEARN]}},
     }
+
+
+def _healing(cfg: Config, method: str) -> dict[str, str]:
+    """Rows to heal on: `keep` has those that choose and report, which no other method trains on."""
+    return {"rest": "retain"} if getattr(cfg.methods[method], "rest", None) == "keep" else {}
 
 
 def overlay_text(cfg: Config) -> str:

@@ -138,7 +138,7 @@ def read(path: Path) -> list[Row]:
         rows = [{name: line[name] or "" for name in FIELDS} for line in reader if not missing]
     if missing:
         raise UserError(
-            f"{path} lacks the columns {', '.join(missing)}; `make leaderboard` adds them"
+            f"{path} lacks the columns {', '.join(missing)}; add them to its first line, empty"
         )
     seen: set[tuple[str, str]] = set()
     for row in rows:
@@ -193,8 +193,15 @@ def key_of(row: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _alike(rows: list[Row]) -> Iterable[Row]:
-    """Those of the rows that were measured on the same questions as most of them."""
-    kinds = [tuple(row[f"{name}_rows"] for name in TESTED) for row in rows]
+    """Those of the rows that had the same search, seeds and questions as most of them."""
+    kinds = [
+        (
+            *(row[key] for key in ("plan", "trials", "choosing_rows")),
+            len(row["seeds"].split()),
+            *(row[f"{name}_rows"] for name in TESTED),
+        )
+        for row in rows
+    ]
     most = max(dict.fromkeys(kinds), key=kinds.count)
     return (row for row, kind in zip(rows, kinds, strict=True) if kind == most)
 

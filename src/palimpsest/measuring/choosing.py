@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from palimpsest.data.tokens import load_tokenizer as load_taught
@@ -90,9 +91,12 @@ class ChoosingRows:
         evaluated = with_right_responses({READ: rows})
         table = likelihood(Body(network), evaluated, self.batch_tokens, ends, label)
         ids = [row.id for row in rows]
+        data = [self.data[_key(READ, name)] for name in ids]
+        if not np.isfinite(table["logprob"].to_numpy()).all():
+            # A scale at which the model has no numbers is a result: it keeps nothing.
+            return [_line(scale, READ, row, accuracy=0.0) for row in data]
         reading = Reading(teacher_forced(table, ids, READ), [], self.config["recall"])
         values = _numbers(ACCURACY.column.each(reading))  # type: ignore[union-attr]
-        data = [self.data[_key(READ, name)] for name in ids]
         return [
             _line(scale, READ, row, accuracy=value) for row, value in zip(data, values, strict=True)
         ]

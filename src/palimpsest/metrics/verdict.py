@@ -19,7 +19,7 @@ import pyarrow as pa
 from palimpsest.attacks import UNATTACKED
 from palimpsest.metrics.declaration import Measure
 from palimpsest.metrics.estimates import Estimate, missing, rate, rounded
-from palimpsest.metrics.frames import by_seed
+from palimpsest.metrics.frames import by_seed, groups_of
 from palimpsest.metrics.intervals import Interval, wilson
 from palimpsest.metrics.measures import measures_of
 from palimpsest.metrics.mover import Side, correlation, difference, exact, ratio
@@ -151,7 +151,7 @@ def condition(
     if against and reference is None:
         reason = f"the subject has no {against}"
     elif reference is not None and reason is None:
-        other = _estimate(name, reference, level)
+        other = _beside(name, model, reference, level, confidence)
         reason = None if other["reason"] is None else f"{against}: {other['reason']}"
         if one["of"] and one["within"] is None and other["value"] == 0:
             reason = f"the value of {against} is 0, so there is no ratio to it"
@@ -174,7 +174,8 @@ def condition(
     if found is None:
         return result
     if reference is not None:
-        result["against"] = {against: _estimate(name, reference, level)["value"]}
+        of_reference = _beside(name, model, reference, level, confidence)
+        result["against"] = {against: of_reference["value"]}
     outcome = _outcome(one, found.value, found.interval)
     undecided = outcome == UNDECIDED
     return result | {
@@ -235,6 +236,25 @@ def _estimate(name: str, model: Model, level: str) -> Estimate:
     return dict(of_block[measure])
 
 
+def _beside(name: str, model: Model, reference: Model, level: str, confidence: float) -> Estimate:
+    """The value of a reference; that of a share over the rows that the model reports.
+
+    A tuned method reports no row that chose its settings; the references have all of them.
+    """
+    whole, measure = _estimate(name, reference, level), _measure(name)
+    if measure is None or measure.column is None or measure.reduce is not rate or measure.compute:
+        return whole
+    block = name.partition(".")[0]
+    ours, theirs = (by_seed(one.rows, block, measure.column.name) for one in (model, reference))
+    if ours is None or theirs is None:
+        return whole
+    ids = theirs.columns.intersection(ours.columns)
+    if not len(ids) or len(ids) == len(theirs.columns):
+        return whole
+    groups = groups_of(reference.rows, block, ids)
+    return rate(theirs[ids].to_numpy(), groups, {"confidence": confidence})
+
+
 def _by_level(robust: Mapping[str, Any], level: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = robust["by_level"][level]
     return found
@@ -262,7 +282,7 @@ def _compared(
             return None if found is None else (found.low, found.high)
 
         return Compared(value, alone, alone(None), n)
-    other = _estimate(one["measure"], reference, level)
+    other = _beside(one["measure"], model, reference, level, confidence)
     paired = _pairs(measure, one["measure"], model, reference)
     as_ratio = bool(one["of"]) and one["within"] is None
     logs = as_ratio and measure is not None and not measure.share

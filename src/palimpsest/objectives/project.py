@@ -106,6 +106,8 @@ class Project(Unlearning):
             return left
         regular = keep.clone()
         level = (forget.trace() + keep.trace()) / len(keep)
+        if not level > 0:
+            return left  # no input of these rows reaches it: nothing is known of its directions
         regular.diagonal().add_(self.ridge * level)
         root = torch.linalg.cholesky(regular)
         half = torch.linalg.solve_triangular(root, forget, upper=False)

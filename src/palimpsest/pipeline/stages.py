@@ -617,6 +617,10 @@ class TuneSplit(Stage):
         return [*parts.values(), *chosen, *slices.wordings_of(scenario)]
 
 
+CHOOSING = ("answers", "teacher_forced")
+"""Files of `palimpsest.metrics.measures` by which settings are chosen."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choosing(Batched):
     """A stage that measures the rows which choose settings."""
@@ -628,6 +632,7 @@ class Choosing(Batched):
             "parts": slices.choosing_parts(slices.scenario_of(cfg, model)),
             "generation": slices.generation(cfg, model),
             "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
+            "code": [code_hash(f"palimpsest.metrics.measures.{name}") for name in CHOOSING],
         }
 
 
@@ -764,6 +769,7 @@ class Choose(Stage):
             "criterion": cfg.tuning[name].criterion.model_dump(exclude_none=True),
             "confidence": cfg.score.confidence,
             "bootstrap": cfg.score.bootstrap,
+            "code": code_hash("palimpsest.metrics.choose"),
         }
 
 

@@ -354,7 +354,8 @@ def _train_log(folder: Path, seed: int) -> list[dict[str, Any]]:
 def _scale(evaluation: Mapping[str, Any], folders: list[Path]) -> float | None:
     # eval.json records the lambda of the scored model; without a record, the model does.
     config = evaluation["provenance"].get("config") or {}
-    records = [config.get("negate") or {}]
+    # Of a tuned method it records the value that its search began with.
+    records = [] if evaluation.get("tuning") else [config.get("negate") or {}]
     records += [read_document(p) for f in folders if (p := f / "model" / MODEL).exists()]
     scales = (record.get("scale") for record in records if isinstance(record, Mapping))
     return next((float(scale) for scale in scales if scale is not None), None)

@@ -41,7 +41,8 @@ def compare(job: Compare) -> dict[str, Any]:
         if given["rows"] is not None:
             place = Path(split_source(given["rows"])[1]).expanduser()
             retrained = reference_rows(place, given["truth_ratio"])
-            refuse_another_split(method, retrained, place)
+            # A tuned method reports a share of the rows; `original` has all.
+            refuse_another_split(original, retrained, place)
     result = {
         "schema_version": SCHEMA_VERSION,
         "model": job.config["model"],

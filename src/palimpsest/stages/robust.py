@@ -44,6 +44,8 @@ class Attacked:
 
     folder: Path
     name: str
+    report: Mapping[str, Sequence[str]] | None = None
+    """Part -> the rows that a tuned method reports; None: all."""
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -63,7 +65,10 @@ class Attacked:
     @cached_property
     def rates(self) -> dict[str, dict[str, float | None]]:
         """Setting -> rates."""
-        return rates_of(self.frame)
+        return rates_of(self.frame[[*map(self._reported, self.frame["part"], self.frame["id"])]])
+
+    def _reported(self, part: str, row: str) -> bool:
+        return self.report is None or part not in self.report or row in self.report[part]
 
     @property
     def writes(self) -> bool:
@@ -114,6 +119,8 @@ def robust(job: Robust) -> dict[str, Any]:
     if rows is not every:
         # The attacker is not bound by our division: he may have rows that chose the settings.
         whole = [_trial(name, models, every) for name, models in attacks.items()]
+        if broken:
+            whole = [replace(one, why=broken) if one.name == UNATTACKED else one for one in whole]
         all_rows = assess(whole, every, config["confidence"], own)
         beside["all_rows"] = {key: all_rows[key] for key in ("recoverable", "worst")}
     blocks = {
@@ -209,8 +216,10 @@ def _models(job: Robust, attack: str) -> dict[str, list[Attacked]]:
     folders = {METHOD: job.models, ORIGINAL: [job.original]}
     if job.control is not None:
         folders[CONTROL] = [job.control]
+    tuning = job.config.get("tuning")
+    report = None if tuning is None else read_document(tuning["split"])["report"]
     return {
-        name: [Attacked(model.parent / "attacks", attack) for model in models]
+        name: [Attacked(model.parent / "attacks", attack, report) for model in models]
         for name, models in folders.items()
     }
 
@@ -396,7 +405,9 @@ def _examples(
         known, before = (side.get(row, (0.0, ""))[0] for side in (theirs, plain))
         return known - ours[row][0], before - ours[row][0], row
 
-    most = sorted(row for row in ours if gains(row)[0] < 0)
+    report = models[METHOD][0].report
+    shown = ours if report is None else ours.keys() & set(report["forget"])
+    most = sorted(row for row in shown if gains(row)[0] < 0)
     return [
         {
             "id": row,

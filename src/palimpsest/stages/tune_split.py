@@ -11,6 +11,7 @@ from palimpsest.data.choosing import (
     refuse_shared,
     split_document,
 )
+from palimpsest.errors import UserError
 from palimpsest.io.sealed import write_document
 from palimpsest.measuring.alternatives import DataRow, read_data
 from palimpsest.measuring.facts import facts_of
@@ -38,8 +39,19 @@ def split(job: TuneSplit) -> None:
     reported = {
         name: [row.id for row in found if row.fact not in chosen] for name, found in report.items()
     }
+    _refuse_empty({"validate_on.forget": ids["forget"]})
+    _refuse_empty({f"evaluate.{name}": rows for name, rows in reported.items()})
     _refuse_shared(job.datasets, config, choose, ids)
     write_document(job.out, split_document(ids, reported, len(facts)))
+
+
+def _refuse_empty(rows: dict[str, list[str]]) -> None:
+    for key, names in rows.items():
+        if not names:
+            raise UserError(
+                f"{key}: no row is left after the facts were divided between those that choose "
+                "and those that report; change tuning.<plan>.rows.forget, or name more rows"
+            )
 
 
 def _refuse_shared(

@@ -170,7 +170,7 @@ def _table(name: str, lines: _Lines) -> Iterator[str]:
     """A named table in braces, over several lines."""
     lines = [line for line in lines if line[0]]
     for place, (text, comment) in enumerate(lines):
-        begin = f"  {name}: {{" if place == 0 else "    "
+        begin = f"  {_flow(name)}: {{" if place == 0 else "    "
         end = "}" if place == len(lines) - 1 else ","
         yield f"{begin}{text}{end}" + (f"  # {comment}" if comment else "")
 

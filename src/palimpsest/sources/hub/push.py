@@ -11,12 +11,14 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from palimpsest.errors import UserError, one_line
-from palimpsest.io.artifacts import CARD, HAZARDOUS, VERDICT
+from palimpsest.io.artifacts import CARD, HAZARDOUS, MANIFEST, MODEL, VERDICT
 from palimpsest.io.manifest import read_manifest, verified_folder
 from palimpsest.io.sealed import read_document
 from palimpsest.model.card import with_verdict
 
 NOT_PASSED = "It has not passed a verdict: "
+NO_VERDICT = {"outcome": "not tested", "says": "no verdict was made", "conditions": []}
+"""What stands in the repository without one: an update leaves no earlier model's verdict there."""
 
 
 def push(
@@ -73,6 +75,9 @@ def refuse_what_must_stay(folder: Path, verdict: Path, although: bool) -> Mappin
     if (folder / HAZARDOUS).exists():
         raise UserError(f"{folder} is not pushed: {(folder / HAZARDOUS).read_text().strip()}")
     verified_folder(folder)
+    if read_manifest(folder).get("before_unlearning"):
+        raise UserError(f"{folder} is not pushed: it is the model before unlearning")
+    _refuse_older(folder, verdict)
     outcome = read_document(verdict) if verdict.exists() else None
     if although or (outcome and outcome["outcome"] == "pass" and outcome.get("usable", True)):
         return outcome
@@ -90,9 +95,21 @@ def _files(folder: Path, outcome: Mapping[str, Any] | None) -> list[tuple[str, s
     ]
     card = (folder / CARD).read_text(encoding="utf-8")
     files.append((CARD, with_verdict(card, outcome).encode()))
-    if outcome is not None:
-        files.append((VERDICT, json.dumps(outcome, indent=1, ensure_ascii=False).encode()))
-    return files
+    text = json.dumps(outcome or NO_VERDICT, indent=1, ensure_ascii=False)
+    return [*files, (VERDICT, text.encode())]
+
+
+def _refuse_older(folder: Path, verdict: Path) -> None:
+    """The merged folder and the verdict are of the model that the run has now."""
+    model = folder.parent / "model" / MODEL
+    if not model.exists():
+        return
+    for file in (folder / MANIFEST, verdict):
+        if file.exists() and file.stat().st_mtime < model.stat().st_mtime:
+            raise UserError(
+                f"{file} is older than {model}, which was made anew: "
+                f"snakemake {folder / MANIFEST} {verdict} --cores all"
+            )
 
 
 def _explained(error: HfHubHTTPError, repository: str) -> UserError:
