@@ -53,7 +53,13 @@ def model(name: str, forget: str, retain: str = "1" * 108, **more: Any) -> Model
         table = np.array([[value == "1" for value in values]], dtype=float)
         metrics[part] = {"recall_rate": rate(table, np.arange(len(values)), SCORE)}
         lines += [
-            {"seed": 0, "part": part, "id": f"{part}{i:03}", "recall": value == "1"}
+            {
+                "seed": 0,
+                "part": part,
+                "id": f"{part}{i:03}",
+                "group": f"{part}{i:03}",
+                "recall": value == "1",
+            }
             for i, value in enumerate(values)
         ]
     return Model(

@@ -136,6 +136,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"points": [{"steps": 5}, {"start": "fresh"}]}, "'start' decides what is trained"),
     ({"points": [{"steps": 5}], "space": {"steps": {"choices": [10]}}}, "leave one of them out"),
+    ({"points": [{"steps": 5 + i} for i in range(4)]}, "room for 3 points after its first"),
     ({"tune": "smal"}, "no plan 'smal'; did you mean 'small'?"),
 ]
 

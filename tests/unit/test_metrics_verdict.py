@@ -87,6 +87,18 @@ def test_a_value_at_its_limit_is_decided_by_no_number_of_rows() -> None:
     assert (found["outcome"], found["rows_needed"]) == (UNDECIDED, None)
 
 
+def test_a_reference_counts_on_the_rows_that_the_method_reports() -> None:
+    """A tuned method reports no row that chose its settings; the others' values are of all rows."""
+    control = model("retrained", "1" * 20 + "0" * 88)
+    references = REFERENCES | {"retrained": control}
+    one = only({"measure": "forget.recall_rate", "at_most": 0.10, "above": "retrained"})
+    found = condition(one, model("method", "1" * 20 + "0" * 20), references, "training", 0.95)
+    assert found["against"] == {"retrained": 0.5}
+    assert found["value"] == 0
+    whole = condition(one, model("method", "1" * 20 + "0" * 88), references, "training", 0.95)
+    assert whole["against"] == {"retrained": pytest.approx(20 / 108)}
+
+
 def test_what_forgets_and_keeps_passes() -> None:
     found = judged(model("method", NOTHING))
     assert found["outcome"] == PASS

@@ -65,7 +65,9 @@ class Attacked:
     @cached_property
     def rates(self) -> dict[str, dict[str, float | None]]:
         """Setting -> rates."""
-        return rates_of(self.frame[[*map(self._reported, self.frame["part"], self.frame["id"])]])
+        pairs = zip(self.frame["part"], self.frame["id"], strict=True)
+        kept = np.array([self._reported(*pair) for pair in pairs], dtype=bool)
+        return rates_of(self.frame[kept])
 
     def _reported(self, part: str, row: str) -> bool:
         return self.report is None or part not in self.report or row in self.report[part]
