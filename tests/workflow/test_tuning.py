@@ -29,7 +29,11 @@ SETTINGS: dict[str, Any] = {
     "methods": {
         "simnpo-tuned": {"like": "simnpo", "tune": "quick", "space": {"steps": {"choices": [2, 3]}}}
     },
-    "models": {"mini": {"methods": {"simnpo": {"steps": 2}}}},
+    "models": {
+        "mini": {
+            "methods": {"simnpo": {"steps": 2, "training": {"optimizer": {"warmup_steps": 0}}}}
+        }
+    },
 }
 
 

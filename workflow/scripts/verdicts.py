@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument(
         "--verdicts",
         nargs="*",
-        default=[],
+        required=True,
         type=Path,
         metavar="JSON",
         help="verdict.json of each method",

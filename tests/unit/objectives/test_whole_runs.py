@@ -28,7 +28,9 @@ from palimpsest.stages.unlearn import unlearn
 
 
 def trained(key: str, folder: Path, seed: int, **over: Any) -> dict[str, Tensor]:
-    made = methods.bench(key, folder, dtype=torch.float32, seed=seed, moved=False, **over)
+    # `project` heals what it took away: from a subject without knowledge it takes nothing.
+    moved = key == "project"
+    made = methods.bench(key, folder, dtype=torch.float32, seed=seed, moved=moved, **over)
     train(made.job)
     return {name: weight.detach().clone() for name, weight in made.job.weights.items()}
 
