@@ -27,7 +27,12 @@ SETTINGS: dict[str, Any] = {
         }
     },
     "methods": {
-        "simnpo-tuned": {"like": "simnpo", "tune": "quick", "space": {"steps": {"choices": [2, 3]}}}
+        "simnpo-tuned": {
+            "like": "simnpo",
+            "tune": "quick",
+            "space": {"steps": {"choices": [2, 3]}},
+            "training": {"optimizer": {"warmup_steps": 0}},
+        }
     },
     "models": {
         "mini": {
