@@ -70,6 +70,8 @@ def test_a_signal_that_meets_a_finalizer_ends_the_program(number: int, status: i
         "    def __del__(self):\n"
         "        signal.raise_signal(int(sys.argv[1]))\n"
         "def main():\n"
+        "    # A shell's background job ignores Ctrl-C.\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    late = Late(); del late\n"
         "    time.sleep(60)\n"
         "run_cli(main)"

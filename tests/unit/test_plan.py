@@ -282,8 +282,9 @@ def test_an_attack_takes_as_long_as_it_asks_and_trains(cfg: Config) -> None:
         for name in ("ask", "sample", "relearn", "relearn-quick", "choice")
     }
     assert work["sample"] > 10 * work["ask"]
-    assert work["relearn"] == pytest.approx(6 * work["relearn-quick"], rel=0.01)
-    assert work["relearn-quick"] > work["ask"] > work["choice"]
+    # Three rates and two folds, each of which asks more often on its way.
+    assert 6 * work["relearn-quick"] < work["relearn"] < 12 * work["relearn-quick"]
+    assert work["relearn"] > work["ask"] > work["choice"]
 
 
 def test_training_all_weights_needs_several_times_the_weights(cfg: Config) -> None:

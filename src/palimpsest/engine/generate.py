@@ -160,7 +160,7 @@ def _generated(
             **options,
         )
         new, cache = output.sequences[:, ids.shape[1] :], output.past_key_values
-        for place, tokens in zip(places, new.tolist(), strict=True):
+        for place, tokens in zip(places, new.cpu().tolist(), strict=True):
             found[place] += tokens
         left -= new.shape[1]
         going = [i for i, place in enumerate(places) if stops.isdisjoint(found[place])]
