@@ -273,7 +273,7 @@ class Subject:
             threads=1,
             base=self.base,
             model=self.folder(model) / "model",
-            original=self.original,
+            original=self.original if entry.against_original else None,
             split=self.split,
             datasets=self.root / "datasets",
             out=self.folder(model) / "attacks" / f"{kind}.json",

@@ -174,10 +174,19 @@ def test_without_a_target_the_report_of_the_embedded_subject_is_planned(copy):
     planned = jobs(done.stdout + done.stderr)
     assert {"report report", "score smollm2-135m sku", "score smollm2-135m original"} <= planned
     assert "download_model smollm2-135m" not in planned
-    runs = [f"{method} 0" for method in ("original", "retrained", "sku", "sku-anchored")]
+    runs = [f"{method} 0" for method in ("original", "retrained", "sku", "undo")]
     quick = ["ask", *read_config(copy.path("config")).robust.lists["quick"]]
     attacked = {job for job in planned if job.split()[0] == "attack"}
     assert attacked == {f"attack smollm2-135m {run} {name}" for run in runs for name in quick}
+
+
+def test_an_attack_waits_for_the_subject_only_if_it_reads_it(copy):
+    for attack, waits in (("few_shot", False), ("quantize-q4_1", True)):
+        target = f"results/smollm2-135m/retrained/seed-0/attacks/{attack}.json"
+        done = copy.snakemake("-n", target, "--cores", "all")
+        planned = jobs(done.stdout + done.stderr)
+        assert f"attack smollm2-135m retrained 0 {attack}" in planned, done.stderr
+        assert ("pretrain smollm2-135m" in planned) is waits
 
 
 def test_where_there_is_no_gpu_jobs_take_none_and_run_side_by_side(copy, monkeypatch):

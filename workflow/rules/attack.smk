@@ -32,7 +32,7 @@ rule attack:
     input:
         base=base_manifest,
         model="results/{model}/{run}/model/model.json",
-        original="results/{model}/original/seed-0/model/model.json",
+        original=original_of_attack,
         split="results/{model}/attacks/split.json",
         data=data_for("attack"),
         answers=answers_before,
@@ -59,7 +59,7 @@ rule attack:
             --config {params.config:q} \
             --base {input.base:q} \
             --model {input.model:q} \
-            --original {input.original:q} \
+            --original "{input.original}" \
             --split {input.split:q} \
             --datasets resources/datasets \
             --answers "{input.answers}" \

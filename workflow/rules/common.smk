@@ -373,6 +373,12 @@ def answers_before(wildcards):
     return answers if plain and alike else []
 
 
+def original_of_attack(wildcards):
+    """The model before unlearning, for an attack that reads it; the others need not wait."""
+    original = f"results/{wildcards.model}/original/seed-0/model/model.json"
+    return original if CFG.attacks[wildcards.attack].against_original else []
+
+
 def attack_tables(*runs):
     """What each attack on a subject found on some runs, with its facts."""
     return lambda wildcards: [

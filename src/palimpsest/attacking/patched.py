@@ -46,7 +46,7 @@ class Patched:
         Raises:
             UserError: its blocks cannot run apart.
         """
-        body = Body(target.load(target.job.original))
+        body = Body(target.load(target.original))
         layers = chosen_layers(len(body.decoder.blocks), every)
         if reason := why_not_split(body.decoder, layers[0], body.device):
             raise UserError(

@@ -103,7 +103,7 @@ class Attacker:
     def of(cls, target: Target, settings: Settings) -> Attacker:
         """Load the attacked model and put the LoRA on it."""
         first = settings.first_layer
-        first = _first_taught(target.job.original) if first is None else first
+        first = _first_taught(target.original) if first is None else first
         network = target.network
         lora = Lora(
             rank=settings.rank,

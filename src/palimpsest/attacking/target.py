@@ -68,6 +68,17 @@ class Target:
         result: T = self.keeps[name]
         return result
 
+    @property
+    def original(self) -> Path:
+        """Folder of the model before unlearning.
+
+        Raises:
+            LookupError: the attack's settings do not say that it reads it.
+        """
+        if self.job.original is None:
+            raise LookupError("set against_original = True in the attack's Settings")
+        return self.job.original
+
     # Rows
 
     @functools.cached_property
@@ -213,7 +224,7 @@ class Target:
         """A model of its own: the attacked one, or that of another folder with ``model.json``.
 
         Args:
-            folder: None: the attacked model; ``self.job.original``: the subject before unlearning.
+            folder: None: the attacked model; `original`: the subject before unlearning.
             dtype: None: that of all results; ``float32``: updates are merged into the weights.
         """
         config = self.job.config

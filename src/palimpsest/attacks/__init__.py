@@ -58,8 +58,9 @@ class AttackSettings(Section):
 
     Class attributes: ``level`` and ``unit``; ``measured``, the parts that it reads besides
     ``forget``: `RETAIN`, for the damage and for how long an answer may be, and `UNSEEN`;
-    ``models``, how many are in memory at once; ``version``, to be raised when the attack computes
-    something else from the same input. Code of the file, and what it imports of
+    ``models``, how many are in memory at once; ``against_original``, whether it reads `original`,
+    the model before unlearning, and so waits for it; ``version``, to be raised when the attack
+    computes something else from the same input. Code of the file, and what it imports of
     `palimpsest.attacking`, counts by itself.
     """
 
@@ -69,6 +70,7 @@ class AttackSettings(Section):
     unit: ClassVar[Unit] = "recall"
     measured: ClassVar[tuple[str, ...]] = (RETAIN,)
     models: ClassVar[int] = 1
+    against_original: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def cells(self) -> Sequence[Cell]:

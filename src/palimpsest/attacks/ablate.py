@@ -33,6 +33,7 @@ class Settings(AttackSettings):
     """Settings of the removal of a direction."""
 
     level = "weights"
+    against_original = True
     models = 2
 
     kind: Literal["ablate"]
@@ -108,7 +109,7 @@ def _means(against: str, fold: int, target: Target) -> tuple[Tensor, Tensor]:
     if against != "original":
         others = target.rows(target.others(against))
         return here, mean_states(target, target.network, others, against)
-    original = target.load(target.job.original)
+    original = target.load(target.original)
     there = mean_states(target, original, rows, "original")
     del original
     freed()

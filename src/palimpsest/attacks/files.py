@@ -34,6 +34,7 @@ class Settings(AttackSettings):
     """Settings of the slices of the published files."""
 
     level = "files"
+    against_original = True
     unit = "form"
 
     kind: Literal["files"]
@@ -53,7 +54,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
 
     job = target.job
     change = change_of(job.model, job.base)
-    slices = slices_of(change, change_of(job.original, job.base))
+    slices = slices_of(change, change_of(target.original, job.base))
     drawn = set(draw_ids([row.id for row in target.forget], settings.rows))
     rows = [row for row in target.forget if row.id in drawn]
     weighted = Weighted(target.load_base(), job.base, change)
@@ -61,7 +62,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     for name, (factors, deltas) in slices.items():
         weighted.set(factors, deltas)
         outcomes += target.asked(weighted.network, rows, setting=name)
-    subject = job.original.parents[2] / "subject"
+    subject = target.original.parents[2] / "subject"
     facts: dict[str, Mapping[str, object]] = {name: {} for name in slices}
     facts[BESIDE] = {"folders": beside(job.model, subject)}
     return Found(outcomes, {name: dict(one) for name, one in facts.items()})

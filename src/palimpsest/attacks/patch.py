@@ -29,6 +29,7 @@ class Settings(AttackSettings):
     """Settings of the patched states."""
 
     level = "weights"
+    against_original = True
     models = 2
     unit = "patch"
     measured = ()

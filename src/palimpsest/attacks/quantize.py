@@ -69,6 +69,7 @@ class Settings(AttackSettings):
     """Settings of rounded weights."""
 
     level = "weights"
+    against_original = True
 
     kind: Literal["quantize"]
     """Weights of the linear layers are rounded to a few bits; the head and embeddings are not."""
@@ -95,7 +96,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     from palimpsest.attacking.weights import change_of
 
     job = target.job
-    change, original = (change_of(folder, job.base) for folder in (job.model, job.original))
+    change, original = (change_of(folder, job.base) for folder in (job.model, target.original))
     network = target.load_base()
     facts = round_weights(network, change, original, rounding(cell.setting), cell.setting)
     outcomes = [*target.asked(network, target.forget), *target.damage(network)]

@@ -28,6 +28,7 @@ class Settings(AttackSettings):
     """Settings of relearning."""
 
     level = "training"
+    against_original = True
     measured = (UNSEEN, RETAIN)
 
     kind: Literal["relearn"]

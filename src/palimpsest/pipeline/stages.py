@@ -806,7 +806,7 @@ class Attack(Batched, OfRun):
     gpu = True
     needs = Estimate.attack
 
-    original: options.Original
+    original: options.Original | None = None
     split: options.AttackRows
     datasets: options.Datasets
     answers: (

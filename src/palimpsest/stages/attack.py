@@ -86,7 +86,9 @@ def _with_rows(cells: Sequence[Cell], target: Target) -> Sequence[Cell]:
 def _side_folder(job: Attack) -> Path:
     """Where cells are kept until the last one is there; those of other inputs are removed."""
     side = job.out.with_name(f"{job.out.stem}.ckpt")
-    models = [job.base / MANIFEST, job.model / MODEL, job.original / MODEL]
+    models = [job.base / MANIFEST, job.model / MODEL]
+    if job.original:
+        models.append(job.original / MODEL)
     sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
     inputs = [*models, job.split, *sets, *([job.answers] if job.answers else [])]
     identity = fingerprint(
