@@ -76,6 +76,24 @@ def test_the_verdict_names_criteria_that_are_there() -> None:
         load_config(put(raw_config(), "verdict.criteria", "audt"))
 
 
+def test_a_subject_may_name_its_own_criteria() -> None:
+    raw = raw_config()
+    subject = next(iter(raw["models"]))
+    raw["criteria"]["lax"] = raw["criteria"]["audit"]
+    assert load_config(raw).criteria_of(subject) == "audit"
+    own = f"models.{subject}.criteria"
+    assert load_config(put(raw, own, "lax")).criteria_of(subject) == "lax"
+    with pytest.raises(UserError, match=r"criteria: no criteria 'laxx'; did you mean 'lax'"):
+        load_config(put(raw, own, "laxx"))
+
+
+def test_the_quick_criteria_require_what_the_quick_list_runs_and_have_the_limits_of_the_audit():
+    cfg = read_config(ROOT / "config")
+    quick, audit = cfg.criteria["quick"], cfg.criteria["audit"]
+    assert set(quick.attacks.require) <= set(cfg.robust.lists["quick"])
+    assert (quick.conditions, quick.level) == (audit.conditions, audit.level)
+
+
 def test_the_shipped_criteria_are_about_an_open_model() -> None:
     audit = read_config(ROOT / "config").criteria["audit"]
     assert audit.level == "training"

@@ -224,6 +224,9 @@ def check_criteria(catalogs: Catalogs, verdict: Verdict | None) -> Iterator[Prob
     """Yield measures and attacks of the criteria that are not there."""
     if verdict is not None:
         yield from catalogs.missing("criteria", verdict.criteria, ("verdict", "criteria"))
+    for name, model in catalogs.entries["models"].items():
+        if model.criteria is not None:
+            yield from catalogs.missing("criteria", model.criteria, ("models", name, "criteria"))
     for name, criteria in catalogs.entries["criteria"].items():
         yield from _check_measures(criteria, ("criteria", name, "conditions"))
         at: Place = ("criteria", name, "attacks", "require")

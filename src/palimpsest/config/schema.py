@@ -390,6 +390,8 @@ class Model(Section):
     attacks: Name | Annotated[list[Name], Field(min_length=1), EACH_ONCE] | None = None
     """A list of `robust.lists`, or attacks: what the report shows of this subject; null: nothing,
     and robust.json on request has the list `quick`."""
+    criteria: Name | None = None
+    """Key of ``criteria`` that decides on this subject's methods; null: that of `verdict`."""
     devices: Count | None = None
     """Devices of a job that trains this subject; null: as its base has it."""
     parallel: Parallel | None = None
@@ -653,6 +655,10 @@ class Config(Section):
             "devices": subject.devices or base.devices,
             "parallel": subject.parallel or base.parallel,
         }
+
+    def criteria_of(self, model: str) -> str:
+        """Key of the criteria that a subject's methods are judged by."""
+        return self.models[model].criteria or self.verdict.criteria
 
     def attacks_of(self, model: str) -> list[str]:
         """Attacks on the methods of a subject, the question without one first."""

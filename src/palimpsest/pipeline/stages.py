@@ -1048,7 +1048,7 @@ class Verdict(Stage):
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        name = cfg.verdict.criteria
+        name = cfg.criteria_of(w.model)
         return {
             "model": w.model,
             "method": w.method,
