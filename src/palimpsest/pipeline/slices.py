@@ -25,7 +25,7 @@ def base_of(cfg: Config, model: str) -> Base:
 
 def scenario_of(cfg: Config, model: str) -> Scenario:
     """The scenario of a subject."""
-    return cfg.scenarios[cfg.models[model].scenario]
+    return cfg.scenario(model)
 
 
 def load(base: Base) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _run_faults(run: PurePosixPath, rest: Sequence[str], cfg: Config) -> Iterato
 def unsuited(cfg: Config, model: str, method: str) -> str | None:
     """Why a method cannot be applied to a subject, or None."""
     name = cfg.models[model].scenario
-    scenario = cfg.scenarios[name]
+    scenario = cfg.scenario(model)
     subject = cfg.models[model]
     taught = [] if subject.adapter is not None else scenario.kept()
     if method == "retrained" and not taught and not isinstance(subject.retrained, str):
@@ -213,7 +213,7 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
             f"method '{method}' trains the base's own weights (start: weights), and those of base "
             f"'{base}' are quantised (quantize: {kind}); take a base without quantize"
         )
-    if start == "subject" and scenario.pretrain is None and subject.adapter is None:
+    if start == "subject" and scenario.pretrain is None and not subject.taught_elsewhere:
         return (
             f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
             f"'{name}' has no pretrain; name the adapter that you have (models.{model}.adapter), "
@@ -249,7 +249,7 @@ def _uses_of_prompts(cfg: Config, model: str, method: str) -> list[tuple[str, st
     wanted = wanted_of(cfg, model, method)
     uses = [(ref, f"teaches other answers to prompts ({kind}s)") for ref, kind in wanted]
     if any("declined" in draw.sets for draw in draws_of(cfg, model, method)):
-        forget = cfg.scenarios[cfg.models[model].scenario].forget
+        forget = cfg.scenario(model).forget
         uses.append((forget, "compares where prompts end"))
     return uses
 
