@@ -219,7 +219,7 @@ class Finding:
 
     @cached_property
     def by_half(self) -> np.ndarray:
-        """rec_a [seeds, 2] on each half; NaN where a half has no room or rows, or a seed no value."""
+        """rec_a [seeds, 2] on each half; NaN where a half has no rows or room, or a seed none."""
         halves = [self.known & self.rows.half(half) for half in (0, 1)]
         rooms = np.array([self._mean(self.prior, self.nothing, half) for half in halves])
         gaps = [[self._mean(one, self.reference, half) for half in halves] for one in self.method]
