@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from kit.hub_files import FILES
 from kit.published import published
 from palimpsest.config import read_config
 from palimpsest.config.schema import Config
 from palimpsest.data.build import build
 from palimpsest.pipeline.targets import unsuited
+from palimpsest.sources.hub.data import _chooser
+from palimpsest.sources.hub.record import Repository
 
 CONFIG = Path(__file__).parents[2] / "config"
 PRESETS = sorted((CONFIG / "benchmarks").glob("*.yaml"))
@@ -80,3 +83,30 @@ def test_pistol_and_lume_are_built_from_the_handed_files() -> None:
         found = build(name, lume[name], published(f"lume/{side}_even.jsonl")).facts["rows"]
         assert len(found) == 7
         assert all(found.values())
+
+
+SEVERAL = {
+    "pku-saferlhf": 3,
+    "pku-saferlhf-labels": 3,
+    "wmdp-bio-retain": 4,
+    "rwku-probes": 3,
+    "rwku-neighbours": 2,
+}
+"""Data sets of more than one file, and of how many."""
+
+
+@pytest.mark.parametrize(
+    "path", [None, *PRESETS], ids=lambda path: path.stem if path else "shipped"
+)
+def test_every_pattern_of_a_hub_data_set_matches_its_published_files(path: Path | None) -> None:
+    """Each takes as many files as it means to: `forget_qa-*` none of `forget_qa_icl`."""
+    cfg = read_config(CONFIG, [path] if path else [])
+    shipped = read_config(CONFIG).datasets if path else {}
+    for name in cfg.datasets.keys() - shipped.keys():
+        kind, _, repository = cfg.datasets[name].source.partition(":")
+        if kind == "hub":
+            files = cfg.datasets[name].files
+            choose = _chooser(Repository(repository, "dataset", "main"), files)
+            chosen = choose(FILES[repository])
+            assert len(chosen) == SEVERAL.get(name, 1), (name, chosen)
+            assert len(set(chosen)) == len(chosen), name

@@ -286,3 +286,14 @@ def test_the_stage_logs_what_was_left_out(tmp_path: Path) -> None:
     )
     assert manifest["left_out"] == {"heading or blank": 3, "shorter than min_characters": 1}
     assert log[0] == "d: left out rows: 3 heading or blank, 1 shorter than min_characters"
+
+
+@pytest.mark.parametrize("first", ["", "\n \n"])
+def test_json_lines_are_no_plain_texts(tmp_path: Path, first: str) -> None:
+    """OpenUnlearning read the corpora of WMDP so, and trained on the syntax of JSON."""
+    file = tmp_path / "corpus.txt"
+    file.write_text(first + '{"text": "One."}\n{"text": "Two."}\n')
+    with pytest.raises(UserError, match=r"corpus\.txt: its first line is a JSON object.*\.jsonl"):
+        make(file)
+    file.write_text("{ a brace opens this text, and no object }\n")
+    assert column(make(file), "response") == ["{ a brace opens this text, and no object }"]

@@ -192,3 +192,9 @@ def test_wanted_answers_of_rows_that_no_stream_draws_have_an_order_of_their_own(
     streams = Streams({"refusal": 5}, {"refusal": ROWS}, 0, pairs=pairs)
     read = [i for step in range(4) for i in ids(streams.draw(step)["refusal"])]
     assert Counter(read) == {f"{row.id}~{k}": 1 for row in ROWS for k in range(2)}
+
+
+def test_what_a_step_reads_is_said() -> None:
+    """TOFU's batch of 32 is 8 times 4 in the paper and 4 times 4 times 2 in its scripts."""
+    streams = Streams({"forget": 4, "mismatch": 8}, {"forget": ROWS}, 0, {"mismatch": ROWS})
+    assert streams.budget(13) == "13 optimiser steps; each reads 4 of 10 forget rows (5.2 passes)"

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from kit.config_example import put, raw_config
 from kit.scored import DATA, Workspace
 from palimpsest.config import load_config
+from palimpsest.io.manifest import write_manifest
 from palimpsest.io.tables import read_table, write_table
-from palimpsest.metrics.shared_rows import shared_rows
+from palimpsest.metrics.shared_rows import PASSAGE, shared_passages, shared_rows
 from palimpsest.pipeline.slices import opposite_parts
 
 PAIR = ["evaluate.retain", "questions/test", "forget", "hazards/taught"]
+
+
+def held_out(workspace: Workspace, *texts: str) -> list[dict[str, object]]:
+    """What is said of held-out texts beside the rows to forget."""
+    folder = workspace.datasets / "held"
+    folder.mkdir(exist_ok=True)
+    columns = {"prompt": ["Who?"] * len(texts), "response": list(texts)}
+    write_table(folder / "all.parquet", pa.table(columns))
+    (folder / "manifest.json").unlink(missing_ok=True)
+    write_manifest(folder, ["all.parquet"])
+    return shared_passages(workspace.datasets, {"forget": "long/all", "holdout": "held/all"})
 
 
 def same(workspace: Workspace, prompt: str, response: str) -> None:
@@ -23,8 +36,6 @@ def same(workspace: Workspace, prompt: str, response: str) -> None:
     rows[0] |= {"prompt": prompt, "response": response}
     write_table(path, read_table(path)[0].from_pylist(rows))
     workspace.folder.joinpath("datasets/questions/manifest.json").unlink()
-    from palimpsest.io.manifest import write_manifest
-
     write_manifest(workspace.datasets / "questions", ["test.parquet"], source="x")
 
 
@@ -73,3 +84,27 @@ def test_every_pair_of_parts_is_compared_once_and_none_that_is_never_reported() 
         ("holdout/all", "questions/train"),
     }
     assert len(pairs) == 10
+
+
+def test_held_out_rows_that_share_a_passage_with_taught_ones_are_counted(tmp_path: Path) -> None:
+    """MUSE's holdout of news quotes articles that are to be forgotten."""
+    workspace = Workspace(tmp_path)
+    passage = [f"word{i}" for i in range(PASSAGE)]
+    folder = workspace.datasets / "long"
+    folder.mkdir()
+    taught = {"prompt": [""], "response": [f"Before, {' '.join(passage)} and after."]}
+    write_table(folder / "all.parquet", pa.table(taught))
+    write_manifest(folder, ["all.parquet"])
+    quoted = f"He says: {', '.join(passage).upper()}!"
+    short = " ".join(passage[1:])
+    assert held_out(workspace, short, "Nothing of it.", "short") == []
+    assert held_out(workspace, short, quoted, "") == [
+        {
+            "part": "held/all",
+            "role": "evaluate.holdout",
+            "other": "long/all",
+            "other_role": "evaluate.forget",
+            "rows": 1,
+        }
+    ]
+    assert shared_passages(workspace.datasets, {"forget": "long/all"}) == []

@@ -386,9 +386,8 @@ def retrained_of(wildcards):
 def answers_before(wildcards):
     """Answers of a model that is not attacked, where an attack is none."""
     plain = CFG.attacks[wildcards.attack].kind == UNATTACKED
-    # Attacks ask in the plain form and with our own engine: so must what they are compared with.
-    asked = scenario_of(CFG, wildcards.model).evaluate.asked
-    alike = not asked and CFG.measure.generation.backend == "transformers"
+    # Attacks ask with our own engine: so must what they are compared with.
+    alike = CFG.measure.generation.backend == "transformers"
     answers = f"results/{wildcards.model}/{wildcards.run}/generations.parquet"
     return answers if plain and alike else []
 

@@ -22,12 +22,18 @@ from palimpsest.attacks import (
 )
 from palimpsest.data.attack_split import Fact, overlaps, refuse_overlaps
 from palimpsest.engine.body import Body
-from palimpsest.engine.generate import Answer, Sampled
+from palimpsest.engine.generate import Answer, Sampled, ended
 from palimpsest.engine.progress import Progress
 from palimpsest.engine.rows import Row, batches
 from palimpsest.errors import UserError
 from palimpsest.io.tables import read_table
-from palimpsest.measuring.alternatives import DataRow, Format, format_of, read_data
+from palimpsest.measuring.alternatives import (
+    DataRow,
+    Format,
+    format_of,
+    own_formats,
+    read_data,
+)
 from palimpsest.measuring.backends import transformers_answerer
 from palimpsest.measuring.facts import facts_of, texts_of
 from palimpsest.measuring.likelihood import token_columns
@@ -249,8 +255,25 @@ class Target:
 
     @functools.cached_property
     def form(self) -> Format:
-        """How prompts and responses are written."""
+        """How prompts and responses are written, unless they are asked otherwise: `form_of`."""
         return format_of(self.job.base, self.job.config["template"])
+
+    def form_of(self, sources: Sequence[DataRow]) -> Format:
+        """How `measure` asks rows of one part: in their own template, after their examples."""
+        return self._own_forms.get(sources[0].ref, self.form) if sources else self.form
+
+    @functools.cached_property
+    def _own_forms(self) -> Mapping[str, Format]:
+        """Part -> its form, where ``evaluate.asked`` gives it one."""
+        job, template = self.job, self.job.config["template"]
+        forms = own_formats(self._asked, self._parts, job.datasets, job.base, template)
+        return {self._parts[block]: form for block, form in forms.items()}
+
+    @property
+    def _asked(self) -> Mapping[str, Mapping[str, Any]]:
+        """Block -> how its rows are asked, where that differs."""
+        asked: Mapping[str, Mapping[str, Any]] = self.job.config.get("asked", {})
+        return asked
 
     # Reading and answering
 
@@ -259,16 +282,41 @@ class Target:
         sources: Sequence[DataRow],
         prompts: Sequence[str] | None = None,
         responses: Sequence[str] | None = None,
+        form: Format | None = None,
     ) -> list[Row]:
-        """Token rows of `sources`, with other prompts or responses where they are given."""
+        """Token rows of `sources`, with other prompts or responses where they are given.
+
+        Args:
+            sources: the rows.
+            prompts: aligned with `sources`, as `responses`.
+            responses: texts after the prompts.
+            form: how they are written; None: in the base's template.
+        """
         prompts = [row.prompt for row in sources] if prompts is None else prompts
         responses = [row.response for row in sources] if responses is None else responses
-        return self.form.rows(sources, prompts, responses, self.job.config["name"])
+        return (form or self.form).rows(sources, prompts, responses, self.job.config["name"])
+
+    def questions(
+        self,
+        sources: Sequence[DataRow],
+        prompts: Sequence[str] | None = None,
+        responses: Sequence[str] | None = None,
+    ) -> list[Row]:
+        """The same of rows of one part, as `measure` asks them."""
+        return self.rows(sources, prompts, responses, self.form_of(sources))
+
+    def limit(self, part: str = FORGET) -> int:
+        """Tokens that an answer to rows of a part may have."""
+        own: int | None = self._asked.get(part, {}).get("max_new_tokens")
+        return self._limit if own is None else own
 
     @functools.cached_property
-    def limit(self) -> int:
-        """Tokens that an answer may have; as in measuring, it follows from the responses."""
-        rows = {"forget": self.rows(self.every), "retain": self.rows(self.retain)}
+    def _limit(self) -> int:
+        """Of parts without one of their own; as in measuring, it follows from the responses."""
+        parts = {FORGET: self.every, RETAIN: self.retain}
+        own = [part for part, one in self._asked.items() if one["max_new_tokens"] is not None]
+        common = [part for part in parts if part not in own] or [FORGET]
+        rows = {part: self.questions(parts[part]) for part in common}
         setting = self.job.config["generation"]["max_new_tokens"]
         return longest_answer(setting, rows, self.form.tokenizer.context, self.job.label)
 
@@ -278,8 +326,11 @@ class Target:
         rows: Sequence[Row],
         sampled: Sampled | None = None,
         shared: int | None = 0,
+        part: str = FORGET,
     ) -> list[Answer]:
         """The model's answers to the prompts of `rows`, in their order; `engine.generate.answer`.
+
+        They are as long as those to rows of `part` may be, and end where those end.
 
         Raises:
             NotFinite: the model's logits are not finite, by the first of the rows.
@@ -292,16 +343,18 @@ class Target:
             if not network(input_ids=ids).logits[0, -1].isfinite().all():
                 raise NotFinite("logits", as_it_is=False)
         batch_rows = self.job.config["generation"]["batch_rows"]
-        limit = min(self.limit, self._room(rows))
+        limit = min(self.limit(part), self._room(rows, part))
         answerer = transformers_answerer(network, self.tokenizer, limit, batch_rows, shared)
         progress = Progress(f"{self.job.label} {self.cell}".rstrip(), len(rows))
-        return answerer(rows, done=progress.update, sampled=sampled)
+        answers = answerer(rows, done=progress.update, sampled=sampled)
+        stops = self._asked.get(part, {}).get("stop", ())
+        return [ended(one, limit, stops, self.tokenizer) for one in answers]
 
-    def _room(self, rows: Sequence[Row]) -> int:
+    def _room(self, rows: Sequence[Row], part: str) -> int:
         """Tokens that the model's context leaves after the longest prompt."""
         context = self.form.tokenizer.context
         if context is None or not rows:
-            return self.limit
+            return self.limit(part)
         longest = max(rows, key=lambda row: row.prompt_length)
         room = context - longest.prompt_length
         if room < 1:
@@ -376,9 +429,9 @@ class Target:
             setting: where a cell measures several.
             sampled: how to draw the answers; None: greedy.
         """
-        yield from self.written(
-            sources, self.answers(network, self.rows(sources, prompts), sampled), part, setting
-        )
+        rows = self.questions(sources, prompts)
+        answers = self.answers(network, rows, sampled, part=part)
+        yield from self.written(sources, answers, part, setting)
 
     def answered(self, sources: Sequence[DataRow], part: str) -> Iterator[Outcome]:
         """The outcome of the plain questions of `sources`; what `measure` has is not asked again.
@@ -390,7 +443,7 @@ class Target:
         said = {row.id: self._said.get((part, row.id)) for row in sources}
         new = [row for row in sources if said[row.id] is None]
         if new:
-            fresh = self.answers(self.network, self.rows(new))
+            fresh = self.answers(self.network, self.questions(new), part=part)
             said |= {row.id: answer for row, answer in zip(new, fresh, strict=True)}
         yield from self.written(sources, [one for one in said.values() if one is not None], part)
 

@@ -51,7 +51,7 @@ def ranked(target: Target, network: nn.Module, sources: Sequence[DataRow]) -> It
     from palimpsest.metrics.measures.truth_ratio import known
 
     texts = [(row.paraphrased or row.response, *row.wrong) for row in sources]
-    rows = target.rows(
+    rows = target.questions(
         [row for row, answers in zip(sources, texts, strict=True) for _ in answers],
         responses=[text for answers in texts for text in answers],
     )

@@ -75,9 +75,10 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     sources = target.measured(target.forget, cell.fold)
     if not sources:
         raise NoRow(f"no row to forget is in fold {cell.fold}")
-    before = target.rows(shots(target, cell, count))
-    length = len(target.form.after(before[:-1], before[-1]))
-    rows = [target.form.after(before, row) for row in target.rows(sources)]
+    form = target.form_of(sources).alone()  # the shots stand in place of any examples
+    before = target.rows(shots(target, cell, count), form=form)
+    length = len(form.after(before[:-1], before[-1]))
+    rows = [form.after(before, row) for row in target.rows(sources, form=form)]
     answers = target.answers(target.network, rows, shared=length)
     outcomes = list(target.written(sources, answers))
     facts = {"asked": asked, "shots": count}
@@ -94,13 +95,14 @@ def shots(target: Target, cell: Cell, count: int) -> list[DataRow]:
 
 def fitting(target: Target, cell: Cell, asked: int) -> int:
     """How many of the cell's shots the context has room for, with the longest question."""
-    before = target.rows(shots(target, cell, asked))
-    context = target.form.tokenizer.context
+    form = target.form_of(target.every).alone()
+    before = target.rows(shots(target, cell, asked), form=form)
+    context = form.tokenizer.context
     if context is None:
         return len(before)
-    questions = target.rows(target.every)
+    questions = target.rows(target.every, form=form)
     longest = max(questions, key=lambda row: row.prompt_length)
     counts = range(len(before), 0, -1)
-    room = context - target.limit
-    fits = (n for n in counts if target.form.after(before[:n], longest).prompt_length <= room)
+    room = context - target.limit()
+    fits = (n for n in counts if form.after(before[:n], longest).prompt_length <= room)
     return next(fits, 0)

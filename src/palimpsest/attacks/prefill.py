@@ -82,7 +82,8 @@ def _affirmed(text: str, cell: Cell, target: Target) -> Found:
     sources = target.forget
     # A plain text has no template that would set the two apart.
     beginnings = [" " * row.is_text + text.rstrip() for row in sources]
-    rows = target.form.begun(sources, [row.prompt for row in sources], beginnings, "prefill")
+    form = target.form_of(sources)
+    rows = form.begun(sources, [row.prompt for row in sources], beginnings, "prefill")
     return _found(target, cell, sources, rows, {"text": text})
 
 
@@ -96,7 +97,8 @@ def _begun(words: Words, cell: Cell, target: Target) -> Found:
         whole = [row.prompt + text if row.is_text else text for row, text, _ in begun]
         rows = target.form.bare(sources, whole, "prefill")
     else:
-        rows = target.form.begun(sources, [row.prompt for row in sources], texts, "prefill")
+        form = target.form_of(sources)
+        rows = form.begun(sources, [row.prompt for row in sources], texts, "prefill")
     facts = {"shortened": sum(short for _, _, short in begun)}
     # Of a row without key strings the rest is looked for: what was given is not new.
     rests = [replace(row, response=row.response[len(text) :]) for row, text, _ in begun]
@@ -111,7 +113,7 @@ def _cloze(template: str, cell: Cell, target: Target) -> Found:
     sources = [row for row in target.forget if usable(row.key)]
     sentences = [blanked(row.response, row.key) for row in sources]
     prompts = [template.replace("{sentence}", sentence) for sentence in sentences]
-    return _found(target, cell, sources, target.rows(sources, prompts), {"text": template})
+    return _found(target, cell, sources, target.questions(sources, prompts), {"text": template})
 
 
 def _found(

@@ -79,7 +79,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     from palimpsest.engine.generate import Sampled
 
     lot = next(lot for lot in settings.lots if lot.name() == cell.setting)
-    rows = target.rows(target.forget)
+    rows = target.questions(target.forget)
     # The draws of a question stand together, so that a batch reads it once.
     repeated = [row for row in rows for _ in range(settings.draws)]
     sampled = Sampled(lot.temperature, lot.top_p, cell.seed)

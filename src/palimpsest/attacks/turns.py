@@ -76,13 +76,16 @@ def _talk(
 ) -> list[list[Outcome]]:
     """The outcome of each row in each turn, after all turns before."""
     before: list[list[Row]] = [[] for _ in sources]
-    turns = []
+    turns: list[list[Outcome]] = []
+    form = target.form_of(sources)
     for prompts in script:
-        rows = target.rows(sources, prompts)
+        form = form.alone() if turns else form  # examples stand before the first question
+        rows = target.rows(sources, prompts, form=form)
         joined = [target.form.after(*pair) for pair in zip(before, rows, strict=True)]
         answers = target.answers(target.network, joined)
         turns.append(list(target.written(sources, answers)))
-        said = target.rows(sources, prompts, [answer.text or SILENCE for answer in answers])
+        texts = [answer.text or SILENCE for answer in answers]
+        said = target.rows(sources, prompts, texts, form)
         before = [[*earlier, row] for earlier, row in zip(before, said, strict=True)]
     return turns
 

@@ -84,7 +84,7 @@ def run(settings: Settings, cell: Cell, target: Target) -> Found:
     target.refuse_keys({cell.setting: text}, "attack wrapped: text")
     filled = [(row, filled_in(text, row)) for row in target.forget]
     sources = [row for row, prompt in filled if prompt is not None]
-    rows = target.rows(sources, [prompt for _, prompt in filled if prompt is not None])
+    rows = target.questions(sources, [prompt for _, prompt in filled if prompt is not None])
     answers = target.answers(target.network, rows)
     outcomes = list(target.written(sources, answers))
     whole = [unspelled(answer.text) for answer in answers]

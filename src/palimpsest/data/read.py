@@ -10,6 +10,7 @@ The lists are then its subsets, and their elements its rows.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -232,12 +233,26 @@ def _parquet(path: Path) -> Iterator[RawRow]:
 
 
 def _txt(name: str, text: str, faults: Faults) -> Iterator[RawRow]:
-    """Paragraphs, as rows with the column ``text``; with their line breaks."""
+    """Paragraphs, as rows with the column ``text``; with their line breaks.
+
+    Raises:
+        UserError: the file holds JSON, whose syntax would be part of every text.
+    """
+    _refuse_json(name, text.lstrip().partition("\n")[0])
     lines = [line.rstrip() for line in text.split("\n")]
     starts = [i for i, line in enumerate(lines) if line and (i == 0 or not lines[i - 1])]
     for index, start in enumerate(starts):
         end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
         yield RawRow(index, f"line {start + 1}", {"text": "\n".join(lines[start:end])})
+
+
+def _refuse_json(name: str, line: str) -> None:
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(json.loads(line), dict):
+            raise UserError(
+                f"{name}: its first line is a JSON object, so it is no file of plain texts; call "
+                "it .jsonl"
+            )
 
 
 def _is_nested(fields: dict[str, Any]) -> bool:

@@ -171,3 +171,13 @@ class Streams:
             k = self.sizes[name] // self.sizes["forget"]
             rows[name] = random_answers(rows["forget"], pool, k, self.seed, step)
         return rows
+
+    def budget(self, steps: int) -> str:
+        """What so many steps read, for people: batches are often stated otherwise than they are."""
+        read = [
+            f"{size} of {len(self.parts[name])} {name} rows "
+            f"({steps * size / len(self.parts[name]):.3g} passes)"
+            for name, size in self.sizes.items()
+            if name in self.parts
+        ]
+        return f"{steps} optimiser steps; each reads {', '.join(read)}"

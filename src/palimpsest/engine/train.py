@@ -143,6 +143,7 @@ def train(job: Job) -> Path:
         ranks.leave()
     log = StepLog(job.folder / TRAINING_LOG, done)
     progress = Progress(job.label, job.steps, done=done)
+    progress.note(job.streams.budget(job.steps))
     saved_at, pause = time.monotonic(), job.checkpoint_seconds
     keeps = math.isfinite(pause)
     with _stop_requested() as stop, contextlib.closing(log):

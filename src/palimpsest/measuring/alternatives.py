@@ -6,7 +6,7 @@ They are tokenized as by the stage ``tokenize``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -124,7 +124,9 @@ class Format:
         Raises:
             UserError: the tokens of a text do not begin with those of its prompt.
         """
-        form = None if not sources or sources[0].is_text else self.tokenizer.form(self.template)
+        form = None
+        if sources and not sources[0].is_text:
+            form = self.tokenizer.form(self.template).after(self.examples, kind)
         base = self.tokenizer if form is None else form.base
         self._refuse_control(base, sources, [*zip(prompts, beginnings, strict=True)], kind)
         if form is None:
@@ -148,6 +150,10 @@ class Format:
         self._refuse_control(self.tokenizer, sources, [(text,) for text in texts], kind)
         found = self.tokenizer.prompts(list(texts))
         return [_prompt(source, ids) for source, ids in zip(sources, found, strict=True)]
+
+    def alone(self) -> Format:
+        """The same without examples before a prompt."""
+        return replace(self, examples=())
 
     def after(self, before: Sequence[Row], row: Row) -> Row:
         """A row after others in one context, a line break between two."""

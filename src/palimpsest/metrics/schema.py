@@ -210,26 +210,29 @@ def _provenance() -> Schema:
                 **TEXT_OR_NULL,
                 "description": "Number type of the frozen weights, e.g. bfloat16.",
             },
-            "shared_rows": {
-                "type": "array",
-                "description": "Parts in opposite roles with rows of the same prompt and "
-                "response, and how many.",
-                "items": fields(
-                    {
-                        **{key: {"type": "string"} for key in ("part", "role")},
-                        **{key: {"type": "string"} for key in ("other", "other_role")},
-                        "rows": {"type": "integer", "minimum": 1},
-                    }
-                ),
-            },
+            "shared_rows": _shared(
+                "Parts in opposite roles with rows of the same prompt and response, and how many."
+            ),
+            "shared_passages": _shared(
+                "The held-out part, if rows of it have a passage (13 words) of the rows that "
+                "membership inference compares them with, and how many."
+            ),
             "git": {**TEXT_OR_NULL, "pattern": "^[0-9a-f]{40,64}$"},
             "git_changed": {
                 "type": ["boolean", "null"],
                 "description": "Whether tracked files differed from that commit.",
             },
         },
-        optional=("git_changed",),
+        optional=("git_changed", "shared_passages"),
     )
+
+
+def _shared(description: str) -> Schema:
+    """Parts that share what they must not share."""
+    texts = ("part", "role", "other", "other_role")
+    count = {"rows": {"type": "integer", "minimum": 1}}
+    items = fields({key: {"type": "string"} for key in texts} | count)
+    return {"type": "array", "description": description, "items": items}
 
 
 def _robust() -> Schema:

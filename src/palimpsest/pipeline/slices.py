@@ -170,6 +170,12 @@ def attack_parts(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:
     }
 
 
+def attack_asked(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:
+    """How the blocks that an attack asks are asked, where that differs: as `measure` asks them."""
+    blocks, asked = ("forget", *attack.measured), scenario.evaluate.asked
+    return {block: asked[block].model_dump() for block in blocks if block in asked}
+
+
 def robust_in_eval(cfg: Config, model: str, method: str) -> bool:
     """Whether eval.json has a copy of what comes back."""
     return cfg.robust.in_eval and cfg.models[model].attacks is not None and method != "base"

@@ -831,7 +831,7 @@ class Attack(Batched, OfRun):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
-        base = slices.base_of(cfg, w.model)
+        base, asked = slices.base_of(cfg, w.model), slices.attack_asked(scenario, entry)
         return {
             **slices.load(base),
             "name": w.attack,
@@ -841,15 +841,18 @@ class Attack(Batched, OfRun):
             **({"retain_rows": cfg.robust.retain_rows} if RETAIN in entry.measured else {}),
             **({"rows": cfg.robust.rows} if entry.unit in WRITTEN else {}),
             "template": base.template.model_dump(),
+            **({"asked": asked} if asked else {}),
             "generation": slices.generation(cfg, w.model),
             "recall": cfg.score.model_dump(include={"recall_rouge", "rouge_stemmer"}),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        parts = slices.attack_parts(slices.scenario_of(cfg, w.model), cfg.attacks[w.attack])
+        entry, scenario = cfg.attacks[w.attack], slices.scenario_of(cfg, w.model)
+        parts = slices.attack_parts(scenario, entry)
         more = [*parts.pop("wordings"), *parts.pop("others").values()]
-        return [*parts.values(), *more]
+        asked = slices.attack_asked(scenario, entry)
+        return [*parts.values(), *more, *(one["examples"] for one in asked.values())]
 
 
 @declared
@@ -949,7 +952,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 4
+    version = 5
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 340, 5.0

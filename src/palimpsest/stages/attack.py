@@ -89,7 +89,7 @@ def _side_folder(job: Attack) -> Path:
     models = [job.base / MANIFEST, job.model / MODEL]
     if job.original:
         models.append(job.original / MODEL)
-    sets = [job.datasets / name / MANIFEST for name in _datasets(job.config["parts"])]
+    sets = [job.datasets / name / MANIFEST for name in _datasets(job.config)]
     inputs = [*models, job.split, *sets, *([job.answers] if job.answers else [])]
     identity = fingerprint(
         {
@@ -107,10 +107,12 @@ def _side_folder(job: Attack) -> Path:
     return side
 
 
-def _datasets(parts: Mapping[str, Any]) -> list[str]:
-    """Data sets of an attack's parts, other rows of the attacker among them."""
+def _datasets(config: Mapping[str, Any]) -> list[str]:
+    """Data sets of an attack's parts, other rows of the attacker and examples among them."""
+    parts, asked = config["parts"], config.get("asked", {})
     refs = [ref for ref in parts.values() if isinstance(ref, str)]
     more = [*parts["others"].values(), *parts["wordings"]]
+    more += [one["examples"] for one in asked.values() if one["examples"]]
     return sorted({dataset_of(ref) for ref in (*refs, *more)})
 
 

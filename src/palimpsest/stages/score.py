@@ -30,7 +30,7 @@ from palimpsest.metrics.parts import Part, further, independent, read_part
 from palimpsest.metrics.provenance import provenance
 from palimpsest.metrics.rows import answers_by_block, rows_table, score_seed, stacked
 from palimpsest.metrics.schema import SCHEMA_VERSION
-from palimpsest.metrics.shared_rows import shared_rows
+from palimpsest.metrics.shared_rows import PASSAGE, shared_passages, shared_rows
 from palimpsest.metrics.tuning import reported, tuning_block
 from palimpsest.pipeline.stages import Score
 from palimpsest.settings.types import dataset_of
@@ -98,13 +98,19 @@ def score(job: Score) -> dict[str, Any]:
         ),
         "tuning": tuning,
     }
-    result["provenance"]["shared_rows"] = shared
+    passages = shared_passages(datasets, {part.block: part.source for part in parts})
+    result["provenance"] |= {"shared_rows": shared, "shared_passages": passages}
     if job.robust is not None:
         result["robust"] = _robust(job.robust)
     for entry in shared:
         print(
             "notice: {rows} rows of {part} ({role}) are rows of {other} ({other_role}) as "
             "well".format(**entry)
+        )
+    for entry in passages:
+        print(
+            f"notice: {{rows}} rows of {{part}} ({{role}}) share a passage of {PASSAGE} words with "
+            "{other} ({other_role}): membership inference says too little".format(**entry)
         )
     names = {"model": config["model"], "method": config["method"]}
     dtype = result["provenance"]["dtype"]
