@@ -225,8 +225,8 @@ def _prove(passages: Sequence[str]) -> None:
         print(f"still there: {path}: {passage!r}")
     if left:
         raise UserError(
-            f"{len(left)} files still hold texts of the data set, or another one has the same; remove "
-            "those that should go"
+            f"{len(left)} files still hold texts of the data set, or another one has the same; "
+            "remove those that should go"
         )
     print("none of them is left (weights and token ids are not searched: docs/remains.md)")
 
