@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from palimpsest import __version__
-from palimpsest.commands import ask, completion, init, published, push, show
+from palimpsest.commands import ask, completion, init, published, push, show, track
 from palimpsest.commands.settings import add_settings, options_of, read, wait
 from palimpsest.config import Config
 from palimpsest.errors import UserError, did_you_mean, run_cli
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add(commands)
     push.add(commands)
     published.add(commands)
+    track.add(commands)
     _add_purge(commands)
     completion.add(commands)
     return parser
