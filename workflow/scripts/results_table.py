@@ -29,7 +29,7 @@ def main() -> None:
     from palimpsest.config.load import read_config
 
     cfg = read_config("config", [args.configfile] if args.configfile else [])
-    methods = cfg.all_methods.models[args.results.name]
+    methods = cfg.shown("all_methods")[args.results.name]
     titles = {name: cfg.methods[name].title or name for name in methods if name in cfg.methods}
     titles |= {
         "base": "base model (before pretraining)",
