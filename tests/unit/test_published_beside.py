@@ -20,6 +20,7 @@ from palimpsest.report.beside import (
     page,
     pairs,
     read_benchmark,
+    settings,
 )
 
 PRESETS = {
@@ -111,3 +112,19 @@ def test_a_name_without_figures_and_a_row_of_another_width_are_named() -> None:
         read_benchmark("tfu")
     with pytest.raises(ValueError, match="mine/npo has 1 values of 3"):
         Benchmark(title="Mine", tables=[{**TABLE, "rows": {"mine/npo": [1]}}])
+
+
+def test_settings_that_change_a_value_are_named_once(tmp_path: Path) -> None:
+    score = {"truth_ratio": "geometric", "rouge_takes": "recall", "bootstrap": 1000}
+    for method, config in (
+        ("original", {"score": {"score": score}}),
+        ("npo", {"score": {"score": score}}),
+        ("simnpo", {}),
+    ):
+        folder = tmp_path / "mine" / method
+        folder.mkdir(parents=True)
+        write_document(folder / "eval.json", {"metrics": {}, "provenance": {"config": config}})
+    benchmark = Benchmark(title="Mine", tables=[TABLE])
+    said = "truth_ratio: geometric, rouge_takes: recall"
+    assert settings(benchmark.tables[0], tmp_path) == [said]
+    assert page(benchmark, tmp_path).count(f"Ours was scored with {said}.") == 1

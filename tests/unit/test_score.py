@@ -291,7 +291,9 @@ def test_provenance_and_cost(workspace: Workspace) -> None:
     ]
     assert list(provenance["model"]) == ["base/config.json"]
     assert provenance["sources"]["base"] == {"source": "pypi:x==1"}
-    assert provenance["config"] == {"measure": {"parts": {}}}
+    config = provenance["config"]
+    assert config["measure"] == {"parts": {}}
+    assert config["score"]["score"] == workspace.config["score"], "they change what a value means"
     assert provenance["device"] == "cpu"
     assert result["cost"]["wall_s"] == {"measure": 1.5}
     assert result["cost"]["peak_rss_mb"] == 700

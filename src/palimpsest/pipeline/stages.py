@@ -952,7 +952,7 @@ class Judge(Stage):
 class Score(Stage):
     """Compute the metrics of one method from its measured tables: eval.json and rows.parquet."""
 
-    version = 5
+    version = 6
     per = ("model", "method")
     work = "palimpsest.stages.score:score"
     ram_mb, seconds = 340, 5.0

@@ -22,6 +22,18 @@ from palimpsest.settings.types import Positive, Real, Section
 COMPARED = "compare"
 """First part of the place of a value that stands in compare.json; others stand in eval.json."""
 
+SETTINGS = (
+    "truth_ratio",
+    "rouge",
+    "rouge_stemmer",
+    "rouge_takes",
+    "rouge_by",
+    "recall_rouge",
+    "count_eos",
+    "min_k",
+)
+"""Keys of ``score`` that change what a value means."""
+
 
 class Quantity(Section):
     """A published quantity, where ours stands, and how far the two may lie apart."""
@@ -154,6 +166,25 @@ def _pair(quantity: Quantity, theirs: float | None, files: Mapping[str, Any]) ->
     return Pair(theirs, ours, "", agrees, *(ends or (None, None)))
 
 
+def settings(table: Table, results: Path) -> list[str]:
+    """The settings of ``score`` that our values of a table were made with, each combination once.
+
+    Args:
+        table: the table.
+        results: folder of our results.
+
+    Raises:
+        UserError: a result is damaged.
+    """
+    found = set()
+    for row in table.rows:
+        if not (file := results / row / EVAL).is_file():
+            continue
+        score = _at(read_document(file), "provenance.config.score.score") or {}
+        found.add(", ".join(f"{key}: {score[key]}" for key in SETTINGS if key in score))
+    return sorted(found - {""})
+
+
 def _at(table: Any, place: str) -> Any:
     """The value at a dotted place; blocks of further parts have a slash in their name."""
     for key in place.split("."):
@@ -180,6 +211,7 @@ def page(benchmark: Benchmark, results: Path) -> str:
         {
             "source": table.source,
             "differs": table.differs,
+            "settings": settings(table, results),
             "measures": [(name, one.tolerance()) for name, one in table.measures.items()],
             "rows": [(name, list(map(_shown, row))) for name, row in pairs(table, results)],
         }

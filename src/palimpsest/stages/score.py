@@ -89,7 +89,7 @@ def score(job: Score) -> dict[str, Any]:
         "metrics": metrics,
         "cost": cost(_files(job.costs), measured, list(seeds.values())),
         "provenance": provenance(
-            job.configs or {"score": config},
+            {**job.configs, "score": config},
             config["seeds"],
             [*job.data_manifests, *(datasets / name / MANIFEST for name in used)],
             job.model_manifests,
