@@ -283,7 +283,7 @@ def _streams(settings: Settings, cell: Cell, target: Target, attacker: Attacker)
     if "forget" not in settings.rows:
         rows, size = of(target.others(settings.rows))
         return Streams({"rows": size}, {"rows": rows}, cell.seed)
-    rows, size = of(_to_forget(cell, target))
+    rows, size = of(to_forget(cell, target))
     if settings.rows == "forget":
         return Streams({"rows": size}, {"rows": rows}, cell.seed)
     benign, benign_size = of(target.others("retain"))
@@ -291,7 +291,7 @@ def _streams(settings: Settings, cell: Cell, target: Target, attacker: Attacker)
     return InTurn(benign, rows, (benign_size, size), steps, cell.seed)
 
 
-def _to_forget(cell: Cell, target: Target) -> list[DataRow]:
+def to_forget(cell: Cell, target: Target) -> list[DataRow]:
     """Rows to forget that the attacker has while the others are measured.
 
     Raises:

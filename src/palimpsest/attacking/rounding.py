@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from statistics import NormalDist
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from palimpsest.attacks.quantize import Rtn, grid_of
+from palimpsest.attacks.quantize import NF4, Rtn, grid_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ Rounding = Callable[[Tensor], Rounded | None]
 def rounding(name: str) -> Rounding:
     """The rounding of a grid's name, see `palimpsest.attacks.quantize.grid_of`."""
     grid = grid_of(name)
+    if grid == NF4:
+        return in_nf4
     return partial(nearest, grid=grid) if isinstance(grid, Rtn) else partial(in_gguf, name=grid)
 
 
@@ -77,6 +80,44 @@ def nearest(weight: Tensor, grid: Rtn) -> Rounded:
 
 def _divided(values: Tensor, step: Tensor) -> Tensor:
     return torch.where(step > 0, values / step, 0)
+
+
+NF4_BLOCK = 64
+"""Weights that share a scale in NF4, counted through the rows."""
+_NF4_END = 0.9677083
+"""Highest quantile of NF4: the mean of 1 - 1/30 and 1 - 1/32."""
+
+
+@cache
+def nf4_values() -> tuple[float, ...]:
+    """The 16 values of NF4, ascending: quantiles of a normal distribution, with 0 and both ends.
+
+    Seven are below 0 and eight above, at equal steps of probability (arXiv:2305.14314, appendix E).
+    """
+
+    def quantiles(count: int) -> list[float]:
+        steps = (_NF4_END + (0.5 - _NF4_END) * place / count for place in range(count))
+        return [NormalDist().inv_cdf(step) for step in steps]
+
+    found = sorted([*(-value for value in quantiles(7)), 0.0, *quantiles(8)])
+    return tuple(value / found[-1] for value in found)
+
+
+def in_nf4(weight: Tensor) -> Rounded:
+    """Each weight to the nearest value of NF4 times the largest amount in its block.
+
+    As bitsandbytes does it without a second rounding of the scales, which is its default.
+
+    Args:
+        weight: [outputs, inputs].
+    """
+    flat = weight.float().reshape(-1)
+    blocks = nn.functional.pad(flat, (0, -len(flat) % NF4_BLOCK)).view(-1, NF4_BLOCK)
+    scale = blocks.abs().amax(1, keepdim=True)
+    values = torch.tensor(nf4_values(), dtype=torch.float32, device=weight.device)
+    codes = torch.bucketize(_divided(blocks, scale), (values[1:] + values[:-1]) / 2)
+    found = (values[codes] * scale).view(-1)[: len(flat)]
+    return Rounded(found.view(weight.shape), codes.view(-1)[: len(flat)].view(weight.shape))
 
 
 def in_gguf(weight: Tensor, name: str) -> Rounded | None:

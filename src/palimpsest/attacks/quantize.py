@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 GGUF = ("q4_0", "q4_1", "q8_0")
 """Formats of GGUF files that the package ``gguf`` writes."""
 
+NF4 = "nf4"
+"""The format of models that are loaded in 4 bits (QLoRA, arXiv:2305.14314)."""
+
 BITS = range(2, 17)
 
 
@@ -44,18 +47,18 @@ class Rtn:
 
 
 def grid_of(name: str) -> Rtn | str:
-    """What a grid's name means: ``rtn-4-g128``, ``rtn-8``, ``rtn-4-g64-asym``, ``q4_0``.
+    """What a grid's name means: ``rtn-4-g128``, ``rtn-8``, ``rtn-4-g64-asym``, ``q4_0``, ``nf4``.
 
     Raises:
         ValueError: it names none.
     """
     found = re.fullmatch(r"rtn-(\d{1,2})(?:-g([1-9]\d{0,5}))?(-asym)?", name)
-    if name in GGUF:
+    if name in (*GGUF, NF4):
         return name
     if not found or int(found[1]) not in BITS:
         raise ValueError(
             f"'{name}' is no grid; write rtn-BITS (BITS from {BITS[0]} to {BITS[-1]}), "
-            f"rtn-BITS-gINPUTS, either with -asym, or one of {', '.join(GGUF)}"
+            f"rtn-BITS-gINPUTS, either with -asym, or one of {', '.join((*GGUF, NF4))}"
         )
     return Rtn(int(found[1]), int(found[2]) if found[2] else None, not found[3])
 
@@ -78,7 +81,7 @@ class Settings(AttackSettings):
     ] = ["rtn-8", "rtn-4-g128", "q4_0"]
     """Grids: ``rtn-4-g128`` rounds to the nearest of 2^4 values of each group of 128 inputs,
     ``rtn-8`` of 2^8 of each row, with ``-asym`` not symmetric around zero; q4_0, q4_1, q8_0: as in
-    GGUF files."""
+    GGUF files; nf4: as models are loaded in 4 bits."""
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each grid."""

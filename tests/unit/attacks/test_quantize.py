@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from kit import attacked, families
 from kit import models as tiny
 from palimpsest.attacking.merging import Compared, round_weights
-from palimpsest.attacking.rounding import nearest, rounding
+from palimpsest.attacking.rounding import nearest, nf4_values, rounding
 from palimpsest.attacking.weights import Change, linear_layers
 from palimpsest.attacks.quantize import GGUF, Rtn, Settings, grid_of
 from palimpsest.errors import UserError
@@ -81,6 +82,51 @@ def test_a_group_of_zeros_stays_zero(symmetric: bool) -> None:
     assert not rounded.values[0, :32].any()
     assert rounded.values[0, 32:].any()
     assert rounded.values.isfinite().all()
+
+
+def test_nf4_has_the_values_of_its_paper() -> None:
+    """Appendix E of arXiv:2305.14314, to the digits that all implementations share."""
+    found = nf4_values()
+    assert len(found) == 16
+    assert (found[0], found[7], found[-1]) == (-1, 0, 1)
+    assert found[1] == pytest.approx(-0.6961928, abs=1e-6)
+    assert found[6] == pytest.approx(-0.0910500, abs=1e-6)
+    assert found[8] == pytest.approx(0.0795803, abs=1e-6)
+    assert found[14] == pytest.approx(0.7229568, abs=1e-6)
+
+
+def test_nf4_is_the_nearest_value_in_blocks_through_the_rows() -> None:
+    """The second block ends with the first row and begins the second; the last one is short."""
+    matrix = weights(2, 96)
+    rounded = rounding("nf4")(matrix)
+    assert rounded is not None
+    flat, found = matrix.view(-1).tolist(), rounded.values.view(-1).tolist()
+    for begin in range(0, len(flat), 64):
+        block = flat[begin : begin + 64]
+        scale = max(map(abs, block))
+        for place, weight in enumerate(block, begin):
+            nearest_one = min(nf4_values(), key=lambda value: abs(value * scale - weight))
+            assert found[place] == pytest.approx(nearest_one * scale, abs=1e-7)
+    again = rounding("nf4")(rounded.values)
+    assert again is not None
+    assert torch.equal(again.values, rounded.values)
+    assert torch.equal(again.codes, rounded.codes)
+    nothing = rounding("nf4")(torch.zeros(2, 5))
+    assert nothing is not None
+    assert torch.equal(nothing.values, torch.zeros(2, 5))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (make quantize)"
+)
+def test_nf4_is_that_of_bitsandbytes() -> None:
+    from bitsandbytes import functional
+
+    matrix = weights(8, 128)
+    packed, state = functional.quantize_4bit(matrix, blocksize=64, quant_type="nf4")
+    rounded = rounding("nf4")(matrix)
+    assert rounded is not None
+    assert torch.allclose(functional.dequantize_4bit(packed, state), rounded.values, atol=1e-6)
 
 
 def test_many_bits_leave_no_error() -> None:
