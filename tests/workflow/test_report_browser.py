@@ -111,8 +111,11 @@ def table(browser: Any, place: int = 0) -> Any:
 
 def methods(browser: Any, place: int = 0) -> list[str]:
     """Names in a table of methods, from top to bottom."""
-    names = table(browser, place).find_elements("css selector", "tbody th")
-    return [e.text.split("\n")[0] for e in names]
+    return browser.execute_script(
+        """return [...arguments[0].querySelectorAll("tbody tr")]
+            .filter((row) => !row.hidden).map((row) => row.querySelector("a").textContent)""",
+        table(browser, place),
+    )
 
 
 def heads(browser: Any, place: int = 0) -> list[Any]:
@@ -200,22 +203,27 @@ def test_no_table_is_cut_on_a_desk(
     assert [line for line in widths if line[1] > line[2]] == []
 
 
-@pytest.mark.parametrize("which", ["page", "many"])
-@pytest.mark.parametrize("size", ["phone", "desk"])
-def test_what_is_pressed_is_large_enough(
-    browser: Any, request: pytest.FixtureRequest, size: str, which: str
-) -> None:
-    show(browser, request.getfixturevalue(which), size, drawn=False)
-    small = browser.execute_script(
-        """document.querySelectorAll("details").forEach((d) => { d.open = true; });
-        const pressed = "a, button, summary, input, select, [tabindex]";
-        return [...document.querySelectorAll(pressed)]
-            .filter((e) => e.getClientRects().length && !e.closest("svg"))
-            .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
-            .filter(([, box]) => box.width < 24 || box.height < 24)
-            .map(([text, box]) => `${text} ${box.width} x ${box.height}`);"""
-    )
-    assert small == []
+TOO_SMALL = """
+    const pressed = "a, button, summary, input, select, [tabindex]";
+    return [...document.querySelectorAll(pressed)]
+        .filter((e) => e.getClientRects().length && !e.closest("svg"))
+        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+        .filter(([, box]) => box.width < 24 || box.height < 24)
+        .map(([text, box]) => `${text} ${box.width} x ${box.height}`);"""
+"""What is pressed and has less than 24 pixels in a direction."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_pressed_is_large_enough(browser: Any, page: str, size: str) -> None:
+    show(browser, page, size, drawn=False)
+    unfold(browser)
+    assert browser.execute_script(TOO_SMALL) == []
+
+
+def unfold(browser: Any) -> None:
+    """Open every fold."""
+    script = "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
+    browser.execute_script(script)
 
 
 def test_the_first_screen_has_what_still_tells(browser: Any, page: str) -> None:
@@ -388,45 +396,51 @@ def test_dozens_of_methods_are_shown_without_a_word_in_the_console(browser: Any,
         assert set(METHODS.values()) - {"SKU"} <= shown
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_many_methods_stay_within_the_width_of_the_screen(
-    browser: Any, many: str, size: str
-) -> None:
-    """What is wider than its place says that it scrolls."""
-    show(browser, many, size)
-    unfold(browser)
-    page_width = browser.execute_script("return document.documentElement.scrollWidth")
-    assert page_width <= SIZES[size][0]
-    places = browser.execute_script(
-        """return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
-            done([...document.querySelectorAll(".scroll")].map((e) => [
-                e.getAttribute("aria-label"), e.scrollWidth > e.clientWidth + 1,
-                getComputedStyle(e, "::before").content.includes("Scrolls sideways")])))))"""
-    )
-    assert [place for place in places if place[1] != place[2]] == []
-    assert any(cut for _, cut, _ in places)
+CUT = """
+    const twoFrames = (then) => requestAnimationFrame(() => requestAnimationFrame(then));
+    const isCut = (e) => e.scrollWidth > e.clientWidth + 1;
+    const says = (e) => getComputedStyle(e, "::before").content.includes("Scrolls sideways");
+    return new Promise((done) => twoFrames(() => done([...document.querySelectorAll(".scroll")]
+        .filter((e) => e.getClientRects().length)
+        .map((e) => [e.getAttribute("aria-label"), isCut(e), says(e)]))));"""
+"""Places of tables: the name, whether the table is wider, whether the place says so."""
 
 
-def unfold(browser: Any) -> None:
-    """Open every fold."""
-    script = "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
-    browser.execute_script(script)
-
-
-def test_every_drawing_has_its_table(browser: Any, many: str) -> None:
+def test_dozens_of_methods_fit_every_screen_and_paper(browser: Any, many: str) -> None:
     show(browser, many)
-    bare = browser.execute_script(
-        """return [...document.querySelectorAll(".chart svg")].filter((drawing) =>
-            !drawing.closest("figure")?.querySelector("details table tbody tr")).length"""
+    unfold(browser)
+    for size in SIZES:
+        resize(browser, *SIZES[size])
+        places = browser.execute_script(CUT)
+        assert [place for place in places if place[1] != place[2]] == []
+        assert any(is_cut for _, is_cut, _ in places)
+        assert width(browser) <= SIZES[size][0]
+        assert browser.execute_script(TOO_SMALL) == []
+    resize(browser, 720, 1020)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert width(browser) <= 720
+
+
+def resize(browser: Any, width: int, height: int) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def width(browser: Any) -> int:
+    return browser.execute_script("return document.documentElement.scrollWidth")
+
+
+def test_every_drawing_has_its_table_and_every_dash_its_reason(browser: Any, many: str) -> None:
+    """The reason stands below the table, after the number that is beside the dash."""
+    show(browser, many)
+    bare, tables, figures = browser.execute_script(
+        """const all = (selector) => [...document.querySelectorAll(selector)];
+        const bare = all(".chart svg").filter((drawing) =>
+            !drawing.closest("figure")?.querySelector("details table tbody tr"));
+        return [bare.length, all("figure details table").length, all("figure").length];"""
     )
     assert bare == 0
-    assert len(found(browser, "figure details table")) == len(found(browser, "figure"))
-
-
-def test_every_dash_tells_why(browser: Any, many: str) -> None:
-    """By a number beside it, which a note below its table explains."""
-    show(browser, many, drawn=False)
-    unfold(browser)
+    assert tables == figures > 50
     dashes, unexplained = browser.execute_script(
         """const cells = [...document.querySelectorAll("td")].filter(
             (c) => /^[—–]/.test(c.textContent.trim()) && !/[a-z]{3}/.test(c.textContent));
@@ -441,106 +455,76 @@ def test_every_dash_tells_why(browser: Any, many: str) -> None:
     assert unexplained == []
 
 
-def left(browser: Any) -> list[str]:
-    """Methods that a search leaves."""
-    return [name for name in methods(browser) if name]
-
-
-def shown_rows(browser: Any, selector: str) -> list[str]:
+def shown(browser: Any, selector: str) -> list[str]:
+    """Heads of the rows that are shown."""
     rows = found(browser, f"#mini {selector} tbody tr:not([hidden]) th")
     return [row.get_attribute("textContent") for row in rows]
 
 
-def test_methods_are_found_in_every_table_and_figure(browser: Any, many: str) -> None:
+def test_methods_are_searched_for_and_have_an_address(browser: Any, many: str) -> None:
     show(browser, many, drawn=False)
     search = found(browser, "#mini .tools input[type='search']")[0]
     search.send_keys("memflex random")
-    assert left(browser) == ["Original", "Retrained", "MemFlex, random region"]
-    assert shown_rows(browser, ".cost") == ["Original", "Retrained", "MemFlex, random region"]
-    pairs = [row.text for row in found(browser, "#mini table.pairs tbody tr:not([hidden])")]
-    assert len(pairs) == 23
+    assert methods(browser) == ["Original", "Retrained", "MemFlex, random region"]
+    assert set(shown(browser, ".cost")) == set(methods(browser))
+    assert len(found(browser, "#mini table.pairs tbody tr:not([hidden])")) == 23
     figures = found(browser, "#mini figure[data-of]:not([hidden])")
     assert {e.get_attribute("data-of") for e in figures} == {"memflex-random"}
     status = found(browser, "#mini .tools [role='status']")[0]
     assert status.text == "1 of 24 methods"
-    assert len(found(browser, "#other .methods tr[hidden]")) == 0
+    assert found(browser, "#other .methods tr[hidden]") == []
     search.clear()
     search.send_keys("nothing is called so")
     assert status.text == "0 of 24 methods"
-    assert left(browser) == ["Original", "Retrained"]
-
-
-def test_methods_are_grouped_by_their_algorithm(browser: Any, many: str) -> None:
-    show(browser, many, drawn=False)
-    pick = found(browser, "#mini .tools select")[0]
-    pick.send_keys("memflex")
-    names = left(browser)[2:]
+    search.clear()
+    # The algorithm's name finds its variants, too.
+    found(browser, "#mini .tools select")[0].send_keys("memflex")
+    names = methods(browser)[2:]
     assert names[:2] == ["MemFlex", "MemFlex, random region"]
     assert all(name.startswith("Variant") for name in names[2:])
-    found(browser, "#mini .tools input[type='search']")[0].send_keys("region")
-    assert left(browser)[2:] == ["MemFlex, random region"]
+    found(browser, "#row-mini-memflex a")[0].click()
+    assert browser.current_url == f"{many}#row-mini-memflex"
+    assert len(methods(browser)) < 26
+    # A search that hides the row of an address ends.
+    browser.execute_async_script(
+        """window.addEventListener("hashchange", () => setTimeout(arguments[0]));
+        location.hash = "#row-mini-sku";"""
+    )
+    assert found(browser, "#row-mini-sku")[0].is_displayed()
+    assert len(methods(browser)) == 26
 
 
-def test_all_tables_of_a_subject_stay_in_one_order(browser: Any, many: str) -> None:
+def test_all_tables_of_a_subject_have_one_order_and_the_chosen_columns(
+    browser: Any, many: str
+) -> None:
     show(browser, many, drawn=False)
     tables = found(browser, "#mini table.methods")
     before = methods(browser)
     heads(browser)[1].find_element("css selector", "button").click()
     after = methods(browser)
     assert sorted(after) == sorted(before) != after
-    for place in range(1, len(tables)):
-        names = browser.execute_script(
-            "return [...arguments[0].querySelectorAll('a.row')].map((a) => a.textContent)",
-            tables[place],
-        )
-        assert names == after
-    others = methods(browser, len(tables))
-    assert others == before
-
-
-def test_the_cost_table_sorts_above_its_totals(browser: Any, many: str) -> None:
-    show(browser, many, drawn=False)
-    cost = found(browser, "#mini .cost")[0]
-    button = next(e for e in cost.find_elements("css selector", "button") if e.text == "in all")
-    button.click()
-    button.click()
-    rows = shown_rows(browser, ".cost")
-    assert rows[-1] == "Original"
-    assert cost.find_element("css selector", "tfoot").text.startswith("All methods together")
-
-
-def test_columns_can_be_chosen(browser: Any, many: str) -> None:
-    show(browser, many, drawn=False)
+    assert all(methods(browser, place) == after for place in range(len(tables)))
+    assert methods(browser, len(tables)) == before, "the other subject's"
+    total = next(e for e in found(browser, "#mini .cost button") if e.text == "in all")
+    total.click()
+    total.click()
+    # It was measured, and nothing else; the line of totals stays below all.
+    assert shown(browser, ".cost")[len(before) - 1] == "Original"
+    assert found(browser, "#mini .cost tfoot")[0].text.startswith("All methods together")
+    browser.execute_script("window.scrollTo(0, 0)")
     found(browser, "#mini .columns summary")[0].click()
-    first = heads(browser)[1].text.split("\n")[0]
-    boxes = found(browser, "#mini .columns fieldset:first-of-type label")
-    boxes[0].click()
-    shown = [head.text.split("\n")[0] for head in heads(browser) if head.is_displayed()]
-    assert first not in shown
-    keys = found(browser, "#mini .methods .groups th")[0].get_attribute("data-cols").split()
-    for box in found(browser, "#mini .columns input"):
-        if box.get_attribute("value") in keys[1:]:
-            box.click()
-    assert not found(browser, "#mini .methods .groups th")[0].is_displayed()
-    boxes[0].click()
+    group = found(browser, "#mini .methods .groups th")[0]
+    keys = group.get_attribute("data-cols").split()
+    boxes = {e.get_attribute("value"): e for e in found(browser, "#mini .columns input")}
+    boxes[keys[0]].click()
+    assert not heads(browser)[1].is_displayed()
+    assert group.get_attribute("colspan") == str(len(keys) - 1)
+    for key in keys[1:]:
+        boxes[key].click()
+    assert not group.is_displayed()
+    boxes[keys[0]].click()
     assert heads(browser)[1].is_displayed()
-
-
-def test_a_row_has_an_address(browser: Any, many: str) -> None:
-    show(browser, many, drawn=False)
-    found(browser, "#mini .tools input[type='search']")[0].send_keys("memflex")
-    link = next(e for e in found(browser, "#mini a.row") if e.text == "MemFlex")
-    link.click()
-    assert browser.current_url == f"{many}#row-mini-memflex"
-    top = "return document.querySelector('tr:target').getBoundingClientRect().top"
-    assert 0 < browser.execute_script(top) < SIZES["desk"][1] / 2
-    # A search that hides the row of an address ends.
-    browser.execute_script("location.hash = '#row-mini-sku'")
-    target = found(browser, "#row-mini-sku")[0]
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(browser, 10).until(lambda _: target.is_displayed())
-    assert len(methods(browser)) == 26
+    assert group.get_attribute("colspan") == "1"
 
 
 def test_the_contents_lead_to_each_subject(browser: Any, many: str) -> None:

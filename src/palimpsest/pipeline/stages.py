@@ -1080,7 +1080,7 @@ class Verdict(Stage):
 class Report(Stage):
     """One offline page and its tables: methods side by side, answers, trade-offs, costs."""
 
-    version = 3
+    version = 4
     per = ("page",)
     work = "palimpsest.stages.report:report"
     ram_mb, seconds = 420, 15.0

@@ -170,7 +170,7 @@ def _screens(columns: Sequence[Column], details: bool | None = None) -> list[lis
     return tables
 
 
-def _pieces(group: list[Column]) -> list[list[Column]]:
+def _pieces(group: list[Any]) -> list[list[Any]]:
     return [group[i : i + SCREEN] for i in range(0, len(group), SCREEN)]
 
 
@@ -353,15 +353,18 @@ class Quantity:
     """Of all methods together; None where there is nothing to add up."""
 
 
-def _cost(runs: Sequence[Run]) -> dict[str, Any]:
-    """The cost table: stages in the order in which they run, sums, then the size of the work.
+def _cost(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Tables of the cost: stages in the order in which they run, sums, then the size of the work.
 
     What is done once for all methods counts once in the line of all methods together.
     """
-    shown = [
-        one for one in (*_times(runs), *_sizes(runs)) if any(v is not None for v in one.values)
-    ]
-    rows = [
+    quantities = [*_times(runs), *_sizes(runs)]
+    shown = [one for one in quantities if any(value is not None for value in one.values)]
+    return [_cost_table(runs, piece) for piece in _pieces(shown)]
+
+
+def _cost_table(runs: Sequence[Run], shown: Sequence[Quantity]) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = [
         {
             "name": run.method,
             "title": run.title,
