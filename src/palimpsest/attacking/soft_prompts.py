@@ -70,7 +70,11 @@ def attack(settings: Settings, rate: float, cell: Cell, target: Target) -> Found
         "cells": {f"fold-{cell.fold}.seed-{cell.seed}": of_cell},
         **({"diverged": True} if diverged else {}),
     }
-    budget = {"steps": len(costs), "rows": len(drawn), "tokens": sum(map(len, drawn))}
+    budget: dict[str, float] = {
+        "steps": len(costs),
+        "rows": len(drawn),
+        "tokens": sum(map(len, drawn)),
+    }
     return Found(outcomes, {cell.setting: facts}, budget)
 
 

@@ -154,8 +154,8 @@ def self_test_table(
         if not any(found):
             continue
         found += [
-            separation(*(_part(others[name], parts[0]) for name in pair), measure)
-            for pair in controls
+            separation(_part(others[one], parts[0]), _part(others[other], parts[0]), measure)
+            for one, other in controls
         ]
         rows = sorted({one.rows for one in found if one})
         scales = (follows_scale(sweep, measure) for sweep in sweeps.values())

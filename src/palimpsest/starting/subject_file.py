@@ -166,8 +166,8 @@ def _model(subject: Subject) -> Iterator[str]:
     ]
     yield "models:"
     yield from _table(subject.name, lines)
-    methods = (subject.after.partition("/")[2],) if subject.after else METHODS
-    methods += (TAKES_BACK,) if subject.teach else ()
+    methods = [subject.after.partition("/")[2]] if subject.after else [*METHODS]
+    methods += [TAKES_BACK] if subject.teach else []
     shown = {subject.name: ["original", *methods]} | dict.fromkeys(subject.others)
     yield _inner({"report": {"models": shown}})
 
