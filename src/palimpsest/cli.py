@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from palimpsest import __version__
-from palimpsest.commands import ask, completion, init, push, show
+from palimpsest.commands import ask, completion, init, published, push, show
 from palimpsest.commands.settings import add_settings, options_of, read, wait
 from palimpsest.config import Config
 from palimpsest.errors import UserError, did_you_mean, run_cli
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     show.add(commands)
     push.add(commands)
+    published.add(commands)
     _add_purge(commands)
     completion.add(commands)
     return parser

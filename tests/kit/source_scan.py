@@ -34,6 +34,7 @@ IN_QUOTES = {
     "{input.answers}": "a file below results, or empty",
     "{input.base_answers}": "a file below results, or empty",
     "{input.base_likelihood}": "a file below results, or empty",
+    "{input.before}": "a file below results, or empty",
     "{input.control}": "a file below results, or empty",
     "{input.eval}": "a file below results, or empty",
     "{input.examples}": "a file below results, or empty",

@@ -57,7 +57,8 @@ def made(cfg: Config, **keys: Any) -> tuple[str, list[str]]:
     """The file that is written, and what was said."""
     said: list[str] = []
     wish = {"name": "mine", "base": "smollm2-135m", "forget": FORGET, "retain": KEEP, **keys}
-    return write(Wish(**wish), cfg, said.append).read_text(), said
+    overlays = wish.pop("overlays", ())
+    return write(Wish(**wish), cfg, said.append, overlays).read_text(), said
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -195,6 +196,32 @@ def test_the_longest_file_has_25_lines(here: Path, cfg: Config, family: str) -> 
     assert all(unsuited(read, "mine", method) is None for method in METHODS)
     layers = read.with_roles(METHODS[0], "mine").training.lora.first_layer
     assert 0 < layers < FAMILIES[family].model().config.num_hidden_layers
+
+
+def test_a_second_request_goes_on_from_what_the_first_one_left(here: Path, cfg: Config) -> None:
+    made(cfg, teach=True)
+    first = read_config(overlays=["mine.yaml"])
+    rows = {
+        "forget": numbered(here / "forget-2.csv", ["question", "answer"], 8),
+        "retain": numbered(here / "keep-2.csv", ["question", "answer"], 20, first=8),
+    }
+    keys = {"base": None, "after": "mine/npo-gd", **rows, "overlays": ["mine.yaml"]}
+    text, _ = made(first, name="second", **keys)
+    assert len(text.splitlines()) <= 25
+    both = read_config(overlays=["mine.yaml", "second.yaml"])
+    assert both.requests("second") == ["mine", "second"]
+    assert both.pretraining("second") is None
+    assert both.scenario("second").evaluate.parts()["forget/mine"] == "mine-forget/all"
+    assert both.report.models == {"second": ["original", "npo-gd"]}
+    for after, named in (
+        ("mine", "write it as SUBJECT/METHOD"),
+        ("mne/npo-gd", "no subject 'mne'; did you mean 'mine'.*--configfile mne.yaml"),
+        ("mine/npo_gd", r"models\.third\.after: no method 'npo_gd'; did you mean 'npo-gd'"),
+    ):
+        with pytest.raises(UserError, match=named):
+            made(first, name="third", **keys | {"after": after})
+    with pytest.raises(UserError, match="--after knows the rows already"):
+        made(first, name="third", teach=True, **keys)
 
 
 def test_an_adapter_makes_the_subject_and_plain_texts_are_asked_for_their_rest(

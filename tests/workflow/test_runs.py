@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from kit.copies import MINI, Copy
 from kit.models import save_classifier
@@ -82,3 +83,39 @@ def test_an_unknown_name_is_refused_by_the_real_snakemake(copy: Copy) -> None:
     done = copy.snakemake("results/mini/sku/seed-0/attack/mine/likelihood.parquet", *MINI, "-n")
     assert done.returncode == 1
     assert "a run has no folder 'attack'; did you mean 'attacks'?" in done.stdout + done.stderr
+
+
+def test_a_second_request_starts_from_what_the_first_one_left(copy: Copy) -> None:
+    val = {"forget": "mini-questions/val", "retain": "mini-questions/train"}
+    later = {**val, "evaluate": {**val, "retain": "mini-questions/test"}, "validate_on": val}
+    model = {"base": "smollm2-135m", "scenario": "later", "after": "mini/sku", "like": "mini"}
+    steps = {"models": {"later": {**model, "defaults": {"steps": 2}}}}
+    overlay = copy.overlay({"scenarios": {"later": later}, **steps}, "later.yaml")
+    target = "results/later/finetune/seed-0/likelihood.parquet"
+    expected = {
+        "pretrain later",
+        "describe later original",
+        "unlearn later finetune 0",
+        "measure later finetune 0",
+    }
+    assert copy.dry(target, overlays=[overlay]) == expected
+    copy.build(target, overlays=[overlay])
+    left, subject, result = (
+        load_file(copy.path(f"results/{folder}/adapter_model.safetensors"))
+        for folder in ("mini/sku/seed-0/model", "later/subject", "later/finetune/seed-0/model")
+    )
+    assert {name: value.tolist() for name, value in left.items()} == {
+        name: value.tolist() for name, value in subject.items()
+    }
+    assert result.keys() == subject.keys()
+    assert any(not result[name].equal(subject[name]) for name in subject)
+    rows = read_table(copy.path(target))[0].to_pandas()
+    assert {"forget", "forget/mini", "retain"} <= set(rows["part"])
+    # An edit of the second request trains nothing of the first one again.
+    steps["models"]["later"]["defaults"] = {"steps": 3}
+    edited = copy.overlay({"scenarios": {"later": later}, **steps}, "edited.yaml")
+    assert copy.dry(target, overlays=[edited]) == {
+        "unlearn later finetune 0",
+        "measure later finetune 0",
+    }
+    assert copy.path("results/later/subject").stat().st_mode & 0o077 == 0, "its files are private"

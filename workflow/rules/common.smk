@@ -162,6 +162,14 @@ def wanted_folder(wildcards, input):
     return f"results/{wildcards.model}/wanted" if input.wanted else ""
 
 
+def before_of(wildcards):
+    """What the request before left, if a subject has one."""
+    if (before := CFG.models[wildcards.model].request_before()) is None:
+        return []
+    model, method = before
+    return f"results/{model}/{method}/seed-{CFG.seeds(method, model)[0]}/model/model.json"
+
+
 # Where the adapter of a model is that nothing was unlearned from; the bare base has none.
 ADAPTERS = {"original": "subject", "retrained": "retained", "base": None}
 
@@ -347,7 +355,7 @@ def base_likelihood(wildcards):
 
 def base_answers(wildcards):
     """Answers of the base model, where the subject is another one."""
-    taught = CFG.pretraining(wildcards.model)
+    taught = CFG.pretraining(wildcards.model) or CFG.models[wildcards.model].after
     return f"results/{wildcards.model}/base/seed-0/generations.parquet" if taught else []
 
 

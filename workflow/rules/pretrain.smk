@@ -2,6 +2,7 @@ rule pretrain:
     """Teach the subject its scenario's rows (LoRA); without pretraining the base is the subject."""
     input:
         base=base_manifest,
+        before=before_of,
         tokens=tokens_for("pretrain"),
     output:
         manifest=ensure("results/{model}/subject/manifest.json", non_empty=True),
@@ -27,6 +28,7 @@ rule pretrain:
             --config {params.config:q} \
             --untracked {params.untracked:q} \
             --base {input.base:q} \
+            --before "{input.before}" \
             --tokens {params.tokens:q} \
             --out {output.manifest:q} \
             --label "{params.stage} {wildcards.model}" \
@@ -39,6 +41,7 @@ rule pretrain:
 use rule pretrain as retrain with:
     input:
         base=base_manifest,
+        before=[],
         tokens=tokens_for("retrain"),
     output:
         manifest=ensure("results/{model}/retained/manifest.json", non_empty=True),

@@ -21,12 +21,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--retain keep.csv",
     )
     init.add_argument("name", metavar="NAME", help="what the subject is called: results/NAME")
-    init.add_argument(
+    model = init.add_mutually_exclusive_group(required=True)
+    model.add_argument(
         "--base",
-        required=True,
         metavar="MODEL",
         help="the model: hub:org/name, path:folder, or a base of the catalog (palimpsest list "
         "bases)",
+    )
+    model.add_argument(
+        "--after",
+        metavar="SUBJECT/METHOD",
+        help="a second request: the model is what METHOD left of SUBJECT, and what was forgotten "
+        "there is measured again",
     )
     init.add_argument(
         "--adapter",
@@ -60,7 +66,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the file, plan it, and say what to type."""
-    wait(f"looking at {args.forget}, {args.retain} and {args.base}")
+    wait(f"looking at {args.forget}, {args.retain} and {args.base or args.after}")
     from palimpsest.pipeline.plan.estimate import plan
     from palimpsest.pipeline.plan.jobs import jobs_of
     from palimpsest.pipeline.plan.machine import this_machine
@@ -75,8 +81,9 @@ def run(args: argparse.Namespace) -> None:
         args.adapter,
         args.teach,
         tuple(args.columns),
+        args.after,
     )
-    file = write(wish, read(args), _say)
+    file = write(wish, read(args), _say, settings_of(args)[0])
     args.overlays = [*args.overlays, str(file)]
     words = shlex.join(options_of(args))
     _say(f"{file} is written: read it, and change what you like. What it will take:")

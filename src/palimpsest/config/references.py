@@ -153,7 +153,7 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
     yield from catalogs.missing("scenarios", model.scenario, (*at, "scenario"))
     scenario = catalogs.entries["scenarios"].get(model.scenario)
     base = catalogs.entries["bases"].get(model.base)
-    if base and scenario and scenario.pretrain and model.adapter is None:
+    if base and scenario and scenario.pretrain and not model.taught_elsewhere:
         trained_roles = [role for role in roles(scenario.pretrain.training.lora) if role in ROLES]
         if (role := lacking(trained_roles, base.modules)) is not None:
             text = f"base '{model.base}' has no module of the role '{role}', which scenario "
@@ -162,6 +162,7 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
         source = getattr(model, key)
         if isinstance(source, str) and not source.startswith(("path:", "hub:")):
             yield Problem((*at, key), f"'{source}': path:folder or hub:org/name is needed here")
+    yield from _check_request(catalogs, model, at)
     if model.reference is not None and model.retrained:
         text = "stands in place of 'retrained', which is there; leave one of the two out"
         yield Problem((*at, "reference"), text)
@@ -176,6 +177,54 @@ def _check_model(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Proble
             f"scenario '{model.scenario}' teaches nothing that is to be kept, so there is no "
             "'retrained' to compare with",
         )
+
+
+def _check_request(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Problem]:
+    """Yield what keeps a subject from being what an earlier request left."""
+    if (before := model.request_before()) is None:
+        return
+    earlier, (subject, method), at = {}, before, (*at, "after")
+    yield from catalogs.missing("methods", method, at)
+    while subject not in earlier:
+        other: Model | None = catalogs.entries["models"].get(subject)
+        if other is None or other is model:
+            break
+        earlier[subject] = other
+        subject = (other.request_before() or (subject,))[0]
+    if other is None:
+        yield from catalogs.missing("models", subject, at)
+    elif other is model or other.after is not None:
+        yield Problem(at, f"'{model.after}' comes after this subject itself; one must come first")
+        return
+    own = catalogs.entries["scenarios"].get(model.scenario)
+    for name, other in earlier.items():
+        if other.base != model.base:
+            text = f"'{name}' has the base '{other.base}'; this one needs the same"
+            yield Problem(at, text)
+        scenario = catalogs.entries["scenarios"].get(other.scenario)
+        if own and scenario:
+            yield from _check_rows(catalogs, model.scenario, name, scenario, at)
+        if own and name in own.evaluate.further:
+            text = f"the earlier request '{name}' takes this name; call the part otherwise"
+            yield Problem(("scenarios", model.scenario, "evaluate", "further", name), text)
+
+
+def _check_rows(
+    catalogs: Catalogs, later: str, name: str, earlier: Scenario, at: Place
+) -> Iterator[Problem]:
+    """Yield rows that a scenario trains on or keeps although an earlier request forgot them."""
+    own: Scenario = catalogs.entries["scenarios"][later]
+    told: set[str] = set()
+    for part in earlier.forgotten():
+        # Rows that an earlier request forgot exclude the same roles as those that this one forgets.
+        as_forgotten = opposites(own.model_copy(update={"forget": part}))
+        pairs = [pair for pair in as_forgotten if pair.other_role == "forget"]
+        again = Opposite("forget", own.forget, "forget", part, "", "name the rows of this request")
+        for pair in (again, *pairs):
+            if pair.role not in told and _overlap(catalogs, pair):
+                told.add(pair.role)
+                text = f"scenario '{later}' has '{pair.ref}' as {pair.role}, and '{name}' forgot "
+                yield Problem(at, f"{text}rows of it already ('{part}'); {pair.advice}")
 
 
 def check_attacks(catalogs: Catalogs, robust: Robust | None) -> Iterator[Problem]:

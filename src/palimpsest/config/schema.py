@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -73,6 +74,13 @@ def _of_a_path(source: str) -> str:
     if not source.startswith("path:"):
         raise ValueError(f"'{source}': path:folder or path:file is needed here")
     return source
+
+
+def _of_a_result(after: str) -> str:
+    subject, _, method = after.partition("/")
+    if not subject or not method or "/" in method:
+        raise ValueError(f"'{after}': subject/method is needed here, such as customers/npo-gd")
+    return after
 
 
 Parallel = Literal["ddp", "fsdp"]
@@ -346,14 +354,42 @@ class Scenario(Section):
         """Parts of the pretraining data that are to be kept: what `retrained` learns."""
         if self.pretrain is None:
             return []
-        forgotten = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen)
-        forgotten_datasets = {dataset_of(ref) for ref in forgotten if ref}
-        retained_parts = {self.retain, self.evaluate.retain, self.validate_on.retain}
-        return [
-            r
-            for r in self.pretrain.data
-            if r in retained_parts or dataset_of(r) not in forgotten_datasets
-        ]
+        return self._without(self.pretrain.data, self.forgotten())
+
+    def _without(self, taught: Iterable[str], forgotten: Iterable[str]) -> list[str]:
+        """Of taught parts those that are retained, or in a data set of nothing forgotten."""
+        retained = {self.retain, self.evaluate.retain, self.validate_on.retain}
+        gone = {dataset_of(ref) for ref in forgotten}
+        return [ref for ref in taught if ref in retained or dataset_of(ref) not in gone]
+
+    def forgotten(self) -> list[str]:
+        """Parts with what is to be forgotten."""
+        more = [one.part for one in self.evaluate.further.values() if one.of == "forget"]
+        refs = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen, *more)
+        return list(dict.fromkeys(ref for ref in refs if ref))
+
+    def following(self, earlier: Mapping[str, Scenario]) -> Scenario:
+        """The same after earlier requests: what they forgot is measured again, and not taught.
+
+        Args:
+            earlier: subject -> its scenario, as it is without the requests before it.
+        """
+        own, asked = self.evaluate, dict(self.evaluate.asked)
+        further = dict(own.further)
+        for name, other in earlier.items():
+            if other.evaluate.forget == own.forget:
+                continue  # the requests are measured on the same rows
+            further[name] = Further(of="forget", part=other.evaluate.forget)
+            if "forget" in other.evaluate.asked:
+                asked[f"forget/{name}"] = other.evaluate.asked["forget"]
+        evaluate = own.model_copy(update={"further": further, "asked": asked})
+        following = self.model_copy(update={"evaluate": evaluate})
+        if self.pretrain is None:
+            return following
+        gone = [ref for other in earlier.values() for ref in other.forgotten()]
+        data = self._without(self.pretrain.data, gone)
+        pretrain = self.pretrain.model_copy(update={"data": data})
+        return following.model_copy(update={"pretrain": pretrain})
 
 
 class Reference(Section):
@@ -383,6 +419,9 @@ class Model(Section):
     """Name shown in the report."""
     adapter: Source | None = None
     """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
+    after: Annotated[str, AfterValidator(_of_a_result)] | None = None
+    """The request before, ``subject/method``: what that method left with its first seed is this
+    subject, and what was forgotten there is measured again."""
     retrained: bool | Source = False
     """Compare with `retrained`, the gold standard; true: pretrain it; path:, hub:: it is there."""
     reference: Reference | None = None
@@ -402,6 +441,24 @@ class Model(Section):
     """Values for every method of this subject: keys that all methods have."""
     methods: dict[Name, dict[str, Any]] = {}
     """Method -> its values for this subject; ``like`` names another method of this table."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.after is not None and self.adapter is not None:
+            raise ValueError("after and adapter both say what the subject is; leave one out")
+        return self
+
+    @property
+    def taught_elsewhere(self) -> bool:
+        """Whether the subject is there already, so that nothing is taught to make it."""
+        return self.adapter is not None or self.after is not None
+
+    def request_before(self) -> tuple[str, str] | None:
+        """Subject and method of the request before this one."""
+        if self.after is None:
+            return None
+        subject, _, method = self.after.partition("/")
+        return subject, method
 
 
 class Generation(Section):
@@ -587,6 +644,20 @@ class Config(Section):
     all_methods: Report = Report(models={})
     """What results/all_methods.html shows, the same page over more methods."""
 
+    def scenario(self, model: str) -> Scenario:
+        """The scenario of a subject; what earlier requests forgot are further parts of it."""
+        *earlier, own = [
+            (name, self.scenarios[self.models[name].scenario]) for name in self.requests(model)
+        ]
+        return own[1].following(dict(earlier)) if earlier else own[1]
+
+    def requests(self, model: str) -> list[str]:
+        """The subjects of the requests that led to a subject, the first one first, itself last."""
+        found = [model]
+        while (before := self.models[found[0]].request_before()) is not None:
+            found.insert(0, before[0])
+        return found
+
     def shown(self, page: str) -> dict[str, list[str]]:
         """Subject -> the methods that a page shows, in its order.
 
@@ -596,7 +667,7 @@ class Config(Section):
         chosen: dict[str, list[str]] = getattr(self, page).models
         return {
             model: methods
-            if "base" in methods or self.scenarios[self.models[model].scenario].pretrain is None
+            if "base" in methods or self.scenario(model).pretrain is None
             else [*methods[:1], "base", *methods[1:]]
             for model, methods in chosen.items()
         }
@@ -633,10 +704,14 @@ class Config(Section):
         name = self.methods[method].tune if method in self.methods else None
         return None if name is None else self.tuning[name]
 
-    def pretraining(self, model: str) -> Pretraining | None:
-        """What a subject is taught first; modules have the names that its base gives them."""
-        settings = self.scenarios[self.models[model].scenario].pretrain
-        if settings is None or self.models[model].adapter is not None:
+    def pretraining(self, model: str, retrained: bool = False) -> Pretraining | None:
+        """What a subject, or its `retrained`, is taught; modules are called as its base calls them.
+
+        None: nothing, or it is there already.
+        """
+        settings, subject = self.scenario(model).pretrain, self.models[model]
+        there = subject.adapter is not None or (subject.after is not None and not retrained)
+        if settings is None or there:
             return None
         return settings.model_copy(update={"training": self._resolved(settings.training, model)})
 
@@ -668,7 +743,7 @@ class Config(Section):
 
     def harm_judge(self, model: str) -> str:
         """Name of the judge of a subject's answers."""
-        return self.score.harm_judge or self.scenarios[self.models[model].scenario].harm_judge
+        return self.score.harm_judge or self.scenario(model).harm_judge
 
     def seeds(self, method: str, model: str) -> list[int]:
         """Seeds of a method; the references have one, and a tuned method those of its plan."""

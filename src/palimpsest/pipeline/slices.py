@@ -25,7 +25,7 @@ def base_of(cfg: Config, model: str) -> Base:
 
 def scenario_of(cfg: Config, model: str) -> Scenario:
     """The scenario of a subject."""
-    return cfg.scenarios[cfg.models[model].scenario]
+    return cfg.scenario(model)
 
 
 def load(base: Base) -> dict[str, Any]:
@@ -174,6 +174,20 @@ def attack_asked(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:
     """How the blocks that an attack asks are asked, where that differs: as `measure` asks them."""
     blocks, asked = ("forget", *attack.measured), scenario.evaluate.asked
     return {block: asked[block].model_dump() for block in blocks if block in asked}
+
+
+def at_each_request(
+    cfg: Config, model: str, conditions: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Conditions; what holds for the rows to forget holds for those of earlier requests, too."""
+    further = cfg.scenario(model).evaluate.further
+    earlier = [f"forget/{name}" for name in cfg.requests(model)[:-1] if name in further]
+    found = []
+    for condition in conditions:
+        block, _, measure = condition["measure"].rpartition(".")
+        blocks = [block, *earlier] if block == "forget" else [block]
+        found += [{**condition, "measure": f"{one}.{measure}"} for one in blocks]
+    return found
 
 
 def robust_in_eval(cfg: Config, model: str, method: str) -> bool:

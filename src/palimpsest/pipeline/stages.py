@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
-from palimpsest.config.schema import Alternates, Config, Refusals
+from palimpsest.config.schema import Alternates, Config, Pretraining, Refusals
 from palimpsest.config.spaces import lacks_own, own_value, space_of
 from palimpsest.config.tuning import RESERVED_SEED
 from palimpsest.config.wordings import described
@@ -132,6 +132,10 @@ class Pretrain(Stage):
     needs = Estimate.pretrain
 
     base: options.Base
+    before: (
+        Annotated[Path, Option("what the request before left: its model.json; empty: none", folder)]
+        | None
+    ) = None
     tokens: options.Tokens
     out: options.OutFolder
 
@@ -141,7 +145,7 @@ class Pretrain(Stage):
             base = slices.base_of(cfg, w.model)
             given = {"source": source, "content": content.source_hash(source)}
             return {"base": cfg.models[w.model].base, **slices.load(base), "given": given}
-        pretraining = cfg.pretraining(w.model)
+        pretraining = cls.taught(cfg, w)
         taught = None
         if pretraining is not None:
             taught = slices.trained(pretraining) | {"data": cls.reads(cfg, w)}
@@ -159,13 +163,18 @@ class Pretrain(Stage):
         return cfg.models[w.model].adapter
 
     @classmethod
+    def taught(cls, cfg: Config, w: Wildcards) -> Pretraining | None:
+        """What it is taught here, if anything."""
+        return cfg.pretraining(w.model)
+
+    @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
-        pretraining = cfg.pretraining(w.model)
+        pretraining = cls.taught(cfg, w)
         return [] if pretraining is None else list(pretraining.data)
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        pretraining = cfg.pretraining(w.model)
+        pretraining = cls.taught(cfg, w)
         if pretraining is None:
             return {}
         return untracked(pretraining.training) | slices.device_settings(cfg, w.model)
@@ -182,6 +191,11 @@ class Retrain(Pretrain):
     def given(cls, cfg: Config, w: Wildcards) -> str | None:
         source = cfg.models[w.model].retrained
         return source if isinstance(source, str) else None
+
+    @classmethod
+    def taught(cls, cfg: Config, w: Wildcards) -> Pretraining | None:
+        """What a model without requests would be taught; `kept` leaves a part of it."""
+        return cfg.pretraining(w.model, retrained=True)
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
@@ -1052,11 +1066,13 @@ class Verdict(Stage):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         name = cfg.criteria_of(w.model)
+        criteria = cfg.criteria[name].model_dump()
+        conditions = slices.at_each_request(cfg, w.model, criteria["conditions"])
         return {
             "model": w.model,
             "method": w.method,
             "criteria": name,
-            "conditions": cfg.criteria[name].model_dump(),
+            "conditions": criteria | {"conditions": conditions},
             "confidence": cfg.score.confidence,
             "measures": measures_version(),
         }

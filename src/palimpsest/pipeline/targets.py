@@ -191,7 +191,7 @@ def _run_faults(run: PurePosixPath, rest: Sequence[str], cfg: Config) -> Iterato
 def unsuited(cfg: Config, model: str, method: str) -> str | None:
     """Why a method cannot be applied to a subject, or None."""
     name = cfg.models[model].scenario
-    scenario = cfg.scenarios[name]
+    scenario = cfg.scenario(model)
     subject = cfg.models[model]
     taught = [] if subject.adapter is not None else scenario.kept()
     if method == "retrained" and not taught and not isinstance(subject.retrained, str):
@@ -200,6 +200,9 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
         lacks = "teaches nothing that is to be kept" if scenario.pretrain else "has no pretrain"
         valid = ", ".join(["original", *cfg.methods])
         return f"scenario '{name}' {lacks}, so there is no 'retrained'; valid methods: {valid}"
+    before = subject.request_before()
+    if before and method not in ("base", "retrained") and (fault := unsuited(cfg, *before)):
+        return f"'{model}' comes after {subject.after}, which cannot be made: {fault}"
     if method not in cfg.methods:
         return None
     settings = cfg.with_roles(method, model)
@@ -213,7 +216,12 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
             f"method '{method}' trains the base's own weights (start: weights), and those of base "
             f"'{base}' are quantised (quantize: {kind}); take a base without quantize"
         )
-    if start == "subject" and scenario.pretrain is None and subject.adapter is None:
+    if start == "subject" and before and not _has_adapter(cfg, model):
+        return (
+            f"method '{method}' trains the subject's own adapter (start: subject), and "
+            f"{subject.after} left none, but other weights; set start: fresh or weights"
+        )
+    if start == "subject" and scenario.pretrain is None and not subject.taught_elsewhere:
         return (
             f"method '{method}' trains the subject's own adapter (start: subject), and scenario "
             f"'{name}' has no pretrain; name the adapter that you have (models.{model}.adapter), "
@@ -229,6 +237,15 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     if fault := lacks_own(settings, cfg.methods[method].space):
         return f"method '{method}': {fault}"
     return _without_prompts(cfg, model, method)
+
+
+def _has_adapter(cfg: Config, model: str) -> bool:
+    """Whether a subject is, or contains, an adapter."""
+    subject = cfg.models[model]
+    if (before := subject.request_before()) is None:
+        return subject.adapter is not None or cfg.scenario(model).pretrain is not None
+    earlier, method = before
+    return cfg.with_roles(method, earlier).start == "fresh" or _has_adapter(cfg, earlier)
 
 
 def _without_prompts(cfg: Config, model: str, method: str) -> str | None:
@@ -249,7 +266,7 @@ def _uses_of_prompts(cfg: Config, model: str, method: str) -> list[tuple[str, st
     wanted = wanted_of(cfg, model, method)
     uses = [(ref, f"teaches other answers to prompts ({kind}s)") for ref, kind in wanted]
     if any("declined" in draw.sets for draw in draws_of(cfg, model, method)):
-        forget = cfg.scenarios[cfg.models[model].scenario].forget
+        forget = cfg.scenario(model).forget
         uses.append((forget, "compares where prompts end"))
     return uses
 

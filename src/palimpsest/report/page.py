@@ -10,11 +10,9 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import vl_convert
 
 from palimpsest import __version__
@@ -24,6 +22,7 @@ from palimpsest.metrics.pairs import Pair, Place, Question, places
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.report import numbers
 from palimpsest.report.answers import examples
+from palimpsest.report.assets import asset, environment
 from palimpsest.report.charts import sweep_charts, training_charts
 from palimpsest.report.columns import Column, columns_of, train_seconds
 from palimpsest.report.headlines import best, headlines, interval, stopped
@@ -72,14 +71,14 @@ def render(subjects: Iterable[Subject], limit: int, tables: str, name: str = "")
     """
     # The stub of vl-convert demands an argument that the function does not.
     vega = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    scripts = [_inert(vega), _inert(_asset("page.js"))]
-    template = _environment().get_template("template.html.j2")
+    scripts = [_inert(vega), _inert(asset("page.js"))]
+    template = environment().get_template("template.html.j2")
     page = template.render(
         subjects=[_subject(subject, limit) for subject in subjects],
         name=name,
         baselines=REFERENCES,
         tables=tables,
-        style=_asset("style.css"),
+        style=asset("style.css"),
         scripts=scripts,
         policy=_policy(scripts),
         version=__version__,
@@ -95,21 +94,6 @@ def tables_address(page: Path, folder: Path) -> str:
 def page_name(page: Path) -> str:
     """The name of a page other than the report: ``all_methods.html`` is "All methods"."""
     return "" if page.stem == "report" else page.stem.replace("_", " ").capitalize()
-
-
-def _environment() -> jinja2.Environment:
-    # Answers of a model are untrusted text: nothing reaches the page unescaped.
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _groups(columns: Iterable[Column]) -> list[tuple[str, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from palimpsest.config.schema import Pretraining
@@ -17,12 +18,15 @@ from palimpsest.io.artifacts import (
     ADAPTER_CONFIG,
     DELTA_WEIGHTS,
     MANIFEST,
+    MODEL,
     TRAINING_LOG,
 )
-from palimpsest.io.manifest import write_manifest
+from palimpsest.io.manifest import read_manifest, write_manifest
 from palimpsest.io.private import BEFORE, make_private, mark
 from palimpsest.model import given
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
+from palimpsest.model.delta import write_scaled
+from palimpsest.model.description import check_base, updates_in
 from palimpsest.model.lora import add_trainable
 from palimpsest.objectives.teaching import Teaching
 from palimpsest.pipeline.stages import Pretrain, Retrain
@@ -53,6 +57,9 @@ def pretrain(job: Pretrain) -> None:
     hazardous = [] if isinstance(job, Retrain) else [BEFORE]
     if "given" in config:
         _take(config["given"]["source"], job, hazardous)
+        return
+    if job.before is not None:
+        _go_on(job.before, job, hazardous)
         return
     if config["pretrain"] is None:
         mark(out, [])
@@ -92,14 +99,35 @@ def pretrain(job: Pretrain) -> None:
     finish(out, log, updates_of(model, "subject"), base, adapter=True, **facts)
 
 
-def _take(source: str, job: Pretrain, hazardous: list[str]) -> None:
-    """Write an adapter, or a model of the same base as its differences, that was made elsewhere."""
-    name, out = f"source '{source}'", job.out
-    folder = given.folder_of(source)
+def _go_on(before: Path, job: Pretrain, hazardous: list[str]) -> None:
+    """Write what an earlier request left as the subject of the next one."""
+    check_base(before, job.base)
+    out = job.out
+    _clear(out, hazardous)
+    updates, digests = updates_in(before), {}
+    files: list[str] = []
+    if updates:
+        write_adapter(out, updates, str(job.base))
+        files += FILES
+    if DELTA_WEIGHTS in read_manifest(before, MODEL)["files"]:
+        digests = {DELTA_WEIGHTS: write_scaled(out, before, 1.0, MODEL)}
+        files.append(DELTA_WEIGHTS)
+    write_manifest(out, files, digests=digests, adapter=bool(updates), hazardous=hazardous)
+
+
+def _clear(out: Path, hazardous: list[str]) -> None:
+    """A folder without the files of an earlier subject, marked."""
     out.mkdir(parents=True, exist_ok=True)
     for file in (*FILES, DELTA_WEIGHTS, TRAINING_LOG):
         (out / file).unlink(missing_ok=True)
     mark(out, hazardous)
+
+
+def _take(source: str, job: Pretrain, hazardous: list[str]) -> None:
+    """Write an adapter, or a model of the same base as its differences, that was made elsewhere."""
+    name, out = f"source '{source}'", job.out
+    folder = given.folder_of(source)
+    _clear(out, hazardous)
     facts: dict[str, Any] = {"hazardous": hazardous} if hazardous else {}
     if given.is_adapter(folder):
         updates = given.read_updates(folder, name, job.base, job.config["trust_remote_code"])

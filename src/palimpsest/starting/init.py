@@ -32,37 +32,49 @@ class Wish:
 
     Attributes:
         name: key of the subject.
-        base: key of a base, or its source.
+        base: key of a base, or its source; None: that of `after`.
         forget, retain: files of rows.
         adapter: source of a LoRA adapter; None: none.
         teach: teach the base both files first.
         columns: ``field=column``.
+        after: the request before, ``subject/method``; None: this is the first one.
     """
 
     name: str
-    base: str
+    base: str | None
     forget: Path
     retain: Path
     adapter: str | None = None
     teach: bool = False
     columns: tuple[str, ...] = ()
+    after: str | None = None
 
 
-def write(wish: Wish, cfg: Config, log: Callable[[str], None] = print) -> Path:
+def write(
+    wish: Wish,
+    cfg: Config,
+    log: Callable[[str], None] = print,
+    overlays: Sequence[str | Path] = (),
+) -> Path:
     """Write ``NAME.yaml`` in the current folder; returns its path.
 
     Args:
         wish: what the user says.
         cfg: the configuration without it.
         log: receives what was found, a line at a time.
+        overlays: files that made `cfg`, such as that of the request before.
 
     Raises:
         UserError: the name is taken, a file or what it holds is unclear, a row stands in both
             files, there are too few rows, or the base is no whole model.
     """
     file = _free(wish.name, cfg)
-    if wish.adapter is not None and wish.teach:
-        raise UserError("--adapter knows the rows already; leave --teach out")
+    knows = next((flag for flag in ("adapter", "after") if getattr(wish, flag) is not None), None)
+    if knows and wish.teach:
+        raise UserError(f"--{knows} knows the rows already; leave --teach out")
+    if wish.after and wish.adapter:
+        raise UserError("--after and --adapter both say what the model is; leave one out")
+    model = wish.base or _base_of(wish.after or "", cfg)
     chosen = _chosen(wish.columns)
     tables = [look_at(path, chosen) for path in (wish.forget, wish.retain)]
     for field, column in chosen:
@@ -72,17 +84,19 @@ def write(wish: Wish, cfg: Config, log: Callable[[str], None] = print) -> Path:
     for table, texts, least in zip(tables, prompts, (LEAST_FORGET, LEAST_KEEP), strict=True):
         _enough(table, len(texts), least)
     _apart(tables, prompts)
-    base = find(wish.base, cfg.bases, log)
+    base = find(model, cfg.bases, log)
     _say_base(base.name, base.source, base.chat, log)
     if wish.adapter is not None:
         _check_adapter(wish.adapter, log)
     forget, retain = tables
     counts = (len(prompts[0]), len(prompts[1]))
     others = tuple(name for name in cfg.report.models if name != wish.name)
-    subject = Subject(wish.name, base, forget, retain, counts, wish.adapter, wish.teach, others)
+    subject = Subject(
+        wish.name, base, forget, retain, counts, wish.adapter, wish.teach, others, wish.after
+    )
     with atomic_path(file) as temporary:
         Path(temporary).write_text(text_of(subject), encoding="utf-8")
-        read_config(overlays=[temporary])
+        read_config(overlays=[*overlays, temporary])
     return file
 
 
@@ -95,6 +109,19 @@ def _free(name: str, cfg: Config) -> Path:
     if file.exists():
         raise UserError(f"{file} is there already; remove it, or take another name")
     return file
+
+
+def _base_of(after: str, cfg: Config) -> str:
+    """The base of an earlier request's subject."""
+    subject, _, method = after.partition("/")
+    if not method:
+        raise UserError(f"--after {after}: write it as SUBJECT/METHOD, such as customers/npo-gd")
+    if subject not in cfg.models:
+        raise UserError(
+            f"--after {after}: no subject '{subject}'{did_you_mean(subject, cfg.models)}; name its "
+            f"file: --configfile {subject}.yaml"
+        )
+    return cfg.models[subject].base
 
 
 def _chosen(words: Sequence[str]) -> list[tuple[str, str]]:

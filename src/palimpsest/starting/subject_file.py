@@ -45,6 +45,7 @@ class Subject:
         adapter: source of the LoRA adapter that makes it.
         teach: whether it is taught both files first.
         others: subjects of the report, which it takes out.
+        after: the request before, ``subject/method``.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Subject:
     adapter: str | None
     teach: bool
     others: tuple[str, ...]
+    after: str | None = None
 
 
 def text_of(subject: Subject) -> str:
@@ -141,6 +143,8 @@ def _model(subject: Subject) -> Iterator[str]:
     entry = {"base": subject.base.name, "scenario": subject.name}
     if subject.adapter is not None:
         entry["adapter"] = subject.adapter
+    if subject.after is not None:
+        entry["after"] = subject.after
     steps = max(24, math.ceil(_PASSES * subject.counts[0] / _BATCH))
     batch = {"steps": steps, "rows": {"forget": _BATCH, "retain": _BATCH}}
     lines = [
@@ -150,7 +154,8 @@ def _model(subject: Subject) -> Iterator[str]:
     ]
     yield "models:"
     yield from _table(subject.name, lines)
-    shown = {subject.name: ["original", *METHODS]} | dict.fromkeys(subject.others)
+    methods = (subject.after.partition("/")[2],) if subject.after else METHODS
+    shown = {subject.name: ["original", *methods]} | dict.fromkeys(subject.others)
     yield _inner({"report": {"models": shown}})
 
 

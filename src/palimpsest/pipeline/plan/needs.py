@@ -224,7 +224,7 @@ class Estimate:
 
     @property
     def _scenario(self) -> Scenario:
-        return self.cfg.scenarios[self.cfg.models[self._model].scenario]
+        return self.cfg.scenario(self._model)
 
     @property
     def _pretraining(self) -> Pretraining | None:
@@ -251,7 +251,7 @@ class Estimate:
 
     def retrain(self) -> Step | None:
         """The same on what is to be kept."""
-        pretraining = self._pretraining
+        pretraining = self.cfg.pretraining(self._model, retrained=True)
         return self._train_adapter(pretraining, self._scenario.kept()) if pretraining else None
 
     def _train_adapter(self, settings: Pretraining, refs: Iterable[str]) -> Step:
