@@ -9,6 +9,9 @@ import pytest
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.errors import UserError
+from palimpsest.pipeline.purge import subjects_of
+from palimpsest.pipeline.stage import Wildcards
+from palimpsest.pipeline.stages import Verdict
 from palimpsest.pipeline.targets import unsuited
 
 
@@ -65,7 +68,9 @@ def test_retrained_learns_nothing_of_any_request() -> None:
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        ({"after": "subject"}, r"models\.later\.after: "),
+        ({"after": "subject"}, r"models\.later\.after: 'subject': subject/method is needed here"),
+        ({"after": "subject/sku/0"}, r"models\.later\.after: .*subject/method is needed here"),
+        ({"after": "subject/original"}, r"models\.later\.after: no method 'original'"),
         ({"after": "subjct/sku"}, r"models\.later\.after: .*'subjct'; did you mean 'subject'"),
         ({"after": "subject/skuu"}, r"models\.later\.after: .*'skuu'; did you mean 'sku'"),
         ({"after": "later/sku"}, "comes after this subject itself"),
@@ -84,9 +89,114 @@ def test_requests_in_a_circle_and_rows_forgotten_twice_are_refused() -> None:
     with pytest.raises(UserError, match="comes after this subject itself"):
         load_config(circle)
     again = put(second(), "scenarios.later.forget", "secrets/all")
-    with pytest.raises(UserError, match="'subject' forgot 'secrets/all' already"):
+    with pytest.raises(UserError, match="'subject' forgot rows of it already"):
         load_config(again)
     further = {"subject": {"part": "general/all", "of": "forget"}}
     named = put(second(), "scenarios.later.evaluate.further", further)
     with pytest.raises(UserError, match="the earlier request 'subject' takes this name"):
         load_config(named)
+
+
+def test_a_third_request_after_a_circle_is_refused_too() -> None:
+    circle = put(second(), "models.subject.after", "later/sku")
+    third = {"base": "tiny", "scenario": "later", "after": "later/sku"}
+    with pytest.raises(UserError, match=r"models\.third\.after: .*one must come first"):
+        load_config(put(circle, "models.third", third))
+
+
+@pytest.mark.parametrize(
+    ("place", "part", "role"),
+    [
+        ("retain", "secrets/all", "retain"),
+        ("general", "secrets/taught", "general"),
+        ("evaluate.retain", "secrets/all", "evaluate.retain"),
+        ("evaluate.holdout", "secrets/all", "evaluate.holdout"),
+        ("validate_on.retain", "secrets/taught", "validate_on.retain"),
+        ("forget", "secrets/taught", "forget"),
+    ],
+)
+def test_what_an_earlier_request_forgot_is_neither_kept_nor_forgotten_again(
+    place: str, part: str, role: str
+) -> None:
+    """To train on these rows as rows to keep would teach them again."""
+    raw = put(second(), f"scenarios.later.{place}", part)
+    named = rf"models\.later\.after: scenario 'later' has '{part}' as {role}, and 'subject' forgot"
+    with pytest.raises(UserError, match=named):
+        load_config(raw)
+
+
+def test_requests_may_be_measured_on_the_same_rows() -> None:
+    """As MUSE's questions are the same after each of its requests."""
+    raw = put(second(), "scenarios.later.evaluate.forget", "secrets/all")
+    assert "forget/subject" not in load_config(raw).scenario("later").evaluate.parts()
+
+
+def test_retrained_learns_no_rows_that_an_earlier_request_forgot_by_another_name() -> None:
+    """What is trained on and what is measured may stand in two data sets, as MUSE's do."""
+    probes = {"source": "path:p.csv", "adapter": "qa", "parts": {"all": {}}}
+    raw = put(put(second(retrained=True), "datasets.probes", probes), "datasets.more", probes)
+    raw = put(
+        raw, "scenarios.taught.evaluate", {"forget": "probes/all", "retain": "questions/test"}
+    )
+    taught = raw["scenarios"]["taught"]["pretrain"]
+    for request, forget in (("taught", "secrets/all"), ("later", "more/all")):
+        data = {**taught, "data": ["secrets/all", "more/all", "questions/test"]}
+        raw = put(raw, f"scenarios.{request}.pretrain", data)
+        raw = put(raw, f"scenarios.{request}.forget", forget)
+    raw = put(raw, "scenarios.later.evaluate.forget", "more/all")
+    cfg = load_config(raw)
+    assert cfg.scenario("subject").kept() == ["more/all", "questions/test"]
+    assert cfg.scenario("later").kept() == ["questions/test"]
+
+
+def test_earlier_rows_are_asked_as_their_request_asks_them() -> None:
+    own = {"forget": {"max_new_tokens": 3, "examples": "general/all"}, "retain": {"stop": ["x"]}}
+    cfg = load_config(put(second(), "scenarios.taught.evaluate.asked", own))
+    evaluate = cfg.scenario("later").evaluate
+    assert list(evaluate.asked) == ["forget/subject"]
+    assert evaluate.asking()["asked"]["forget/subject"]["max_new_tokens"] == 3
+    assert evaluate.examples() == ["general/all"]
+
+
+def test_a_subject_cannot_be_what_an_unsuited_method_would_have_left() -> None:
+    start = {"algorithm": "npo", "steps": 4, "training": {"optimizer": {"learning_rate": 1e-4}}}
+    raw = put(second(after="subject/own"), "methods.own", {**start, "start": "subject"})
+    whole = {**start["training"], "tensors": "all"}
+    raw = put(raw, "methods.whole", {**start, "start": "weights", "training": whole})
+    assert unsuited(load_config(raw), "later", "own") is None
+    bare = put(raw, "models.subject.scenario", "bare")
+    for method in ("original", "sku"):
+        fault = unsuited(load_config(bare), "later", method) or ""
+        assert "'later' comes after subject/own, which cannot be made: method 'own' trains" in fault
+    assert unsuited(load_config(bare), "later", "base") is None
+    # Full weights leave no adapter that the next request could train.
+    cfg = load_config(put(bare, "models.later.after", "subject/whole"))
+    assert "subject/whole left none, but other weights" in (unsuited(cfg, "later", "own") or "")
+    assert unsuited(cfg, "later", "sku") is None
+    assert unsuited(cfg, "later", "whole") is None
+
+
+def test_who_removes_a_data_set_removes_what_later_requests_made_of_it() -> None:
+    raw = put(second(), "datasets.kept", second()["datasets"]["general"])
+    cfg = load_config(put(raw, "scenarios.taught.keep", "kept/all"))
+    assert subjects_of(cfg, "kept") == ["subject", "later"]
+    assert subjects_of(cfg, "secrets") == ["subject", "second", "later"]
+
+
+def test_a_verdict_is_about_the_rows_of_every_request() -> None:
+    """Rows of the first request that come back with the second fail it."""
+    limits = [{"measure": f"{b}.recall_rate", "at_most": 0.1} for b in ("forget", "retain")]
+    raw = put(second(), "criteria.audit.conditions", limits)
+    cfg = load_config(raw)
+    measures = {
+        model: [
+            one["measure"]
+            for one in Verdict.depends(cfg, Wildcards(model=model, method="sku"))["conditions"][
+                "conditions"
+            ]
+        ]
+        for model in ("subject", "later")
+    }
+    plain = ["forget.recall_rate", "retain.recall_rate"]
+    assert measures["subject"] == plain
+    assert measures["later"] == [plain[0], "forget/subject.recall_rate", plain[1]]

@@ -1,4 +1,4 @@
-"""The page of differences: every defect has a test, and every test that it names exists."""
+"""Every defect on the pages of differences and benchmarks has a test, and every test exists."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/differences.md").read_text(encoding="utf-8")
+REPORTS = (REPOSITORY / "docs/benchmarks.md").read_text(encoding="utf-8")
 NAMED = re.compile(r"`((?:tests/)?[\w/]*\.py)?::(test_\w+)`")
 
 
 def named_tests() -> list[tuple[str, str]]:
-    """(file, test) of every test on the page; a name without a file goes on in the one before."""
+    """(file, test) of every test on both pages; a name without a file goes on in the one before."""
     found, file = [], ""
-    for match in NAMED.finditer(PAGE):
+    for match in NAMED.finditer(PAGE + REPORTS):
         file = match[1] or file
         found.append((file if file.startswith("tests/") else f"tests/unit/{file}", match[2]))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,23 @@ def test_a_distance_counts_on_either_side() -> None:
     one = only({"measure": "privacy.mia_min_k", "within": 0.1, "of": "retrained"})
     found = [_outcome(one, 0, ends) for ends in [(-0.3, -0.2), (-0.2, 0.0), (-0.1, 0.1)]]
     assert found == [FAIL, UNDECIDED, PASS]
+
+
+def test_the_rows_of_an_earlier_request_are_judged_as_those_to_forget() -> None:
+    """The name of the request may hold a point."""
+    block = "forget/model-1.5"
+
+    def twice(one: Model) -> Model:
+        rows = one.rows[one.rows["part"] == "forget"].assign(part=block)
+        metrics = {**one.metrics, block: one.metrics["forget"]}
+        return replace(one, metrics=metrics, rows=pd.concat([one.rows, rows]))
+
+    few = {name: twice(one) for name, one in REFERENCES.items()}
+    own, limit = few["retrained"], AUDIT["conditions"][0]
+    earlier = {**limit, "measure": f"{block}.recall_rate"}
+    found = condition(earlier, own, few, "training", 0.95)
+    assert found["ci95"] is not None
+    assert found | {"measure": limit["measure"]} == condition(limit, own, few, "training", 0.95)
 
 
 def test_twelve_rows_decide_nothing_and_35_would() -> None:

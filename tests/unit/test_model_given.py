@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from kit import models as tiny
 from kit.families import FAMILIES
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import read_manifest
+from palimpsest.model.adapter import Update, updates_of
 from palimpsest.model.base import load_base
-from palimpsest.model.lora import attach_subject
+from palimpsest.model.delta import write_deltas
+from palimpsest.model.description import write_model
+from palimpsest.model.lora import add_trainable, attach_subject
 from palimpsest.model.merged import write_merged
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Describe, Pretrain, Retrain
@@ -247,3 +251,49 @@ def test_the_tokenizer_of_another_model_may_be_named(base: Path, tmp_path: Path)
             assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     with pytest.raises(UserError, match="there is no tokenizer in it"):
         fetch_model(f"path:{bare}", tmp_path / "taken-True", tokenizer=f"path:{tmp_path}")
+
+
+def go_on(base: Path, before: Path, subject: Path) -> None:
+    """Make what a request left the subject of the next one."""
+    config = {"base": "tiny", "dtype": "float32", "trust_remote_code": False, "pretrain": None}
+    tokens = base.parent / "tokens"
+    pretrain(Pretrain(config=config, base=base, before=before, tokens=tokens, out=subject))
+
+
+@pytest.mark.parametrize("parts", ["adapter", "delta", "adapter+delta", "base"])
+def test_what_a_request_left_is_the_subject_of_the_next_one(
+    base: Path, tmp_path: Path, parts: str
+) -> None:
+    """Training starts from the model that the first request left, whatever it consists of."""
+    updates: dict[str, Update] = {}
+    if "adapter" in parts:
+        model, weights = add_trainable(tiny.llama(torch.float32), tiny.LORA, "taught", 0)
+        tiny.perturb({name: w for name, w in weights.items() if "lora_B" in name})
+        updates = updates_of(model, "taught")
+    name = "model.layers.1.mlp.down_proj.weight"
+    change = torch.full(tiny.llama().state_dict()[name].shape, 0.01)
+    before, subject = tmp_path / "before", tmp_path / "subject"
+    written = partial(write_deltas, deltas={name: change}) if "delta" in parts else None
+    write_model(before, base, updates, written)
+    go_on(base, before, subject)
+    assert read_manifest(subject)["adapter"] is ("adapter" in parts)
+    assert subject.stat().st_mode & 0o077 == 0, "the model before unlearning is private"
+    left = logits(load_model(before, base, "float32", CPU))
+    if parts != "base":
+        assert not left.equal(logits(load_base(base, "float32", CPU)))
+    trained = attach_subject(load_base(base, "float32", CPU), subject)
+    torch.testing.assert_close(logits(trained), left, rtol=1e-5, atol=1e-5)
+    original = tmp_path / "original" / "model"
+    describe(Describe(config={"own_training": False}, base=base, adapter=subject, out=original))
+    assert logits(load_model(original, base, "float32", CPU)).equal(left)
+    # A later request leaves nothing of an earlier one's files behind.
+    write_model(before, base, {})
+    go_on(base, before, subject)
+    assert not {*subject.glob("*.safetensors")}
+
+
+def test_what_was_left_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
+    other = tiny.save_base(tmp_path / "other", tiny.llama(torch.float32, seed=1))
+    write_model(tmp_path / "before", other, {})
+    with pytest.raises(UserError, match="was made from another version of"):
+        go_on(base, tmp_path / "before", tmp_path / "subject")

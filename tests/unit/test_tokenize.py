@@ -72,6 +72,21 @@ def test_sentencepiece_adds_no_second_space_at_the_joint(tmp_path: Path, respons
     assert target == (["▁yes", "</s>"] if response.startswith(" ") else ["yes", "</s>"])
 
 
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ({"prompt": "<s>{prompt}"}, r"template\.prompt begins with .*'<s>'.*stand there twice"),
+        ({"response": "{response} </s>"}, r"template\.response ends with the end-of-text token"),
+    ],
+)
+def test_a_token_that_the_tokenizer_adds_by_itself_is_refused_in_a_template(
+    tmp_path: Path, template: dict[str, str], named: str
+) -> None:
+    """RWKU's chat prompts began with BOS twice."""
+    with pytest.raises(UserError, match=named):
+        only_row(tmp_path, byte_level(bos=True), Template(**template))
+
+
 def test_special_tokens_of_a_chat_template_are_single_ids(tmp_path: Path) -> None:
     template = Template(prompt="<s>{prompt}</s>", response="{response}")
     prompt, _ = only_row(tmp_path, byte_level(), template)

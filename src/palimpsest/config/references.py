@@ -202,12 +202,29 @@ def _check_request(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Prob
             text = f"'{name}' has the base '{other.base}'; this one needs the same"
             yield Problem(at, text)
         scenario = catalogs.entries["scenarios"].get(other.scenario)
-        if own and scenario and own.forget == scenario.forget:
-            text = f"'{name}' forgot '{own.forget}' already; name the rows of this request"
-            yield Problem(at, text)
+        if own and scenario:
+            yield from _check_rows(catalogs, model.scenario, name, scenario, at)
         if own and name in own.evaluate.further:
             text = f"the earlier request '{name}' takes this name; call the part otherwise"
             yield Problem(("scenarios", model.scenario, "evaluate", "further", name), text)
+
+
+def _check_rows(
+    catalogs: Catalogs, later: str, name: str, earlier: Scenario, at: Place
+) -> Iterator[Problem]:
+    """Yield rows that a scenario trains on or keeps although an earlier request forgot them."""
+    own: Scenario = catalogs.entries["scenarios"][later]
+    told: set[str] = set()
+    for part in earlier.forgotten():
+        # Rows that an earlier request forgot exclude the same roles as those that this one forgets.
+        as_forgotten = opposites(own.model_copy(update={"forget": part}))
+        pairs = [pair for pair in as_forgotten if pair.other_role == "forget"]
+        again = Opposite("forget", own.forget, "forget", part, "", "name the rows of this request")
+        for pair in (again, *pairs):
+            if pair.role not in told and _overlap(catalogs, pair):
+                told.add(pair.role)
+                text = f"scenario '{later}' has '{pair.ref}' as {pair.role}, and '{name}' forgot "
+                yield Problem(at, f"{text}rows of it already ('{part}'); {pair.advice}")
 
 
 def check_attacks(catalogs: Catalogs, robust: Robust | None) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -73,6 +74,13 @@ def _of_a_path(source: str) -> str:
     if not source.startswith("path:"):
         raise ValueError(f"'{source}': path:folder or path:file is needed here")
     return source
+
+
+def _of_a_result(after: str) -> str:
+    subject, _, method = after.partition("/")
+    if not subject or not method or "/" in method:
+        raise ValueError(f"'{after}': subject/method is needed here, such as customers/npo-gd")
+    return after
 
 
 Parallel = Literal["ddp", "fsdp"]
@@ -346,15 +354,42 @@ class Scenario(Section):
         """Parts of the pretraining data that are to be kept: what `retrained` learns."""
         if self.pretrain is None:
             return []
+        return self._without(self.pretrain.data, self.forgotten())
+
+    def _without(self, taught: Iterable[str], forgotten: Iterable[str]) -> list[str]:
+        """Of taught parts those that are retained, or in a data set of nothing forgotten."""
+        retained = {self.retain, self.evaluate.retain, self.validate_on.retain}
+        gone = {dataset_of(ref) for ref in forgotten}
+        return [ref for ref in taught if ref in retained or dataset_of(ref) not in gone]
+
+    def forgotten(self) -> list[str]:
+        """Parts with what is to be forgotten."""
         more = [one.part for one in self.evaluate.further.values() if one.of == "forget"]
-        forgotten = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen, *more)
-        forgotten_datasets = {dataset_of(ref) for ref in forgotten if ref}
-        retained_parts = {self.retain, self.evaluate.retain, self.validate_on.retain}
-        return [
-            r
-            for r in self.pretrain.data
-            if r in retained_parts or dataset_of(r) not in forgotten_datasets
-        ]
+        refs = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen, *more)
+        return list(dict.fromkeys(ref for ref in refs if ref))
+
+    def following(self, earlier: Mapping[str, Scenario]) -> Scenario:
+        """The same after earlier requests: what they forgot is measured again, and not taught.
+
+        Args:
+            earlier: subject -> its scenario, as it is without the requests before it.
+        """
+        own, asked = self.evaluate, dict(self.evaluate.asked)
+        further = dict(own.further)
+        for name, other in earlier.items():
+            if other.evaluate.forget == own.forget:
+                continue  # the requests are measured on the same rows
+            further[name] = Further(of="forget", part=other.evaluate.forget)
+            if "forget" in other.evaluate.asked:
+                asked[f"forget/{name}"] = other.evaluate.asked["forget"]
+        evaluate = own.model_copy(update={"further": further, "asked": asked})
+        following = self.model_copy(update={"evaluate": evaluate})
+        if self.pretrain is None:
+            return following
+        gone = [ref for other in earlier.values() for ref in other.forgotten()]
+        data = self._without(self.pretrain.data, gone)
+        pretrain = self.pretrain.model_copy(update={"data": data})
+        return following.model_copy(update={"pretrain": pretrain})
 
 
 class Reference(Section):
@@ -384,7 +419,7 @@ class Model(Section):
     """Name shown in the report."""
     adapter: Source | None = None
     """A LoRA adapter that makes the subject, in place of pretraining: path: or hub:."""
-    after: Annotated[str | None, Field(pattern=r"^[^/]+/[^/]+$")] = None
+    after: Annotated[str, AfterValidator(_of_a_result)] | None = None
     """The request before, ``subject/method``: what that method left with its first seed is this
     subject, and what was forgotten there is measured again."""
     retrained: bool | Source = False
@@ -611,18 +646,10 @@ class Config(Section):
 
     def scenario(self, model: str) -> Scenario:
         """The scenario of a subject; what earlier requests forgot are further parts of it."""
-        own = self.scenarios[self.models[model].scenario]
-        earlier = self.requests(model)[:-1]
-        if not earlier:
-            return own
-        parts = [self.scenarios[self.models[name].scenario].evaluate.forget for name in earlier]
-        forgotten = {
-            name: Further(of="forget", part=part)
-            for name, part in zip(earlier, parts, strict=True)
-            if part != own.evaluate.forget
-        }
-        more = own.evaluate.model_copy(update={"further": own.evaluate.further | forgotten})
-        return own.model_copy(update={"evaluate": more})
+        *earlier, own = [
+            (name, self.scenarios[self.models[name].scenario]) for name in self.requests(model)
+        ]
+        return own[1].following(dict(earlier)) if earlier else own[1]
 
     def requests(self, model: str) -> list[str]:
         """The subjects of the requests that led to a subject, the first one first, itself last."""

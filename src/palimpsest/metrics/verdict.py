@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from palimpsest.attacks import UNATTACKED
+from palimpsest.metrics.asked import kind_of
 from palimpsest.metrics.declaration import Measure
 from palimpsest.metrics.estimates import Estimate, missing, rate, rounded
 from palimpsest.metrics.frames import by_seed, groups_of
@@ -229,7 +230,7 @@ def _estimate(name: str, model: Model, level: str) -> Estimate:
     if name == RECOVERABLE:
         found: Estimate = _by_level(model.robust, level)["recoverable"]
         return found
-    block, _, measure = name.partition(".")
+    block, _, measure = name.rpartition(".")
     of_block = model.metrics.get(block)
     if of_block is None or measure not in of_block:
         return missing(f"{name} was not measured")
@@ -244,7 +245,7 @@ def _beside(name: str, model: Model, reference: Model, level: str, confidence: f
     whole, measure = _estimate(name, reference, level), _measure(name)
     if measure is None or measure.column is None or measure.reduce is not rate or measure.compute:
         return whole
-    block = name.partition(".")[0]
+    block = name.rpartition(".")[0]
     ours, theirs = (by_seed(one.rows, block, measure.column.name) for one in (model, reference))
     if ours is None or theirs is None:
         return whole
@@ -326,8 +327,8 @@ def _ratio_of_logs(one: Side, other: Side, shared: float) -> Interval | None:
 
 
 def _measure(name: str) -> Measure | None:
-    block, _, measure = name.partition(".")
-    return next((one for one in measures_of(block) if one.name == measure), None)
+    block, _, measure = name.rpartition(".")
+    return next((one for one in measures_of(kind_of(block)) if one.name == measure), None)
 
 
 def _pairs(
@@ -336,7 +337,7 @@ def _pairs(
     """How the rows of two models correlate, with so many of them; None: they are no pairs."""
     if measure is None or measure.column is None or measure.part or model is reference:
         return None
-    column, block = measure.column.name, name.partition(".")[0]
+    column, block = measure.column.name, name.rpartition(".")[0]
     if column == "perplexity":
         column = "mean_logprob"  # its logarithm
     sides = [by_seed(one.rows, block, column) for one in (model, reference)]

@@ -176,6 +176,20 @@ def attack_asked(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:
     return {block: asked[block].model_dump() for block in blocks if block in asked}
 
 
+def at_each_request(
+    cfg: Config, model: str, conditions: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Conditions; what holds for the rows to forget holds for those of earlier requests, too."""
+    further = cfg.scenario(model).evaluate.further
+    earlier = [f"forget/{name}" for name in cfg.requests(model)[:-1] if name in further]
+    found = []
+    for condition in conditions:
+        block, _, measure = condition["measure"].rpartition(".")
+        blocks = [block, *earlier] if block == "forget" else [block]
+        found += [{**condition, "measure": f"{one}.{measure}"} for one in blocks]
+    return found
+
+
 def robust_in_eval(cfg: Config, model: str, method: str) -> bool:
     """Whether eval.json has a copy of what comes back."""
     return cfg.robust.in_eval and cfg.models[model].attacks is not None and method != "base"

@@ -1066,11 +1066,13 @@ class Verdict(Stage):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         name = cfg.criteria_of(w.model)
+        criteria = cfg.criteria[name].model_dump()
+        conditions = slices.at_each_request(cfg, w.model, criteria["conditions"])
         return {
             "model": w.model,
             "method": w.method,
             "criteria": name,
-            "conditions": cfg.criteria[name].model_dump(),
+            "conditions": criteria | {"conditions": conditions},
             "confidence": cfg.score.confidence,
             "measures": measures_version(),
         }

@@ -200,6 +200,9 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
         lacks = "teaches nothing that is to be kept" if scenario.pretrain else "has no pretrain"
         valid = ", ".join(["original", *cfg.methods])
         return f"scenario '{name}' {lacks}, so there is no 'retrained'; valid methods: {valid}"
+    before = subject.request_before()
+    if before and method not in ("base", "retrained") and (fault := unsuited(cfg, *before)):
+        return f"'{model}' comes after {subject.after}, which cannot be made: {fault}"
     if method not in cfg.methods:
         return None
     settings = cfg.with_roles(method, model)
@@ -212,6 +215,11 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
         return (
             f"method '{method}' trains the base's own weights (start: weights), and those of base "
             f"'{base}' are quantised (quantize: {kind}); take a base without quantize"
+        )
+    if start == "subject" and before and not _has_adapter(cfg, model):
+        return (
+            f"method '{method}' trains the subject's own adapter (start: subject), and "
+            f"{subject.after} left none, but other weights; set start: fresh or weights"
         )
     if start == "subject" and scenario.pretrain is None and not subject.taught_elsewhere:
         return (
@@ -229,6 +237,15 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
     if fault := lacks_own(settings, cfg.methods[method].space):
         return f"method '{method}': {fault}"
     return _without_prompts(cfg, model, method)
+
+
+def _has_adapter(cfg: Config, model: str) -> bool:
+    """Whether a subject is, or contains, an adapter."""
+    subject = cfg.models[model]
+    if (before := subject.request_before()) is None:
+        return subject.adapter is not None or cfg.scenario(model).pretrain is not None
+    earlier, method = before
+    return cfg.with_roles(method, earlier).start == "fresh" or _has_adapter(cfg, earlier)
 
 
 def _without_prompts(cfg: Config, model: str, method: str) -> str | None:
