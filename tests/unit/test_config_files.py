@@ -127,9 +127,14 @@ OVERLAYS = sorted(
 )
 
 
+ON_TOP_OF = {"muse-news-requests": ["muse-news.yaml"]}
+"""Overlays that stand on others of their folder."""
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_the_shipped_overlays_are_valid(overlay):
-    assert read_config(REPOSITORY / "config", [overlay]).models
+    below = [overlay.with_name(name) for name in ON_TOP_OF.get(overlay.stem, [])]
+    assert read_config(REPOSITORY / "config", [*below, overlay]).models
 
 
 def test_every_shipped_method_can_have_several_seeds():
