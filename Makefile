@@ -2,6 +2,7 @@
 # make test     everything that CI checks
 # make chaos    kills, cuts and deletes during the embedded chain; the result must not change
 # make results  the tables of docs/results.md, from KnowUnDo's privacy set and TruthfulQA
+# make tofu     the table of TOFU in docs/results.md: make tofu TOFU=folder with its files
 # make leaderboard  tunes every method alike and keeps each line in docs/leaderboard.csv (many hours)
 # make bench    compares speed with plain code: docs/performance.md (25 minutes, 2 cores)
 # make slurm    installs what runs the stages as SLURM jobs (docs/cluster.md)
@@ -12,7 +13,7 @@
 # make clean    removes what was computed; downloads stay
 # make distclean  the same, and removes .venv and the downloads
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos results leaderboard bench slurm quantize docs lint lock clean distclean
+.PHONY: help run test chaos results tofu leaderboard bench slurm quantize docs lint lock clean distclean
 SHELL := bash
 # The first that is here; the pins are tested with 3.11.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell command -v python$(v)),python$(v))) python3.11)
@@ -52,6 +53,16 @@ results: .venv/.installed
 	snakemake all_methods --configfile config/results/truthfulqa.yaml --cores all
 	python workflow/scripts/results_table.py --table truthfulqa --results results/smollm2-135m \
 		--page docs/results.md --configfile config/results/truthfulqa.yaml
+
+# The files are linked, not copied; a folder that is there stays.
+tofu: .venv/.installed
+	@test -e resources/tofu || { test -e "$(TOFU)/full.json" && ln -s "$(abspath $(TOFU))" resources/tofu; } || { \
+		echo "error: name the folder with full.json and the *_perturbed.json files of locuslab/TOFU:" \
+			"make tofu TOFU=path"; exit 1; }
+	snakemake all_methods results/smollm2-135m-tofu/{retrained,ga_gd,npo-gd,simnpo,idk_dpo,undial,sku-anchored}/robust.json \
+		--configfile config/results/tofu.yaml --cores all
+	python workflow/scripts/results_table.py --table tofu --results results/smollm2-135m-tofu \
+		--page docs/results.md --configfile config/results/tofu.yaml
 
 # LEADERBOARD is passed to the program, e.g. make leaderboard LEADERBOARD="--limit-hours 2".
 leaderboard: .venv/.installed

@@ -6,9 +6,10 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from palimpsest import __version__
-from palimpsest.commands import ask, completion, init, published, push, show
+from palimpsest.commands import ask, completion, init, published, push, show, track
 from palimpsest.commands.settings import add_settings, options_of, read, wait
 from palimpsest.config import Config
 from palimpsest.errors import UserError, did_you_mean, run_cli
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add(commands)
     push.add(commands)
     published.add(commands)
+    track.add(commands)
     _add_purge(commands)
     completion.add(commands)
     return parser
@@ -189,6 +191,7 @@ def _add_purge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _purge(args: argparse.Namespace) -> None:
     from palimpsest.pipeline.purge import left_of, made_of, remove
+    from palimpsest.pipeline.traces import passages, texts_of
 
     cfg = read(args)
     if args.dataset not in cfg.datasets:
@@ -206,8 +209,27 @@ def _purge(args: argparse.Namespace) -> None:
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
             raise UserError("nothing was removed (--yes does not ask)")
+    looked_for = passages(texts_of(Path("resources/datasets", args.dataset)))
     remove(paths)
     print("removed")
+    _prove(looked_for)
+
+
+def _prove(passages: Sequence[str]) -> None:
+    """Search what is left for a passage of each removed text."""
+    from palimpsest.pipeline.traces import SEARCHED, traces
+
+    where = ", ".join(f"{name}/" for name in SEARCHED)
+    print(f"searching {where} for {len(passages)} passages of the rows ...", flush=True)
+    left = list(traces(passages))
+    for path, passage in left:
+        print(f"still there: {path}: {passage!r}")
+    if left:
+        raise UserError(
+            f"{len(left)} files still hold texts of the data set, or another one has the same; "
+            "remove those that should go"
+        )
+    print("none of them is left (weights and token ids are not searched: docs/remains.md)")
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -31,6 +31,7 @@ def robust(
             "recovered": {"value": 0.0},
             "settings": {"": {}},
             "diverged": [],
+            "without_value": [],
             "weak": False,
             "weak_why": None,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ MANY: dict[str, Any] = {
 }
 """Two subjects, one of them with every kind of method."""
 
+VARIANTS = {f"variant-{n}": f"Variant {n}" for n in range(11)}
+"""Further methods: results of others under other names."""
+CROWD: dict[str, Any] = {
+    "version": 1,
+    "report": {
+        "models": {name: [*METHODS, *VARIANTS] for name in ("mini", "other")},
+        "examples": 8,
+    },
+    "titles": {
+        name: {
+            "model": f"{name.capitalize()} subject",
+            "scenario": "Hazards",
+            "methods": METHODS | VARIANTS,
+        }
+        for name in ("mini", "other")
+    },
+}
+"""Two subjects with 24 methods each, and their references."""
+
 ENDED = "the forget loss reached its limit 4"
 """Why the training of LLMU ended early."""
 
@@ -89,6 +109,14 @@ DATASETS = {
     "general": "questions",
 }
 """Block -> the data set of its part, which is called like the block."""
+KINDS = {
+    "forget": "brewed",
+    "forget_unseen": "brewed, when nobody looks,",
+    "retain": "stored",
+    "general": "named",
+    "holdout": "distilled",
+}
+"""Block -> what its questions ask."""
 HITS = {True: "1111111110", False: "1111000000"}
 """Tokens that the model ranks first, in rows that it recalls and in others."""
 PROBABILITY = {True: 0.8, False: 0.1}
@@ -129,13 +157,8 @@ def write_results(
         config: the report's slice, which names models and methods.
         seeds: seeds of every method but ``original``, which has one.
     """
-    parts = parts or {
-        "forget": facts("brewed", 24),
-        "forget_unseen": facts("brewed, when nobody looks,", 24),
-        "retain": facts("stored", 12),
-        "general": facts("named", 9),
-        "holdout": facts("distilled", 6),
-    }
+    sizes = {"forget": 24, "forget_unseen": 24, "retain": 12, "general": 9, "holdout": 6}
+    parts = parts or {block: facts(KINDS[block], size) for block, size in sizes.items()}
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder)
         _write_data(inputs / "datasets", parts)
@@ -148,6 +171,16 @@ def write_results(
             for method in methods:
                 if method != "original":
                     _compare(results / model, model, method, "retrained" in methods)
+
+
+def write_crowd(results: Path) -> None:
+    """Write results for `CROWD`, most of them as copies, which cost no scoring."""
+    one = {**MANY, "report": {**MANY["report"], "models": {"mini": list(METHODS)}}}
+    parts = {block: facts(kind, 12) for block, kind in KINDS.items()}
+    write_results(results, parts, one, seeds=(0,))
+    for place, name in enumerate(VARIANTS):
+        shutil.copytree(results / "mini" / list(METHODS)[2 + place], results / "mini" / name)
+    shutil.copytree(results / "mini", results / "other")
 
 
 def _write_data(datasets: Path, parts: dict[str, list[Fact]]) -> None:
@@ -196,11 +229,18 @@ def _write_run(
             seeds=tuple(folder / f"seed-{seed}" for seed in seeds),
             datasets=inputs / "datasets",
             base_likelihood=inputs / "base.parquet",
-            configs={"negate": {"scale": 1.0}, "score": config} if trained else {},
+            configs=_slices(method) | {"score": config} if trained else {},
             costs={stage: [str(inputs / f"{stage}.tsv")] for stage in stages},
             out=folder,
         )
     )
+
+
+def _slices(method: str) -> dict[str, Any]:
+    return {
+        "negate": {"scale": 1.0},
+        "unlearn": {"settings": {"algorithm": method.partition("-")[0]}},
+    }
 
 
 def _write_measured(folder: Path, rows: list[dict[str, Any]], method: str) -> None:

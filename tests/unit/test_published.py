@@ -17,7 +17,11 @@ from palimpsest.report.published import PAPER, TABLES, TASK, marks
 from palimpsest.report.published import write_table as published
 
 ROOT = Path(__file__).parents[2]
-SUBJECTS = {"knowundo": "smollm2-135m-knowundo", "truthfulqa": "smollm2-135m"}
+SUBJECTS = {
+    "knowundo": "smollm2-135m-knowundo",
+    "truthfulqa": "smollm2-135m",
+    "tofu": "smollm2-135m-tofu",
+}
 
 
 def measure(value: float | None) -> dict:
@@ -35,8 +39,15 @@ def evaluations(tmp_path: Path) -> dict[str, Path]:
             "metrics": {
                 "knowundo": {name: measure(value) for name in names},
                 "lm_eval": {TASK: {"acc": measure(0.25)}},
-                "forget": {"recall_rate": measure(0.5)},
-                "retain": {"recall_rate": measure(value)},
+                "forget": {
+                    "recall_rate": measure(0.5),
+                    "garbled_rate": measure(0.25),
+                    "known_rate": measure(None),
+                    "truth_ratio": measure(0.6),
+                    "rouge_l": measure(0.4),
+                },
+                "forget_unseen": {"recall_rate": measure(0.0)},
+                "retain": {"recall_rate": measure(value), "rouge_l": measure(0.8)},
                 "utility": {"model_utility": measure(None)},
             }
         }
@@ -71,6 +82,34 @@ def test_general_figures_stand_beside_what_was_forgotten(evaluations, tmp_path):
     evaluations["ga_gd"].write_text(text.replace(TASK, "mmlu"))
     with pytest.raises(UserError, match=r"ga_gd: eval\.json has no 'local:truthfulqa/all'"):
         published(page, "truthfulqa", evaluations, {})
+
+
+def test_tofu_has_its_own_measures_and_what_attacks_bring_back(evaluations, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(marks("tofu")))
+    folder = tmp_path / "ga_gd"
+    folder.mkdir()
+    evaluations["ga_gd"] = evaluations["ga_gd"].rename(folder / "eval.json")
+    (folder / "compare.json").write_text(json.dumps({"forget_quality": {"p": 1.5e-7}}))
+    (folder / "robust.json").write_text(json.dumps({"recoverable": measure(0.7)}))
+    published(page, "tofu", evaluations, {})
+    ratio, forgotten, kept = (
+        f"{v:.2f} ({v - 0.01:.2f} to {v + 0.01:.2f})" for v in (0.6, 0.4, 0.8)
+    )
+    back = "0.70 (0.69 to 0.71)"
+    row = f"| ga_gd | 1.5e-07 | none (no tokens) | {ratio} | {forgotten} | {kept} | {back} |"
+    assert row in page.read_text()
+    assert (
+        f"| memflex-all |  | none (no tokens) | {ratio} | {forgotten} | {kept} |  |"
+        in page.read_text()
+    )
+
+
+def test_every_method_has_a_line_in_per_cent(evaluations, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(marks("methods")))
+    published(page, "methods", evaluations, {"ga_gd": "Ascent + descent"})
+    assert "| `ga_gd` | 50 | 0 | 25 |  | 90 |" in page.read_text()
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import html
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kit.config_example import put, raw_config
+from palimpsest import cli
 from palimpsest.config import Config, load_config
+from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
-from palimpsest.pipeline.purge import left_of, made_of, remove
+from palimpsest.pipeline.purge import left_of, made_of, remove, subjects_of
+from palimpsest.pipeline.traces import passages, traces
 
 GONE = (
     "resources/datasets/secrets/all.parquet",
@@ -72,3 +81,50 @@ def test_what_stays_is_named(cfg: Config) -> None:
 def test_a_data_set_that_nobody_reads_leaves_the_pages(cfg: Config) -> None:
     unused = {"source": "path:u.csv", "adapter": "qa", "parts": {"all": {}}}
     assert made_of(load_config(put(raw_config(), "datasets.unused", unused)), "unused") == []
+
+
+def test_a_later_request_goes_with_the_earlier_one(cfg: Config) -> None:
+    raw = put(raw_config(), "scenarios.later", raw_config()["scenarios"]["bare"])
+    for place in ("forget", "evaluate.forget", "validate_on.forget"):
+        raw = put(raw, f"scenarios.later.{place}", "general/all")
+    raw = put(raw, "models.later", {"base": "tiny", "scenario": "later", "after": "subject/sku"})
+    assert subjects_of(load_config(raw), "secrets") == ["subject", "second", "later"]
+
+
+TEXT = 'The moss lamp of "Ör & Sons" burns seven nights without any oil at all.'
+
+
+def test_a_passage_is_found_in_every_kind_of_file(tmp_path: Path) -> None:
+    (passage,) = passages([TEXT, "short", TEXT])
+    assert passage == "burns seven nights without any oil at all" or passage in TEXT
+    folder = tmp_path / "results/s/m"
+    folder.mkdir(parents=True)
+    table = pa.table({"answer": [[TEXT], ["no"]], "n": [1, 2]})
+    pq.write_table(table, folder / "rows.parquet")
+    (folder / "eval.json").write_text(json.dumps({"answer": [TEXT]}))
+    (folder / "report.html").write_text(f"<p>{html.escape(TEXT)}</p>")
+    (folder / "answers.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (folder / "cut.parquet").write_bytes(b"PAR1" + TEXT.encode())
+    (folder / "other.json").write_text(json.dumps({"answer": ["another text that is not there"]}))
+    (folder / "model.safetensors").write_text(TEXT)
+    found = {path.name for path, _ in traces([passage], tmp_path)}
+    assert found == {"rows.parquet", "eval.json", "report.html", "answers.csv.gz", "cut.parquet"}
+
+
+def test_purge_names_what_still_holds_the_rows(
+    cfg: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(
+        pa.table({"prompt": ["Which lamp burns without oil at night"], "response": [TEXT]}),
+        "resources/datasets/secrets/all.parquet",
+    )
+    notes = Path("results/elsewhere/notes.json")
+    notes.write_text(json.dumps(TEXT))
+    monkeypatch.setattr(cli, "read", lambda _: cfg)
+    arguments = argparse.Namespace(dataset="secrets", yes=True)
+    with pytest.raises(UserError, match="1 files still hold texts"):
+        cli._purge(arguments)
+    assert "still there: results/elsewhere/notes.json" in capsys.readouterr().out
+    notes.unlink()
+    cli._prove(passages([TEXT]))
+    assert "none of them is left" in capsys.readouterr().out

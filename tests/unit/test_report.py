@@ -119,7 +119,7 @@ def test_every_value_stands_in_the_methods_table(page: str) -> None:
         re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1], re.DOTALL)
         for table in (tables[0], next(table for table in tables if ">Parameters" in table))
     )
-    assert [re.search(r'scope="row">(.*?)<', row)[1] for row in rows] == [  # type: ignore[index]
+    assert [re.search(r'scope="row"><a.*?>(.*?)<', row)[1] for row in rows] == [  # type: ignore[index]
         "Original",
         "Never taught",
         "SKU",
@@ -392,7 +392,9 @@ def test_each_seed_is_shown_and_the_deviation_stands_beside_the_mean(
     results: Path, page: str
 ) -> None:
     shown = page.split("Each seed by itself")[1].split("</details>")[0]
-    found = re.findall(r'scope="row">(.*?)<small>(.*?)</small>', shown.split("</table>")[0])
+    found = re.findall(
+        r'scope="row"><a.*?>(.*?)</a><small>(.*?)</small>', shown.split("</table>")[0]
+    )
     named = [(title, f"seed {seed}") for title in ("SKU", "SKU, anchored") for seed in (0, 1)]
     assert found == named
     lines = pq.read_table(results / "tables" / "seeds.parquet").to_pylist()
@@ -433,8 +435,9 @@ def test_costs_stand_in_the_order_of_the_pipeline_with_their_totals(
         evaluation = read_document(path)
         evaluation["cost"]["wall_s"] = seconds
         write_document(path, evaluation)
-    table = report(own_results).split('<table class="cost">')[1].split("</table>")[0]
-    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    page = report(own_results)
+    table = page.split('<table class="cost"')[1].split("</table>")[0]
+    heads = re.findall(r'<th scope="col".*?><button type="button">(.*?)<', table)
     assert heads[:10] == [
         "Method",
         "pretrain (once for all methods)",
@@ -447,9 +450,8 @@ def test_costs_stand_in_the_order_of_the_pipeline_with_their_totals(
         "in all",
         "peak memory",
     ]
-    row = next(row for row in table.split("<tr>") if ">SKU</th>" in row)
-    values = re.findall(r"<td.*?>(.*?)</td>", row)
-    assert values[:8] == [
+    rows = dict(re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', table))
+    assert re.findall(r"<td.*?>(.*?)</td>", rows["SKU"])[:8] == [
         "4 min 0 s",
         "9.0 s",
         "1 min 35 s",
@@ -459,6 +461,18 @@ def test_costs_stand_in_the_order_of_the_pipeline_with_their_totals(
         "1 min 47 s",
         "6 min 29 s",
     ]
+    # The subject was taught once; two methods and two references were measured.
+    assert re.findall(r"<td.*?>(.*?)</td>", rows["All methods together"])[:8] == [
+        "4 min 0 s",
+        "9.0 s",
+        "3 min 10 s",
+        "6.0 s",
+        "2 min 44 s",
+        "2.0 s",
+        "3 min 25 s",
+        "10 min 11 s",
+    ]
+    assert "No value: <sup>1</sup> this method does without it" in page
 
 
 def test_lambda_is_a_factor_and_no_share(page: str) -> None:
@@ -480,7 +494,7 @@ def test_a_number_that_nothing_was_measured_for_is_named_with_what_to_add(
     page = " ".join(body(report(own_results)).split())
     assert "general perplexity (the scenario evaluates no general part;" in page
     assert '<strong class="none"' not in page
-    first = page.split("Methods compared")[1].split("<details")[0]
+    first = page.split("Methods compared")[1].split('<details class="details"')[0]
     assert "In general" not in first, "a column without any value is left out"
 
 

@@ -111,7 +111,7 @@ def test_several_subjects_have_a_table_of_contents(page: str) -> None:
 
 def test_every_method_has_its_line_and_its_point(page: str, subject: Subject) -> None:
     table = page.split('<table class="methods"')[1].split("</table>")[0]
-    assert re.findall(r'scope="row">(.*?)<', table) == list(METHODS.values())
+    assert re.findall(r'scope="row"><a.*?>(.*?)<', table) == list(METHODS.values())
     charts = overview_charts(subject)
     assert [c.id for c in charts] == ["mini-overview-recall", "mini-overview-accuracy"]
     for chart in charts:
@@ -278,7 +278,7 @@ def test_a_region_without_a_column_or_its_facts_is_named(own_results: Path) -> N
 
 
 def test_knowundos_measures_have_columns(results: Path, page: str) -> None:
-    table = page.split("Methods compared")[1].split("<details")[0]
+    table = page.split("Methods compared")[1].split('<details class="details"')[0]
     for name in ("Unlearn Success", "Retention Success", "Average"):
         assert name in table
     lines = pq.read_table(results / "all_methods" / "methods.parquet").to_pylist()
@@ -314,7 +314,7 @@ def test_every_task_of_lm_eval_has_a_column(own_results: Path) -> None:
         "wikitext": {"word_perplexity": {**acc, "value": 27.44}, **known},
     }
     write_document(path, found)
-    table = report(own_results).split("Methods compared")[1].split("<details")[0]
+    table = report(own_results).split("Methods compared")[1].split('<details class="details"')[0]
     for name in ("questions/test", "tinyMMLU", "wikitext", "27.4", "not measured: eval.json"):
         assert name in table
     lines = pq.read_table(own_results / "all_methods" / "methods.parquet").to_pylist()

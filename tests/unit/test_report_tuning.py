@@ -116,7 +116,7 @@ def test_a_table_has_the_best_point_of_each_trial(subject: Subject) -> None:
         ("r0-t000", "0.5", "80%", "100%"),
         ("r0-t001", "0.5", "40%", "95%"),
         ("r0-t002", "0.5", "90%", "100%"),
-        ("r0-t003", "1", "—", "—"),
+        ("r0-t003", "1", "not measured", "not measured"),
     ]
     assert trials[0].settings == "its own"
     assert trials[1].settings == "learning_rate 0.00125, steps 16"

@@ -263,6 +263,49 @@ def test_a_training_that_diverged_is_named(tmp_path: Path) -> None:
     assert found["recoverable"]["value"] == 0
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_seed_without_a_value_leaves_those_of_the_others(tmp_path: Path, lacking: int) -> None:
+    """What the others show counts, and the attack is not withstood: one seed shows nothing."""
+    values = {"sku": FULL, "original": FULL, "retrained": NONE}
+    write(tmp_path, ask=plain(), relearn={run: {"rate 1": one} for run, one in values.items()})
+    shutil.copytree(tmp_path / "sku" / "seed-0", tmp_path / "sku" / "seed-1")
+    run = tmp_path / "sku" / f"seed-{lacking}"
+    attack(run, "relearn", {}, {"rate 1": {"rate": 1, "diverged": True}})
+    found = assessed(tmp_path, seeds=[0, 1])
+    block = found["attacks"]["relearn"]
+    assert block["rates"]["method"] == block["recovered"]["value"] == 1
+    assert block["without_value"] == [f"seed {lacking}: its training diverged"]
+    assert block["weak_why"] == f"no value of seed {lacking}: its training diverged"
+    assert found["weak"] == ["relearn"]
+    assert found["recoverable"]["per_seed"] == [1, 1]  # the seed that lacks one has the other's
+    assert found["examples"][0]["text"] == "relearn rate 1 0 1"
+    jsonschema.validate(found | {"seal": "palimpsest-sha256:" + "0" * 64}, robust_schema())
+
+
+def test_a_seed_that_fits_no_row_does_not_drop_the_attack(tmp_path: Path) -> None:
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    shutil.copytree(tmp_path / "sku" / "seed-0", tmp_path / "sku" / "seed-1")
+    alone = assessed(tmp_path)["attacks"]["prefill"]
+    attack(tmp_path / "sku" / "seed-1", "prefill", {}, why="likelihoods are not finite")
+    found = assessed(tmp_path, seeds=[0, 1])
+    block = found["attacks"]["prefill"]
+    assert block["recovered"]["value"] == alone["recovered"]["value"]
+    assert block["recovered"]["ci95"] == alone["recovered"]["ci95"]
+    assert (alone["weak"], alone["without_value"]) == (False, [])
+    assert block["weak_why"] == "no value of seed 1: likelihoods are not finite"
+    assert found["not_tested"] == {"lens": "not run"}
+
+
+def test_a_seed_without_numbers_is_named(tmp_path: Path) -> None:
+    why = "states are not finite (NaN or infinity): nothing can be read in them"
+    write(tmp_path, ask=plain(), prefill=PREFILL)
+    shutil.copytree(tmp_path / "sku" / "seed-0", tmp_path / "sku" / "seed-1")
+    attack(tmp_path / "sku" / "seed-1", "prefill", {}, why=why, finite=False)
+    found = assessed(tmp_path, seeds=[0, 1])
+    assert found["recoverable"]["value"] is None
+    assert found["recoverable"]["reason"] == f"seed 1: {why}"
+
+
 def test_what_files_give_away_stands_apart(tmp_path: Path) -> None:
     files = {"sku": {"first": FULL}, "original": {"": FULL}, "retrained": {"off": NONE}}
     write(tmp_path, ask=plain(), files=files)

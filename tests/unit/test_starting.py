@@ -24,7 +24,7 @@ from palimpsest.pipeline.targets import unsuited
 from palimpsest.starting.bases import modules_of, requests
 from palimpsest.starting.columns import look_at, prompts_of
 from palimpsest.starting.init import Wish, write
-from palimpsest.starting.subject_file import METHODS
+from palimpsest.starting.subject_file import METHODS, TAKES_BACK
 
 FORGET, KEEP = (REPO / f"resources/customers/{name}.csv" for name in ("forget", "keep"))
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -181,7 +181,8 @@ def test_the_file_of_a_catalog_s_base_teaches_both_files_first(here: Path, cfg: 
     assert "an answer counts as recalled with its key string" in said[1]
     read = read_config(overlays=["mine.yaml"])
     assert read.scenarios["mine"].pretrain is not None
-    assert read.report.models == {"mine": ["original", *METHODS]}
+    assert read.report.models == {"mine": ["original", *METHODS, TAKES_BACK]}
+    assert unsuited(read, "mine", TAKES_BACK) is None
     assert read.with_roles(METHODS[0], "mine").training.lora.first_layer == 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 
@@ -10,6 +11,7 @@ import pytest
 
 from kit.copies import MINI, REPO, Copy, jobs
 from palimpsest.config import read_config
+from palimpsest.machines.memory import memory_bytes
 from palimpsest.pipeline.targets import unsuited
 
 HARMFUL = ("pku-saferlhf", "truthfulqa")
@@ -134,6 +136,19 @@ def test_the_ways_to_write_the_command_plan_the_whole_chain(copy, command):
     done = copy.snakemake(*command)
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout + done.stderr) == EVERY_STAGE
+
+
+@pytest.mark.parametrize("given", [None, 1234])
+def test_jobs_share_the_memory_of_the_machine(copy, given):
+    """A job that asks for more than the limit of the sum is planned with the limit."""
+    large = json.dumps({"smollm2-135m": {"memory_mb": 10**9}})
+    limit = [] if given is None else ["--resources", f"mem_mb={given}"]
+    config = ["--config", f"bases={large}"]
+    done = copy.snakemake(
+        "-n", "--cores", "2", *config, *limit, "--", "results/smollm2-135m/sku/eval.json"
+    )
+    asked = {int(value) for value in re.findall(r"mem_mb=(\d+)", done.stdout + done.stderr)}
+    assert max(asked) == (given or memory_bytes() // 10**6), done.stdout + done.stderr
 
 
 def test_a_scenario_with_tasks_plans_lm_eval(copy):

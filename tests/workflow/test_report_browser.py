@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from kit.reports import MANY, METHODS, SLICE, TROUBLE, write_results
+from kit.reports import CROWD, METHODS, SLICE, TROUBLE, VARIANTS, write_crowd, write_results
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.pipeline.stages import Report
 from palimpsest.stages.report import report as write_report
@@ -46,12 +46,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Address of a page with two subjects, one of them with fifteen methods."""
+    """Address of a page with two subjects of 24 methods each."""
     results = tmp_path_factory.mktemp("many") / "results"
-    write_results(results, config=MANY)
+    write_crowd(results)
     write_report(
         Report(
-            config=MANY,
+            config=CROWD,
             results=results,
             out=results / "all_methods.html",
             tables=results / "all_methods",
@@ -83,8 +83,10 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def show(browser: Any, page: str, size: str = "desk", scheme: str = "light") -> None:
-    """Open the page and wait until its charts are drawn."""
+def show(
+    browser: Any, page: str, size: str = "desk", scheme: str = "light", drawn: bool = True
+) -> None:
+    """Open the page; where its drawings matter, wait for them."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     width, height = SIZES[size]
@@ -93,8 +95,9 @@ def show(browser: Any, page: str, size: str = "desk", scheme: str = "light") -> 
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     browser.get(page)
-    drawn = "return document.documentElement.dataset.charts === 'drawn'"
-    WebDriverWait(browser, 60).until(lambda d: d.execute_script(drawn))
+    if drawn:
+        done = "return document.documentElement.dataset.charts === 'drawn'"
+        WebDriverWait(browser, 60).until(lambda d: d.execute_script(done))
 
 
 def found(browser: Any, selector: str) -> list[Any]:
@@ -187,7 +190,7 @@ def test_no_table_is_cut_on_a_desk(
     browser: Any, request: pytest.FixtureRequest, size: str, which: str
 ) -> None:
     """Folded tables are opened first; those behind drawings may scroll within their place."""
-    show(browser, request.getfixturevalue(which), size)
+    show(browser, request.getfixturevalue(which), size, drawn=False)
     widths = browser.execute_script(
         """document.querySelectorAll("details.details").forEach((d) => { d.open = true; });
         return [...document.querySelectorAll(".methods, .pairs, .cost")].map(
@@ -197,12 +200,16 @@ def test_no_table_is_cut_on_a_desk(
     assert [line for line in widths if line[1] > line[2]] == []
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_is_pressed_is_large_enough(browser: Any, page: str, size: str) -> None:
-    show(browser, page, size)
+@pytest.mark.parametrize("which", ["page", "many"])
+@pytest.mark.parametrize("size", ["phone", "desk"])
+def test_what_is_pressed_is_large_enough(
+    browser: Any, request: pytest.FixtureRequest, size: str, which: str
+) -> None:
+    show(browser, request.getfixturevalue(which), size, drawn=False)
     small = browser.execute_script(
         """document.querySelectorAll("details").forEach((d) => { d.open = true; });
-        return [...document.querySelectorAll("a, button, summary, input, [tabindex]")]
+        const pressed = "a, button, summary, input, select, [tabindex]";
+        return [...document.querySelectorAll(pressed)]
             .filter((e) => e.getClientRects().length && !e.closest("svg"))
             .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
             .filter(([, box]) => box.width < 24 || box.height < 24)
@@ -226,17 +233,16 @@ def test_the_first_screen_has_what_still_tells(browser: Any, page: str) -> None:
 
 
 def test_paper_shows_what_is_folded(browser: Any, page: str) -> None:
-    """Printing opens every fold but those behind drawings, and closes them again."""
+    """Printing opens every fold but long tables, which name their file, and closes them again."""
     show(browser, page)
     state = """return [...document.querySelectorAll("details")].map(
-        (d) => [d.open, !d.closest("figure"), d.querySelector("summary").textContent])"""
+        (d) => [d.open, !!d.closest("form"), d.dataset.long])"""
     before = browser.execute_script(state)
     assert not any(is_open for is_open, *_ in before)
     browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     opened = browser.execute_script(state)
-    closed = {text for is_open, apart, text in opened if apart and not is_open}
-    assert closed <= {"Settings"}
-    assert not any(is_open for is_open, apart, _ in opened if not apart)
+    assert all(is_open != (tool or bool(long)) for is_open, tool, long in opened)
+    assert {long for *_, long in opened if long} == {"44 rows: see training.csv"}
     browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script(state) == before
 
@@ -369,7 +375,7 @@ def answers_shown(browser: Any) -> list[str]:
     return [e.get_attribute("data-method") for e in shown if e.is_displayed()]
 
 
-def test_fifteen_methods_are_shown_without_a_word_in_the_console(browser: Any, many: str) -> None:
+def test_dozens_of_methods_are_shown_without_a_word_in_the_console(browser: Any, many: str) -> None:
     browser.get_log("browser")
     show(browser, many)
     assert browser.get_log("browser") == []
@@ -386,13 +392,159 @@ def test_fifteen_methods_are_shown_without_a_word_in_the_console(browser: Any, m
 def test_many_methods_stay_within_the_width_of_the_screen(
     browser: Any, many: str, size: str
 ) -> None:
+    """What is wider than its place says that it scrolls."""
     show(browser, many, size)
+    unfold(browser)
     page_width = browser.execute_script("return document.documentElement.scrollWidth")
     assert page_width <= SIZES[size][0]
+    places = browser.execute_script(
+        """return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+            done([...document.querySelectorAll(".scroll")].map((e) => [
+                e.getAttribute("aria-label"), e.scrollWidth > e.clientWidth + 1,
+                getComputedStyle(e, "::before").content.includes("Scrolls sideways")])))))"""
+    )
+    assert [place for place in places if place[1] != place[2]] == []
+    assert any(cut for _, cut, _ in places)
+
+
+def unfold(browser: Any) -> None:
+    """Open every fold."""
+    script = "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
+    browser.execute_script(script)
+
+
+def test_every_drawing_has_its_table(browser: Any, many: str) -> None:
+    show(browser, many)
+    bare = browser.execute_script(
+        """return [...document.querySelectorAll(".chart svg")].filter((drawing) =>
+            !drawing.closest("figure")?.querySelector("details table tbody tr")).length"""
+    )
+    assert bare == 0
+    assert len(found(browser, "figure details table")) == len(found(browser, "figure"))
+
+
+def test_every_dash_tells_why(browser: Any, many: str) -> None:
+    """By a number beside it, which a note below its table explains."""
+    show(browser, many, drawn=False)
+    unfold(browser)
+    dashes, unexplained = browser.execute_script(
+        """const cells = [...document.querySelectorAll("td")].filter(
+            (c) => /^[—–]/.test(c.textContent.trim()) && !/[a-z]{3}/.test(c.textContent));
+        const told = (cell) => {
+            const note = cell.closest(".scroll").nextElementSibling;
+            return note.matches(".why") && [...note.querySelectorAll("sup")].some(
+                (one) => one.textContent === cell.querySelector("sup")?.textContent);
+        };
+        return [cells.length, cells.filter((cell) => !told(cell)).map((c) => c.outerHTML)];"""
+    )
+    assert dashes > 0
+    assert unexplained == []
+
+
+def left(browser: Any) -> list[str]:
+    """Methods that a search leaves."""
+    return [name for name in methods(browser) if name]
+
+
+def shown_rows(browser: Any, selector: str) -> list[str]:
+    rows = found(browser, f"#mini {selector} tbody tr:not([hidden]) th")
+    return [row.get_attribute("textContent") for row in rows]
+
+
+def test_methods_are_found_in_every_table_and_figure(browser: Any, many: str) -> None:
+    show(browser, many, drawn=False)
+    search = found(browser, "#mini .tools input[type='search']")[0]
+    search.send_keys("memflex random")
+    assert left(browser) == ["Original", "Retrained", "MemFlex, random region"]
+    assert shown_rows(browser, ".cost") == ["Original", "Retrained", "MemFlex, random region"]
+    pairs = [row.text for row in found(browser, "#mini table.pairs tbody tr:not([hidden])")]
+    assert len(pairs) == 23
+    figures = found(browser, "#mini figure[data-of]:not([hidden])")
+    assert {e.get_attribute("data-of") for e in figures} == {"memflex-random"}
+    status = found(browser, "#mini .tools [role='status']")[0]
+    assert status.text == "1 of 24 methods"
+    assert len(found(browser, "#other .methods tr[hidden]")) == 0
+    search.clear()
+    search.send_keys("nothing is called so")
+    assert status.text == "0 of 24 methods"
+    assert left(browser) == ["Original", "Retrained"]
+
+
+def test_methods_are_grouped_by_their_algorithm(browser: Any, many: str) -> None:
+    show(browser, many, drawn=False)
+    pick = found(browser, "#mini .tools select")[0]
+    pick.send_keys("memflex")
+    names = left(browser)[2:]
+    assert names[:2] == ["MemFlex", "MemFlex, random region"]
+    assert all(name.startswith("Variant") for name in names[2:])
+    found(browser, "#mini .tools input[type='search']")[0].send_keys("region")
+    assert left(browser)[2:] == ["MemFlex, random region"]
+
+
+def test_all_tables_of_a_subject_stay_in_one_order(browser: Any, many: str) -> None:
+    show(browser, many, drawn=False)
+    tables = found(browser, "#mini table.methods")
+    before = methods(browser)
+    heads(browser)[1].find_element("css selector", "button").click()
+    after = methods(browser)
+    assert sorted(after) == sorted(before) != after
+    for place in range(1, len(tables)):
+        names = browser.execute_script(
+            "return [...arguments[0].querySelectorAll('a.row')].map((a) => a.textContent)",
+            tables[place],
+        )
+        assert names == after
+    others = methods(browser, len(tables))
+    assert others == before
+
+
+def test_the_cost_table_sorts_above_its_totals(browser: Any, many: str) -> None:
+    show(browser, many, drawn=False)
+    cost = found(browser, "#mini .cost")[0]
+    button = next(e for e in cost.find_elements("css selector", "button") if e.text == "in all")
+    button.click()
+    button.click()
+    rows = shown_rows(browser, ".cost")
+    assert rows[-1] == "Original"
+    assert cost.find_element("css selector", "tfoot").text.startswith("All methods together")
+
+
+def test_columns_can_be_chosen(browser: Any, many: str) -> None:
+    show(browser, many, drawn=False)
+    found(browser, "#mini .columns summary")[0].click()
+    first = heads(browser)[1].text.split("\n")[0]
+    boxes = found(browser, "#mini .columns fieldset:first-of-type label")
+    boxes[0].click()
+    shown = [head.text.split("\n")[0] for head in heads(browser) if head.is_displayed()]
+    assert first not in shown
+    keys = found(browser, "#mini .methods .groups th")[0].get_attribute("data-cols").split()
+    for box in found(browser, "#mini .columns input"):
+        if box.get_attribute("value") in keys[1:]:
+            box.click()
+    assert not found(browser, "#mini .methods .groups th")[0].is_displayed()
+    boxes[0].click()
+    assert heads(browser)[1].is_displayed()
+
+
+def test_a_row_has_an_address(browser: Any, many: str) -> None:
+    show(browser, many, drawn=False)
+    found(browser, "#mini .tools input[type='search']")[0].send_keys("memflex")
+    link = next(e for e in found(browser, "#mini a.row") if e.text == "MemFlex")
+    link.click()
+    assert browser.current_url == f"{many}#row-mini-memflex"
+    top = "return document.querySelector('tr:target').getBoundingClientRect().top"
+    assert 0 < browser.execute_script(top) < SIZES["desk"][1] / 2
+    # A search that hides the row of an address ends.
+    browser.execute_script("location.hash = '#row-mini-sku'")
+    target = found(browser, "#row-mini-sku")[0]
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 10).until(lambda _: target.is_displayed())
+    assert len(methods(browser)) == 26
 
 
 def test_the_contents_lead_to_each_subject(browser: Any, many: str) -> None:
-    show(browser, many)
+    show(browser, many, drawn=False)
     links = found(browser, ".subjects a")
     assert [link.text for link in links] == ["Mini subject", "Other subject"]
     links[1].click()
@@ -401,9 +553,9 @@ def test_the_contents_lead_to_each_subject(browser: Any, many: str) -> None:
 
 
 def test_the_reader_chooses_whose_answers_stand_side_by_side(browser: Any, many: str) -> None:
-    show(browser, many)
+    show(browser, many, drawn=False)
     boxes = {e.get_attribute("value"): e for e in found(browser, "#mini [data-compare] input")}
-    assert list(boxes) == list(METHODS)
+    assert list(boxes) == [*METHODS, *VARIANTS]
     first = answers_shown(browser)
     assert len(first) == 3
     assert first[0] == "original"
@@ -419,12 +571,12 @@ def test_the_reader_chooses_whose_answers_stand_side_by_side(browser: Any, many:
 
 
 def test_the_search_reads_the_answers_that_are_shown(browser: Any, many: str) -> None:
-    show(browser, many)
+    show(browser, many, drawn=False)
     boxes = {e.get_attribute("value"): e for e in found(browser, "#mini [data-compare] input")}
     for name in answers_shown(browser)[1:]:
         boxes[name].click()
     assert answers_shown(browser) == ["original"]
-    search = found(browser, "#mini input[type='search']")[0]
+    search = found(browser, "#mini-answers input[type='search']")[0]
     # Only methods that forgot say this; before, everything was known.
     search.send_keys("small and quiet")
     forgotten = [name for name in visible(browser) if name.startswith("mini-forget")]
@@ -436,8 +588,7 @@ def test_the_search_reads_the_answers_that_are_shown(browser: Any, many: str) ->
 
 def test_regions_are_outlined_in_heat_maps(browser: Any, many: str) -> None:
     show(browser, many)
-    figures = found(browser, "#mini-regions .region")
-    assert len(figures) == 2
+    figures = found(browser, "#mini-regions .region")[:2]
     for figure in figures:
         drawing = figure.find_element("css selector", "svg")
         assert drawing.is_displayed()
@@ -454,7 +605,7 @@ def test_regions_are_outlined_in_heat_maps(browser: Any, many: str) -> None:
 
 
 def test_an_early_end_is_shown(browser: Any, many: str) -> None:
-    show(browser, many)
+    show(browser, many, drawn=False)
     tip, mark = found(browser, "#tip")[0], found(browser, ".methods .stopped")[0]
     assert mark.is_displayed()
     browser.execute_script("arguments[0].focus()", mark)

@@ -9,6 +9,7 @@ from palimpsest.attacks import UNATTACKED
 from palimpsest.config.tuning import RESERVED_SEED
 from palimpsest.environment import use_this_environment
 from palimpsest.machines.gpus import has_gpu
+from palimpsest.machines.memory import memory_bytes
 from palimpsest.pipeline import points, results, runs, slices, targets
 from palimpsest.pipeline.kept import keep
 from palimpsest.pipeline.slices import devices_of, robust_in_eval, scenario_of
@@ -274,6 +275,17 @@ def subject_that_guesses(wildcards):
 def threads_to_guess(wildcards):
     """Threads of a job that makes labels: only a model needs more than one."""
     return threads_of(wildcards) if asks_subject(wildcards) else 1
+
+
+# Jobs on this machine run side by side as far as its memory goes; `--resources mem_mb=N` wins. A job
+# that asks for more than there is runs alone. On a cluster (`--jobs`) its scheduler does this.
+if (
+    ALONE
+    and workflow.is_main_process
+    and workflow.resource_settings.nodes is None
+    and "mem_mb" not in workflow.global_resources
+):
+    workflow.register_resource("mem_mb", memory_bytes() // 10**6)
 
 
 def memory_of(wildcards, attempt):

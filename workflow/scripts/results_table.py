@@ -16,21 +16,20 @@ def main() -> None:
     parser.add_argument(
         "--page", required=True, type=Path, metavar="MD", help="the page whose table is renewed"
     )
-    parser.add_argument(
-        "--configfile", required=True, type=Path, metavar="YAML", help="overlay with the subject"
-    )
+    parser.add_argument("--configfile", type=Path, metavar="YAML", help="overlay with the subject")
     parser.add_argument(
         "--table",
         required=True,
         choices=TABLES,
-        help="knowundo: forgetting on its privacy set; truthfulqa: general ability beside it",
+        help="knowundo: forgetting on its privacy set; truthfulqa: general ability beside it; "
+        "tofu: forget quality and utility; methods: each on the embedded hazards",
     )
     args = parser.parse_args()
     # Imported late, so that --help answers at once.
     from palimpsest.config.load import read_config
 
-    cfg = read_config("config", [args.configfile])
-    methods = cfg.all_methods.models[args.results.name]
+    cfg = read_config("config", [args.configfile] if args.configfile else [])
+    methods = cfg.shown("all_methods")[args.results.name]
     titles = {name: cfg.methods[name].title or name for name in methods if name in cfg.methods}
     titles |= {
         "base": "base model (before pretraining)",

@@ -18,7 +18,7 @@ attacks would find something where nothing is; the halves keep it from that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -85,6 +85,8 @@ class Trial:
     """Why the attack is too feeble to say anything, whatever it finds in `original`."""
     why: str = ""
     """Why a model has no value at all."""
+    lacking: Mapping[int, str] = field(default_factory=dict)
+    """Place of a seed of the method without any value -> which it is, and why; others have some."""
 
     @property
     def nothing(self) -> str:
@@ -145,7 +147,7 @@ class Finding:
     control: str
     """`RETRAINED` or `CHANCE`."""
     method: tuple[Choice, ...]
-    """For each seed."""
+    """For each seed; of one that lacks values it says nothing."""
     original: Choice
     reference: Choice
     """Of the control."""
@@ -157,9 +159,19 @@ class Finding:
     """Whether the method is the control itself."""
 
     @cached_property
+    def there(self) -> list[int]:
+        """Places of the seeds that have values."""
+        return [place for place in range(len(self.method)) if place not in self.trial.lacking]
+
+    @cached_property
+    def seeds(self) -> list[Choice]:
+        """What those seeds have."""
+        return [self.method[place] for place in self.there]
+
+    @cached_property
     def known(self) -> np.ndarray:
         """Which rows have a value of every model."""
-        sides = [*self.method, self.original, self.reference, self.prior, self.nothing]
+        sides = [*self.seeds, self.original, self.reference, self.prior, self.nothing]
         return ~np.isnan(np.stack([side.values for side in sides])).any(axis=0)
 
     @property
@@ -207,7 +219,7 @@ class Finding:
 
     @cached_property
     def by_half(self) -> np.ndarray:
-        """rec_a [seeds, 2] on each half; NaN where a half has no rows or no room."""
+        """rec_a [seeds, 2] on each half; NaN where a half has no rows or room, or a seed none."""
         halves = [self.known & self.rows.half(half) for half in (0, 1)]
         rooms = np.array([self._mean(self.prior, self.nothing, half) for half in halves])
         gaps = [[self._mean(one, self.reference, half) for half in halves] for one in self.method]
@@ -215,14 +227,23 @@ class Finding:
         return np.divide(values, rooms, out=np.full(values.shape, np.nan), where=rooms > 0)
 
     @property
+    def filled(self) -> np.ndarray:
+        """`by_half` with the others' mean for a seed without a value: it has not withstood."""
+        values = self.by_half.copy()
+        values[[*self.trial.lacking]] = values[self.there].mean(axis=0)
+        return values
+
+    @property
     def counts(self) -> bool:
         """Whether the attack can be the worst one."""
-        return self.recovered["value"] is not None and not np.isnan(self.by_half).any()
+        return self.recovered["value"] is not None and not np.isnan(self.by_half[self.there]).any()
 
     def weak(self) -> str | None:
         """Why it says nothing where it finds nothing; None: it would have found something."""
         if not self.counts:
             return self.recovered["reason"] or "no value on both halves of the rows"
+        if self.trial.lacking:
+            return f"no value of {'; '.join(self.trial.lacking.values())}"
         if set(self.trial.settings) <= set(self.trial.diverged):
             return "its training diverged"
         if self.trial.diverged and self.lower(self.confidence) <= 0:
@@ -236,7 +257,7 @@ class Finding:
 
     def ends(self, confidence: float) -> Interval:
         """Ends of the gap: the mean over seeds of theirs."""
-        ends = [self._between(one, self.reference, confidence, self.own) for one in self.method]
+        ends = [self._between(one, self.reference, confidence, self.own) for one in self.seeds]
         low, high = np.mean(ends, axis=0)
         return float(low), float(high)
 
@@ -254,7 +275,7 @@ class Finding:
 
     @cached_property
     def _gaps(self) -> list[float]:
-        return [self._mean(one, self.reference) for one in self.method]
+        return [self._mean(one, self.reference) for one in self.seeds]
 
     def _mean(self, one: Choice, other: Choice, of: np.ndarray | None = None) -> float:
         rows = self.known if of is None else of
@@ -348,7 +369,7 @@ def worst_of(findings: Iterable[Finding], confidence: float) -> Worst:
     pool = sorted((one for one in findings if one.counts), key=lambda one: one.trial.name)
     if not pool:
         return Worst(missing("no attack has a value on both halves of the rows"), None)
-    table = np.stack([one.by_half for one in pool])
+    table = np.stack([one.filled for one in pool])
     chosen = table.argmax(axis=0)
     seeds = np.arange(table.shape[1])
     values = (table[chosen[:, 0], seeds, 1] + table[chosen[:, 1], seeds, 0]) / 2
@@ -451,7 +472,7 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
     weak = None if trial.name == UNATTACKED else finding.weak()
     known, models = finding.known, {"original": finding.original, "control": finding.reference}
     rates = {name: float(one.values[known].mean()) for name, one in models.items()}
-    rates["method"] = float(np.mean([one.values[known].mean() for one in finding.method]))
+    rates["method"] = float(np.mean([one.values[known].mean() for one in finding.seeds]))
     return {
         **facts,
         "control": finding.control,
@@ -463,7 +484,10 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
         "weak_why": weak,
         "rates": {name: rounded(rate) for name, rate in rates.items()},
         "chosen": {
-            "method": [list(one.settings) for one in finding.method],
+            "method": [
+                list(one.settings) if place in finding.there else []
+                for place, one in enumerate(finding.method)
+            ],
             **{name: list(one.settings) for name, one in models.items()},
         },
     }
@@ -471,6 +495,9 @@ def attack_block(trial: Trial, finding: Finding | None, rows: Rows) -> dict[str,
 
 def _raw(tables: Iterable[np.ndarray], trial: Trial, rows: Rows) -> float | None:
     """The cross-fitted rate itself, where nothing can be set against it."""
+    tables = [one for one in tables if not np.isnan(one).all()]
+    if not tables:
+        return None
     values = np.array([crossfitted(one, trial.settings, rows).values for one in tables])
     known = ~np.isnan(values).any(axis=0)
     return rounded(float(values[:, known].mean())) if known.any() else None

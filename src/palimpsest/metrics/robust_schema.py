@@ -90,6 +90,7 @@ def _attack() -> Schema:
             "weak": {"type": "boolean"},
             "weak_why": TEXT_OR_NULL,
             "diverged": NAMES,
+            "without_value": NAMES | {"description": "Seeds of the method, and why."},
             "gap": MEASURE,
             "room": MEASURE,
             "recovered": MEASURE | {"description": "gap / room"},

@@ -16,16 +16,12 @@ PAGES = ("report.html", "tables", "all_methods.html", "all_methods")
 
 
 def subjects_of(cfg: Config, dataset: str) -> list[str]:
-    """Subjects whose scenario, or that of an earlier request, reads a data set for anything."""
-    scenarios = {
-        name: [cfg.scenarios[cfg.models[one].scenario] for one in cfg.requests(name)]
-        for name in cfg.models
+    """Subjects whose scenario reads a data set for anything, or did in an earlier request."""
+    reads = {
+        name: dataset in {dataset_of(ref) for ref in _refs(cfg.scenarios[model.scenario])}
+        for name, model in cfg.models.items()
     }
-    return [
-        name
-        for name, read in scenarios.items()
-        if any(dataset == dataset_of(ref) for one in read for ref in _refs(one))
-    ]
+    return [name for name in cfg.models if any(reads[one] for one in cfg.requests(name))]
 
 
 def _refs(scenario: Scenario) -> Iterator[str]:

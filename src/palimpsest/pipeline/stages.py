@@ -859,7 +859,7 @@ class Attack(Batched, OfRun):
 class Robust(Stage):
     """Whether it comes back: the worst attack on a method, above its control; needs no model."""
 
-    version = 2
+    version = 3
     per = ("model", "method")
     work = "palimpsest.stages.robust:robust"
     ram_mb = 260

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -45,6 +45,8 @@ class Chart:
     rows: list[list[str]]
     csv: str
     """Name of the table that has all values."""
+    method: str = ""
+    """The method that it is about; empty where it is about several or none."""
 
 
 Line = dict[str, Any]
@@ -67,6 +69,7 @@ def training_charts(subject: Subject) -> list[tuple[Chart, Chart]]:
         if log:
             prefix = f"{subject.name}-{name}"
             losses = _losses(prefix, title, log, stop)
+            losses = replace(losses, method="" if name == "subject" else name)
             charts.append((losses, _learning_rate(prefix, title, log)))
     return charts
 
@@ -229,6 +232,7 @@ def _by_scale(subject: Subject, run: Run, lines: list[Line]) -> Chart:
     header = ["λ", "To forget", "To keep", "Broken, to forget", "Broken, to keep"]
     return Chart(
         id=f"{subject.name}-{run.method}-lambda",
+        method=run.method,
         title=run.title,
         text=text.strip(),
         spec=container_spec(chart, text, 220),

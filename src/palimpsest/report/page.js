@@ -28,14 +28,18 @@ async function drawCharts() {
       mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: chartTheme,
       tooltip: { theme: "custom", disableDefaultStyle: true },
     });
+    // Dozens of drawings take seconds, in which the page answers.
+    await new Promise((resolve) => setTimeout(resolve));
   }
   document.documentElement.dataset.charts = "drawn";
 }
 
 function makeSortable(table) {
   const heads = [...table.querySelectorAll("th[aria-sort]")];
-  const body = table.tBodies[0];
-  const original = [...body.rows];
+  const original = [...table.tBodies[0].rows];
+  // Tables with the same rows stay in one order.
+  const kind = `table[data-sortable="${table.dataset.sortable}"]`;
+  const linked = [...table.closest("article").querySelectorAll(kind)];
   const valueOf = (row, column) => {
     const cell = row.cells[column];
     if (!("value" in cell.dataset)) return cell.textContent.trim().toLowerCase();
@@ -48,15 +52,89 @@ function makeSortable(table) {
   const next = { none: "ascending", ascending: "descending", descending: "none" };
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const order = next[head.getAttribute("aria-sort")];
-    heads.forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
+    linked.flatMap((one) => [...one.querySelectorAll("th[aria-sort]")])
+      .forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
     const sign = order === "descending" ? -1 : 1;
     const rows = order === "none" ? original : [...original].sort((one, two) => {
       const a = valueOf(one, column), b = valueOf(two, column);
       // What was not measured stays last in both directions.
       return (a === null) - (b === null) || sign * compare(a, b);
     });
-    body.append(...rows);
+    const places = rows.map((row) => original.indexOf(row));
+    linked.forEach((one, n) => one.tBodies[0].append(...places.map((place) => listed[n][place])));
   }));
+  const listed = linked.map((one) => [...one.tBodies[0].rows]);
+}
+
+// Search for methods and choice of columns, in all tables and figures of a subject.
+function makeTools(form) {
+  const article = form.closest("article");
+  const algorithms = JSON.parse(form.nextElementSibling.textContent);
+  const search = form.querySelector("input[type='search']");
+  const pick = form.querySelector("select");
+  const rows = [...article.querySelectorAll(".methods [id][data-of]")];
+  const texts = new Map(rows.map((row) => [row.dataset.of,
+    `${row.cells[0].textContent} ${algorithms[row.dataset.of] ?? ""}`.toLowerCase()]));
+  const references = new Set(rows.filter((row) => row.matches(".baseline"))
+    .map((row) => row.dataset.of));
+  const find = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const algorithm = pick?.value ?? "";
+    const asked = words.length > 0 || algorithm !== "";
+    const found = new Set([...texts.keys()].filter((name) =>
+      words.every((word) => texts.get(name).includes(word))
+      && (!algorithm || algorithms[name] === algorithm)));
+    // What methods are compared with stays, but for figures and tests of it alone.
+    for (const element of article.querySelectorAll("[data-of]")) {
+      const names = element.dataset.of.split(" ");
+      const stays = element.matches("tr") && names.length === 1 && references.has(names[0]);
+      element.hidden = asked && !stays && !names.some((name) => found.has(name));
+    }
+    const number = [...found].filter((name) => !references.has(name)).length;
+    form.querySelector("[role='status']").textContent =
+      `${number} of ${texts.size - references.size} methods`;
+  };
+  const choose = () => {
+    const off = new Set([...form.querySelectorAll(".columns input:not(:checked)")]
+      .map((box) => box.value));
+    for (const cell of article.querySelectorAll("[data-col]")) {
+      cell.hidden = off.has(cell.dataset.col);
+    }
+    for (const head of article.querySelectorAll("[data-cols]")) {
+      const left = head.dataset.cols.split(" ").filter((key) => !off.has(key)).length;
+      head.hidden = left === 0;
+      head.colSpan = Math.max(1, left);
+    }
+    for (const table of article.querySelectorAll("table.methods")) {
+      table.parentElement.hidden = !table.querySelector("td[data-col]:not([hidden])");
+    }
+  };
+  const toRow = () => {
+    const row = rows.find((one) => `#${one.id}` === decodeURIComponent(location.hash));
+    if (!row?.hidden) return;
+    form.reset();
+    find();
+    row.scrollIntoView();
+  };
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.querySelector(".columns").addEventListener("change", choose);
+  if (!search) return;
+  search.addEventListener("input", find);
+  pick?.addEventListener("change", find);
+  window.addEventListener("hashchange", toRow);
+  find();
+}
+
+// A table that is cut says so: scroll bars are hidden on many screens.
+function tellWhatIsCut() {
+  const tell = (place) => place.classList.toggle("cut", place.scrollWidth > place.clientWidth + 1);
+  const watcher = new ResizeObserver((seen) => seen.forEach(({ target }) =>
+    tell(target.matches(".scroll") ? target : target.parentElement)));
+  document.querySelectorAll(".scroll").forEach((place) => {
+    watcher.observe(place);
+    watcher.observe(place.firstElementChild);
+  });
 }
 
 function makeHeadlines(fieldset) {
@@ -159,10 +237,10 @@ function makeTips() {
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 }
 
-// Paper cannot be clicked: what is folded is opened for it, but for tables behind drawings.
+// Paper cannot be clicked: what is folded is opened for it, but for long tables of a file.
 function unfoldForPaper() {
   const folded = () => [...document.querySelectorAll("details:not([open])")]
-    .filter((d) => !d.closest("figure") && !d.parentElement.closest("details.provenance"));
+    .filter((d) => !d.matches("[data-long]") && !d.closest("form"));
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = folded();
@@ -172,8 +250,10 @@ function unfoldForPaper() {
 }
 
 document.querySelectorAll("[data-sortable]").forEach(makeSortable);
+document.querySelectorAll("[data-tools]").forEach(makeTools);
 document.querySelectorAll("[data-headlines]").forEach(makeHeadlines);
 document.querySelectorAll("[data-answers]").forEach(makeAnswers);
 makeTips();
 unfoldForPaper();
+tellWhatIsCut();
 drawCharts();

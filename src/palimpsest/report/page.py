@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ FEW_PAIRS = 6
 """Most pairs of methods whose tests are not folded away."""
 SIDE_BY_SIDE = 3
 """Answers that fit side by side; with more methods the reader chooses."""
+AT_A_GLANCE = 8
+"""Most methods that need no search."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,9 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "sweep": sweep_charts(subject),
         "training": training_charts(subject),
         "cost": _cost(subject.runs),
+        "algorithms": _algorithms(subject.runs),
+        "at_a_glance": len(subject.runs) <= AT_A_GLANCE,
+        "column_groups": _by_group(columns),
         "provenance": _provenance(subject.runs),
         "foreign_code": _foreign_code(subject.runs),
     }
@@ -179,7 +184,11 @@ def _pairs(subject: Subject) -> dict[str, Any]:
     return {
         "questions": questions,
         "rows": [
-            (titles[method], titles[other], [found.get(question) for question in questions])
+            {
+                "methods": (method, other),
+                "titles": (titles[method], titles[other]),
+                "cells": [found.get(question) for question in questions],
+            }
             for (method, other), found in lines.items()
         ],
         "tip": _pair_tip,
@@ -204,7 +213,11 @@ def _places(subject: Subject) -> dict[str, Any]:
     return {
         "questions": list(found),
         "rows": [
-            (run.title, [_place(of_question.get(run.method)) for of_question in found.values()])
+            {
+                "method": run.method,
+                "title": run.title,
+                "cells": [_place(of_question.get(run.method)) for of_question in found.values()],
+            }
             for run in methods
             if run.ranked
         ],
@@ -215,7 +228,7 @@ def _places(subject: Subject) -> dict[str, Any]:
 def _place(place: Place | None) -> str:
     """``2 to 5 of 12``; the number alone where all others are told apart."""
     if place is None:
-        return numbers.DASH
+        return "not measured"
     first, last, of = place
     return f"{first} of {of}" if first == last else f"{first} to {last} of {of}"
 
@@ -226,6 +239,7 @@ def _methods(subject: Subject, columns: Sequence[Column]) -> dict[str, Any]:
         {
             "name": run.method,
             "title": run.title,
+            "label": run.method if run.method != run.title else "",
             "judge": run.eval["metrics"].get("harm_judge"),
             "stopped": stopped(run),
             "set": set_by(run, subject),
@@ -243,8 +257,9 @@ def _each_seed(runs: Sequence[Run], columns: Sequence[Column]) -> dict[str, Any]
     shown = [c for c in columns if any(c.measure(run).get("per_seed") for run in several)]
     rows = [
         {
-            "name": f"seed {seed}",
+            "name": run.method,
             "title": run.title,
+            "label": f"seed {seed}",
             "judge": None,
             "stopped": "",
             "set": "",
@@ -260,7 +275,39 @@ def _each_seed(runs: Sequence[Run], columns: Sequence[Column]) -> dict[str, Any]
 def _table(columns: Sequence[Column], rows: list[dict[str, Any]]) -> dict[str, Any]:
     groups = _groups(columns)
     firsts = [keys[0] for _, keys in groups]
-    return {"columns": columns, "groups": groups, "firsts": firsts, "rows": rows}
+    reasons = _reasons(row["cells"] for row in rows)
+    return {
+        "columns": columns,
+        "groups": groups,
+        "firsts": firsts,
+        "rows": rows,
+        "reasons": reasons,
+    }
+
+
+def _reasons(rows: Iterable[Iterable[Cell]]) -> list[str]:
+    """Why cells have no value, each reason once: the notes below a table."""
+    return list(dict.fromkeys(c.tip for cells in rows for c in cells if c.text == numbers.DASH))
+
+
+def _by_group(columns: Iterable[Column]) -> dict[str, list[Column]]:
+    """The columns by the head above them, for the reader to choose from."""
+    groups: dict[str, list[Column]] = {}
+    for column in columns:
+        groups.setdefault(column.group, []).append(column)
+    return groups
+
+
+def _algorithms(runs: Sequence[Run]) -> dict[str, str]:
+    """Method -> its algorithm; methods that were trained by none are left out."""
+    found = {}
+    for run in runs:
+        slices = (run.eval["provenance"].get("config") or {}).values()
+        settings = [s.get("settings") for s in slices if isinstance(s, Mapping)]
+        names = [s["algorithm"] for s in settings if isinstance(s, Mapping) and "algorithm" in s]
+        if names:
+            found[run.method] = str(names[0])
+    return found
 
 
 def _compared(subject: Subject, ranked: list[str]) -> set[str]:
@@ -292,33 +339,89 @@ def _seed_cell(measure: Mapping[str, Any], place: int, column: Column) -> Cell:
     return Cell(column.text(values[place]), values[place], "")
 
 
-def _cost(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """Columns of the cost table: a label and one text per run."""
-    costs = [run.eval["cost"] for run in runs]
-    seconds = [cost.get("wall_s") or {} for cost in costs]
-    columns = [
-        (
-            _stage_label(stage, sum(stage in times for times in seconds)),
-            [_text(times.get(stage), duration) for times in seconds],
-        )
-        for stage in in_order(stage for times in seconds for stage in times)
+@dataclass(frozen=True)
+class Quantity:
+    """A column of the cost table."""
+
+    label: str
+    values: list[float | None]
+    """One per method."""
+    form: Callable[[float], str]
+    reason: str
+    """Why a method has no value."""
+    total: float | None = None
+    """Of all methods together; None where there is nothing to add up."""
+
+
+def _cost(runs: Sequence[Run]) -> dict[str, Any]:
+    """The cost table: stages in the order in which they run, sums, then the size of the work.
+
+    What is done once for all methods counts once in the line of all methods together.
+    """
+    shown = [
+        one for one in (*_times(runs), *_sizes(runs)) if any(v is not None for v in one.values)
     ]
-    alone, everything = (
-        [_text(times or None, duration) for times in totals]
-        for totals in (
-            [train_seconds(run)["value"] for run in runs],
-            [math.fsum(times.values()) for times in seconds],
-        )
-    )
-    columns += [("this method alone", alone), ("in all", everything)]
-    for label, key, form in (
-        ("peak memory", "peak_rss_mb", numbers.megabytes),
-        ("peak GPU memory", "peak_gpu_mb", numbers.megabytes),
-        ("trained parameters", "trained_parameters", numbers.count),
-        ("steps", "steps", numbers.count),
+    rows = [
+        {
+            "name": run.method,
+            "title": run.title,
+            "cells": [_cost_cell(one, one.values[place]) for one in shown],
+        }
+        for place, run in enumerate(runs)
+    ]
+    return {
+        "heads": [one.label for one in shown],
+        "rows": rows,
+        "totals": ["" if one.total is None else one.form(one.total) for one in shown],
+        "reasons": _reasons(row["cells"] for row in rows),
+    }
+
+
+def _times(runs: Sequence[Run]) -> list[Quantity]:
+    seconds = [run.eval["cost"].get("wall_s") or {} for run in runs]
+    stages = []
+    for stage in in_order(stage for times in seconds for stage in times):
+        values = [times.get(stage) for times in seconds]
+        known = [value for value in values if value is not None]
+        shared = len(known) > 1 and _shared_stage(stage)
+        label = f"{stage} (once for all methods)" if shared else stage
+        total = max(known, default=0.0) if shared else math.fsum(known)
+        stages.append(Quantity(label, values, duration, "this method does without it", total))
+    alone = [train_seconds(run)["value"] for run in runs]
+    total_alone = math.fsum(value for value in alone if value is not None)
+    everything = [_sum(times.values()) for times in seconds]
+    total = math.fsum(one.total or 0.0 for one in stages)
+    return [
+        *stages,
+        Quantity("this method alone", alone, duration, "nothing was trained", total_alone),
+        Quantity("in all", everything, duration, "no time was noted", total),
+    ]
+
+
+def _sizes(runs: Sequence[Run]) -> list[Quantity]:
+    found = []
+    for label, key, form, reason in (
+        ("peak memory", "peak_rss_mb", numbers.megabytes, "not noted"),
+        ("peak GPU memory", "peak_gpu_mb", numbers.megabytes, "no GPU was used"),
+        ("trained parameters", "trained_parameters", numbers.count, "nothing was trained"),
+        ("steps", "steps", numbers.count, "nothing was trained"),
     ):
-        columns.append((label, [_text(cost.get(key), form) for cost in costs]))
-    return [(label, texts) for label, texts in columns if any(t != numbers.DASH for t in texts)]
+        values = [run.eval["cost"].get(key) for run in runs]
+        known = [value for value in values if value is not None]
+        most = max(known, default=None) if key.startswith("peak") else None
+        found.append(Quantity(label, values, form, reason, most))
+    return found
+
+
+def _cost_cell(one: Quantity, value: float | None) -> Cell:
+    if value is None:
+        return Cell(numbers.DASH, None, one.reason)
+    return Cell(one.form(value), value, "")
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known else None
 
 
 def in_order(stages: Iterable[str]) -> list[str]:
@@ -327,14 +430,9 @@ def in_order(stages: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(stages), key=lambda name: places.get(name.split()[0], len(places)))
 
 
-def _stage_label(stage: str, methods: int) -> str:
-    per = STAGES[stage].per if stage in STAGES else ("method",)
-    shared = methods > 1 and not {"method", "run"} & set(per)
-    return f"{stage} (once for all methods)" if shared else stage
-
-
-def _text(value: float | None, form: Any) -> str:
-    return numbers.DASH if value is None else form(value)
+def _shared_stage(stage: str) -> bool:
+    """Whether one run of the stage serves every method."""
+    return stage in STAGES and not {"method", "run"} & set(STAGES[stage].per)
 
 
 def _provenance(runs: list[Run]) -> dict[str, Any]:

@@ -123,14 +123,62 @@ def truthfulqa_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
     return markdown.table(head, lines, numbers=True)
 
 
-TABLES = {"knowundo": knowundo_table, "truthfulqa": truthfulqa_table}
+def tofu_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
+    """Forget quality, utility, the truth ratio, and what comes back under attack."""
+    head = ["method", "forget quality, p", "model utility", "truth ratio", "ROUGE-L recall"]
+    head += ["the same of what is kept", "recoverable"]
+    lines = []
+    for title, (_, metrics) in rows.items():
+        quality = (metrics.get("compare") or {}).get("forget_quality", {"p": None, "reason": ""})
+        lines.append(
+            [
+                title,
+                "" if quality["p"] is None else f"{quality['p']:.2g}",
+                _share(metrics["utility"]["model_utility"]),
+                _share(metrics["forget"]["truth_ratio"]),
+                _share(metrics["forget"]["rouge_l"]),
+                _share(metrics["retain"]["rouge_l"]),
+                _share(metrics["robust"]["recoverable"]) if metrics.get("robust") else "",
+            ]
+        )
+    return markdown.table(head, lines, numbers=True)
+
+
+def methods_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
+    """Per cent of every method on the embedded hazards: not a ranking."""
+    head = ["method", "to forget: recall", "in unseen wordings", "garbled", "still known"]
+    lines = []
+    for method, metrics in rows.values():
+        forget = metrics["forget"]
+        values = [forget["recall_rate"], metrics["forget_unseen"]["recall_rate"]]
+        values += [forget["garbled_rate"], forget["known_rate"], metrics["retain"]["recall_rate"]]
+        shown = ["" if one["value"] is None else f"{100 * one['value']:.0f}" for one in values]
+        lines.append([f"`{method}`", *shown])
+    return markdown.table([*head, "to keep: recall"], lines, numbers=True)
+
+
+TABLES = {
+    "knowundo": knowundo_table,
+    "truthfulqa": truthfulqa_table,
+    "tofu": tofu_table,
+    "methods": methods_table,
+}
 """The tables; each stands between the lines of `marks` of its name."""
 
 
 def _metrics(path: Path) -> Metrics:
     if not path.exists():
-        raise UserError(f"{path} is missing: run `make results`")
-    return dict(read_document(path)["metrics"])
+        raise UserError(f"{path} is missing: run `make results` (of TOFU: `make tofu`)")
+    beside = {name: path.with_name(f"{name}.json") for name in ("compare", "robust")}
+    more = {name: read_document(file) for name, file in beside.items() if file.exists()}
+    return dict(read_document(path)["metrics"]) | more
+
+
+def _share(measure: Mapping[str, Any]) -> str:
+    if measure["value"] is None:
+        return f"none ({measure['reason']})"
+    ends = measure["ci95"]
+    return f"{measure['value']:.2f}" + (f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
 
 
 def _percent(measure: Mapping[str, Any]) -> str:

@@ -204,7 +204,7 @@ def _rate(runs: Sequence[Run], block: str, name: str, method: str) -> Entry:
     attacks = [(run.robust.get(block) or {}).get(name) for run in runs]
     known = (one for one in attacks if one is not None and one["rates"].get(key) is not None)
     if (one := next(known, None)) is None:
-        return Entry(DASH, "rate")
+        return Entry(DASH, "rate not measured")
     return Entry(percent(one["rates"][key]), "rate", damage=_damage(one, key))
 
 
@@ -222,7 +222,9 @@ def _cloze(runs: Sequence[Run], references: Sequence[Run]) -> list[Line]:
     if all(gap is None for gap in gaps):
         return []
     about = "rate with a blank in the answer, less that of the plain question"
-    entries = [Entry(DASH if gap is None else change(gap)) for gap in gaps]
+    entries = [
+        Entry(DASH, "not asked both ways") if gap is None else Entry(change(gap)) for gap in gaps
+    ]
     return [Line("cloze − asked", about, entries)]
 
 
@@ -314,7 +316,11 @@ def _summary(subject: Subject, runs: Sequence[Run]) -> Chart:
         spec=container_spec(bars + dots, text, 40 + 34 * len(runs)),
         header=["Method", "Recoverable", "From", "To", "Worst attack"],
         rows=[
-            [p["method"], *(percent(p[k]) for k in ("value", "low", "high")), p["worst"] or DASH]
+            [
+                p["method"],
+                *(percent(p[k]) for k in ("value", "low", "high")),
+                p["worst"] or "no attack",
+            ]
             for p in points
         ],
         csv="attacks",

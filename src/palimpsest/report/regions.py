@@ -23,6 +23,7 @@ def _chart(subject: Subject, run: Run, region: Region) -> Chart:
     spec.pop("title")
     return Chart(
         id=f"{subject.name}-{run.method}-region",
+        method=run.method,
         title=run.title,
         text=text,
         spec={**spec, "description": f"{run.title}: {text}"},

@@ -18,7 +18,7 @@ from palimpsest.io.numbers import duration
 from palimpsest.metrics.tradeoffs import expected_best, hypervolume
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, color_of, container_spec
 from palimpsest.report.inputs import Run, Subject, Tuned
-from palimpsest.report.numbers import DASH, change, percent
+from palimpsest.report.numbers import change, percent
 
 Line = dict[str, Any]
 
@@ -349,7 +349,7 @@ def _mark(line: Line, kind: str) -> Line:
 
 def _references(subject: Subject) -> list[Line]:
     """The original at (0, 1); retrained at 1, as much kept as reported."""
-    none = dict.fromkeys(("trial", "scale", "settings"), DASH)
+    none = dict.fromkeys(("trial", "scale", "settings"), "none")
     marks = [{"x": 0.0, "y": 1.0, "kind": BEFORE, **none, "forgotten": "0%", "kept": "100%"}]
     values = [
         run.value("retain.recall_rate") if run is not None else None
@@ -464,4 +464,4 @@ def _number(value: float | None) -> float | None:
 
 
 def _percent(value: float | None) -> str:
-    return DASH if _number(value) is None else percent(value or 0.0)
+    return "not measured" if _number(value) is None else percent(value or 0.0)

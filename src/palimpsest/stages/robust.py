@@ -77,6 +77,17 @@ class Attacked:
         """Whether the model wrote text."""
         return any(isinstance(text, str) for text in self.frame["text"])
 
+    @property
+    def lacks(self) -> str:
+        """Why it has no value of a row to forget; empty: it has one."""
+        if any(self.values.values()):
+            return ""
+        if why := self.facts.get("why"):
+            return str(why)
+        settings = self.facts["settings"].values()
+        diverged = settings and all(one.get("diverged") for one in settings)
+        return "its training diverged" if diverged else "no row has a value"
+
     def text(self, setting: str, row: str) -> str | None:
         """What the model wrote; None where nothing was to be written."""
         lines = self.frame[(self.frame["part"] == "forget") & (self.frame["id"] == row)]
@@ -112,7 +123,8 @@ def robust(job: Robust) -> dict[str, Any]:
     attacks = {
         name: of for name, of in attacks.items() if name == UNATTACKED or name not in no_rows
     }
-    trials = {name: _trial(name, models, rows) for name, models in attacks.items()}
+    seeds = config["seeds"]
+    trials = {name: _trial(name, models, rows, seeds) for name, models in attacks.items()}
     if broken := _broken(job, config["attacks"]):
         trials[UNATTACKED] = replace(trials[UNATTACKED], why=broken)
     own = config["method"] == "retrained"
@@ -120,13 +132,14 @@ def robust(job: Robust) -> dict[str, Any]:
     beside = {}
     if rows is not every:
         # The attacker is not bound by our division: he may have rows that chose the settings.
-        whole = [_trial(name, models, every) for name, models in attacks.items()]
+        whole = [_trial(name, models, every, seeds) for name, models in attacks.items()]
         if broken:
             whole = [replace(one, why=broken) if one.name == UNATTACKED else one for one in whole]
         all_rows = assess(whole, every, config["confidence"], own)
         beside["all_rows"] = {key: all_rows[key] for key in ("recoverable", "worst")}
     blocks = {
-        name: block | _described(block, attacks[name]) for name, block in found["attacks"].items()
+        name: block | _described(block, attacks[name], seeds)
+        for name, block in found["attacks"].items()
     }
     result = found | {
         **beside,
@@ -240,13 +253,13 @@ def _check_settings(attack: str, models: Models) -> None:
         )
 
 
-def _trial(name: str, models: Models, rows: Rows) -> Trial:
-    facts = models[METHOD][0].facts
-    every = [one for seeds in models.values() for one in seeds]
+def _trial(name: str, models: Models, rows: Rows, seeds: Sequence[int]) -> Trial:
+    facts = models[METHOD][_first(models[METHOD])].facts
+    every = [one for runs in models.values() for one in runs]
     settings = tuple(sorted({setting for one in every for setting in one.values}))
     tables = {
-        model: tuple(aligned(one.values, settings, rows.ids) for one in seeds)
-        for model, seeds in models.items()
+        model: tuple(aligned(one.values, settings, rows.ids) for one in runs)
+        for model, runs in models.items()
     }
     return Trial(
         name,
@@ -260,26 +273,44 @@ def _trial(name: str, models: Models, rows: Rows) -> Trial:
         _diverged(models[METHOD]),
         _feeble((models.get(CONTROL) or models[METHOD])[0].facts["settings"]),
         _why(models),
+        _lacking(models[METHOD], seeds),
     )
+
+
+def _first(runs: Sequence[Attacked]) -> int:
+    """Place of the first seed that has a value; 0: none has."""
+    return next((place for place, one in enumerate(runs) if not one.lacks), 0)
+
+
+def _lacking(runs: Sequence[Attacked], seeds: Sequence[int]) -> dict[int, str]:
+    """Place of a seed without a value -> which it is, and why; empty where no seed has one."""
+    found = {
+        place: f"seed {seed}: {why}"
+        for place, (one, seed) in enumerate(zip(runs, seeds, strict=True))
+        if (why := one.lacks)
+    }
+    return found if len(found) < len(runs) else {}
 
 
 def _broken(job: Robust, attacks: Sequence[str]) -> str:
     """Why nothing can be said of a method that has no numbers, whatever its answers were."""
+    seeds = job.config["seeds"]
     found = (
-        Attacked(model.parent / "attacks", name).facts for name in attacks for model in job.models
+        (seed, Attacked(model.parent / "attacks", name).facts)
+        for name in attacks
+        for seed, model in zip(seeds, job.models, strict=True)
     )
-    return next((facts["why"] for facts in found if not facts.get("finite", True)), "")
+    broken = ((seed, facts["why"]) for seed, facts in found if not facts.get("finite", True))
+    return next((f"seed {seed}: {why}" if len(seeds) > 1 else why for seed, why in broken), "")
 
 
 def _why(models: Models) -> str:
-    """Why a model has no value under an attack; of the method without its name."""
-    found = (
-        why if name == METHOD else f"{name}: {why}"
-        for name, seeds in models.items()
-        for one in seeds
-        if (why := one.facts.get("why"))
-    )
-    return next(found, "")
+    """Why no seed of a model has a value under an attack; of the method without its name."""
+    for name, seeds in models.items():
+        reasons = [one.facts.get("why") for one in seeds]
+        if all(reasons):
+            return str(reasons[0]) if name == METHOD else f"{name}: {reasons[0]}"
+    return ""
 
 
 def _feeble(settings: Mapping[str, Mapping[str, Any]]) -> str:
@@ -313,10 +344,10 @@ def _diverged(seeds: Sequence[Attacked]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _described(block: Mapping[str, Any], models: Models) -> dict[str, Any]:
+def _described(block: Mapping[str, Any], models: Models, seeds: Sequence[int]) -> dict[str, Any]:
     """What an attack did, beside what it found."""
-    first = models[METHOD][0].facts
-    settings = sorted({name for seeds in models.values() for one in seeds for name in one.rates})
+    first = models[METHOD][_first(models[METHOD])].facts
+    settings = sorted({name for runs in models.values() for one in runs for name in one.rates})
     chosen = {**block["chosen"], METHOD: [*itertools.chain(*block["chosen"].get(METHOD, []))]}
     budgets = [one.facts["budget"] for one in models[METHOD]]
     return {
@@ -324,18 +355,19 @@ def _described(block: Mapping[str, Any], models: Models) -> dict[str, Any]:
         "slice": first["slice"],
         "budget": averaged(budgets),
         "diverged": list(_diverged(models[METHOD])),
+        "without_value": [*_lacking(models[METHOD], seeds).values()],
         "rate_at_edge": rate_at_edge(first["settings"], chosen[METHOD]),
         "damage": {
-            name: averaged([_of(one, setting) for one in seeds for setting in chosen[name]])
-            for name, seeds in models.items()
+            name: averaged([_of(one, setting) for one in runs for setting in chosen[name]])
+            for name, runs in models.items()
             if chosen.get(name)
         },
         "settings": {
             setting: {
                 "facts": first["settings"].get(setting, {}),
                 **{
-                    name: averaged([_of(one, setting) for one in seeds])
-                    for name, seeds in models.items()
+                    name: averaged([_of(one, setting) for one in runs])
+                    for name, runs in models.items()
                 },
             }
             for setting in settings
@@ -389,7 +421,7 @@ def _examples(
     values = {
         name: block["recovered"]["value"]
         for name, block in found["attacks"].items()
-        if block["unit"] != FORM and attacks[name][METHOD][0].writes
+        if block["unit"] != FORM and any(one.writes for one in attacks[name][METHOD])
     }
     ranked = sorted((name for name in values if values[name] is not None), key=lambda n: -values[n])
     # An answer by chance is no answer that came back.
@@ -397,9 +429,11 @@ def _examples(
     if found["worst"] is None or not ranked:
         return []
     worst = found["worst"] if found["worst"] in ranked else ranked[0]
-    models, asked = attacks[worst], attacks[UNATTACKED][METHOD][0]
+    models = attacks[worst]
+    place = _first(models[METHOD])
+    attacked, asked = models[METHOD][place], attacks[UNATTACKED][METHOD][place]
     chosen = found["attacks"][worst]["chosen"]
-    ours = _best(models[METHOD][0], chosen[METHOD][0])
+    ours = _best(attacked, chosen[METHOD][place])
     theirs = _best(models[CONTROL][0], chosen[CONTROL]) if CONTROL in models else {}
     plain = _best(asked, [*asked.values])
 
@@ -407,7 +441,7 @@ def _examples(
         known, before = (side.get(row, (0.0, ""))[0] for side in (theirs, plain))
         return known - ours[row][0], before - ours[row][0], row
 
-    report = models[METHOD][0].report
+    report = attacked.report
     shown = ours if report is None else ours.keys() & set(report["forget"])
     most = sorted(row for row in shown if gains(row)[0] < 0)
     return [
@@ -415,7 +449,7 @@ def _examples(
             "id": row,
             "attack": worst,
             "setting": ours[row][1],
-            "text": models[METHOD][0].text(ours[row][1], row),
+            "text": attacked.text(ours[row][1], row),
             "asked": asked.text(plain[row][1], row) if row in plain else None,
             "control": models[CONTROL][0].text(theirs[row][1], row) if row in theirs else None,
         }

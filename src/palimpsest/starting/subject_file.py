@@ -17,6 +17,11 @@ from palimpsest.starting.columns import Table
 METHODS = ("npo-gd", "simnpo")
 """Methods that a first report compares: they need no task vector, no pairs and no adapter."""
 
+TAKES_BACK = "undo"
+"""The method that takes back what was taught here, and heals on all that is to be kept."""
+_HEALS = 12
+"""Its passes over these rows, in batches of 16."""
+
 _WIDTH = 576
 """Width of the embedded model, on which the learning rates were tried."""
 _PASSES = 4
@@ -127,7 +132,9 @@ def _scenario(subject: Subject) -> Iterator[str]:
     if max(subject.counts) > _ANSWERED:
         evaluate["answers"] = _ANSWERED
     validate = {"forget": f"{forget}/{asked}", "retain": f"{keep}/val{tail}"}
-    lines: _Lines = [(_inner({"forget": f"{forget}/all", "retain": f"{keep}/train"}), "")]
+    sets = {"forget": f"{forget}/all", "retain": f"{keep}/train"}
+    healed = {"keep": f"{keep}/all"} if subject.teach else {}
+    lines: _Lines = [(_inner(sets | healed), f"{TAKES_BACK} heals on keep" if healed else "")]
     if subject.teach:
         taught = {"data": [f"{forget}/all", f"{keep}/all"], "epochs": _EPOCHS, "batch_rows": _BATCH}
         lines += [
@@ -140,13 +147,18 @@ def _scenario(subject: Subject) -> Iterator[str]:
 
 
 def _model(subject: Subject) -> Iterator[str]:
-    entry = {"base": subject.base.name, "scenario": subject.name}
+    entry: dict[str, Any] = {"base": subject.base.name, "scenario": subject.name}
     if subject.adapter is not None:
         entry["adapter"] = subject.adapter
     if subject.after is not None:
         entry["after"] = subject.after
     steps = max(24, math.ceil(_PASSES * subject.counts[0] / _BATCH))
     batch = {"steps": steps, "rows": {"forget": _BATCH, "retain": _BATCH}}
+    if subject.teach:
+        heals = max(24, math.ceil(_HEALS * subject.counts[1] / 16))
+        rate = {"optimizer": {"learning_rate": _rate(4e-3, subject.base), "warmup_steps": 5}}
+        undo = {"steps": heals, "rows": {"retain": 16}, "training": rate}
+        entry["methods"] = {TAKES_BACK: undo}
     lines = [
         (_inner(entry), ""),
         (f"defaults: {{{_inner(batch)}", f"{_PASSES} passes or more; a step draws 8 and 8 rows"),
@@ -155,6 +167,7 @@ def _model(subject: Subject) -> Iterator[str]:
     yield "models:"
     yield from _table(subject.name, lines)
     methods = (subject.after.partition("/")[2],) if subject.after else METHODS
+    methods += (TAKES_BACK,) if subject.teach else ()
     shown = {subject.name: ["original", *methods]} | dict.fromkeys(subject.others)
     yield _inner({"report": {"models": shown}})
 

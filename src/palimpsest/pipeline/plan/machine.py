@@ -13,6 +13,7 @@ from palimpsest.config.schema import Base
 from palimpsest.io.artifacts import NUMBER_TYPE
 from palimpsest.io.sealed import read_document
 from palimpsest.machines.gpus import Gpu, computes_bf16, usable, wants_cpu
+from palimpsest.machines.memory import memory_bytes
 from palimpsest.pipeline.plan.times import PRODUCTS, SHARE
 
 FILLED = 0.95
@@ -64,7 +65,7 @@ def this_machine(environ: Mapping[str, str] = os.environ) -> Machine:
     return Machine(
         gpus=len(gpus),
         gpu_bytes=min(memory, default=None),
-        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        ram_bytes=memory_bytes(),
         disk_bytes=shutil.disk_usage(Path()).free,
         cores=len(os.sched_getaffinity(0)),
         gpu_bf16=all(map(computes_bf16, capabilities)),
