@@ -269,3 +269,13 @@ def test_the_headline_says_what_tests_say_of_the_other_methods() -> None:
 )
 def test_a_change_has_a_sign_unless_it_rounds_to_nothing(share: float, text: str) -> None:
     assert numbers.change(share) == text
+
+
+def test_rows_to_keep_that_unlearning_trained_on_are_said_to_be_so() -> None:
+    after = run("undo", forget__recall_rate=0.0, retain__recall_rate=1.0)
+    assert "in rows that unlearning never used" in " ".join(headline(after, BEFORE).sentences)
+    sets = {"forget": "hazards/forget", "keep": "questions/all"}
+    after.eval["provenance"]["config"] = {"measure": {"rows": 3}, "unlearn": {"sets": sets}}
+    assert "in rows that unlearning trained on, it answers 100%" in " ".join(
+        headline(after, BEFORE).sentences
+    )

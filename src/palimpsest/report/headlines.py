@@ -353,6 +353,8 @@ def _retained(run: Run, original: Run | None) -> str:
         return ""
     was = "" if first is None else f" (before: {percent(first)})"
     rows = "in rows that unlearning never used"
+    if run.heals_on_reported:
+        rows = "in rows that unlearning trained on"
     return f"Of what it should keep, {rows}, it answers {percent(after)}{was}."
 
 

@@ -144,6 +144,12 @@ class Run:
         """Lines of `training` after which a seed ended before its last step."""
         return [line for line in self.training if line.get("ended")]
 
+    @property
+    def heals_on_reported(self) -> bool:
+        """Whether its training read all that is to be kept, reported rows among it."""
+        slices = (self.eval["provenance"].get("config") or {}).values()
+        return any("keep" in (one.get("sets") or {}) for one in slices if isinstance(one, Mapping))
+
     def measure(self, path: str) -> dict[str, Any]:
         """The measure at ``block.name`` of eval.json: value, n, ci95, sd, reason."""
         block, name = path.split(".")

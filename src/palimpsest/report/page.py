@@ -139,6 +139,7 @@ def _subject(subject: Subject, limit: int) -> dict[str, Any]:
         "overview": overview_charts(subject),
         "regions": region_charts(subject),
         "confidence": subject.runs[0].confidence,
+        "healed": [run.title for run in subject.runs if run.heals_on_reported],
         "runs": [
             {"name": run.method, "title": run.title, "shown": run.method in compared}
             for run in subject.runs

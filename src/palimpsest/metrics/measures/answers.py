@@ -211,7 +211,7 @@ RECALL = Measure(
             first=True,
             optional=False,
             says="Share of the questions to keep that are still answered with every key string. "
-            "Unlearning never used these rows.",
+            "Unlearning never used these rows, unless it heals on all that is to be kept.",
         ),
         Shown(
             "retain_unseen",
