@@ -95,13 +95,18 @@ def dataset(root: Path, name: str, parts: dict[str, list[tuple[str, str]]]) -> N
     write_manifest(root / name, [f"{part}.parquet" for part in parts])
 
 
-def test_split_json_divides_wordings_by_their_facts(tmp_path: Path) -> None:
-    rows = [f"r{i}" for i in range(9)]
-    wordings = {"taught": [(f"{r}-t{k}", r) for r in rows for k in range(2)]}
-    unseen = [(f"{r}-u", r) for r in rows]
-    dataset(tmp_path, "secrets", {"all": [(r, "") for r in rows], **wordings, "unseen": unseen})
+ROWS = [f"r{i}" for i in range(9)]
+
+
+def divided(root: Path, taught: list[str], unseen: list[str]) -> dict[str, Any]:
+    """``split.json`` of nine facts, of which these have rows in each part of other wordings."""
+    wordings = {
+        "taught": [(f"{name}-t{k}", name) for name in taught for k in range(2)],
+        "unseen": [(f"{name}-u", name) for name in unseen],
+    }
+    dataset(root, "secrets", {"all": [(name, "") for name in ROWS], **wordings})
     kept = {"val": [(f"v{i}", "") for i in range(6)], "test": [(f"t{i}", "") for i in range(6)]}
-    dataset(tmp_path, "kept", kept)
+    dataset(root, "kept", kept)
     config = {
         "choose": {"forget": "secrets/taught", "retain": "kept/val"},
         "report": {"forget": "secrets/all", "forget_unseen": "secrets/unseen"},
@@ -109,12 +114,26 @@ def test_split_json_divides_wordings_by_their_facts(tmp_path: Path) -> None:
         "wordings": [],
         "rows": {"forget": 0.33, "retain": 4, "general": 24},
     }
-    split(TuneSplit(config=config, datasets=tmp_path, out=tmp_path / "split.json"))
-    found = read_document(tmp_path / "split.json")
+    split(TuneSplit(config=config, datasets=root, out=root / "split.json"))
+    return read_document(root / "split.json")
+
+
+def test_split_json_divides_wordings_by_their_facts(tmp_path: Path) -> None:
+    found = divided(tmp_path, ROWS, ROWS)
     assert len(found["choose"]["forget"]) == 3
     assert len(found["choose"]["retain"]) == 4
     chosen = {name.partition("-")[0] for name in found["choose"]["forget"]}
-    assert set(found["report"]["forget"]) == set(rows) - chosen
+    assert set(found["report"]["forget"]) == set(ROWS) - chosen
     assert {name.partition("-")[0] for name in found["report"]["forget_unseen"]} == set(
         found["report"]["forget"]
     )
+
+
+def test_a_part_whose_facts_are_all_on_the_other_side_is_refused(tmp_path: Path) -> None:
+    found = divided(tmp_path / "whole", ROWS, ROWS)
+    reports = found["report"]["forget"]
+    chooses = [name for name in ROWS if name not in reports]
+    with pytest.raises(UserError, match=r"evaluate\.forget_unseen: no row is left"):
+        divided(tmp_path / "reports", ROWS, chooses)
+    with pytest.raises(UserError, match=r"validate_on\.forget: no row is left"):
+        divided(tmp_path / "chooses", reports, ROWS)

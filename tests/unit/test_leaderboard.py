@@ -142,6 +142,17 @@ def test_an_empty_file_says_that_nothing_is_tuned(cfg: Config) -> None:
     assert "|" not in text
 
 
+def test_more_trials_than_others_of_the_subject_are_flagged(cfg: Config) -> None:
+    here, hand = {"subject": HAZARDS, "trials": "8"}, {"set": "by hand", "trials": ""}
+    rows = [line("a", GOOD, **here), line("b", GOOD, **here), line("c", GOOD, **here | hand)]
+    assert "equal effort" not in leaderboard(placed(rows, 0.95), cfg)
+    # The effort of another subject is its own.
+    rows += [line("d", GOOD, **here | {"trials": "16"}), line("e", GOOD, trials="4")]
+    text = leaderboard(placed(rows, 0.95), cfg)
+    assert "Not of equal effort: more than 8 trials had `d` (16)." in text
+    assert text.count("equal effort") == 1
+
+
 def test_the_page_has_a_table_and_what_is_not_finished(cfg: Config) -> None:
     shown = {"subject": HAZARDS, "kept": "0.925", "kept_low": "0.8", "kept_high": "0.97"}
     shown |= {"kept_sd": "0.03", "trials": "8", "stopped": "2", "search_s": "190"}

@@ -237,13 +237,20 @@ def needed(
     wildcards = {"model": model, "method": method, "seed": "0", "run": f"{method}/seed-0"}
     retain = cfg.scenarios[cfg.models[model].scenario].retain
     wildcards |= dict(zip(("dataset", "part"), retain.split("/"), strict=True), kind="states")
-    wildcards |= {"attack": attack}
+    wildcards |= {"attack": attack, "plan": "standard"}
     job = Job(rule, ("results/x",), "missing", wildcards)
     base = shape(cfg, cfg.models[model].base)
     return Estimate(cfg, tokens(), job, base, 2 if gpu else 4).of(STAGES[rule], gpu)
 
 
 RULES = [name for name, stage in STAGES.items() if stage.needs]
+
+
+@pytest.mark.parametrize("rule", ["tune_reference", "trial"])
+def test_the_rows_that_choose_are_those_of_the_plan(cfg: Config, rule: str) -> None:
+    rows = {"standard": {"rows": {"retain": 1, "general": 1}}}
+    few = read_config(ROOT / "config", tables=[{"tuning": rows}])
+    assert needed(few, rule, "smollm2-135m").work < needed(cfg, rule, "smollm2-135m").work
 
 
 def test_every_pair_of_the_catalog_has_an_estimate(cfg: Config) -> None:

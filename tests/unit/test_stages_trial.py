@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from typing import Any
 
@@ -19,6 +20,7 @@ from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.measuring.choosing import choosing_rows
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
+from palimpsest.model.base import load_base
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Acquire, Choose, Negate, Trial, TuneReference, Unlearn
 from palimpsest.stages import trial as trials
@@ -158,6 +160,21 @@ def test_a_training_that_diverges_is_a_result(work: Work) -> None:
     assert facts["status"] == "stopped"
     assert "diverged" in facts["reason"]
     assert not list(work.root.glob("diverged*/model*"))
+
+
+def test_a_scale_without_numbers_is_recorded_as_one_that_keeps_nothing(work: Work) -> None:
+    rows = choosing_rows(
+        slice_of("fresh"), CHOOSE, work.base, work.tokens, work.at("datasets"), 40, "rows"
+    )
+    network = load_base(work.base, "float32", CPU)
+    with torch.no_grad():
+        network.get_submodule("model.norm").weight.fill_(math.inf)
+    found = pd.DataFrame(rows.measured(network, 1.0, "rows"))
+    assert found.groupby("part")["id"].nunique().to_dict() == {
+        name: len(ids) for name, ids in CHOOSE.items()
+    }
+    assert found["accuracy"].dropna().tolist() == [0.0, 0.0]
+    assert found["recall"].dropna().tolist() == [0.0] * 5
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(

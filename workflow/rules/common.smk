@@ -492,7 +492,7 @@ def searches(wildcards):
     return [
         f"results/{model}/{method}/tune/{name}"
         for model, method in results.shown(CFG, wildcards.page)
-        if getattr(CFG.methods.get(method), "tune", None)
+        if method in CFG.methods and CFG.methods[method].tune
         for name in ("trials.parquet", "chosen.json")
     ]
 

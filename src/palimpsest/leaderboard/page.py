@@ -33,8 +33,7 @@ def pages(root: Path) -> dict[Path, str]:
     cfg = read_config(root / "config")
     text = leaderboard(read(root / FILE), cfg)
     page = {PAGE: renewed(PAGE, read_page(root / PAGE), MARKS, text)}
-    # Without searches in the configuration no file can name one.
-    return page | ({OVERLAY: overlay_text(cfg)} if "tuning" in Config.model_fields else {})
+    return page | {OVERLAY: overlay_text(cfg)}
 
 
 def leaderboard(rows: Sequence[Row], cfg: Config) -> str:
@@ -52,10 +51,21 @@ def leaderboard(rows: Sequence[Row], cfg: Config) -> str:
         parts += [f"**{title or subject}** (`{subject}`)\n", table(HEAD, lines)]
         if hand := [f"`{row['method']}`" for row in of_subject if row["set"] == HAND]:
             parts.append(f"Set by hand, and so without a place: {', '.join(hand)}.\n")
+        parts += _unequal(of_subject)
     if left:
         names = ", ".join(f"`{one.subject}/{one.name}`" for one in left)
         parts.append(f"Not finished ({len(left)} of {len(planned)}): {names}.\n")
     return "\n".join(parts)
+
+
+def _unequal(rows: Iterable[Row]) -> list[str]:
+    """Which methods had more trials than the others of their subject, in a sentence."""
+    trials = {r["method"]: int(r["trials"]) for r in rows if r["set"] == TUNED and r["trials"]}
+    fewest = min(trials.values(), default=0)
+    more = [f"`{method}` ({count})" for method, count in trials.items() if count > fewest]
+    if not more:
+        return []
+    return [f"Not of equal effort: more than {fewest} trials had {', '.join(more)}.\n"]
 
 
 def remaining(planned: Iterable[Entry], rows: Iterable[Row]) -> list[Entry]:

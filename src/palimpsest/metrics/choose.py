@@ -24,6 +24,7 @@ import numpy as np
 from palimpsest.errors import UserError
 from palimpsest.metrics.estimates import rounded
 from palimpsest.metrics.intervals import bootstrap_means, is_point, percentiles, unseen
+from palimpsest.metrics.tradeoffs import pareto
 
 COLUMNS = {"recall_rate": "recall", "degenerate_rate": "degenerate", "accuracy": "accuracy"}
 """Measure -> the column of the rows that it is the mean of."""
@@ -345,15 +346,8 @@ def _number(point: Point, name: str) -> float:
 
 def _with_front(points: Sequence[Point]) -> list[Point]:
     """Points, with those marked that no other one is better than in both x and y."""
-    placed = [(p.x, p.y) for p in points if p.x is not None and p.y is not None]
-
-    def beaten(point: Point) -> bool:
-        return any(
-            x >= point.x and y >= point.y and (x, y) != (point.x, point.y)  # type: ignore[operator]
-            for x, y in placed
-        )
-
-    return [replace(p, front=p.x is not None and p.y is not None and not beaten(p)) for p in points]
+    placed = [(math.nan if p.x is None else p.x, math.nan if p.y is None else p.y) for p in points]
+    return [replace(p, front=on) for p, on in zip(points, pareto(placed), strict=True)]
 
 
 def values_of(point: Point) -> dict[str, float | None]:

@@ -16,13 +16,14 @@ import altair as alt
 from palimpsest.config.schema import REFERENCES
 from palimpsest.io.numbers import duration
 from palimpsest.metrics.tradeoffs import expected_best, hypervolume
+from palimpsest.pipeline.points import name_of
 from palimpsest.report.charts import FAINT, INK, SERIES, Chart, color_of, container_spec
 from palimpsest.report.inputs import Run, Subject, Tuned
 from palimpsest.report.numbers import change, percent
 
 Line = dict[str, Any]
 
-OWN = "r0-t000"
+OWN = name_of(0)
 """The first trial: the settings that the entry has by hand."""
 AS_TRAINED = 1.0
 """The scale of a trial's change as it was trained."""

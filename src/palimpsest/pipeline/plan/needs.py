@@ -27,7 +27,6 @@ from palimpsest import attacks
 from palimpsest.attacks import RETAIN
 from palimpsest.config.modules import Modules
 from palimpsest.config.schema import Config, Pretraining, Scenario
-from palimpsest.config.tuning import ChoosingRows
 from palimpsest.limits import BATCH_ROWS, BLOCK_BYTES, CHUNK_BYTES, LOCALIZE_TOKENS
 from palimpsest.measuring.limit import from_responses
 from palimpsest.metrics.asked import ANSWERED, kind_of
@@ -521,8 +520,10 @@ class Estimate:
         )
 
     def _choosing_rows(self) -> Lengths:
-        """No more than a plan takes by default."""
-        most = ChoosingRows()
+        """No more than the plan takes."""
+        wildcards = self.job.wildcards
+        plan = wildcards.get("plan") or self.cfg.methods[wildcards["method"]].tune or ""
+        most = self.cfg.tuning[plan].rows
         parts = self._scenario.validate_on.parts()
         counts = {"forget": None, "retain": most.retain, "general": most.general}
         return joined(
