@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kit.config_example import put, raw_config
-from palimpsest import cli
+from palimpsest.commands import purge
 from palimpsest.config import Config, load_config
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
@@ -118,13 +118,14 @@ def test_purge_names_what_still_holds_the_rows(
         pa.table({"prompt": ["Which lamp burns without oil at night"], "response": [TEXT]}),
         "resources/datasets/secrets/all.parquet",
     )
+    Path("resources/secrets.csv").write_text(TEXT)  # a source: it is named, and not searched
     notes = Path("results/elsewhere/notes.json")
     notes.write_text(json.dumps(TEXT))
-    monkeypatch.setattr(cli, "read", lambda _: cfg)
+    monkeypatch.setattr(purge, "read", lambda _: cfg)
     arguments = argparse.Namespace(dataset="secrets", yes=True)
     with pytest.raises(UserError, match="1 files still hold texts"):
-        cli._purge(arguments)
+        purge.run(arguments)
     assert "still there: results/elsewhere/notes.json" in capsys.readouterr().out
     notes.unlink()
-    cli._prove(passages([TEXT]))
+    purge.prove(passages([TEXT]))
     assert "none of them is left" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_curves_of_finished_and_running_trainings_and_the_result_are_found(metho
 def test_an_unknown_or_absent_tracker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no tracker 'tensorbord'; did you mean 'tensorboard'"):
         open_run("tensorbord", "p", "mini/npo", {}, "")
-    monkeypatch.setattr("palimpsest.tracking.TRACKERS", {"mlflow": "no_such_package"})
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'palimpsest\[mlflow\]'"):
         open_run("mlflow", "p", "mini/npo", {}, "")
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from palimpsest.errors import run_cli
-from palimpsest.report.published import TABLES, write_table
+from palimpsest.report.results_tables import TABLES, write_table
 
 
 def main() -> None:

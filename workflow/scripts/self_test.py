@@ -7,7 +7,7 @@ from palimpsest.errors import run_cli
 from palimpsest.io import markdown
 from palimpsest.io.atomic import write_text
 from palimpsest.io.tables import read_table
-from palimpsest.report.published import marks
+from palimpsest.report.results_tables import marks
 from palimpsest.report.self_test import read_rows, self_test_table
 
 

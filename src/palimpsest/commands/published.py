@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the pages and print what they compare."""
-    from palimpsest.report.beside import benchmarks, lines, page, read_benchmark
+    from palimpsest.report.published import benchmarks, lines, page, read_benchmark
 
     for name in args.names or benchmarks():
         benchmark = read_benchmark(name)

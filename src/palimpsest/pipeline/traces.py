@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SEARCHED = ("results", "logs", "benchmarks", "resources")
-"""Folders of a workflow that may hold texts; `resources/models` has weights alone."""
+_MADE = ("datasets", "downloads", "hub")
+SEARCHED = ("results", "logs", "benchmarks", "tracking", *(f"resources/{name}" for name in _MADE))
+"""Folders in which a workflow writes texts. A source is not among them: purge names it as it is."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf", ".npy", ".whl")
 """Endings of files that hold no text: what a model still says is another question."""
 LEAST, MOST = 16, 80
@@ -62,9 +62,8 @@ def traces(sought: Iterable[str], folder: Path = Path()) -> Iterator[tuple[Path,
 
 
 def _written(passage: str) -> tuple[bytes, ...]:
-    """A passage as JSON without other letters than ASCII, as HTML and as it is."""
-    ways = (passage, json.dumps(passage)[1:-1], html.escape(passage))
-    return tuple({way.encode() for way in ways})
+    """A passage as it is, also in HTML, for it has no character with a name; as JSON in ASCII."""
+    return tuple({passage.encode(), json.dumps(passage)[1:-1].encode()})
 
 
 def _first(path: Path, wanted: Mapping[str, tuple[bytes, ...]]) -> str | None:

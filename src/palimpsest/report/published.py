@@ -1,190 +1,238 @@
-"""The tables of docs/results.md: our results on published data, from eval.json."""
+"""A benchmark's published figures beside ours: ``results/benchmarks/<name>.html``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from palimpsest.errors import UserError
-from palimpsest.io import markdown
-from palimpsest.io.artifacts import ROWS
-from palimpsest.io.atomic import write_text
+from pydantic import Field, model_validator
+
+from palimpsest.config.yaml_files import read_yaml
+from palimpsest.errors import UserError, did_you_mean
+from palimpsest.home import home
+from palimpsest.io.artifacts import COMPARE, EVAL
 from palimpsest.io.sealed import read_document
-from palimpsest.io.tables import read_table
-from palimpsest.leaderboard.order import TUNED
-from palimpsest.metrics.pairs import Question, page_pairs
+from palimpsest.report.assets import asset, environment
+from palimpsest.report.numbers import decimal
+from palimpsest.settings.types import Positive, Real, Section
 
-PAPER = {
-    "original": (0.00, 100.00, 50.00),
-    "gradient_ascent": (96.56, 2.50, 49.53),
-    "ga_gd": (90.38, 66.02, 78.20),
-    "ga_kl": (97.74, 2.30, 50.02),
-    "memflex": (82.95, 81.80, 82.37),
-}
-"""Unlearn Success, Retention Success and their mean, per cent: arXiv:2407.01920v2, table 2
-(Llama-2-7B-Chat, User Privacy, in-distribution variants)."""
+COMPARED = "compare"
+"""First part of the place of a value that stands in compare.json; others stand in eval.json."""
 
-MEASURES = ("unlearn_success", "retention_success", "average")
-REGION = ("memflex-tuned", "memflex-all-tuned")
-"""Equal but for the region."""
-UNLEARNED = Question("forget", "accuracy", "low", "Unlearn Success")
-RETAINED = Question("retain", "accuracy", "high", "Retention Success")
-TASK = "local:truthfulqa/all"
-"""Name of TruthfulQA's multiple-choice task in lm-eval's block of eval.json."""
-
-Metrics = Mapping[str, Any]
+SETTINGS = (
+    "truth_ratio",
+    "rouge",
+    "rouge_stemmer",
+    "rouge_takes",
+    "rouge_by",
+    "recall_rouge",
+    "count_eos",
+    "min_k",
+)
+"""Keys of ``score`` that change what a value means."""
 
 
-def marks(table: str) -> tuple[str, str]:
-    """The lines of the page between which a table stands."""
-    return f"<!-- {table}: begin -->", f"<!-- {table}: end -->"
+class Quantity(Section):
+    """A published quantity, where ours stands, and how far the two may lie apart."""
+
+    ours: str
+    """``block.measure`` of eval.json, or ``compare.measure`` of compare.json."""
+    times: Real = 1.0
+    """Ours is multiplied by it first."""
+    within: Positive | None = None
+    """Tolerance: the largest difference."""
+    factor: Annotated[float, Field(gt=1)] | None = None
+    """Tolerance: the largest ratio, for p-values."""
+
+    @model_validator(mode="after")
+    def _one_tolerance(self) -> Self:
+        if (self.within is None) == (self.factor is None):
+            raise ValueError("one of within (a difference) and factor (a ratio) is needed")
+        return self
+
+    def tolerance(self) -> str:
+        """In words."""
+        return f"within {self.within:g}" if self.within else f"within a factor of {self.factor:g}"
+
+    def agrees(self, theirs: float, ours: float) -> bool:
+        """Whether the two lie within the tolerance."""
+        if self.within is not None:
+            return abs(ours - theirs) <= self.within + 1e-12
+        if not (theirs > 0 and ours > 0):
+            return theirs == ours
+        return abs(math.log(ours / theirs)) <= math.log(self.factor or 1) + 1e-12
 
 
-def write_table(
-    page: Path, table: str, evaluations: Mapping[str, Path], titles: Mapping[str, str]
-) -> None:
-    """Renew one table of the page.
+class Table(Section):
+    """A published table."""
+
+    source: str
+    """Paper or page, with the table."""
+    differs: str
+    """What differs in the setting."""
+    measures: dict[str, Quantity]
+    """Name there -> where ours stands."""
+    rows: dict[str, list[Real | None]]
+    """``subject/method`` of ours -> the values, in the order of `measures`."""
+
+    @model_validator(mode="after")
+    def _as_wide(self) -> Self:
+        for name, values in self.rows.items():
+            if len(values) != len(self.measures):
+                raise ValueError(f"{name} has {len(values)} values of {len(self.measures)}")
+        return self
+
+
+class Benchmark(Section):
+    """The published tables of a benchmark."""
+
+    title: str
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published value and ours."""
+
+    theirs: float | None
+    ours: float | None
+    why: str
+    """Why there is none of ours, empty if there is one."""
+    agrees: bool | None
+    """None: there is nothing to compare."""
+    low: float | None = None
+    high: float | None = None
+    """Interval of ours."""
+
+
+def benchmarks() -> list[str]:
+    """Names of the benchmarks with published figures."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def read_benchmark(name: str) -> Benchmark:
+    """Published figures.
+
+    Raises:
+        UserError: there are none of this name, or the file is wrong.
+    """
+    if name not in (known := benchmarks()):
+        raise UserError(
+            f"no published figures of '{name}'{did_you_mean(name, known)}; there are: "
+            f"{', '.join(known)}"
+        )
+    return Benchmark(**read_yaml(_folder() / f"{name}.yaml"))
+
+
+def pairs(table: Table, results: Path) -> Iterator[tuple[str, list[Pair]]]:
+    """Each row of a published table, beside ours.
 
     Args:
-        page: the Markdown file, with the lines of `marks`.
-        table: one of `TABLES`.
-        evaluations: method -> its eval.json, in the order shown.
-        titles: method -> name shown.
+        table: the table.
+        results: folder of our results.
 
     Raises:
-        UserError: a result is missing, or the page lacks one of the two lines.
+        UserError: a result is damaged.
     """
-    rows = {titles.get(m, m): (m, _metrics(path)) for m, path in evaluations.items()}
-    made = TABLES[table](rows)
-    if table == "knowundo" and (said := region_text(evaluations)):
-        made += f"\n{said}"
-    text = page.read_text(encoding="utf-8")
-    write_text(page, markdown.renewed(page, text, marks(table), made))
+    for row, values in table.rows.items():
+        files = {
+            name: read_document(results / row / name)
+            for name in (EVAL, COMPARE)
+            if (results / row / name).is_file()
+        }
+        measured = zip(table.measures.values(), values, strict=True)
+        yield row, [_pair(quantity, theirs, files) for quantity, theirs in measured]
 
 
-def knowundo_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Our values with intervals, and those of the paper where it has the method."""
-    names = ["Unlearn Success", "Retention Success", "average"]
-    head = ["method", *names, *(f"paper: {name}" for name in names)]
-    lines = []
-    for title, (method, metrics) in rows.items():
-        measured = [_percent(metrics["knowundo"][name]) for name in MEASURES]
-        published = [f"{value:.2f}" for value in PAPER.get(method.removesuffix(TUNED), ())] or [
-            ""
-        ] * 3
-        lines.append([title, *measured, *published])
-    return markdown.table(head, lines, numbers=True)
-
-
-def region_text(evaluations: Mapping[str, Path]) -> str:
-    """What MemFlex's region changes against all tensors, both tuned; empty without these two.
-
-    Rows and seeds are drawn (`palimpsest.metrics.pairs`), and Holm's correction is over both tests.
-
-    Raises:
-        UserError: rows.parquet of one of them is missing or altered.
-    """
-    if not set(REGION) <= evaluations.keys():
-        return ""
-    frames = {m: read_table(evaluations[m].parent / ROWS)[0].to_pandas() for m in REGION}
-    level = float(read_document(evaluations[REGION[0]])["confidence"])
-    said = []
-    for pair in page_pairs({"": frames}, level, (UNLEARNED, RETAINED))[""]:
-        sign = -1 if pair.question == UNLEARNED else 1
-        value, (low, high) = pair.change["value"], pair.change["ci95"]
-        ends = sorted((sign * low, sign * high))
-        said.append(
-            f"{pair.question.label} {100 * sign * value:+.1f} points "
-            f"({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}; p {pair.adjusted:.2g})"
-        )
-    return (
-        "MemFlex with its region less MemFlex on all tensors, both tuned alike: "
-        f"{', '.join(said)}. The {100 * level:g} % intervals are over rows and seeds.\n"
+def _pair(quantity: Quantity, theirs: float | None, files: Mapping[str, Any]) -> Pair:
+    head, _, place = quantity.ours.partition(".")
+    file, place = (COMPARE, place) if head == COMPARED else (EVAL, quantity.ours)
+    if file not in files:
+        return Pair(theirs, None, "not measured here", None)
+    found = _at(files[file] if file == COMPARE else files[file]["metrics"], place)
+    if isinstance(found, Mapping):
+        estimate = found
+    else:
+        estimate = {"value": found, "reason": None if found is not None else "no such value"}
+    if estimate["value"] is None:
+        return Pair(theirs, None, str(estimate.get("reason") or "no value"), None)
+    ours, *ends = (
+        quantity.times * one for one in (estimate["value"], *(estimate.get("ci95") or ()))
     )
+    agrees = None if theirs is None else quantity.agrees(theirs, ours)
+    return Pair(theirs, ours, "", agrees, *(ends or (None, None)))
 
 
-def truthfulqa_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """General ability, with recall of what was to be forgotten and kept."""
-    head = ["method", "TruthfulQA, MC1", "to forget: recall", "to keep: recall", "utility"]
-    lines = []
-    for title, (method, metrics) in rows.items():
-        if TASK not in metrics["lm_eval"]:
-            raise UserError(f"{method}: eval.json has no '{TASK}'; build it with the overlay")
-        lines.append(
-            [
-                title,
-                _percent(metrics["lm_eval"][TASK]["acc"]),
-                _percent(metrics["forget"]["recall_rate"]),
-                _percent(metrics["retain"]["recall_rate"]),
-                _percent(metrics["utility"]["model_utility"]),
-            ]
-        )
-    return markdown.table(head, lines, numbers=True)
+def settings(table: Table, results: Path) -> list[str]:
+    """The settings of ``score`` that our values of a table were made with, each combination once.
+
+    Args:
+        table: the table.
+        results: folder of our results.
+
+    Raises:
+        UserError: a result is damaged.
+    """
+    found = set()
+    for row in table.rows:
+        if not (file := results / row / EVAL).is_file():
+            continue
+        score = _at(read_document(file), "provenance.config.score.score") or {}
+        found.add(", ".join(f"{key}: {score[key]}" for key in SETTINGS if key in score))
+    return sorted(found - {""})
 
 
-def tofu_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Forget quality, utility, the truth ratio, and what comes back under attack."""
-    head = ["method", "forget quality, p", "model utility", "truth ratio", "ROUGE-L recall"]
-    head += ["the same of what is kept", "recoverable"]
-    lines = []
-    for title, (_, metrics) in rows.items():
-        quality = (metrics.get("compare") or {}).get("forget_quality", {"p": None, "reason": ""})
-        lines.append(
-            [
-                title,
-                "" if quality["p"] is None else f"{quality['p']:.2g}",
-                _share(metrics["utility"]["model_utility"]),
-                _share(metrics["forget"]["truth_ratio"]),
-                _share(metrics["forget"]["rouge_l"]),
-                _share(metrics["retain"]["rouge_l"]),
-                _share(metrics["robust"]["recoverable"]) if metrics.get("robust") else "",
-            ]
-        )
-    return markdown.table(head, lines, numbers=True)
+def _at(table: Any, place: str) -> Any:
+    """The value at a dotted place; blocks of further parts have a slash in their name."""
+    for key in place.split("."):
+        if not isinstance(table, Mapping) or key not in table:
+            return None
+        table = table[key]
+    return table
 
 
-def methods_table(rows: Mapping[str, tuple[str, Metrics]]) -> str:
-    """Per cent of every method on the embedded hazards: not a ranking."""
-    head = ["method", "to forget: recall", "in unseen wordings", "garbled", "still known"]
-    lines = []
-    for method, metrics in rows.values():
-        forget = metrics["forget"]
-        values = [forget["recall_rate"], metrics["forget_unseen"]["recall_rate"]]
-        values += [forget["garbled_rate"], forget["known_rate"], metrics["retain"]["recall_rate"]]
-        shown = ["" if one["value"] is None else f"{100 * one['value']:.0f}" for one in values]
-        lines.append([f"`{method}`", *shown])
-    return markdown.table([*head, "to keep: recall"], lines, numbers=True)
+def lines(benchmark: Benchmark, results: Path) -> Iterator[str]:
+    """What was compared, for the terminal."""
+    for table in benchmark.tables:
+        found = [pair for _, row in pairs(table, results) for pair in row]
+        compared = [pair for pair in found if pair.agrees is not None]
+        outside = sum(not pair.agrees for pair in compared)
+        yield f"{table.source}: {len(compared)} of {len(found)} values measured here"
+        if compared:
+            yield f"  {len(compared) - outside} within the tolerance, {outside} outside"
 
 
-TABLES = {
-    "knowundo": knowundo_table,
-    "truthfulqa": truthfulqa_table,
-    "tofu": tofu_table,
-    "methods": methods_table,
-}
-"""The tables; each stands between the lines of `marks` of its name."""
+def page(benchmark: Benchmark, results: Path) -> str:
+    """The page, one HTML document that needs nothing else."""
+    tables = [
+        {
+            "source": table.source,
+            "differs": table.differs,
+            "settings": settings(table, results),
+            "measures": [(name, one.tolerance()) for name, one in table.measures.items()],
+            "rows": [(name, list(map(_shown, row))) for name, row in pairs(table, results)],
+        }
+        for table in benchmark.tables
+    ]
+    template = environment().get_template("published.html.j2")
+    return template.render(title=benchmark.title, tables=tables, style=asset("style.css"))
 
 
-def _metrics(path: Path) -> Metrics:
-    if not path.exists():
-        raise UserError(f"{path} is missing: run `make results` (of TOFU: `make tofu`)")
-    beside = {name: path.with_name(f"{name}.json") for name in ("compare", "robust")}
-    more = {name: read_document(file) for name, file in beside.items() if file.exists()}
-    return dict(read_document(path)["metrics"]) | more
+def _shown(pair: Pair) -> dict[str, str]:
+    outcome = {None: "", True: "within", False: "outside"}[pair.agrees]
+    ends = ""
+    if pair.low is not None and pair.high is not None:
+        ends = f"{decimal(pair.low)} to {decimal(pair.high)}"
+    return {
+        "theirs": "not published" if pair.theirs is None else decimal(pair.theirs),
+        "ours": pair.why if pair.ours is None else decimal(pair.ours),
+        "interval": ends,
+        "outcome": outcome,
+    }
 
 
-def _share(measure: Mapping[str, Any]) -> str:
-    if measure["value"] is None:
-        return f"none ({measure['reason']})"
-    ends = measure["ci95"]
-    return f"{measure['value']:.2f}" + (f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
-
-
-def _percent(measure: Mapping[str, Any]) -> str:
-    if measure["value"] is None:
-        return f"none ({measure['reason']})"
-    if not measure["ci95"]:
-        return f"{100 * measure['value']:.1f}"
-    low, high = measure["ci95"]
-    return f"{100 * measure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+def _folder() -> Path:
+    return home() / "resources" / "published"

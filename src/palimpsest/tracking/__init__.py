@@ -18,8 +18,8 @@ from palimpsest.errors import UserError, did_you_mean
 from palimpsest.io.artifacts import EVAL, ROBUST, TRAINING_LOG, TRIALS
 from palimpsest.io.sealed import read_document
 
-TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-"""Tracker -> the package that it needs; ``pip install 'palimpsest[<tracker>]'``."""
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+"""Called as the package that each needs: ``pip install 'palimpsest[<tracker>]'``."""
 
 Point = tuple[int, float]
 
@@ -69,10 +69,8 @@ def open_run(tracker: str, project: str, name: str, settings: Mapping[str, Any],
     if tracker not in TRACKERS:
         valid = ", ".join(TRACKERS)
         raise UserError(f"no tracker '{tracker}'{did_you_mean(tracker, TRACKERS)}; valid: {valid}")
-    if importlib.util.find_spec(TRACKERS[tracker]) is None:
-        raise UserError(
-            f"{TRACKERS[tracker]} is not installed: pip install 'palimpsest[{tracker}]'"
-        )
+    if importlib.util.find_spec(tracker) is None:
+        raise UserError(f"{tracker} is not installed: pip install 'palimpsest[{tracker}]'")
     module = importlib.import_module(f"palimpsest.tracking.{tracker}_runs")
     opened: Run = module.open_run(project, name, settings, to)
     return opened

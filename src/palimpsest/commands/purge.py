@@ -1,0 +1,73 @@
+"""``palimpsest purge``: a data set and what was made of it, removed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from palimpsest.commands.settings import add_settings, read
+from palimpsest.errors import UserError, did_you_mean
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    purge = commands.add_parser(
+        "purge",
+        help="remove a data set and what was made of it",
+        description="Remove a data set and what was made of it: tables, tokens, the results, logs "
+        "and costs of every subject that reads it, and the pages. Unlearned models in merged/ "
+        "stay. It lists all of it first and asks. docs/remains.md says what it cannot reach.",
+    )
+    purge.add_argument("dataset", help="key of datasets")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
+    add_settings(purge)
+    purge.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """List what would go, ask, remove it, and search what is left."""
+    from palimpsest.pipeline.purge import left_of, made_of, remove
+    from palimpsest.pipeline.traces import passages, texts_of
+
+    cfg = read(args)
+    if args.dataset not in cfg.datasets:
+        raise UserError(f"no dataset '{args.dataset}'{did_you_mean(args.dataset, cfg.datasets)}")
+    paths = made_of(cfg, args.dataset)
+    print("\n".join(map(str, paths)) or "nothing was made of it")
+    for line in left_of(cfg, args.dataset):
+        print(f"stays: {line}")
+    if not paths:
+        return
+    if not args.yes:
+        try:
+            answer = input(f"remove these {len(paths)} files and folders? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise UserError("nothing was removed (--yes does not ask)")
+    looked_for = passages(texts_of(Path("resources/datasets", args.dataset)))
+    remove(paths)
+    print("removed")
+    prove(looked_for)
+
+
+def prove(passages: Sequence[str]) -> None:
+    """Search what is left for a passage of each removed text.
+
+    Raises:
+        UserError: files still hold one; they are printed.
+    """
+    from palimpsest.pipeline.traces import SEARCHED, traces
+
+    where = ", ".join(f"{name}/" for name in SEARCHED)
+    print(f"searching {where} for {len(passages)} passages of the rows ...", flush=True)
+    left = list(traces(passages))
+    for path, passage in left:
+        print(f"still there: {path}: {passage!r}")
+    if left:
+        raise UserError(
+            f"{len(left)} files still hold texts of the data set, or another one has the same; "
+            "remove those that should go (the rows are gone, so this cannot be searched again)"
+        )
+    print("none of them is left (weights and token ids are not searched: docs/remains.md)")
