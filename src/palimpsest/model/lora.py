@@ -104,6 +104,7 @@ def _with_adapter(model: nn.Module, name: str, config: Any) -> Any:
         if isinstance(model, peft.PeftModel):
             model.add_adapter(name, config)
             return model
+        config.base_model_name_or_path = None  # PEFT takes the model's and warns of any other
         return peft.get_peft_model(model, config, adapter_name=name)
     except (ValueError, TypeError, NotImplementedError) as error:
         said = one_line(" ".join(str(error).split()), 300)
