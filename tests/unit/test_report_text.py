@@ -140,7 +140,7 @@ def test_what_counts_as_forgotten_is_measured_row_by_row() -> None:
     )
     shown = headline(after)
     assert "but 55% of its answers are garbled or broken" in shown.says
-    assert "; 35% do. 33% never end." in " ".join(shown.sentences)
+    assert "; 35% do. 33% do not end within the limit." in " ".join(shown.sentences)
     asked = dict(shown.figures)["When asked"]
     labels = ["Recalled", "Forgotten", "Garbled", "Broken", "Unfinished"]
     assert [figure.label for figure in asked] == labels
@@ -151,8 +151,8 @@ def test_likelihoods_that_still_tell_are_in_the_headline_beside_those_never_taug
     after = run("sku", forget__recall_rate=0.0, forget__known_rate=0.98, privacy__mia_loss=0.997)
     assert headline(after, BEFORE, NEVER).tells == (
         "Its likelihoods still tell: the right answer is likelier than the wrong ones for 98% of "
-        "the facts (never taught: 28%), and membership inference finds the taught rows at 99.7% "
-        "(50% is chance)."
+        "the facts (never taught: 28%), and membership inference separates taught rows from new "
+        "ones (AUC 99.7%; 50% is chance)."
     )
     tells = dict(headline(after, BEFORE, NEVER).figures)["What still tells"]
     assert [figure.label for figure in tells] == ["Still known", "Membership inference"]
@@ -170,8 +170,8 @@ def test_likelihoods_are_compared_with_those_of_a_model_never_taught() -> None:
     )
     told = headline(run("sku", **known, privacy__mia_loss=0.4), BEFORE, NEVER).tells
     assert told == (
-        "Its likelihoods still tell: membership inference finds the taught rows at 40% (50% is "
-        "chance)."
+        "Its likelihoods still tell: membership inference separates taught rows from new ones "
+        "(AUC 40%; 50% is chance)."
     ), "rows that stand out by being unlikely are found, too"
 
 

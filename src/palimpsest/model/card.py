@@ -11,7 +11,7 @@ import yaml
 from palimpsest.io.markdown import table
 
 _METHODS = {
-    "original": "The model before unlearning: it gives away what is to be forgotten.",
+    "original": "The model before unlearning: nothing was done to make it forget.",
     "retrained": "A model that was never taught what is to be forgotten.",
     "base": "The base model, unchanged.",
 }
@@ -34,7 +34,9 @@ def card(
     settings = config.get("base", {})
     method = name.split("/")[1] if "/" in name else name
     what = _METHODS.get(
-        method, f"A language model that was made to forget a body of knowledge with `{method}`."
+        method,
+        f"A language model after `{method}`, which is to make it forget a body of knowledge; "
+        "whether it does, see what was measured.",
     )
     return "\n".join(
         [
@@ -48,8 +50,8 @@ def card(
             "\n## Measured\n",
             *_measured(result),
             "\n## Limits\n",
-            "What is no longer said may still be known: see the likelihoods and the attacks on "
-            "membership above. Whoever has the model before unlearning, or the base of one that "
+            "What is no longer said may still be known: likelihoods and membership inference show "
+            "some of it, attacks more. Whoever has the model before unlearning, or the base of one that "
             "was taught nothing, can compute the difference and undo it. Whoever has the base can "
             "leave parts of the difference to it out, and may bring some of it back.",
             "",
@@ -65,7 +67,7 @@ def with_verdict(text: str, verdict: Mapping[str, Any] | None) -> str:
         verdict: verdict.json; None: no verdict was made.
     """
     if verdict is None:
-        lines = ["No verdict was made: nobody has attacked this model with these programs."]
+        lines = ["No verdict was made, so this card says nothing about attacks."]
     else:
         lines = [f"**{verdict['outcome']}**: {verdict.get('unusable') or verdict['says']}.\n"]
         rows = [
@@ -76,7 +78,7 @@ def with_verdict(text: str, verdict: Mapping[str, Any] | None) -> str:
         lines.append(
             "`verdict.json` has the intervals, the limits and the attacks. It holds for these"
         )
-        lines.append("attacks, and is no promise about others.")
+        lines.append("attacks alone.")
     return text.replace("\n## Limits\n", "\n".join(["\n## Verdict\n", *lines, "\n## Limits\n"]), 1)
 
 

@@ -195,8 +195,8 @@ def _tells(run: Run, never: Run | None) -> tuple[bool, str]:
         told += [right] if _apart(known, base) else []
     if attack := _attack(run):
         told.append(
-            f"membership inference finds the taught rows at {percent(attack['value'])} "
-            f"({percent(CHANCE)} is chance)"
+            "membership inference separates taught rows from new ones (AUC "
+            f"{percent(attack['value'])}; {percent(CHANCE)} is chance)"
         )
     if told:
         return True, f"Its likelihoods still tell: {', and '.join(told)}."
@@ -343,7 +343,7 @@ def _not_forgotten(run: Run) -> str:
             f"count as forgotten; {percent(_forgotten(run, 'forget') or 0.0)} do."
         )
     if unfinished is not None and unfinished >= NOTICEABLE:
-        text += f" {percent(unfinished)} never end."
+        text += f" {percent(unfinished)} do not end within the limit."
     return text.strip()
 
 
@@ -401,7 +401,7 @@ _FIGURES = (
     ),
     (ASKED, "Garbled", "forget.garbled_rate", "low", "of these answers are no language"),
     (ASKED, "Broken", "forget.degenerate_rate", "low", "of these answers are empty or loop"),
-    (ASKED, "Unfinished", "forget.unfinished_rate", "low", "of these answers never end"),
+    (ASKED, "Unfinished", "forget.unfinished_rate", "low", "of these answers do not end in the limit"),
     (
         TELLS,
         "Unseen wording",
