@@ -96,14 +96,45 @@ def answer(
             None: it reads equal prompts once a batch.
     """
     sampling = {"do_sample": False} if sampled is None else sampled.options()
-    stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
-    # What stands before a prompt is masked, so any token will do.
-    pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-    answers: dict[int, Answer] = {}
     if sampled is not None:
         torch.manual_seed(sampled.seed)
+
+    def decoded(_: list[int], ids: Tensor, mask: Tensor, stops: set[int]) -> list[list[int]]:
+        ahead = ids.shape[1] - 1 if shared is None else shared
+        pad = pad_id(tokenizer)
+        cache = _read(model, ids[:, :ahead], mask[:, :ahead], pad)
+        options = {**sampling, "eos_token_id": sorted(stops) or None, "pad_token_id": pad}
+        return _generated(model, ids, mask, max_new_tokens, stops, cache, options)
+
+    return in_batches(model, tokenizer, rows, batch_rows, done, decoded, shared or 0)
+
+
+def in_batches(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    batch_rows: int,
+    done: Callable[[int, int], None],
+    decoded: Callable[[list[int], Tensor, Tensor, set[int]], list[list[int]]],
+    common: int = 0,
+) -> list[Answer]:
+    """Answer the prompts of `rows` batch by batch, in any way of decoding.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        rows: only their prompts are read.
+        batch_rows: prompts decoded together.
+        done: called after each batch with the rows finished and the tokens of this batch.
+        decoded: gives the tokens that follow each prompt of a batch. It gets the places of the
+            batch's rows, padded ids and their mask (both [rows, length]; a single prompt stands
+            there twice), and the tokens that end an answer.
+        common: first tokens that all prompts have in common; the padding stands behind them.
+    """
+    stops = stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
     device = next(model.parameters()).device
-    common = shared or 0
+    pad = pad_id(tokenizer)
+    answers: dict[int, Answer] = {}
     for batch in batches(rows, batch_rows, common):
         prompts = [rows[i].prompt for i in batch]
         if len(prompts) == 1:
@@ -112,12 +143,9 @@ def answer(
         first = torch.stack([prompt[:common] for prompt in prompts])
         ids = torch.cat([first, ids], dim=1).to(device)
         mask = torch.cat([torch.ones_like(first), mask], dim=1).to(device)
-        ahead = ids.shape[1] - 1 if shared is None else shared
         with contiguous_states(model):
-            cache = _read(model, ids[:, :ahead], mask[:, :ahead], pad)
-            options = {**sampling, "eos_token_id": sorted(stops) or None, "pad_token_id": pad}
-            generated = _generated(model, ids, mask, max_new_tokens, stops, cache, options)
-        for i, tokens in zip(batch, generated, strict=False):
+            found = decoded(batch, ids, mask, stops)
+        for i, tokens in zip(batch, found, strict=False):
             answers[i] = cut(tokens, stops, tokenizer)
         done(len(answers), sum(answers[i].tokens for i in batch))
     return [answers[i] for i in range(len(rows))]
@@ -265,6 +293,11 @@ def pad_left(prompts: Sequence[Tensor], pad: int, length: int) -> tuple[Tensor, 
         ids[i, length - len(prompt) :] = prompt
         mask[i, length - len(prompt) :] = 1
     return ids, mask
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token before a prompt; it is masked, so any one will do."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def stop_ids(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:

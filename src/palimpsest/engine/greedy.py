@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from palimpsest.engine import generate
 from palimpsest.engine.decoder import blocks_of
-from palimpsest.engine.generate import Answer, batches, contiguous_states, cut, pad_left, padded
+from palimpsest.engine.generate import Answer
 from palimpsest.engine.rows import Row
 
 LEAST = 2
@@ -103,21 +103,11 @@ def answer(
     """
     if not _steps_alone(model):
         return generate.answer(model, tokenizer, rows, max_new_tokens, batch_rows, done)
-    stops = generate.stop_ids(model.generation_config, tokenizer)  # type: ignore[arg-type]
-    pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-    device = next(model.parameters()).device
-    answers: dict[int, Answer] = {}
-    for batch in batches(rows, batch_rows, 0):
-        texts = [rows[i].prompt for i in batch]
-        texts *= 2 if len(texts) == 1 else 1
-        ids, mask = pad_left(texts, pad, padded(len(texts[0])))
-        with contiguous_states(model):
-            read = (prompts or Prompts(0), tuple(batch))
-            found = _decoded(model, ids.to(device), mask.to(device), max_new_tokens, stops, read)
-        for i, tokens in zip(batch, found, strict=False):
-            answers[i] = cut(tokens, stops, tokenizer)
-        done(len(answers), sum(answers[i].tokens for i in batch))
-    return [answers[i] for i in range(len(rows))]
+
+    def decoded(batch: list[int], ids: Tensor, mask: Tensor, stops: set[int]) -> list[list[int]]:
+        return _decoded(model, ids, mask, max_new_tokens, stops, (prompts or Prompts(0), batch))
+
+    return generate.in_batches(model, tokenizer, rows, batch_rows, done, decoded)
 
 
 def _steps_alone(model: nn.Module) -> bool:
@@ -137,7 +127,7 @@ def _decoded(
     mask: Tensor,
     limit: int,
     stops: set[int],
-    read: tuple[Prompts, tuple[int, ...]],
+    read: tuple[Prompts, list[int]],
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to the first that ends it.
 
@@ -147,7 +137,7 @@ def _decoded(
         mask: of the same shape.
         limit: tokens of the longest answer.
         stops: tokens that end an answer.
-        read: what is kept of prompts, and the name of this batch in it.
+        read: what is kept of prompts, and the places of this batch's rows.
     """
     ends = torch.tensor(sorted(stops), device=ids.device)
     found: list[list[int]] = [[] for _ in ids]
@@ -167,7 +157,7 @@ def _decoded(
         )
 
     for number in range(limit):
-        output = step() if number else read[0].read(_inner(model), read[1], cache, step)
+        output = step() if number else read[0].read(_inner(model), tuple(read[1]), cache, step)
         ids = output.logits[:, -1].float().argmax(-1, keepdim=True)
         for place, token, over in zip(
             places.tolist(), ids[:, 0].tolist(), ended.tolist(), strict=True
