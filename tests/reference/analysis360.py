@@ -59,12 +59,6 @@ def rmu(state: Tensor, target: Tensor) -> Tensor:
     return ((state - target) ** 2).mean()
 
 
-def retain_padded(rows: Sequence[Tensor], length: int, target: Sequence[Tensor]) -> Tensor:
-    """RMU's retain term over rows padded to one length: the pads' zeros dilute it."""
-    total = sum(((a - b) ** 2).sum() for a, b in zip(rows, target, strict=True))
-    return total / (len(rows) * length * rows[0].shape[-1])
-
-
 def optimizer_steps(micro_batches: int, accumulation: int) -> tuple[int, int]:
     """Optimiser steps that happen, and micro-batches at the end that are computed in vain."""
     return micro_batches // accumulation, micro_batches % accumulation

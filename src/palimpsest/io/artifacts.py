@@ -49,11 +49,6 @@ LM_EVAL_ROWS = "lm_eval.parquet"
 JUDGED = "judged.parquet"
 SWEEP = "sweep.parquet"
 
-SPLIT = "split.json"
-"""Which rows an attacker has, and which he wants."""
-
-POINT = "point.json"
-"""Settings of one trial."""
 TRIAL = "trial.json"
 """How a trial ended, and what it cost; beside it `ROWS`, a line per scale and row."""
 TRIALS = "trials.parquet"

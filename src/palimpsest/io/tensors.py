@@ -141,7 +141,7 @@ def write_parts(file: Path, parts: Iterable[Bytes]) -> dict[str, str]:
         atomic_path(file) as temporary,
         open(temporary, "wb") as handle,
         hashing() as digest,
-        _one_thread(),
+        one_thread(),  # a second thread of OpenMP would spin on the core that hashes
     ):
         begun = 0
         for part in parts:
@@ -163,8 +163,8 @@ def _begin_sync(handle: BinaryIO, begun: int) -> int:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    # A second thread of OpenMP would spin on the core that hashes.
+def one_thread() -> Iterator[None]:
+    """Within the block, torch computes with one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -7,8 +7,7 @@ sum alone, as ``merged/`` does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.errors import UserError
+from palimpsest.io.tensors import one_thread
 from palimpsest.model.adapter import Update
 from palimpsest.model.vector import product, weight_of
 
@@ -60,7 +60,7 @@ def joined(
         UserError: an update has a number that is not finite.
     """
     kept, total, errors = dict[str, Update](), dict(deltas), [0.0]
-    with _one_thread():
+    with one_thread():  # the last bits of LAPACK's results depend on the number of threads
         for name, update in updates.items():
             weight = weight_of(name)
             found, error = refactored(update, name)
@@ -140,14 +140,3 @@ def _norm(b: Tensor, a: Tensor) -> float:
     """Frobenius norm of B A without the product."""
     core = torch.linalg.qr(b, mode="r")[1] @ torch.linalg.qr(a.T, mode="r")[1].T
     return core.norm().item()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # The last bits of LAPACK's results depend on the number of threads.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
