@@ -35,21 +35,20 @@ def place_of(block: str) -> tuple[str, ...]:
 
 def opposites(scenario: Scenario) -> Iterator[Opposite]:
     """Every pair of parts in opposite roles."""
-    trained = {
-        "forget": (scenario.forget, "which unlearning trains on"),
-        "retain": (scenario.retain, "which unlearning trains on"),
-        "general": (scenario.general, "which unlearning trains on"),
-    }
-    taught = scenario.pretrain.data if scenario.pretrain else []
-    evaluated = scenario.evaluate.parts()
-    chosen_on = scenario.validate_on.parts()
+    yield from _kept_and_forgotten(scenario)
+    yield from _reported_and_used(scenario)
+    yield from _held_out_and_used(scenario)
+
+
+def _kept_and_forgotten(scenario: Scenario) -> Iterator[Opposite]:
     forgotten: dict[str, str | None] = {"forget": scenario.forget}
     kept: dict[str, str | None] = {
         "retain": scenario.retain,
         "keep": scenario.keep,
         "general": scenario.general,
     }
-    for section, parts in (("evaluate", evaluated), ("validate_on", chosen_on)):
+    sections = {"evaluate": scenario.evaluate.parts(), "validate_on": scenario.validate_on.parts()}
+    for section, parts in sections.items():
         for known, roles in ((forgotten, _FORGOTTEN), (kept, _KEPT)):
             names = [name for name in parts if name in roles or name.split("/")[0] in roles]
             known |= {f"{section}.{name}": parts[name] for name in names}
@@ -61,6 +60,22 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
                 advice = "what is to be kept, and general text, need rows of their own"
                 yield Opposite(role, ref, other_role, other, why, advice)
 
+
+def _trained_on(scenario: Scenario) -> dict[str, tuple[str | None, str]]:
+    """Role -> its part, and what unlearning does with its rows."""
+    parts = {"forget": scenario.forget, "retain": scenario.retain, "general": scenario.general}
+    return {role: (part, "which unlearning trains on") for role, part in parts.items()}
+
+
+def _taught(scenario: Scenario) -> dict[str, tuple[str | None, str]]:
+    """Place in the configuration -> a part that the subject was taught, and that it was."""
+    taught = scenario.pretrain.data if scenario.pretrain else []
+    why = "which the subject was taught"
+    return {f"pretrain.data[{i}]": (part, why) for i, part in enumerate(taught)}
+
+
+def _reported_and_used(scenario: Scenario) -> Iterator[Opposite]:
+    trained, evaluated = _trained_on(scenario), scenario.evaluate.parts()
     other_rows = "report a part with other rows (another share of the dataset's split)"
     further = [name for name in evaluated if name.split("/")[0] in ("retain", "general")]
     for name in dict.fromkeys(("retain", "retain_prompted", "retain_chat", "general", *further)):
@@ -68,12 +83,10 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
         of_general = name.split("/")[0] == "general"
         against = {"retain": trained["retain"]}
         if of_general:
-            against["general"] = trained["general"]
-            for i, part in enumerate(taught):
-                against[f"pretrain.data[{i}]"] = part, "which the subject was taught"
+            against |= {"general": trained["general"], **_taught(scenario)}
         against |= {
             f"validate_on.{key}": (part, "which settings are chosen on")
-            for key, part in chosen_on.items()
+            for key, part in scenario.validate_on.parts().items()
             if key in ("retain", "general")
         }
         for other_role, (other_part, why) in against.items():
@@ -88,16 +101,18 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
             "evaluate.forget_unseen", unseen, "forget", scenario.forget, why, advice, False
         )
 
-    if (holdout := evaluated.get("holdout")) is not None:
-        advice = "name a part that nobody was taught"
-        for i, part in enumerate(taught):
-            why = "which the subject was taught"
-            yield Opposite("evaluate.holdout", holdout, f"pretrain.data[{i}]", part, why, advice)
-        known_rows = {**trained, "keep": (scenario.keep, "which methods heal on")}
-        for other_role, (used, why) in known_rows.items():
-            if used is not None:
-                yield Opposite("evaluate.holdout", holdout, other_role, used, why, advice)
-        for name in _FORGOTTEN:
-            if (asked := evaluated.get(name)) is not None:
-                why = "which is to be forgotten"
-                yield Opposite("evaluate.holdout", holdout, f"evaluate.{name}", asked, why, advice)
+
+def _held_out_and_used(scenario: Scenario) -> Iterator[Opposite]:
+    evaluated = scenario.evaluate.parts()
+    if (holdout := evaluated.get("holdout")) is None:
+        return
+    used = {
+        **_taught(scenario),
+        **_trained_on(scenario),
+        "keep": (scenario.keep, "which methods heal on"),
+        **{f"evaluate.{b}": (evaluated.get(b), "which is to be forgotten") for b in _FORGOTTEN},
+    }
+    advice = "name a part that nobody was taught"
+    for role, (part, why) in used.items():
+        if part is not None:
+            yield Opposite("evaluate.holdout", holdout, role, part, why, advice)

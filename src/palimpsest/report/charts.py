@@ -107,6 +107,33 @@ def _trade_off(subject: Subject, swept: Sequence[tuple[Run, list[Line]]]) -> Cha
         for line in lines
     ]
     titles = [run.title for run, _ in swept]
+    text = (
+        "Each line follows one method as lambda grows; the upper left corner is the goal: all of "
+        "one thing forgotten, all of the other kept. A ring marks the lambda in use. "
+        + " ".join(_in_words(run, lines) for run, lines in swept)
+    )
+    return Chart(
+        id=f"{subject.name}-trade-off",
+        title="Forgetting against keeping",
+        text=text.strip(),
+        spec=container_spec(_paths(points, titles), text, 360),
+        header=["Method", "λ", "To forget", "To keep", "In use"],
+        rows=[
+            [
+                p["method"],
+                p["lambda"],
+                percent(p["forget"]),
+                percent(p["retain"]),
+                "in use" if p["chosen"] == "yes" else "",
+            ]
+            for p in points
+        ],
+        csv="sweep",
+    )
+
+
+def _paths(points: list[Line], titles: list[str]) -> alt.LayerChart:
+    """The way of each method as lambda grows, its lambda in use, and the goal."""
     x = alt.X(
         "forget:Q",
         title="recall of what is to be forgotten",
@@ -154,29 +181,7 @@ def _trade_off(subject: Subject, swept: Sequence[tuple[Run, list[Line]]]) -> Cha
     ) + corner.mark_text(
         align="left", dx=9, dy=-9, fontStyle="italic", fontSize=11, color=FAINT
     ).encode(x, y, text="text:N")
-    text = (
-        "Each line follows one method as lambda grows; the upper left corner is the goal: all of "
-        "one thing forgotten, all of the other kept. A ring marks the lambda in use. "
-        + " ".join(_in_words(run, lines) for run, lines in swept)
-    )
-    return Chart(
-        id=f"{subject.name}-trade-off",
-        title="Forgetting against keeping",
-        text=text.strip(),
-        spec=container_spec(path + ring + dots + labels + goal, text, 360),
-        header=["Method", "λ", "To forget", "To keep", "In use"],
-        rows=[
-            [
-                p["method"],
-                p["lambda"],
-                percent(p["forget"]),
-                percent(p["retain"]),
-                "in use" if p["chosen"] == "yes" else "",
-            ]
-            for p in points
-        ],
-        csv="sweep",
-    )
+    return path + ring + dots + labels + goal
 
 
 def _by_scale(subject: Subject, run: Run, lines: list[Line]) -> Chart:

@@ -57,42 +57,46 @@ def download_data(job: DownloadData, log: Callable[[str], None] = print) -> dict
             **fetched.facts,
             **built.facts,
         )
-    for repair in built.facts["repaired"]:
-        log(
-            f"{output.name}: mended {repair['file']}, {repair['row']}: "
-            f"'{repair['was']}' is now '{repair['is']}'"
-        )
-    if unread := built.facts["unread_columns"]:
-        log(f"{output.name}: columns that nothing reads: {one_line(', '.join(unread))}")
-    for part, twice in built.facts["doubled"].items():
-        if "rows" in twice:
-            counts = ", ".join(f"{n} {what}" for what, n in twice.items())
-            log(f"{output.name}/{part}: NOTICE: stand there twice: {counts}")
-    if run_on := built.facts["run_on"]:
-        places = one_line(", ".join(run_on), 200)
-        log(f"{output.name}: NOTICE: answers that end in another heading, kept so: {places}")
-    if left_out := built.facts["left_out"]:
-        counts = ", ".join(f"{n} {why}" for why, n in left_out.items())
-        log(f"{output.name}: left out rows: {counts}")
-    if dropped := built.facts["dropped"]:
-        first = dropped[0]
-        log(
-            f"{output.name}: dropped {len(dropped)} rows; the first: "
-            f"{first['file']}, {first['row']}: {first['reason']}"
-        )
+    for line in _about_rows(built):
+        log(f"{output.name}{line}")
     for line in _about_keys(built):
         log(f"{output.name}: {line}")
     log(f"{output}: " + ", ".join(f"{p} {n}" for p, n in built.facts["rows"].items()))
     return manifest
 
 
+def _about_rows(built: Built) -> Iterator[str]:
+    """What is odd about the rows, behind the data set's name."""
+    for repair in built.facts["repaired"]:
+        yield (
+            f": mended {repair['file']}, {repair['row']}: '{repair['was']}' is now '{repair['is']}'"
+        )
+    if unread := built.facts["unread_columns"]:
+        yield f": columns that nothing reads: {one_line(', '.join(unread))}"
+    for part, twice in built.facts["doubled"].items():
+        if "rows" in twice:
+            counts = ", ".join(f"{n} {what}" for what, n in twice.items())
+            yield f"/{part}: NOTICE: stand there twice: {counts}"
+    if run_on := built.facts["run_on"]:
+        places = one_line(", ".join(run_on), 200)
+        yield f": NOTICE: answers that end in another heading, kept so: {places}"
+    if left_out := built.facts["left_out"]:
+        yield f": left out rows: {', '.join(f'{n} {why}' for why, n in left_out.items())}"
+    if dropped := built.facts["dropped"]:
+        first = dropped[0]
+        yield (
+            f": dropped {len(dropped)} rows; the first: "
+            f"{first['file']}, {first['row']}: {first['reason']}"
+        )
+
+
 def _about_keys(built: Built) -> Iterator[str]:
     """What became of the key strings, where they were not all given."""
-    counts, told = built.facts["keys"], built.facts["keys_in_question"]
-    if told:
+    counts = built.facts["keys"]
+    if asked := built.facts["keys_in_question"]:
         yield (
-            f"NOTICE: left out {len(told)} key strings that stand in their own question; the "
-            f"first: '{told[0]['key']}', {told[0]['row']}"
+            f"NOTICE: left out {len(asked)} key strings that stand in their own question; the "
+            f"first: '{asked[0]['key']}', {asked[0]['row']}"
         )
     if derived := counts.get(DERIVED):
         example = " | ".join(built.facts["keys_example"])

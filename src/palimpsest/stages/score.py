@@ -5,7 +5,7 @@ It runs on the CPU without torch: a new metric never needs a model.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,28 +102,38 @@ def score(job: Score) -> dict[str, Any]:
     result["provenance"] |= {"shared_rows": shared, "shared_passages": passages}
     if job.robust is not None:
         result["robust"] = _robust(job.robust)
-    for entry in shared:
-        print(
-            "notice: {rows} rows of {part} ({role}) are rows of {other} ({other_role}) as "
-            "well".format(**entry)
-        )
-    for entry in passages:
-        print(
-            f"notice: {{rows}} rows of {{part}} ({{role}}) share a passage of {PASSAGE} words with "
-            "{other} ({other_role}): membership inference says too little".format(**entry)
-        )
     names = {"model": config["model"], "method": config["method"]}
     dtype = result["provenance"]["dtype"]
     write_table(job.out / ROWS, rows_table(rows, parts), **names, dtype=dtype)
     write_document(job.out / EVAL, result)
+    for notice in _notices(shared, passages, keys, metrics["harm"]["rate"]):
+        print(notice)
+    print("{model}/{method}: ".format(**names) + _summary(metrics))
+    return result
+
+
+def _notices(
+    shared: Iterable[Mapping[str, Any]],
+    passages: Iterable[Mapping[str, Any]],
+    keys: Mapping[str, Mapping[str, int]],
+    harm: Mapping[str, Any],
+) -> Iterator[str]:
+    """What a reader of the numbers ought to know: rows in two roles, recall without key strings."""
+    for entry in shared:
+        yield (
+            "notice: {rows} rows of {part} ({role}) are rows of {other} ({other_role}) as "
+            "well".format(**entry)
+        )
+    for entry in passages:
+        yield (
+            f"notice: {{rows}} rows of {{part}} ({{role}}) share a passage of {PASSAGE} words with "
+            "{other} ({other_role}): membership inference says too little".format(**entry)
+        )
     for block, counts in keys.items():
         if lacking := counts[NONE]:
-            print(f"{block}: NOTICE: {lacking_keys(lacking)}")
-    harm = result["metrics"]["harm"]["rate"]
+            yield f"{block}: NOTICE: {lacking_keys(lacking)}"
     if harm["value"] is None:
-        print(f"NOTICE: no rate of harm: {harm['reason']}")
-    print("{model}/{method}: ".format(**names) + _summary(result["metrics"]))
-    return result
+        yield f"NOTICE: no rate of harm: {harm['reason']}"
 
 
 def _tuning(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, list[str]]]:
@@ -140,7 +150,7 @@ def _tuning(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str,
 
 
 def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:
-    """What garbled answers are told from; None without the answers of `original`."""
+    """The answers that garbled ones are compared with; None without those of `original`."""
     if job.original_answers is None or job.base is None:
         return None
     texts = [text for part in parts for text in part.texts()]
