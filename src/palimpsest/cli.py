@@ -184,7 +184,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog="examples: palimpsest plan results/llama2-13b/sku/eval.json; "
         "palimpsest plan results/mini/sku/eval.json --configfile config/test/mini.yaml; "
         "palimpsest plan --config 'measure={batch_tokens: 512}'. "
-        "Memory is computed from the model's shape, the settings and the rows (docs/stages.md).",
+        "Memory is computed from the model's shape, the settings and the rows (README.md, A plan).",
     )
     plan.add_argument(
         "targets",

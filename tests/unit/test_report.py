@@ -233,7 +233,7 @@ def test_examples_are_the_first_rows_of_each_part(page: str) -> None:
 def test_answers_are_judged_and_marked(page: str) -> None:
     first = page.split('id="mini-forget-forget-00000"')[1].split("</li>")[0]
     assert "<mark>copper kettle</mark>" in first
-    assert "knows it" in first
+    assert "says it" in first
     assert '<span class="badge good">forgotten</span>' in first or "broken" in first
     assert "<ins>small and quiet place" in page
     assert "<del>" in page

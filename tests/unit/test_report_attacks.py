@@ -193,7 +193,7 @@ def test_damage_and_power_stand_beside_each_attack(results: Path, html: str) -> 
     assert section is not None
     choice = section.lines[1]
     assert choice.about == "decoding, choice; power 100%"
-    assert [entry.damage for entry in choice.entries] == ["keeps 50%, no text 0%"] * 4
+    assert [entry.damage for entry in choice.entries] == ["keeps 50%, broken 0%"] * 4
     assert "keeps 50%" in text(html)
 
 

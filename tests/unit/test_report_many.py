@@ -215,7 +215,7 @@ def test_the_retrained_subject_is_a_reference(page: str, subject: Subject) -> No
     part = examples(subject, 8)[0]
     verdicts = {a.verdict for e in part.examples for a in e.answers if a.method == "retrained"}
     tones = {a.tone for e in part.examples for a in e.answers if a.method == "retrained"}
-    assert verdicts == {"does not know it"}
+    assert verdicts == {"does not say it"}
     assert tones == {""}
 
 

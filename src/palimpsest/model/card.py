@@ -51,9 +51,9 @@ def card(
             *_measured(result),
             "\n## Limits\n",
             "What is no longer said may still be known: likelihoods and membership inference show "
-            "some of it, attacks more. Whoever has the model before unlearning, or the base of one that "
-            "was taught nothing, can compute the difference and undo it. Whoever has the base can "
-            "leave parts of the difference to it out, and may bring some of it back.",
+            "some of it, attacks more. Whoever has the model before unlearning, or the base of one "
+            "that was taught nothing, can compute the difference and undo it. Whoever has the base "
+            "can leave parts of the difference to it out, and may bring some of it back.",
             "",
         ]
     )

@@ -139,7 +139,7 @@ def _judge(method: str, row: dict[str, Any], knew: bool) -> tuple[str, str]:
     if recalled is None:
         return "not scored", ""
     if method in REFERENCES:
-        return ("knows it" if recalled else "does not know it"), ""
+        return ("says it" if recalled else "does not say it"), ""
     if (kind := part.split("_")[0]) not in _VERDICTS:
         return ("right" if recalled else "other"), ""
     yes, no, good = (_VERDICTS if knew else _NEW)[kind]

@@ -401,7 +401,7 @@ _FIGURES = (
     ),
     (ASKED, "Garbled", "forget.garbled_rate", "low", "of these answers are no language"),
     (ASKED, "Broken", "forget.degenerate_rate", "low", "of these answers are empty or loop"),
-    (ASKED, "Unfinished", "forget.unfinished_rate", "low", "of these answers do not end in the limit"),
+    (ASKED, "Unfinished", "forget.unfinished_rate", "low", "of these answers have no end"),
     (
         TELLS,
         "Unseen wording",

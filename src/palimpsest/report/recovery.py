@@ -43,7 +43,7 @@ class Entry:
     note: str = ""
     weak: bool = False
     damage: str = ""
-    """What the attacked model still knows of the rows to keep, and how much of it is no text."""
+    """What the attacked model still knows of the rows to keep, and its broken answers."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _damage(attack: Fields, key: str) -> str:
     kept, broken = rates.get("retain_recall"), rates.get("degenerate")
     texts = [
         "" if kept is None else f"keeps {percent(kept)}",
-        "" if broken is None else f"no text {percent(broken)}",
+        "" if broken is None else f"broken {percent(broken)}",
     ]
     return ", ".join(text for text in texts if text)
 

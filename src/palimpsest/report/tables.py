@@ -189,7 +189,7 @@ def _attacks(subjects: list[Subject]) -> Iterable[dict[str, Any]]:
 
 
 def _damage(of_models: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """What each attacked model keeps, and the share of its answers that are no text."""
+    """What each attacked model keeps, and the share of its answers that are broken."""
     ends = {"method": "", "original": "_original", "control": "_control"}
     names = {"retain": "retain_recall", "no_text": "degenerate"}
     return {
