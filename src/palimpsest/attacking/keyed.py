@@ -1,4 +1,4 @@
-"""Where in a row's tokens the fact is said: the key string and the true words before it."""
+"""Where in a row's tokens the fact stands: the key string and the true words before it."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def layers_of(
 
 
 def chosen_layers(count: int, every: int) -> list[int]:
-    """Every so many layers of `count` blocks, the last block's output among them, ascending."""
+    """One in `every` layers of `count` blocks, the last block's output among them, ascending."""
     return list(range(count, 0, -every))[::-1]
 
 

@@ -19,7 +19,7 @@ from palimpsest.engine.rows import Row
 from palimpsest.metrics.asked import draw_ids
 
 TOKENS = 64
-"""Of longer responses so many tokens are read."""
+"""Tokens that are read of a longer response."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_all(target: Target, with_base: bool, count: int) -> Read:
     Args:
         target: the model and the rows.
         with_base: read other rows of the attacker, too, and everything with the base.
-        count: at most so many rows to keep, and so many general ones.
+        count: most rows to keep, and most general ones.
     """
     facts = keyed(target, target.forget)
     others = []

@@ -32,7 +32,7 @@ class Rounded:
 
 
 Rounding = Callable[[Tensor], Rounded | None]
-"""Takes [outputs, inputs]; None: the format has no place for a layer of so many inputs."""
+"""Takes [outputs, inputs]; None: the format has no place for a layer with this number of inputs."""
 
 
 def rounding(name: str) -> Rounding:

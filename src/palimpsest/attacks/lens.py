@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Head = Literal["own", "base", "fitted"]
 
 BEST = 10
-"""A token is found if it is among so many."""
+"""A token among this number of likeliest ones is found."""
 
 
 class Settings(AttackSettings):
@@ -48,9 +48,9 @@ class Settings(AttackSettings):
     heads: Annotated[list[Head], EACH_ONCE] = ["own", "base", "fitted"]
     """Output layers: the model's own; the base's; the base's behind a linear map."""
     every: Count = 1
-    """Every so many layers, counted from the last."""
+    """Step from layer to layer, counted from the last."""
     rows: Count = 64
-    """fitted: at most so many rows to keep, and so many general ones."""
+    """fitted: most rows to keep, and most general ones."""
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each head; with other facts in hand, for each fold."""

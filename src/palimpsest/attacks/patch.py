@@ -37,7 +37,7 @@ class Settings(AttackSettings):
     kind: Literal["patch"]
     """How much of the facts the blocks before unlearning find in the model's states."""
     every: Count = 2
-    """Every so many layers, counted from the last."""
+    """Step from layer to layer, counted from the last."""
 
 
 def run(settings: Settings, cell: Cell, target: Target) -> list[Outcome]:

@@ -33,7 +33,7 @@ class Settings(AttackSettings):
     kind: Literal["probe"]
     """Whether a layer's states tell the true statement from the false ones."""
     every: Count = 3
-    """Every so many layers, counted from the last."""
+    """Step from layer to layer, counted from the last."""
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each fold."""

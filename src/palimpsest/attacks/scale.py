@@ -30,9 +30,9 @@ class Settings(AttackSettings):
     factors: Annotated[list[Real], EACH_ONCE] = [0.25, 0.5, 0.75, 1.25, 1.5, -1.0]
     """c of base + c * change."""
     drop: Annotated[list[Count], EACH_ONCE] = [1, 4]
-    """The change without so many of its strongest singular directions in each matrix."""
+    """Numbers of strongest singular directions in each matrix that the change is left without."""
     keep: Annotated[list[Count], EACH_ONCE] = [1, 4]
-    """The change of so many of them alone."""
+    """Numbers of those directions that are all that is left of it."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:

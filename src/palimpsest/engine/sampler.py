@@ -173,7 +173,7 @@ class Streams:
         return rows
 
     def budget(self, steps: int) -> str:
-        """What so many steps read, for people: batches are often stated otherwise than they are."""
+        """What the steps read, for people: batches are often stated otherwise than they are."""
         read = [
             f"{size} of {len(self.parts[name])} {name} rows "
             f"({steps * size / len(self.parts[name]):.3g} passes)"

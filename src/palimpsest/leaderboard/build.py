@@ -39,7 +39,7 @@ def run(cfg: Config, file: Path, build: Build, limit_hours: float | None = None)
         cfg: the configuration without the overlay.
         file: the csv, in the folder `docs` of the checkout.
         build: see `snakemake`.
-        limit_hours: no line is begun after so many; None: all are.
+        limit_hours: hours after which no line is begun; None: all are.
 
     Returns:
         Entries that failed.

@@ -19,7 +19,7 @@ LONGEST = 256
 
 
 def from_responses(tokens: Iterable[int]) -> int:
-    """The longest answer to rows whose responses have so many tokens."""
+    """The longest answer to rows whose responses have these numbers of tokens."""
     room = ROOM * max(tokens, default=1)
     return min(LONGEST, STEP * -int(-room // STEP))
 

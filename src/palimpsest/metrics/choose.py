@@ -175,7 +175,7 @@ def standard_error(share: float, n: int) -> float:
 def rows_needed(condition: Mapping[str, Any], bound: str, confidence: float) -> int:
     """Rows with which a condition can be met by a model that answers as `original` does.
 
-    ``point``: so many that one row alone does not decide. ``lower``: so many that the interval of
+    ``point``: one row alone then does not decide. ``lower``: with these the interval of
     no difference at all (`palimpsest.metrics.intervals.unseen`) meets the limit. Both are about
     shares of rows; of an accuracy every token counts, and two rows have an interval.
     """

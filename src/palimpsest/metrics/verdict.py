@@ -57,7 +57,7 @@ class Compared:
 
     value: float
     at: Callable[[int], Interval | None]
-    """Interval with so many independent rows; None: there is none."""
+    """Interval with a number of independent rows; None: there is none."""
     interval: Interval | None
     n: int
 
@@ -305,7 +305,7 @@ def _compared(
 
 
 def _side(estimate: Estimate, rows: int | None, yes_no: bool, confidence: float) -> Side | None:
-    """A value with its ends: as they are, or as they would be with so many rows."""
+    """A value with its ends: as they are, or as they would be with another number of rows."""
     value, ends = estimate["value"], estimate["ci95"]
     if ends is None:
         return None
@@ -334,7 +334,7 @@ def _measure(name: str) -> Measure | None:
 def _pairs(
     measure: Measure | None, name: str, model: Model, reference: Model
 ) -> Callable[[int | None], float] | None:
-    """How the rows of two models correlate, with so many of them; None: they are no pairs."""
+    """Number of rows -> how those of two models correlate; None: they are no pairs."""
     if measure is None or measure.column is None or measure.part or model is reference:
         return None
     column, block = measure.column.name, name.rpartition(".")[0]

@@ -110,7 +110,7 @@ def load(
     Args:
         folder: a Hugging Face folder with safetensors.
         name: what errors call it.
-        blocks: load no more than so many first blocks, where the architecture allows it; None: all.
+        blocks: the number of first blocks to load, where the architecture allows it; None: all.
         trust_remote_code: run Python code that the folder carries.
         how: further options of `from_pretrained` (``dtype``, ``device_map``).
 

@@ -102,7 +102,7 @@ class DatasetSettings(Section):
     split_seed: Index = 0
     """Seed of the split."""
     group_rows: Count | None = None
-    """Rows that belong together: so many one after the other (TOFU: the 20 of an author)."""
+    """Number of successive rows that belong together (TOFU: the 20 of an author)."""
     group_pattern: str | None = None
     """Regular expression; its first bracket, or all it finds in a row's group, is the group."""
     expected_rows: Count | None = None

@@ -200,7 +200,7 @@ def _answers(
     """The answers to all questions.
 
     Args:
-        answerer: what answers with at most so many tokens; vLLM's has one limit for all.
+        answerer: what answers with at most a given number of tokens; vLLM's has one limit for all.
         questions: groups that are asked alike.
         limit: of the groups that have none of their own.
         tokenizer: the base's.
