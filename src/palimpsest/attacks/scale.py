@@ -30,9 +30,9 @@ class Settings(AttackSettings):
     factors: Annotated[list[Real], EACH_ONCE] = [0.25, 0.5, 0.75, 1.25, 1.5, -1.0]
     """c of base + c * change."""
     drop: Annotated[list[Count], EACH_ONCE] = [1, 4]
-    """Numbers of strongest singular directions in each matrix that the change is left without."""
+    """Numbers of strongest singular directions that the change loses in each matrix."""
     keep: Annotated[list[Count], EACH_ONCE] = [1, 4]
-    """Numbers of those directions that are all that is left of it."""
+    """Numbers of strongest directions that are all it keeps."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:
