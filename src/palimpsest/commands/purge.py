@@ -21,18 +21,25 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     purge.add_argument("dataset", help="key of datasets")
     purge.add_argument("--yes", action="store_true", help="do not ask")
+    purge.add_argument(
+        "--all-subjects",
+        action="store_true",
+        help="also if several subjects with results read it",
+    )
     add_settings(purge)
     purge.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """List what would go, ask, remove it, and search what is left."""
-    from palimpsest.pipeline.purge import left_of, made_of, remove
+    from palimpsest.pipeline.purge import check_shared, left_of, made_of, remove
     from palimpsest.pipeline.traces import passages, texts_of
 
     cfg = read(args)
     if args.dataset not in cfg.datasets:
         raise UserError(f"no dataset '{args.dataset}'{did_you_mean(args.dataset, cfg.datasets)}")
+    if not args.all_subjects:
+        check_shared(cfg, args.dataset)
     paths = made_of(cfg, args.dataset)
     print("\n".join(map(str, paths)) or "nothing was made of it")
     for line in left_of(cfg, args.dataset):
