@@ -142,6 +142,28 @@ def test_purge_names_what_still_holds_the_rows(
     with pytest.raises(UserError, match="1 files still hold texts"):
         purge.run(arguments)
     assert "still there: results/elsewhere/notes.json" in capsys.readouterr().out
+    assert "moss" not in purge.proof_of("secrets").read_text(), "the proof holds no text"
+    # The rows are gone: a second purge knows the files by name.
+    with pytest.raises(UserError, match="1 of the files that held texts of the data set then"):
+        purge.run(arguments)
     notes.unlink()
-    purge.prove(passages([TEXT]))
+    purge.run(arguments)
+    printed = capsys.readouterr().out
+    assert "logs/purge/secrets.json says where their 2 passages were sought" in printed
+    assert "none of the 1 files that held some then exists" in printed
+    purge.prove("secrets", passages([TEXT]))
     assert "none of them is left" in capsys.readouterr().out
+
+
+def test_a_purge_without_rows_proves_nothing_and_says_so(
+    cfg: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("resources/datasets/secrets/all.parquet").unlink()
+    monkeypatch.setattr(purge, "read", lambda _: cfg)
+    arguments = argparse.Namespace(dataset="secrets", yes=True, all_subjects=False)
+    for _ in range(2):
+        purge.run(arguments)
+        printed = capsys.readouterr().out
+        assert "nothing is left to search for: resources/datasets has no rows of it" in printed
+        assert "none of" not in printed
+    assert not purge.proof_of("secrets").exists()
