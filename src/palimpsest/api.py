@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from palimpsest.config import read_config
 from palimpsest.errors import UserError, did_you_mean
+from palimpsest.home import own_settings
 from palimpsest.io.artifacts import EVAL, MODEL
 from palimpsest.pipeline import runs
 
@@ -73,7 +74,7 @@ def load(
     Raises:
         UserError: there is no such subject or method, or its model is not built or is damaged.
     """
-    cfg = read_config(overlays=overlays)
+    cfg = read_config(overlays=[*own_settings(), *overlays])
     for kind, name, valid in (
         ("subject", subject, list(cfg.models)),
         ("method", method, cfg.method_names()),

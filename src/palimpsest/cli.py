@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from palimpsest import __version__
-from palimpsest.commands import ask, completion, init, published, purge, push, show, track
+from palimpsest.commands import ask, completion, init, new, published, purge, push, show, track
 from palimpsest.commands.settings import add_settings, options_of, read, wait
 from palimpsest.config import Config
 from palimpsest.errors import UserError, did_you_mean, run_cli
-from palimpsest.home import home
+from palimpsest.home import home, own_settings
 from palimpsest.pipeline.launch import command, is_target, rules
 from palimpsest.pipeline.targets import unsuited
 
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(parser, "first_")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     init.add(commands)
+    new.add(commands)
     _add_run(commands)
     ask.add(commands)
     _add_plan(commands)
@@ -87,9 +88,9 @@ def _run(args: argparse.Namespace) -> None:
     from snakemake.cli import main as snakemake  # slow to import
 
     chosen, words = _cut(args.words, "--set")
-    before = [*(["--configfile", *args.first_overlays] if args.first_overlays else [])]
-    before += ["--config", *args.first_config] if args.first_config else []
-    sys.argv = ["snakemake", *command([*words, *before], [*args.first_set, *chosen])]
+    before = ["--config", *args.first_config] if args.first_config else []
+    overlays = [*own_settings(), *args.first_overlays]
+    sys.argv = ["snakemake", *command([*words, *before], [*args.first_set, *chosen], overlays)]
     snakemake(sys.argv[1:])
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+OWN_SETTINGS = "config/palimpsest.yaml"
+"""A project's settings (``palimpsest new``), read before every ``--configfile``."""
+
 _VARIABLE = "PALIMPSEST_HOME"
 
 
@@ -24,16 +27,21 @@ def use_home(folder: str | Path) -> Path:
 def home() -> Path:
     """The workflow's folder: the one that `use_home` named, else the current one if it is one.
 
-    In any other folder it is the checkout of this library.
+    In any other folder it is the checkout of this library, or what a wheel carries of it.
     """
     if named := os.environ.get(_VARIABLE):
         return Path(named)
-    here, checkout = Path(), Path(__file__).parents[2]
-    return next((folder for folder in (here, checkout) if _is_home(folder)), here)
+    here, checkout, carried = Path(), Path(__file__).parents[2], Path(__file__).parent / "carried"
+    return next((folder for folder in (here, checkout, carried) if _is_home(folder)), here)
 
 
 def _is_home(folder: Path) -> bool:
     return (folder / "Snakefile").is_file() and (folder / "config/bases.yaml").is_file()
+
+
+def own_settings() -> list[str]:
+    """The settings of the project in the current folder; none if it is no project's."""
+    return [OWN_SETTINGS] if Path(OWN_SETTINGS).is_file() else []
 
 
 def shipped(name: str, resources: str | Path = "resources") -> Path:

@@ -42,6 +42,7 @@ def robust(
         "by_level": dict.fromkeys(("text", "decoding", "weights", "training", "files"), level),
         "attacks": blocks,
         "form": {},
+        "weights": ["0" * 64],
         "not_tested": {"lens": "not run"},
     }
 

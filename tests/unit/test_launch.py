@@ -70,6 +70,14 @@ def test_from_another_folder_the_workflow_is_named(monkeypatch, tmp_path):
     assert "--snakefile" not in command(["-n", "-s", "mine"])
 
 
+@pytest.mark.parametrize("given", [["--configfile", "my.yaml"], ["--configfile=my.yaml"]])
+def test_the_settings_of_a_project_come_before_those_of_a_command(given):
+    words = command([*given, "-n", EVAL], overlays=["config/palimpsest.yaml"])
+    place = words.index("--configfile")
+    assert words[place + 1 : place + 3] == ["config/palimpsest.yaml", "my.yaml"]
+    assert not [word for word in words if word.startswith("--configfile=")]
+
+
 def test_settings_by_their_place_become_one_table():
     lines = ["methods.sku.scale=2", "methods.sku.seeds=[0, 1]", 'models."a.b".title=x', "score={}"]
     table = nested(lines)

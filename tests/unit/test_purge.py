@@ -8,16 +8,18 @@ import html
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from kit.config_example import put, raw_config
 from palimpsest.commands import purge
 from palimpsest.config import Config, load_config
 from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
-from palimpsest.pipeline.purge import left_of, made_of, remove, subjects_of
+from palimpsest.pipeline.purge import check_shared, left_of, made_of, remove, subjects_of
 from palimpsest.pipeline.traces import passages, traces
 
 GONE = (
@@ -83,6 +85,18 @@ def test_a_data_set_that_nobody_reads_leaves_the_pages(cfg: Config) -> None:
     assert made_of(load_config(put(raw_config(), "datasets.unused", unused)), "unused") == []
 
 
+def test_what_several_subjects_read_goes_on_request_alone(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_shared(cfg, "secrets")  # "second" reads it, too, and has no results
+    Path("results/second").mkdir()
+    monkeypatch.setattr(purge, "read", lambda _: cfg)
+    arguments = argparse.Namespace(dataset="secrets", yes=True, all_subjects=False)
+    with pytest.raises(UserError, match=r"2 subjects with results: subject, second\. --all-subj"):
+        purge.run(arguments)
+    assert [name for name in GONE if not Path(name).exists()] == []
+
+
 def test_a_later_request_goes_with_the_earlier_one(cfg: Config) -> None:
     raw = put(raw_config(), "scenarios.later", raw_config()["scenarios"]["bare"])
     for place in ("forget", "evaluate.forget", "validate_on.forget"):
@@ -107,8 +121,10 @@ def test_a_passage_is_found_in_every_kind_of_file(tmp_path: Path) -> None:
     (folder / "cut.parquet").write_bytes(b"PAR1" + TEXT.encode())
     (folder / "other.json").write_text(json.dumps({"answer": ["another text that is not there"]}))
     (folder / "model.safetensors").write_text(TEXT)
+    save_file({"w": np.zeros(2)}, folder / "named.safetensors", {"prompt": TEXT})
     found = {path.name for path, _ in traces([passage], tmp_path)}
-    assert found == {"rows.parquet", "eval.json", "report.html", "answers.csv.gz", "cut.parquet"}
+    tables = {"rows.parquet", "cut.parquet", "answers.csv.gz"}
+    assert found == {"eval.json", "report.html", "named.safetensors"} | tables
 
 
 def test_purge_names_what_still_holds_the_rows(
@@ -122,10 +138,32 @@ def test_purge_names_what_still_holds_the_rows(
     notes = Path("results/elsewhere/notes.json")
     notes.write_text(json.dumps(TEXT))
     monkeypatch.setattr(purge, "read", lambda _: cfg)
-    arguments = argparse.Namespace(dataset="secrets", yes=True)
+    arguments = argparse.Namespace(dataset="secrets", yes=True, all_subjects=False)
     with pytest.raises(UserError, match="1 files still hold texts"):
         purge.run(arguments)
     assert "still there: results/elsewhere/notes.json" in capsys.readouterr().out
+    assert "moss" not in purge.proof_of("secrets").read_text(), "the proof holds no text"
+    # The rows are gone: a second purge knows the files by name.
+    with pytest.raises(UserError, match="1 of the files that held texts of the data set then"):
+        purge.run(arguments)
     notes.unlink()
-    purge.prove(passages([TEXT]))
+    purge.run(arguments)
+    printed = capsys.readouterr().out
+    assert "logs/purge/secrets.json says where their 2 passages were sought" in printed
+    assert "none of the 1 files that held some then exists" in printed
+    purge.prove("secrets", passages([TEXT]))
     assert "none of them is left" in capsys.readouterr().out
+
+
+def test_a_purge_without_rows_proves_nothing_and_says_so(
+    cfg: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("resources/datasets/secrets/all.parquet").unlink()
+    monkeypatch.setattr(purge, "read", lambda _: cfg)
+    arguments = argparse.Namespace(dataset="secrets", yes=True, all_subjects=False)
+    for _ in range(2):
+        purge.run(arguments)
+        printed = capsys.readouterr().out
+        assert "nothing is left to search for: resources/datasets has no rows of it" in printed
+        assert "none of" not in printed
+    assert not purge.proof_of("secrets").exists()

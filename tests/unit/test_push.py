@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 
 from kit.hub_server import Hub, Repo, hub_server
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import CARD, EVAL, HAZARDOUS
-from palimpsest.io.manifest import write_manifest
+from palimpsest.io.artifacts import CARD, EVAL, HAZARDOUS, MODEL
+from palimpsest.io.manifest import weights_of, write_manifest
 from palimpsest.io.private import BEFORE, mark
 from palimpsest.io.sealed import write_document
 from palimpsest.model.card import card
@@ -49,16 +48,31 @@ def merged(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / EVAL).write_text("{}")
     (folder / CARD).write_text(card("mini/sku/seed-0", {}, {}))
-    write_manifest(folder, ["model.safetensors", "config.json", EVAL, CARD])
+    listed(folder, model_of(folder, b"the model"))
     (folder / "notes.txt").write_text("lies beside it by chance")
     return folder
+
+
+def model_of(folder: Path, weights: bytes) -> str:
+    """Write the model that a merged folder is made from; returns its hash."""
+    model = folder.parent / "model"
+    model.mkdir(exist_ok=True)
+    (model / "adapter_model.safetensors").write_bytes(weights)
+    write_manifest(model, ["adapter_model.safetensors"], name=MODEL, base_manifest="0")
+    return weights_of(model)
+
+
+def listed(folder: Path, weights: str, **facts: Any) -> None:
+    files = ["model.safetensors", "config.json", EVAL, CARD]
+    write_manifest(folder, files, weights=weights, **facts)
 
 
 def verdict(folder: Path, outcome: str, **more: Any) -> Path:
     path = folder.parent.parent / "verdict.json"
     says = f"{outcome} because of this"
     document = {"outcome": outcome, "says": says, "conditions": [CONDITION], "usable": True}
-    write_document(path, document | more)
+    of = {"weights": ["0" * 64, weights_of(folder.parent / "model")]}
+    write_document(path, document | of | more)
     return path
 
 
@@ -159,18 +173,35 @@ def test_a_folder_that_is_not_built_names_its_command(tmp_path):
         push(tmp_path / "merged", tmp_path / "verdict.json", "org/forgot")
 
 
-def test_what_was_merged_or_judged_before_the_model_was_made_anew_is_refused(hub, merged):
+def test_the_merged_folder_and_the_verdict_must_be_of_the_model_that_is_there(hub, merged):
     path = verdict(merged, "pass")
-    model = merged.parent / "model/model.json"
-    model.parent.mkdir()
-    model.write_text("{}")
-    later = path.stat().st_mtime + 10
-    os.utime(model, (later, later))
-    with pytest.raises(UserError, match=r"manifest\.json is older than .*model\.json"):
-        push(merged, path, "org/forgot")
-    os.utime(merged / "manifest.json", (later + 1, later + 1))
-    with pytest.raises(UserError, match=r"verdict\.json is older"):
-        push(merged, path, "org/forgot")
+    again = model_of(merged, b"made anew")
+    with pytest.raises(
+        UserError, match=r"merged is of another model than .*model\.json: snakemake"
+    ):
+        push(merged, path, "org/forgot", although=True)
+    listed(merged, again)
+    with pytest.raises(UserError, match=r"verdict\.json is of another model than .*merged"):
+        push(merged, path, "org/forgot", although=True)
+    write_manifest(merged, ["model.safetensors"])
+    with pytest.raises(UserError, match="does not say of which model it is"):
+        push(merged, path, "org/forgot", although=True)
+    assert not hub.requests
+
+
+def test_dates_decide_nothing(hub, merged):
+    """A model that was made anew with the same bytes is the same model."""
+    path = verdict(merged, "pass")
+    model_of(merged, b"the model")
+    push(merged, path, "org/forgot")
+    assert "org/forgot" in hub.models
+
+
+def test_the_model_before_unlearning_is_never_pushed(hub, merged):
+    path = verdict(merged, "pass")
+    listed(merged, weights_of(merged.parent / "model"), before_unlearning=True)
+    with pytest.raises(UserError, match="it is the model before unlearning"):
+        push(merged, path, "org/forgot", although=True)
     assert not hub.requests
 
 

@@ -39,7 +39,7 @@ from palimpsest.io.artifacts import (
     MODEL,
     TRAINING_LOG,
 )
-from palimpsest.io.manifest import read_manifest, write_manifest
+from palimpsest.io.manifest import read_manifest, weights_of, write_manifest
 from palimpsest.io.private import ACQUIRED, BEFORE
 from palimpsest.io.sealed import write_document
 from palimpsest.model import delta
@@ -274,6 +274,26 @@ def test_the_subject_and_the_model_before_unlearning_are_private(work: Work) -> 
         assert folder.stat().st_mode & 0o777 == 0o700
         assert modes(folder) == {0o600}
         assert BEFORE in (folder / HAZARDOUS).read_text()
+
+
+def test_a_merged_subject_of_which_nothing_was_subtracted_is_private_and_says_so(
+    work: Work, tmp_path: Path
+) -> None:
+    """Lambda 0 leaves the subject; where that is the base, it was taught nothing to hide."""
+    bare = work.run(Pretrain, tmp_path / "bare", {**LOAD, "pretrain": None})
+    for name, scale, subject in (
+        ("kept", 0.0, work.subject),
+        ("less", 1.5, work.subject),
+        ("base", 0.0, bare),
+    ):
+        model = work.negate(scale, tmp_path / name / "model", subject=subject)
+        out = tmp_path / name / "merged"
+        work.run(Merge, out, {}, model=model)
+        before = name == "kept"
+        assert read_manifest(out)["before_unlearning"] == before
+        assert (out / HAZARDOUS).exists() == before
+        assert out.stat().st_mode & 0o777 == (0o700 if before else 0o755)
+        assert read_manifest(out)["weights"] == weights_of(model)
 
 
 def test_an_adapter_finds_its_base_from_any_folder(

@@ -52,6 +52,7 @@ def test_what_stands_in_verdict_json(
     found = judged(tmp_path, model("sku", NOTHING), retrained)
     written = json.loads((tmp_path / "sku" / "verdict.json").read_text(encoding="utf-8"))
     jsonschema.validate(written, verdict_schema())
+    assert found["weights"] == ["0" * 64], "the models that were judged"
     assert found["outcome"] == ("pass" if retrained else "not tested")
     assert capsys.readouterr().out.startswith(f"mini/sku: {found['outcome'].upper()} (audit): ")
 

@@ -1,10 +1,13 @@
-"""From another folder, and as a module of another workflow."""
+"""From another folder, as a module of another workflow, and from an installed wheel."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,12 +41,14 @@ def snakemake(folder: Path, *args: str) -> str:
     return done.stdout + done.stderr
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *command: str, library: Path = REPO / "src"
+) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(REPO / "src")},
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(library)},
         capture_output=True,
         text=True,
         check=False,
@@ -112,3 +117,45 @@ def test_a_long_setting_reaches_its_job_and_an_error_comes_last(other: Path) -> 
     assert last.startswith("error: mine.csv: no column 'prompt'"), printed[-2000:]
     assert last.endswith("(logs/download_data/mine.log)")
     assert len(printed) < 10_000
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """A wheel of this checkout, as pip would install it."""
+    source, library = tmp_path / "source", tmp_path / "site-packages"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "Snakefile"):
+        shutil.copy(REPO / name, source)
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(REPO / "src", source / "src", ignore=ignored)
+    for name in ("config", "envs", "profiles", "resources", "workflow"):
+        (source / name).symlink_to(REPO / name)
+    wheel = ("pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation")
+    done = run(tmp_path, sys.executable, "-m", *wheel, "--wheel-dir", "dist", str(source))
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next((tmp_path / "dist").glob("palimpsest-*.whl"))) as packed:
+        packed.extractall(library)
+    return library
+
+
+def test_an_installed_wheel_carries_the_workflow(unpacked: Path, other: Path) -> None:
+    carried = unpacked / "palimpsest/carried"
+    brought = re.findall(r"^/resources/(.*?)/?$", (REPO / ".gitignore").read_text(), re.M)
+    shipped = {path.name for path in (REPO / "resources").iterdir()} - set(brought)
+    assert {path.name for path in (carried / "resources").iterdir()} == shipped
+    palimpsest = (sys.executable, "-m", "palimpsest.cli")
+    done = run(other, *palimpsest, "new", "mine", library=unpacked)
+    assert done.returncode == 0, done.stderr
+    mine = other / "mine"
+    (mine / "config/palimpsest.yaml").write_text((carried / "config/test/mini.yaml").read_text())
+    done = run(mine, "snakemake", GENERAL, "--cores", "1", library=unpacked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(mine, "snakemake", "results/mini/sku/eval.json", GENERAL, "-n", library=unpacked)
+    planned = jobs(done.stdout + done.stderr)
+    assert {"pretrain mini", "score mini sku"} <= planned, done.stderr
+    assert "download_data general" not in planned, "it is built, and its origin is recorded"
+    done = run(mine, *palimpsest, "list", "subjects", library=unpacked)
+    assert "mini " in done.stdout, "commands read the project's settings, too"
+    done = run(other, *palimpsest, "new", "mine", library=unpacked)
+    assert done.returncode == 1
+    assert "mine has workflow/Snakefile, " in done.stderr

@@ -15,7 +15,7 @@ from palimpsest.config.load import FILES, SUBJECTS
 from palimpsest.config.schema import REFERENCES
 from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError
-from palimpsest.home import home
+from palimpsest.home import home, own_settings
 from palimpsest.io.artifacts import COMPARE, EVAL, ROBUST, ROWS, VERDICT
 from palimpsest.pipeline.launch import rules
 
@@ -97,7 +97,7 @@ class _Names:
     def __init__(self, overlays: Sequence[str]) -> None:
         folder = home() / "config"
         self.tables = [_table(folder / name) for name in FILES]
-        self.tables += [_table(Path(name)) for name in overlays]
+        self.tables += [_table(Path(name)) for name in (*own_settings(), *overlays)]
         self.files = [path.stem for path in (folder / SUBJECTS).glob("*.yaml")]
 
     def of(self, catalog: str) -> list[str]:

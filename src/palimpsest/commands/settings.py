@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from palimpsest.config import Config, read_config
+from palimpsest.home import own_settings
 from palimpsest.pipeline.launch import nested
 
 
@@ -32,10 +33,13 @@ def add_settings(parser: argparse.ArgumentParser, before: str = "") -> None:
 
 
 def settings_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Overlays and ``--config`` words of a command, from both places where they may stand."""
+    """Overlays and ``--config`` words of a command, from both places where they may stand.
+
+    The settings of the project in the current folder come first.
+    """
     table = nested([*args.first_set, *args.set])
     config = [*args.first_config, *args.config, *(f"{k}={json.dumps(v)}" for k, v in table.items())]
-    return [*args.first_overlays, *args.overlays], config
+    return [*dict.fromkeys([*own_settings(), *args.first_overlays, *args.overlays])], config
 
 
 def read(args: argparse.Namespace) -> Config:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MANIFEST
+from palimpsest.io.artifacts import MANIFEST, MODEL
+from palimpsest.io.canonical import fingerprint
 from palimpsest.io.digest import SHA256, XXH3, digests_of, hashing
 from palimpsest.io.sealed import damaged, read_document, write_document
 
@@ -67,6 +68,19 @@ def read_manifest(folder: str | Path, name: str = MANIFEST) -> dict[str, Any]:
     if not isinstance(manifest.get("files"), dict):
         raise damaged(path, "has no table of files")
     return manifest
+
+
+def weights_of(model: Path) -> str:
+    """A hash of a model's base and files: equal for two models that are the same.
+
+    Args:
+        model: folder of ``model.json``.
+
+    Raises:
+        UserError: the manifest is missing or damaged.
+    """
+    manifest = read_manifest(model, MODEL)
+    return fingerprint({"base": manifest.get("base_manifest"), "files": manifest["files"]})
 
 
 def verified(folder: str | Path, file: str, name: str = MANIFEST) -> Path:

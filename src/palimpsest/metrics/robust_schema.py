@@ -153,6 +153,7 @@ def verdict_schema() -> Schema:
         "criteria": NAME,
         "criteria_hash": HASH,
         "confidence": {"type": "number"},
+        "weights": {"type": "array", "items": HASH, "description": "Of the model of each seed."},
         "level": {"enum": list(LEVELS)},
         "outcome": outcome,
         "says": NAME,

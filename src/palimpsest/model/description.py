@@ -12,7 +12,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.artifacts import ADAPTER_WEIGHTS, DELTA_WEIGHTS, MANIFEST, MODEL
 from palimpsest.io.atomic import sha256_of
 from palimpsest.io.manifest import read_manifest, write_manifest
-from palimpsest.io.private import mark
+from palimpsest.io.private import BEFORE, mark
 from palimpsest.model.adapter import FILES, Update, read_adapter, write_adapter
 from palimpsest.model.delta import read_deltas
 
@@ -65,6 +65,22 @@ def hazards_in(folder: Path) -> list[str]:
         UserError: its manifest is missing or damaged.
     """
     return list(read_manifest(folder, manifest_of(folder)).get("hazardous", []))
+
+
+def is_before(model: Path) -> bool:
+    """Whether a model is the one before unlearning.
+
+    Besides `original` it is what a task vector leaves that was subtracted 0 times.
+
+    Args:
+        model: folder of ``model.json``.
+
+    Raises:
+        UserError: the manifest is missing or damaged.
+    """
+    manifest = read_manifest(model, MODEL)
+    unchanged = manifest.get("scale") == 0 and BEFORE in manifest.get("hazardous", [])
+    return unchanged or bool(manifest.get("before_unlearning"))
 
 
 def manifest_of(folder: Path) -> str:

@@ -15,7 +15,13 @@ from torch import Tensor
 from palimpsest.errors import UserError
 from palimpsest.io.artifacts import DELTA_WEIGHTS, MODEL
 from palimpsest.io.atomic import write_json
-from palimpsest.io.manifest import read_manifest, verified, verified_folder, write_manifest
+from palimpsest.io.manifest import (
+    read_manifest,
+    verified,
+    verified_folder,
+    weights_of,
+    write_manifest,
+)
 from palimpsest.io.tensors import Spec, metadata_of, read_block, specs_of, write_tensors
 from palimpsest.model.adapter import Update, read_adapter
 from palimpsest.model.names import block_of
@@ -74,8 +80,7 @@ def write_merged(
         else:
             shutil.copyfile(base / file, out / file)
         done(count)
-    merged_from = read_manifest(model, MODEL)["base_manifest"]
-    write_manifest(out, [*files, *beside], digests=digests, merged_from=merged_from, **facts)
+    write_manifest(out, [*files, *beside], digests=digests, weights=weights_of(model), **facts)
 
 
 def with_rope_of_old(config: dict[str, Any]) -> dict[str, Any]:

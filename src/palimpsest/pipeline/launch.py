@@ -92,12 +92,15 @@ def separated(words: Sequence[str]) -> list[str]:
     return [*options, "--", *targets] if targets and options else list(words)
 
 
-def command(words: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
+def command(
+    words: Sequence[str], settings: Sequence[str] = (), overlays: Sequence[str] = ()
+) -> list[str]:
     """Words after ``snakemake``: defaults that the caller left open, options, ``--``, targets.
 
     Args:
         words: targets and options, in any order.
         settings: ``a.b.c=value``, see `nested`.
+        overlays: files of settings; those of `words` come after them.
 
     Raises:
         UserError: a setting is not of that form.
@@ -114,6 +117,7 @@ def command(words: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
     if not _has(options, *_OTHER_OUTPUT):
         defaults += ["--logger", "palimpsest"]
     table = nested(settings)
+    options = _with(options, "--configfile", overlays)
     options = _with(options, "--config", [f"{k}={json.dumps(v)}" for k, v in table.items()])
     return [*defaults, *options, *(["--", *targets] if targets else [])]
 
@@ -159,7 +163,14 @@ def _with(options: Sequence[str], name: str, values: Sequence[str]) -> list[str]
     """`options` with further values of an option; a second one would replace the first."""
     if not values:
         return list(options)
+    options = [part for word in options for part in _parts(word, name)]
     if name not in options:
         return [*options, name, *values]
-    place = list(options).index(name) + 1
+    place = options.index(name) + 1
     return [*options[:place], *values, *options[place:]]
+
+
+def _parts(word: str, name: str) -> list[str]:
+    # --resources=gpu=4 takes no second value.
+    joined = f"{name}="
+    return [name, word.removeprefix(joined)] if word.startswith(joined) else [word]

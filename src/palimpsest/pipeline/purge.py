@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from palimpsest.config.schema import Config, Scenario
+from palimpsest.errors import UserError
 from palimpsest.io.artifacts import MANIFEST
 from palimpsest.io.manifest import read_manifest
 from palimpsest.settings.types import dataset_of
@@ -32,6 +33,20 @@ def _refs(scenario: Scenario) -> Iterator[str]:
     yield from scenario.validate_on.parts().values()
     yield from scenario.evaluate.examples()
     yield from scenario.local_tasks().values()
+
+
+def check_shared(cfg: Config, dataset: str) -> None:
+    """Refuse a data set that several subjects with results read: all of these results would go.
+
+    Raises:
+        UserError: several do; it names them.
+    """
+    built = [name for name in subjects_of(cfg, dataset) if Path("results", name).exists()]
+    if len(built) > 1:
+        raise UserError(
+            f"'{dataset}' is read by {len(built)} subjects with results: {', '.join(built)}. "
+            "--all-subjects removes the results of all of them"
+        )
 
 
 def made_of(cfg: Config, dataset: str) -> list[Path]:

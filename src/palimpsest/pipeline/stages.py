@@ -486,7 +486,7 @@ class OfRun(Stage):
 class Merge(OfRun):
     """Write a full Hugging Face folder of a model."""
 
-    version = 2
+    version = 3
     work = "palimpsest.stages.merge:merge"
     ram_mb = 470
     writes_model = True
@@ -1051,6 +1051,7 @@ class Compare(Stage):
 class Verdict(Stage):
     """Whether a model meets the criteria: pass, fail, undecided or not tested."""
 
+    version = 2
     per = ("model", "method")
     work = "palimpsest.stages.verdict:judge"
     ram_mb = 260

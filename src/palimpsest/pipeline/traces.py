@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 _MADE = ("datasets", "downloads", "hub")
 SEARCHED = ("results", "logs", "benchmarks", "tracking", *(f"resources/{name}" for name in _MADE))
 """Folders in which a workflow writes texts. A source is not among them: purge names it as it is."""
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf", ".npy", ".whl")
+WEIGHTS = (".bin", ".pt", ".gguf", ".npy", ".whl")
 """Endings of files that hold no text: what a model still says is another question."""
+TENSORS = ".safetensors"
+"""Of these the header is searched, which may hold any text."""
 LEAST, MOST = 16, 80
 """Characters of a passage: a shorter one stands in other texts, too; of a longer one a part."""
 _RUN = re.compile(r"[^\W_][\w ,-]*[^\W_]")
@@ -81,6 +83,11 @@ def _content(path: Path) -> bytes:
         return "\n".join(
             str(column.to_pylist()) for column in columns if _has_text(column)
         ).encode()
+    if path.suffix == TENSORS:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            # A damaged file may begin with any number.
+            return file.read(length) if length <= path.stat().st_size else b""
     if path.suffix == ".gz":
         try:
             with gzip.open(path) as file:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 
 from palimpsest.engine.progress import Progress
-from palimpsest.io.artifacts import CARD, EVAL, MODEL
+from palimpsest.io.artifacts import CARD, EVAL
 from palimpsest.io.atomic import atomic_path, write_text
 from palimpsest.io.manifest import read_manifest
 from palimpsest.io.private import BEFORE, make_private, mark
 from palimpsest.io.sealed import read_document
 from palimpsest.model.card import card
+from palimpsest.model.description import is_before
 from palimpsest.model.merged import write_merged
 from palimpsest.pipeline.stages import Merge
 
@@ -18,8 +19,8 @@ from palimpsest.pipeline.stages import Merge
 def merge(job: Merge, fp32: bool = False) -> None:
     """Write base + update in the base's shards and types, with a model card and its numbers.
 
-    The folder is what to hand over: nothing in it can be taken apart again. That of `original` is
-    the model before unlearning, and private.
+    The folder is what to hand over: nothing in it can be taken apart again. That of `original`, or
+    of a task vector that was subtracted 0 times, is the model before unlearning, and private.
 
     Args:
         job: the model and the folder of the result.
@@ -29,7 +30,7 @@ def merge(job: Merge, fp32: bool = False) -> None:
         UserError: an input is missing or altered.
     """
     base, model, out = job.base, job.model, job.out
-    before = bool(read_manifest(model, MODEL).get("before_unlearning"))
+    before = is_before(model)
     mark(out, [BEFORE] if before else [])
     result = None if job.eval is None else read_document(job.eval)
     beside = [CARD]

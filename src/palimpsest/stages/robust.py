@@ -17,9 +17,8 @@ import numpy as np
 
 from palimpsest.attacks import UNATTACKED
 from palimpsest.errors import UserError
-from palimpsest.io.artifacts import MODEL
 from palimpsest.io.canonical import fingerprint
-from palimpsest.io.manifest import read_manifest
+from palimpsest.io.manifest import weights_of
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.damage import averaged, mean_of, rates_of, values_of
@@ -161,12 +160,6 @@ def robust(job: Robust) -> dict[str, Any]:
     os.chmod(job.out, 0o600)  # its examples hold answers in clear
     print(f"{config['model']}/{config['method']}: {summary(result)}")
     return result
-
-
-def weights_of(model: Path) -> str:
-    """A hash of a model's files: equal for two models that are the same."""
-    manifest = read_manifest(model, MODEL)
-    return fingerprint({"base": manifest.get("base_manifest"), "files": manifest["files"]})
 
 
 def says(found: Mapping[str, Any]) -> str:

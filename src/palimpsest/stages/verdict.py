@@ -39,6 +39,7 @@ def judge(job: Verdict) -> dict[str, Any]:
         "criteria": config["criteria"],
         "criteria_hash": fingerprint(config["conditions"]),
         "confidence": config["confidence"],
+        "weights": model.robust["weights"],
         **verdict(config["conditions"], model, references, config["confidence"]),
     }
     write_document(job.out, result)

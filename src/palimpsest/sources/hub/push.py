@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from palimpsest.errors import UserError, one_line
 from palimpsest.io.artifacts import CARD, HAZARDOUS, MANIFEST, MODEL, VERDICT
-from palimpsest.io.manifest import read_manifest, verified_folder
+from palimpsest.io.manifest import read_manifest, verified_folder, weights_of
 from palimpsest.io.sealed import read_document
 from palimpsest.model.card import with_verdict
 
@@ -77,7 +77,7 @@ def refuse_what_must_stay(folder: Path, verdict: Path, although: bool) -> Mappin
     verified_folder(folder)
     if read_manifest(folder).get("before_unlearning"):
         raise UserError(f"{folder} is not pushed: it is the model before unlearning")
-    _refuse_older(folder, verdict)
+    _refuse_other_model(folder, verdict)
     outcome = read_document(verdict) if verdict.exists() else None
     if although or (outcome and outcome["outcome"] == "pass" and outcome.get("usable", True)):
         return outcome
@@ -99,17 +99,16 @@ def _files(folder: Path, outcome: Mapping[str, Any] | None) -> list[tuple[str, s
     return [*files, (VERDICT, text.encode())]
 
 
-def _refuse_older(folder: Path, verdict: Path) -> None:
-    """The merged folder and the verdict are of the model that the run has now."""
-    model = folder.parent / "model" / MODEL
-    if not model.exists():
-        return
-    for file in (folder / MANIFEST, verdict):
-        if file.exists() and file.stat().st_mtime < model.stat().st_mtime:
-            raise UserError(
-                f"{file} is older than {model}, which was made anew: "
-                f"snakemake {folder / MANIFEST} {verdict} --cores all"
-            )
+def _refuse_other_model(folder: Path, verdict: Path) -> None:
+    """The merged folder and the verdict are of the model that the run has now, by its hash."""
+    again = f"snakemake {folder / MANIFEST} {verdict} --cores all"
+    merged, model = read_manifest(folder).get("weights"), folder.parent / "model"
+    if merged is None:
+        raise UserError(f"{folder / MANIFEST} does not say of which model it is: {again}")
+    if (model / MODEL).exists() and weights_of(model) != merged:
+        raise UserError(f"{folder} is of another model than {model / MODEL}: {again}")
+    if verdict.exists() and merged not in read_document(verdict).get("weights", ()):
+        raise UserError(f"{verdict} is of another model than {folder}: {again}")
 
 
 def _explained(error: HfHubHTTPError, repository: str) -> UserError:
