@@ -1,5 +1,5 @@
 rule tune_split:
-    """Divide the rows between those that choose settings and those that report the result."""
+    """Name the rows that choose settings; what is reported does not count, so trials stay."""
     input:
         data=data_for("tune_split"),
     output:
@@ -23,6 +23,39 @@ rule tune_split:
             --config {params.config:q} \
             --datasets resources/datasets \
             --out {output.split:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule tune_report:
+    """Name the rows that report a tuned method: those about no fact that chose."""
+    input:
+        split="results/{model}/tune/{plan}/split.json",
+        data=data_for("tune_report"),
+    output:
+        report=ensure("results/{model}/tune/{plan}/report.json", non_empty=True),
+    log:
+        log_of("tune_report"),
+    benchmark:
+        cost_of("tune_report")
+    localrule: True
+    # What it refuses is to be seen before trials run.
+    priority: 10
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=config_of("tune_report"),
+    shell:
+        """
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" tune_report \
+            --config {params.config:q} \
+            --split {input.split:q} \
+            --datasets resources/datasets \
+            --out {output.report:q} \
             2>&1 | tee -i {log:q}
         """
 

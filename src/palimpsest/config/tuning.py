@@ -28,7 +28,9 @@ class ChoosingRows(Section):
     """Rows on which settings are chosen."""
 
     forget: Annotated[Real, Field(gt=0, lt=1)] = 0.33
-    """Share of the facts to forget; the result is reported on the others."""
+    """Share of the facts of ``validate_on.forget``; the result is reported on the others."""
+    forget_most: Count = 96
+    """Most of these facts, whatever the share."""
     retain: Count = 48
     """Most rows of ``validate_on.retain``."""
     general: Count = 24

@@ -600,8 +600,9 @@ class Sweep(Batched):
 
 @declared
 class TuneSplit(Stage):
-    """Divide the rows between those that choose settings and those that report the result."""
+    """Name the rows that choose settings; what is reported does not count, so trials stay."""
 
+    version = 2
     per = ("model", "plan")
     work = "palimpsest.stages.tune_split:split"
     ram_mb, seconds = 260, 5.0
@@ -612,23 +613,46 @@ class TuneSplit(Stage):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
-        evaluated = scenario.evaluate.parts()
-        forgotten = {name: ref for name, ref in evaluated.items() if name.startswith("forget")}
-        kept = {name: ref for name, ref in evaluated.items() if name.startswith(KEPT)}
         return {
             "choose": slices.choosing_parts(scenario),
-            "report": forgotten,
-            "kept": kept,
-            "wordings": slices.wordings_of(scenario),
+            "wordings": slices.trained_wordings_of(scenario),
             "rows": cfg.tuning[w.plan].rows.model_dump(),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        needed = cls.depends(cfg, w)
+        return [*needed["choose"].values(), *needed["wordings"]]
+
+
+@declared
+class TuneReport(Stage):
+    """Name the rows that report a tuned method: those about no fact that chose."""
+
+    per = ("model", "plan")
+    work = "palimpsest.stages.tune_report:report"
+    ram_mb, seconds = 260, 5.0
+
+    split: options.ChoosingRows
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
-        parts = {**scenario.evaluate.parts(), **scenario.validate_on.parts()}
-        chosen = scenario.validate_on.parts().values()
-        return [*parts.values(), *chosen, *slices.wordings_of(scenario)]
+        evaluated = scenario.evaluate.parts()
+        return {
+            "choose": slices.choosing_parts(scenario),
+            "report": {name: ref for name, ref in evaluated.items() if name.startswith("forget")},
+            "kept": {name: ref for name, ref in evaluated.items() if name.startswith(KEPT)},
+            "wordings": slices.wordings_of(scenario),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        needed = cls.depends(cfg, w)
+        parts = [*needed["choose"].values(), *needed["report"].values(), *needed["kept"].values()]
+        return [*parts, *needed["wordings"]]
 
 
 CHOOSING = ("answers", "teacher_forced")
