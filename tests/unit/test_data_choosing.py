@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from palimpsest.config import read_config
 from palimpsest.data.attack_split import Fact
 from palimpsest.data.choosing import (
     choosing_facts,
@@ -21,9 +23,14 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
-from palimpsest.pipeline.stages import TuneReport, TuneSplit
+from palimpsest.metrics.choose import refuse_few_rows
+from palimpsest.pipeline.results import datasets_of, slice_of
+from palimpsest.pipeline.stages import DownloadData, TuneReport, TuneSplit
+from palimpsest.stages.download_data import download_data
 from palimpsest.stages.tune_report import report
 from palimpsest.stages.tune_split import split
+
+ROOT = Path(__file__).parents[2]
 
 
 def fact(name: str, key: str, group: str = "", text: str = "") -> Fact:
@@ -173,3 +180,32 @@ def test_what_is_reported_does_not_move_the_rows_that_choose(tmp_path: Path) -> 
 def test_a_part_that_chooses_and_is_reported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"of validate_on\.retain chooses.*evaluate\.retain rep"):
         divided(tmp_path, ROWS, ROWS, kept="val")
+
+
+EMBEDDED = {
+    "smollm2-135m": (36, 72),
+    "smollm2-135m-privacy": (40, 80),
+    "smollm2-135m-copyright": (20, 40),
+    "smollm2-135m-notes": (20, 40),
+}
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_a_third_of_each_embedded_subject_chooses(tmp_path: Path, model: str) -> None:
+    cfg = read_config(ROOT / "config")
+    for name in datasets_of("tune_report", cfg, model, plan="standard"):
+        config = json.loads(slice_of("download_data", cfg, dataset=name))
+        made = DownloadData(config=config, resources=ROOT / "resources", out=tmp_path / name)
+        download_data(made, lambda _: None)
+    files = {stage: tmp_path / f"{stage}.json" for stage in (TuneSplit, TuneReport)}
+    common = {"datasets": tmp_path}
+    config = {s: json.loads(slice_of(s.name(), cfg, model=model, plan="standard")) for s in files}
+    split(TuneSplit(config=config[TuneSplit], out=files[TuneSplit], **common))
+    places = common | {"split": files[TuneSplit], "out": files[TuneReport]}
+    report(TuneReport(config=config[TuneReport], **places))
+    chooses, reports = (read_document(file) for file in files.values())
+    assert (len(chooses["facts"]), len(reports["report"]["forget"])) == EMBEDDED[model]
+    assert len(chooses["choose"]["forget"]) == len(chooses["facts"])
+    assert not {*chooses["facts"]} & {*reports["report"]["forget"]}
+    needed = cfg.tuning["standard"].criterion.model_dump()
+    refuse_few_rows(needed, chooses["choose"], cfg.score.confidence)

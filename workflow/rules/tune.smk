@@ -38,9 +38,9 @@ rule tune_report:
         log_of("tune_report"),
     benchmark:
         cost_of("tune_report")
-    localrule: True
     # What it refuses is to be seen before trials run.
     priority: 10
+    localrule: True
     conda:
         "../../envs/palimpsest.yaml"
     resources:
