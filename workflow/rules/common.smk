@@ -243,6 +243,14 @@ def trials_of(name):
     ]
 
 
+def first_round(name):
+    """A file of every trial of a method's first round."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{wildcards.method}/tune/{trial}/{name}"
+        for trial in results.first_round(CFG, wildcards.method)
+    ]
+
+
 def choosing_rows_of(method):
     """What a reference says on the rows that choose; nothing where there is no such model."""
 

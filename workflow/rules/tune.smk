@@ -115,6 +115,7 @@ rule point:
         cost_of("point")
     wildcard_constraints:
         method=one_of(results.tuned(CFG)),
+        trial=points.FIRST,
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -128,6 +129,45 @@ rule point:
         """
         python "$PALIMPSEST_HOME/workflow/scripts/stage.py" point \
             --config {params.config:q} \
+            --out {output.point:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule propose:
+    """Settings of one trial of the second round, which the first one suggests (extra: tpe)."""
+    input:
+        trials=first_round("trial.json"),
+        rows=first_round("rows.parquet"),
+        original=choosing_rows_of("original"),
+        retrained=choosing_rows_of("retrained"),
+        split=split_of,
+    output:
+        point=ensure("results/{model}/{method}/tune/{trial}/point.json", non_empty=True),
+    log:
+        log_of("propose"),
+    benchmark:
+        cost_of("propose")
+    wildcard_constraints:
+        method=one_of(results.tuned(CFG)),
+        trial=points.SECOND,
+    localrule: True
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=config_of("propose"),
+    shell:
+        """
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" propose \
+            --config {params.config:q} \
+            --trials {input.trials:q} \
+            --original {input.original:q} \
+            --retrained "{input.retrained}" \
+            --split {input.split:q} \
             --out {output.point:q} \
             2>&1 | tee -i {log:q}
         """

@@ -74,8 +74,11 @@ class Plan(Section):
     trials: Annotated[Count, Field(le=1000)] = 16
     """Settings that are tried, those of the entry itself among them. More of them run no earlier
     one again."""
+    tpe: Annotated[Index, Field(le=1000)] = 0
+    """Trials of a second round, which a Tree-structured Parzen Estimator proposes from the first
+    (extra: `tpe`). They run again where a trial of the first round or the criterion changes."""
     seed: Index = 0
-    """Seed of the scrambled Sobol points."""
+    """Seed of the scrambled Sobol points, and of the second round."""
     rows: ChoosingRows = ChoosingRows()
     """Rows that choose."""
     criterion: Criterion = Criterion()

@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Pretraining, Refusals
-from palimpsest.config.spaces import lacks_own, own_value, space_of
-from palimpsest.config.tuning import RESERVED_SEED
+from palimpsest.config.spaces import lacks_own, own_points, own_value, space_of
+from palimpsest.config.tuning import RESERVED_SEED, Plan
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.io.code import code_hash
@@ -718,18 +718,53 @@ class Point(Stage):
             return {"number": 0}
         if entry.points:
             return {"number": number, "points": entry.points[:number][-1:]}
+        return {"number": number, "seed": plan.seed, **_space(cfg, w)}
+
+
+@declared
+class Propose(Stage):
+    """Settings of one trial of the second round, which the first one suggests (extra: tpe)."""
+
+    per = ("model", "method", "trial")
+    work = "palimpsest.stages.propose:propose"
+    ram_mb = 300
+
+    trials: Annotated[tuple[Path, ...], Option("trial.json of the first round", folder, many=True)]
+    original: options.OriginalChoosing
+    retrained: options.RetrainedChoosing | None = None
+    split: options.ChoosingRows
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        plan = cfg.tuning[cfg.methods[w.method].tune or ""]
+        found = _space(cfg, w)
         settings = cfg.with_roles(w.method, w.model)
-        space = {
-            key: {"range": one.written(), "whole": isinstance(own_value(settings, key), int)}
-            for key, one in space_of(settings, entry.space).items()
-        }
-        fault = lacks_own(settings, entry.space)
-        return {
-            "number": number,
-            "seed": plan.seed,
-            "space": space,
-            **({"fault": f"{w.model}/{w.method}: {fault}"} if fault else {}),
-        }
+        space = space_of(settings, cfg.methods[w.method].space)
+        own = {} if "fault" in found else {"own": own_points(settings, space)}
+        numbers = {"number": number_of(w.trial), "seed": plan.seed}
+        return {**numbers, **found, **own, **_judged(cfg, plan)}
+
+
+def _space(cfg: Config, w: Wildcards) -> dict[str, Any]:
+    """The space of a method for a subject, and what is wrong with it there."""
+    written, settings = cfg.methods[w.method].space, cfg.with_roles(w.method, w.model)
+    space = {
+        key: {"range": one.written(), "whole": isinstance(own_value(settings, key), int)}
+        for key, one in space_of(settings, written).items()
+    }
+    fault = lacks_own(settings, written)
+    return {"space": space, **({"fault": f"{w.model}/{w.method}: {fault}"} if fault else {})}
+
+
+def _judged(cfg: Config, plan: Plan) -> dict[str, Any]:
+    """How the points of a search are judged."""
+    return {
+        "criterion": plan.criterion.model_dump(exclude_none=True),
+        "confidence": cfg.score.confidence,
+        "bootstrap": cfg.score.bootstrap,
+        "code": code_hash("palimpsest.metrics.choose"),
+    }
 
 
 @declared
@@ -790,25 +825,16 @@ class Choose(Stage):
     ram_mb = 260
 
     trials: Annotated[tuple[Path, ...], Option("trial.json of every trial", folder, many=True)]
-    original: Annotated[Path, Option("what original says on the rows that choose")]
-    retrained: (
-        Annotated[Path, Option("the same of retrained; empty: the subject has none")] | None
-    ) = None
+    original: options.OriginalChoosing
+    retrained: options.RetrainedChoosing | None = None
     split: options.ChoosingRows
     out: options.OutFolder
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         name = cfg.methods[w.method].tune or ""
-        return {
-            "model": w.model,
-            "method": w.method,
-            "plan": name,
-            "criterion": cfg.tuning[name].criterion.model_dump(exclude_none=True),
-            "confidence": cfg.score.confidence,
-            "bootstrap": cfg.score.bootstrap,
-            "code": code_hash("palimpsest.metrics.choose"),
-        }
+        names = {"model": w.model, "method": w.method, "plan": name}
+        return {**names, **_judged(cfg, cfg.tuning[name])}
 
 
 @declared
