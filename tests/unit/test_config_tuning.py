@@ -10,7 +10,13 @@ import pytest
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.errors import UserError
-from palimpsest.pipeline.results import datasets_of, slice_of, trials_of, tuned
+from palimpsest.pipeline.results import (
+    datasets_of,
+    slice_of,
+    slices_behind,
+    trials_of,
+    tuned,
+)
 from palimpsest.pipeline.targets import target_faults, unsuited
 
 
@@ -139,6 +145,17 @@ def test_the_slice_of_a_trial_has_all_that_its_stages_have() -> None:
     final = json.loads(slices(tuning())["acquire"])
     assert final["chosen"] == "results/subject/tuned/tune/chosen.json"
     assert final["settings"] == trial["settings"]
+
+
+def test_a_result_names_its_search_by_paths_below_the_project_s_folder() -> None:
+    cfg = load_config(tuning())
+    chosen = "results/subject/tuned/tune/chosen.json"
+    places = {"plan": "small", "report": "results/subject/tune/small/report.json"}
+    for stage in ("score", "robust"):
+        found = json.loads(slice_of(stage, cfg, model="subject", method="tuned"))
+        assert found["tuning"] == {**places, "chosen": chosen}
+    behind = json.loads(slices_behind(cfg, "subject", "tuned"))
+    assert (behind["acquire"]["chosen"], behind["negate"]["chosen"]) == (chosen, chosen)
 
 
 RATE = "training.optimizer.learning_rate"

@@ -236,9 +236,9 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
             return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
     if fault := lacks_own(settings, cfg.methods[method].space):
         return f"method '{method}': {fault}"
-    plan, named = cfg.plan(method), cfg.methods[method].points
-    if plan is not None and plan.tpe and not named and (fault := proposals.lacking()):
-        return f"method '{method}' has a second round (tuning.{settings.tune}.tpe): needs {fault}"
+    plan, entry = cfg.plan(method), cfg.methods[method]
+    if plan is not None and plan.tpe and not entry.points and (fault := proposals.lacking()):
+        return f"method '{method}' has a second round (tuning.{entry.tune}.tpe): needs {fault}"
     return _without_prompts(cfg, model, method)
 
 
