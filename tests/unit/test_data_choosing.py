@@ -183,29 +183,31 @@ def test_a_part_that_chooses_and_is_reported_is_refused(tmp_path: Path) -> None:
 
 
 EMBEDDED = {
-    "smollm2-135m": (36, 72),
-    "smollm2-135m-privacy": (40, 80),
-    "smollm2-135m-copyright": (20, 40),
-    "smollm2-135m-notes": (20, 40),
+    "smollm2-135m": ("standard", 36, 72),
+    "smollm2-135m-privacy": ("standard", 40, 80),
+    "smollm2-135m-copyright": ("few-rows", 20, 40),
+    "smollm2-135m-notes": ("few-rows", 20, 40),
 }
+"""Subject -> a plan for which it has the rows; facts that choose, and rows that report."""
 
 
 @pytest.mark.parametrize("model", EMBEDDED)
 def test_a_third_of_each_embedded_subject_chooses(tmp_path: Path, model: str) -> None:
     cfg = read_config(ROOT / "config")
-    for name in datasets_of("tune_report", cfg, model, plan="standard"):
+    plan, *counts = EMBEDDED[model]
+    for name in datasets_of("tune_report", cfg, model, plan=plan):
         config = json.loads(slice_of("download_data", cfg, dataset=name))
         made = DownloadData(config=config, resources=ROOT / "resources", out=tmp_path / name)
         download_data(made, lambda _: None)
     files = {stage: tmp_path / f"{stage}.json" for stage in (TuneSplit, TuneReport)}
     common = {"datasets": tmp_path}
-    config = {s: json.loads(slice_of(s.name(), cfg, model=model, plan="standard")) for s in files}
+    config = {s: json.loads(slice_of(s.name(), cfg, model=model, plan=plan)) for s in files}
     split(TuneSplit(config=config[TuneSplit], out=files[TuneSplit], **common))
     places = common | {"split": files[TuneSplit], "out": files[TuneReport]}
     report(TuneReport(config=config[TuneReport], **places))
     chooses, reports = (read_document(file) for file in files.values())
-    assert (len(chooses["facts"]), len(reports["report"]["forget"])) == EMBEDDED[model]
+    assert [len(chooses["facts"]), len(reports["report"]["forget"])] == counts
     assert len(chooses["choose"]["forget"]) == len(chooses["facts"])
     assert not {*chooses["facts"]} & {*reports["report"]["forget"]}
-    needed = cfg.tuning["standard"].criterion.model_dump()
+    needed = cfg.tuning[plan].criterion.model_dump()
     refuse_few_rows(needed, chooses["choose"], cfg.score.confidence)
