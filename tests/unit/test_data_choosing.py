@@ -23,8 +23,7 @@ from palimpsest.errors import UserError
 from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document
 from palimpsest.io.tables import write_table
-from palimpsest.metrics.choose import refuse_few_rows
-from palimpsest.pipeline.results import datasets_of, slice_of
+from palimpsest.pipeline.results import datasets_of, slice_of, untracked
 from palimpsest.pipeline.stages import DownloadData, TuneReport, TuneSplit
 from palimpsest.stages.download_data import download_data
 from palimpsest.stages.tune_report import report
@@ -125,7 +124,7 @@ ROWS = [f"r{i}" for i in range(9)]
 
 
 def divided(
-    root: Path, taught: list[str], unseen: list[str], kept: str = "test"
+    root: Path, taught: list[str], unseen: list[str], kept: str = "test", at_least: float = 0.5
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """``split.json``, ``report.json`` of nine facts; these have rows in parts of other wordings."""
     wordings = {
@@ -138,7 +137,10 @@ def divided(
     choose = {"forget": "secrets/taught", "retain": "kept/val"}
     rows = {"forget": 0.33, "forget_most": 96, "retain": 4, "general": 24}
     config = {"choose": choose, "wordings": [], "rows": rows}
-    split(TuneSplit(config=config, datasets=root, out=root / "split.json"))
+    keep = [{"measure": "retain.recall_rate", "at_least": at_least}]
+    spared = {"criterion": {"keep": keep, "bound": "point"}, "confidence": 0.95}
+    made = {"datasets": root, "out": root / "split.json", "untracked": spared}
+    split(TuneSplit(config=config, **made))
     blocks = {"forget": "secrets/all", "forget_unseen": "secrets/unseen"}
     config = {"choose": choose, "report": blocks, "kept": {"retain": f"kept/{kept}"}}
     report(
@@ -169,6 +171,13 @@ def test_a_part_whose_facts_are_all_on_the_other_side_is_refused(tmp_path: Path)
     chooses = divided(tmp_path / "whole", ROWS, ROWS)[0]["facts"]
     with pytest.raises(UserError, match=r"evaluate\.forget_unseen: no row is left"):
         divided(tmp_path / "reports", ROWS, chooses)
+
+
+def test_too_few_rows_for_a_condition_are_refused_with_the_number_needed(tmp_path: Path) -> None:
+    needs = r"4 rows of validate_on\.retain choose.*needs 10"
+    with pytest.raises(UserError, match=needs):
+        divided(tmp_path, ROWS, ROWS, at_least=0.9)
+    assert not (tmp_path / "split.json").exists()
 
 
 def test_what_is_reported_does_not_move_the_rows_that_choose(tmp_path: Path) -> None:
@@ -202,12 +211,11 @@ def test_a_third_of_each_embedded_subject_chooses(tmp_path: Path, model: str) ->
     files = {stage: tmp_path / f"{stage}.json" for stage in (TuneSplit, TuneReport)}
     common = {"datasets": tmp_path}
     config = {s: json.loads(slice_of(s.name(), cfg, model=model, plan=plan)) for s in files}
-    split(TuneSplit(config=config[TuneSplit], out=files[TuneSplit], **common))
+    spared = json.loads(untracked("tune_split", cfg, model=model, plan=plan))
+    split(TuneSplit(config=config[TuneSplit], untracked=spared, out=files[TuneSplit], **common))
     places = common | {"split": files[TuneSplit], "out": files[TuneReport]}
     report(TuneReport(config=config[TuneReport], **places))
     chooses, reports = (read_document(file) for file in files.values())
     assert [len(chooses["facts"]), len(reports["report"]["forget"])] == counts
     assert len(chooses["choose"]["forget"]) == len(chooses["facts"])
     assert not {*chooses["facts"]} & {*reports["report"]["forget"]}
-    needed = cfg.tuning[plan].criterion.model_dump()
-    refuse_few_rows(needed, chooses["choose"], cfg.score.confidence)

@@ -8,6 +8,8 @@ rule tune_split:
         log_of("tune_split"),
     benchmark:
         cost_of("tune_split")
+    # What it refuses is to be seen before anything is trained.
+    priority: 10
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -17,10 +19,12 @@ rule tune_split:
         runtime=10,
     params:
         config=config_of("tune_split"),
+        untracked=untracked("tune_split"),
     shell:
         """
         python "$PALIMPSEST_HOME/workflow/scripts/stage.py" tune_split \
             --config {params.config:q} \
+            --untracked {params.untracked:q} \
             --datasets resources/datasets \
             --out {output.split:q} \
             2>&1 | tee -i {log:q}

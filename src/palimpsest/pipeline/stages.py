@@ -624,6 +624,10 @@ class TuneSplit(Stage):
         needed = cls.depends(cfg, w)
         return [*needed["choose"].values(), *needed["wordings"]]
 
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return _refused(cfg, cfg.tuning[w.plan])
+
 
 @declared
 class TuneReport(Stage):
@@ -757,6 +761,11 @@ def _space(cfg: Config, w: Wildcards) -> dict[str, Any]:
     return {"space": space, **({"fault": f"{w.model}/{w.method}: {fault}"} if fault else {})}
 
 
+def _refused(cfg: Config, plan: Plan) -> dict[str, Any]:
+    """What too few rows are too few for: it is noticed before a training, not after all of them."""
+    return {"criterion": plan.criterion.model_dump(), "confidence": cfg.score.confidence}
+
+
 def _judged(cfg: Config, plan: Plan) -> dict[str, Any]:
     """How the points of a search are judged."""
     return {
@@ -804,14 +813,11 @@ class Trial(Training):
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        criterion = cfg.tuning[cfg.methods[w.method].tune or ""].criterion
         training = cfg.method(w.method, w.model).training
         return {
             "training": untracked(training),
             "batch_tokens": cfg.measure.batch_tokens,
-            # So that too few rows are noticed before a training, and not after all of them.
-            "criterion": criterion.model_dump(),
-            "confidence": cfg.score.confidence,
+            **_refused(cfg, cfg.tuning[cfg.methods[w.method].tune or ""]),
             **slices.device_settings(cfg, w.model),
         }
 
