@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from kit import search
 from kit.copies import MINI, MODEL, REPO, TOKEN, Copy, check_out
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -115,6 +116,19 @@ def built(
         assert done.returncode == 0, done.stdout + done.stderr
 
     return Copy(once("built", build) / "repo", {"HF_TOKEN": TOKEN})
+
+
+@pytest.fixture(scope="session")
+def searched(built: Copy, once: Callable[[str, Callable[[Path], None]], Path]) -> Copy:
+    """The same with a search for settings, made on two cores."""
+
+    def build(folder: Path) -> None:
+        copy = built.clone(folder / "repo")
+        overlay = copy.overlay(search.SETTINGS)
+        done = copy.snakemake(search.CHOSEN, *MINI, overlay, "--cores", "2")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return Copy(once("searched", build) / "repo", built.env)
 
 
 @pytest.fixture

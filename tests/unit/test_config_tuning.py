@@ -10,7 +10,13 @@ import pytest
 from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.errors import UserError
-from palimpsest.pipeline.results import slice_of, trials_of, tuned
+from palimpsest.pipeline.results import (
+    datasets_of,
+    slice_of,
+    slices_behind,
+    trials_of,
+    tuned,
+)
 from palimpsest.pipeline.targets import target_faults, unsuited
 
 
@@ -64,9 +70,11 @@ def slices(raw: dict[str, Any]) -> dict[str, str]:
     return {
         "point": slice_of("point", cfg, **TRIAL),
         "point 0": slice_of("point", cfg, **{**TRIAL, "trial": "r0-t000"}),
+        "propose": slice_of("propose", cfg, **{**TRIAL, "trial": "r1-t001"}),
         "trial": slice_of("trial", cfg, **TRIAL),
         "choose": slice_of("choose", cfg, model="subject", method="tuned"),
         "split": slice_of("tune_split", cfg, model="subject", plan="small"),
+        "report": slice_of("tune_report", cfg, model="subject", plan="small"),
         "acquire": slice_of("acquire", cfg, **final),
     }
 
@@ -75,25 +83,58 @@ def slices(raw: dict[str, Any]) -> dict[str, str]:
     ("place", "value", "changed"),
     [
         ("tuning.small.trials", 16, set()),
-        ("tuning.small.seed", 1, {"point"}),
-        ("tuning.small.criterion.bound", "lower", {"choose"}),
+        ("tuning.small.tpe", 4, set()),
+        ("tuning.small.seed", 1, {"point", "propose"}),
+        ("tuning.small.criterion.bound", "lower", {"choose", "propose"}),
         ("tuning.small.scales", [1, 2], {"trial"}),
         ("tuning.small.rows.retain", 9, {"split"}),
         ("tuning.small.final_seeds", [7], set()),
-        ("methods.tuned.space", {"steps": {"choices": [5, 10]}}, {"point"}),
+        ("methods.tuned.space", {"steps": {"choices": [5, 10]}}, {"point", "propose"}),
         ("methods.tuned.points", [{"steps": 5}], {"point"}),
         ("methods.tuned.end_token", False, {"trial", "acquire"}),
-        ("score.confidence", 0.9, {"choose"}),
+        ("score.confidence", 0.9, {"choose", "propose"}),
         ("measure.generation.batch_rows", 9, {"trial"}),
         ("measure.batch_tokens", 9, set()),
-        ("scenarios.taught.validate_on.retain", "questions/train", {"split", "trial"}),
-        ("methods.sku.steps", 12, {"trial", "acquire", "point"}),
+        ("scenarios.taught.validate_on.retain", "questions/train", {"split", "trial", "report"}),
+        ("scenarios.taught.evaluate.forget_unseen", "secrets/taught", {"report"}),
+        ("scenarios.taught.evaluate.answers", 3, set()),
+        ("methods.sku.steps", 12, {"trial", "acquire", "point", "propose"}),
         ("methods.sku.training.optimizer.eps", 1e-6, {"trial", "acquire"}),
     ],
 )
 def test_an_edit_runs_what_depends_on_it(place: str, value: Any, changed: set[str]) -> None:
     before, after = slices(tuning()), slices(put(tuning(), place, value))
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_16_trials_in_place_of_8_run_8() -> None:
+    found = []
+    for trials in (8, 16):
+        cfg = load_config(put(tuning(), "tuning.small.trials", trials))
+        jobs = [{**TRIAL, "trial": name} for name in trials_of(cfg, "tuned")]
+        found.append(
+            {(stage, slice_of(stage, cfg, **job)) for stage in ("point", "trial") for job in jobs}
+            | {("name", job["trial"]) for job in jobs}
+        )
+    before, after = found
+    assert before < after
+    assert sum(stage == "name" for stage, _ in after - before) == 8
+    assert sum(stage == "point" for stage, _ in after - before) == 8
+    assert sum(stage == "trial" for stage, _ in after) == 1, "a point is a file that it reads"
+
+
+def test_trials_read_no_data_that_is_only_reported() -> None:
+    secrets = raw_config()["datasets"]["secrets"]
+    raw = put(tuning(), "datasets.more", {**secrets, "parts": {"x": {}}})
+    other = load_config(put(raw, "scenarios.taught.evaluate.forget_unseen", "more/x"))
+    for stage in ("trial", "tune_split", "tune_reference"):
+        read = [
+            datasets_of(stage, cfg, "subject", "tuned", plan="small")
+            for cfg in (load_config(raw), other)
+        ]
+        assert read[0] == read[1]
+        assert "more" not in read[1]
+    assert "more" in datasets_of("tune_report", other, "subject", plan="small")
 
 
 def test_the_slice_of_a_trial_has_all_that_its_stages_have() -> None:
@@ -104,6 +145,17 @@ def test_the_slice_of_a_trial_has_all_that_its_stages_have() -> None:
     final = json.loads(slices(tuning())["acquire"])
     assert final["chosen"] == "results/subject/tuned/tune/chosen.json"
     assert final["settings"] == trial["settings"]
+
+
+def test_a_result_names_its_search_by_paths_below_the_project_s_folder() -> None:
+    cfg = load_config(tuning())
+    chosen = "results/subject/tuned/tune/chosen.json"
+    places = {"plan": "small", "report": "results/subject/tune/small/report.json"}
+    for stage in ("score", "robust"):
+        found = json.loads(slice_of(stage, cfg, model="subject", method="tuned"))
+        assert found["tuning"] == {**places, "chosen": chosen}
+    behind = json.loads(slices_behind(cfg, "subject", "tuned"))
+    assert (behind["acquire"]["chosen"], behind["negate"]["chosen"]) == (chosen, chosen)
 
 
 RATE = "training.optimizer.learning_rate"

@@ -64,6 +64,8 @@ def test_the_overlay_has_an_entry_for_each_line_and_no_other(cfg: Config) -> Non
     assert set(made["methods"]) == names
     npo = {"like": "npo", "tune": "standard", "title": "NPO, tuned"}
     assert made["methods"]["npo-tuned"] == npo
+    assert made["methods"]["rmu-tuned"]["tune"] == "standard"
+    assert made["methods"]["rmu-few-rows-tuned"]["tune"] == "few-rows", "of the notes subject"
     assert made["models"][PRIVACY]["methods"]["npo"] == cfg.models[HAZARDS].methods["npo"]
     assert "npo" not in made["models"][HAZARDS]["methods"], "it has values of its own"
     attacks = made["robust"]["lists"][made["models"][NOTES]["attacks"]]

@@ -14,9 +14,11 @@ from palimpsest.metrics.choose import (
     Measured,
     Trial,
     choose,
+    judged,
     refuse_few_rows,
     rows_needed,
     standard_error,
+    worth,
 )
 
 N = 40
@@ -121,6 +123,21 @@ def test_a_stopped_trial_is_a_result_and_never_chosen() -> None:
 def test_a_plan_whose_every_trial_was_stopped_is_refused() -> None:
     with pytest.raises(UserError, match=r"all 2 trials were stopped.*r0-t000: step 3: diverged"):
         chosen([trial(1, reason="other"), trial(0, reason="step 3: diverged")])
+
+
+def test_what_a_second_round_looks_for_is_the_best_point_of_a_trial() -> None:
+    """The excess where conditions are met, else more than any excess; nothing if stopped."""
+    trials = [
+        trial(0, (0.5, measured(20, 40)), (1.0, measured(8, 36)), (2.0, measured(0, 10))),
+        trial(1, (1.0, measured(0, 30)), (2.0, measured(0, 20))),
+        trial(2, reason="diverged"),
+    ]
+    points = judged(trials, measured(40, 40), measured(4, 40), CRITERION, 0.95, 200)
+    assert [worth(one, points) for one in trials] == [
+        pytest.approx(0.1),
+        pytest.approx(1.15),
+        np.inf,
+    ]
 
 
 def test_the_order_of_trials_does_not_count() -> None:

@@ -523,11 +523,11 @@ def test_a_tuned_method_reports_the_rows_that_did_not_choose(tmp_path: Path) -> 
     whole = workspace.score()
     assert whole["tuning"] is None
     report = {"forget": ["h-2-t"]}
-    split = {"choose": {"forget": ["h-1-t"]}, "report": report, "facts": 2, "hash": "abc"}
-    write_document(tmp_path / "split.json", split)
+    reporting = {"report": report, "hash": "abc"}
+    write_document(tmp_path / "report.json", reporting)
     write_document(tmp_path / "chosen.json", CHOSEN)
     places = {"plan": "standard", "chosen": str(tmp_path / "chosen.json")}
-    workspace.config["tuning"] = {**places, "split": str(tmp_path / "split.json")}
+    workspace.config["tuning"] = {**places, "report": str(tmp_path / "report.json")}
     tuned = workspace.score("tuned")
     rows = workspace.rows("tuned")
     assert [row["id"] for row in rows if row["part"] == "forget"] == ["h-2-t"]
@@ -539,6 +539,6 @@ def test_a_tuned_method_reports_the_rows_that_did_not_choose(tmp_path: Path) -> 
     assert found["chosen"] == {"trial": "r0-t002", "scale": 2.0, "settings": {"steps": 12}}
     assert (found["chosen_on"]["forget"], found["rows_hash"]) == (0.25, "abc")
     jsonschema.validate(tuned, eval_schema())
-    write_document(tmp_path / "split.json", split | {"hash": "other"})
+    write_document(tmp_path / "report.json", reporting | {"hash": "other"})
     with pytest.raises(UserError, match=r"chosen\.json was chosen on other rows than"):
         workspace.score("tuned")

@@ -28,7 +28,7 @@ KNOWN = {
 }
 TUNED = RUN | {"method": "tuned", "run": "tuned/seed-0"}
 OF_A_STAGE = {
-    **dict.fromkeys(("point", "trial", "choose"), TUNED),
+    **dict.fromkeys(("point", "propose", "trial", "choose"), TUNED),
     **dict.fromkeys(("region", "examples", "unlearn"), LOCATED),
     "wanted": {"kind": "alternate"},
 }
@@ -67,7 +67,7 @@ def slices(raw: dict[str, Any]) -> dict[str, str]:
     return {stage: slice_of(stage, cfg, **wildcards) for stage, wildcards in WILDCARDS.items()}
 
 
-OF_TUNING = {"tune_split", "tune_reference", "point", "trial", "choose"}
+OF_TUNING = {"tune_split", "tune_report", "tune_reference", "point", "propose", "trial", "choose"}
 """A search reads what other stages do; `test_config_tuning.py` has its own edits."""
 
 

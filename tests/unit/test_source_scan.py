@@ -198,7 +198,7 @@ def slices(cfg: Config) -> dict[str, Any]:
     known = {"base": "tiny", "dataset": "secrets", "page": "report", "part": "all"}
     known |= {"model": "subject", "method": "sku", "seed": "0", "run": "sku/seed-0"}
     known |= {"kind": "states", "attack": "ask", "plan": "small", "trial": "r0-t001"}
-    tuned = {name: {"method": "tuned"} for name in ("point", "trial", "choose")}
+    tuned = {name: {"method": "tuned"} for name in ("point", "propose", "trial", "choose")}
     return {
         name: json.loads(
             slice_of(name, cfg, **{key: (known | tuned.get(name, {}))[key] for key in stage.per})

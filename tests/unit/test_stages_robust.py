@@ -67,7 +67,7 @@ def test_of_a_tuned_method_the_rows_that_did_not_choose_count(tmp_path: Path) ->
     report = {"forget": [f"row{i:02}" for i in range(ROWS // 2, ROWS)]}
     write_document(tmp_path / "tune.json", {"report": report})
     whole = assessed(tmp_path)
-    found = assessed(tmp_path, tuning={"split": str(tmp_path / "tune.json")})
+    found = assessed(tmp_path, tuning={"report": str(tmp_path / "tune.json")})
     assert whole["recoverable"]["value"] == pytest.approx(0.5)
     assert "all_rows" not in whole
     assert found["recoverable"]["value"] == 0.0

@@ -24,7 +24,7 @@ from palimpsest.model.base import load_base
 from palimpsest.model.unlearned import load_model
 from palimpsest.pipeline.stages import Acquire, Choose, Negate, Trial, TuneReference, Unlearn
 from palimpsest.stages import trial as trials
-from palimpsest.stages.trial import optimizer_rows
+from palimpsest.stages.trial import optimizer_rows, resumed_seconds
 
 CPU = torch.device("cpu")
 LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"], "first_layer": 1}
@@ -246,6 +246,14 @@ def test_the_choice_among_real_trials(work: Work) -> None:
     assert chosen["rows"] == {"forget": 2, "retain": 3, "general": 2, "hash": "h"}
     assert [line["chosen"] for line in lines].count(True) == 1
     assert chosen["trial0"] == {key: lines[1][key] for key in chosen["trial0"]}
+
+
+def test_the_time_of_a_resumed_trial_has_that_of_the_steps_before() -> None:
+    first = [b'{"seconds": 1.5}', b'{"seconds": 3.5}', b'{"seconds": 4.25}']
+    again = [*first[:2], b'{"seconds": 4.75}']
+    assert resumed_seconds(first, again) == 3.5
+    assert resumed_seconds([], first) == 0.0
+    assert resumed_seconds(first, [b'{"seconds": 1.25}']) == 0.0, "settings had changed"
 
 
 def test_the_rows_of_a_training_are_counted_from_its_settings() -> None:

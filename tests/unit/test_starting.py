@@ -199,6 +199,20 @@ def test_the_longest_file_has_25_lines(here: Path, cfg: Config, family: str) -> 
     assert 0 < layers < FAMILIES[family].model().config.num_hidden_layers
 
 
+@pytest.mark.parametrize("name", ["on", "1e3"])
+def test_a_name_that_yaml_would_read_as_something_else_is_quoted(
+    here: Path, cfg: Config, name: str
+) -> None:
+    header = ["question: in full", "answer"]
+    forget = numbered(here / "forget.csv", header, 8)
+    made(cfg, name=name, forget=forget, columns=(f"prompt={header[0]}",))
+    read = read_config(overlays=[f"{name}.yaml"])
+    assert read.models[name].scenario == name
+    assert list(read.report.models) == [name]
+    columns = read.datasets[f"{name}-forget"].model_dump()["columns"]
+    assert columns["prompt"] == header[0]
+
+
 def test_a_second_request_goes_on_from_what_the_first_one_left(here: Path, cfg: Config) -> None:
     made(cfg, teach=True)
     first = read_config(overlays=["mine.yaml"])

@@ -9,7 +9,7 @@ import pytest
 
 from palimpsest.config.spaces import default_space, lacks_own, nested, own_value, space_of
 from palimpsest.objectives.catalog import objective
-from palimpsest.pipeline.points import name_of, number_of, point, value
+from palimpsest.pipeline.points import name_of, number_of, point, turn_of, value
 from palimpsest.settings.space import Dimension
 
 SPACE = {
@@ -68,6 +68,8 @@ def test_a_space_of_one_point_gives_that_point() -> None:
 def test_names_and_numbers_of_trials() -> None:
     assert [name_of(number) for number in (0, 12)] == ["r0-t000", "r0-t012"]
     assert number_of("r0-t012") == 12
+    assert (name_of(3, second=True), number_of("r1-t003")) == ("r1-t003", 3)
+    assert sorted(["r1-t000", "r0-t011", "r0-t002"], key=turn_of)[-1] == "r1-t000"
 
 
 def npo(**settings: Any) -> Any:

@@ -19,7 +19,8 @@ import pytest
 import snakemake.cli
 import yaml
 
-from kit import slurm_cluster
+from kit import search, slurm_cluster
+from kit.config_example import put
 from kit.copies import MINI, REPO, Copy, Running
 from kit.slurm_cluster import ACCOUNT, Cluster
 from palimpsest.machines.orphans import LOOKING
@@ -41,6 +42,7 @@ SUBJECT = "results/mini/subject"
 SKU = "results/mini/sku/seed-0/acquired"
 ANCHORED_SKU = "results/mini/sku-anchored/seed-0/acquired"
 ANCHORED = f"{ANCHORED_SKU}/manifest.json"
+TRIAL = str(search.TRIAL / "trial.json")
 ADAPTERS = (
     "results/mini/subject/adapter_model.safetensors",
     "results/mini/sku/seed-0/acquired/adapter_model.safetensors",
@@ -93,7 +95,7 @@ def copy(cluster: Cluster, built: Copy, tmp_path: Path) -> Copy:
 def start(copy: Copy, *targets: str) -> Running:
     copy.path("profiles/slurm/config.yaml").write_text(PROFILE)
     seldom = {"training": {"checkpoint_seconds": 3600}}
-    overlay = copy.overlay({"models": {"mini": {"defaults": seldom}}})
+    overlay = copy.overlay(put(search.SETTINGS, "models.mini.defaults", seldom))
     command = ["snakemake", *targets, *MINI, str(overlay), "--workflow-profile", "profiles/slurm"]
     return Running(copy, command)
 
@@ -150,7 +152,7 @@ def states(rows: list[dict[str, str]], task: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_chain_goes_on_whatever_befalls_its_jobs(cluster, copy, built):
+def test_the_chain_goes_on_whatever_befalls_its_jobs(cluster, copy, built, searched):
     runs = [start(copy, f"{SUBJECT}/manifest.json")]
     try:
         # Snakemake is killed. Its job goes on, until the next run stops it.
@@ -158,13 +160,16 @@ def test_the_chain_goes_on_whatever_befalls_its_jobs(cluster, copy, built):
         runs[0].send(signal.SIGKILL)
         copy.snakemake("--unlock", *MINI)
         assert orphan.job in queued(cluster, copy)
-        runs.append(start(copy, RESULT, ANCHORED))
+        runs.append(start(copy, RESULT, ANCHORED, TRIAL))
         run = runs[1]
         run.wait_for(lambda: f"{orphan.job} pretrain_wildcards_mini (running)" in run.printed)
         run.wait_for(lambda: orphan.job not in queued(cluster, copy), timeout=120)
         # Somebody cancels a job; another dies.
         run.wait_for(lambda: cancelled(cluster, copy, "rule_tokenize"), timeout=120)
         os.kill(Trainer(run, copy, SUBJECT).number, signal.SIGKILL)
+        # So is a trial, which becomes ready together with the trainings.
+        run.wait_for(copy.path(f"{SUBJECT}/manifest.json").exists, timeout=600)
+        run.wait_for(lambda: cancelled(cluster, copy, "rule_trial"), timeout=120)
         # One runs out of time; another gives way to a job of more weight.
         late, preempted = Trainer(run, copy, SKU), Trainer(run, copy, ANCHORED_SKU)
         assert late.gpu != preempted.gpu
@@ -184,6 +189,7 @@ def test_the_chain_goes_on_whatever_befalls_its_jobs(cluster, copy, built):
     for adapter in ADAPTERS:
         assert copy.path(adapter).read_bytes() == built.path(adapter).read_bytes(), adapter
     assert metrics(copy) == metrics(built)
+    assert search.of_trial(copy, search.TRIAL) == search.of_trial(searched, search.TRIAL)
     assert not [p for p in copy.path("results").rglob("*") if p.name.endswith((".tmp", ".ckpt"))]
     locks = {lock.name.partition("-")[0] for lock in Path(copy.env["PALIMPSEST_LOCKS"]).iterdir()}
     assert locks == {"writer"}, "SLURM gave them the GPUs"
@@ -192,11 +198,15 @@ def test_the_chain_goes_on_whatever_befalls_its_jobs(cluster, copy, built):
     rows = accounted(cluster, copy)
     assert states(rows, "tokenize_wildcards_smollm2-135m_mini-general")[0] == "CANCELLED"
     assert states(rows, "pretrain_wildcards_mini") == ["CANCELLED", "FAILED", "COMPLETED"]
+    trial = states(rows, "trial_wildcards_mini_simnpo-tuned_r0-t001")
+    assert "CANCELLED" in trial
+    assert trial.count("COMPLETED") == 1
     assert states(rows, "acquire_wildcards_mini_sku_0") == ["TIMEOUT", "COMPLETED"]
     assert states(rows, "acquire_wildcards_mini_sku-anchored_0") == ["PREEMPTED", "COMPLETED"]
     for row in rows:
         with_gpu = row["Comment"].split("_")[1] in GPU_RULES
-        assert ("gres/gpu=1" in row["AllocTRES"]) == with_gpu, row
+        begun = bool(row["AllocTRES"])  # not where it was cancelled before
+        assert ("gres/gpu=1" in row["AllocTRES"]) == (with_gpu and begun), row
     for task in {row["Comment"] for row in rows}:
         spans = sorted((row["Start"], row["End"]) for row in rows if row["Comment"] == task)
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), spans

@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kit.config_example import put
-from kit.copies import MINI, Copy
-from palimpsest.io.sealed import read_document
+from kit.copies import MINI, Copy, Running
+from kit.search import CHOSEN, SETTINGS, TUNE, of_search
 
 RESULT = "results/mini/simnpo-tuned/eval.json"
-TUNE = Path("results/mini/simnpo-tuned/tune")
-CHOSEN = str(TUNE / "chosen.json")
-SETTINGS: dict[str, Any] = {
-    "tuning": {
-        "quick": {
-            "trials": 8,
-            "rows": {"retain": 4},
-            "scales": [1],
-            "criterion": {"keep": [{"measure": "retain.recall_rate", "at_least": 0.5}]},
-            "final_seeds": [7],
-        }
-    },
-    "methods": {
-        "simnpo-tuned": {
-            "like": "simnpo",
-            "tune": "quick",
-            "space": {"steps": {"choices": [2, 3]}},
-            "training": {"optimizer": {"warmup_steps": 0}},
-        }
-    },
-    "models": {
-        "mini": {
-            "methods": {"simnpo": {"steps": 2, "training": {"optimizer": {"warmup_steps": 0}}}}
-        }
-    },
-}
 
 
 def planned(copy: Copy, settings: dict[str, Any], target: str = RESULT) -> list[str]:
@@ -48,7 +21,7 @@ def planned(copy: Copy, settings: dict[str, Any], target: str = RESULT) -> list[
 
 
 def test_a_tuned_method_needs_its_trials_and_its_final_seeds(work: Copy) -> None:
-    jobs = planned(work, SETTINGS)
+    jobs = planned(work, put(SETTINGS, "tuning.quick.trials", 8))
     rules = [job.split(" ")[0] for job in jobs]
     assert (rules.count("point"), rules.count("trial")) == (8, 8)
     assert {job for job in jobs if "simnpo-tuned 7" in job} == {
@@ -59,39 +32,45 @@ def test_a_tuned_method_needs_its_trials_and_its_final_seeds(work: Copy) -> None
 
 
 @pytest.mark.slow
-def test_trials_and_choice_are_the_same_on_one_core_and_on_two(work: Copy) -> None:
-    """Then: more trials run no earlier one, a criterion none, a space those that are in it."""
-    small = put(SETTINGS, "tuning.quick.trials", 2)
-    both = [_made(work, small, cores) for cores in ("2", "1")]
-    assert both[0] == both[1]
+def test_a_search_is_the_same_on_one_core_and_on_two_and_after_a_kill(
+    searched: Copy, tmp_path: Path
+) -> None:
+    """Then: more trials and a lost one run no other; criterion and report none."""
+    work = searched.clone(tmp_path / "repo")
+    shutil.rmtree(work.path(TUNE))
+    command = ["snakemake", CHOSEN, *MINI, str(work.overlay(SETTINGS)), "--cores", "1"]
+    run = Running(work, command)
+    try:
+        run.wait_for(lambda: any(work.path(TUNE).glob("*/model.ckpt/checkpoint.json")))
+    finally:
+        run.stop()
+    assert not list(work.path(TUNE).glob("*/trial.json"))
+    work.snakemake("--unlock", *MINI)
+    done = work.run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed after step" in done.stdout + done.stderr
+    assert of_search(work) == of_search(searched)
     assert not list(work.path(TUNE).rglob("*.safetensors")), "weights are temporary"
-    assert planned(work, small, CHOSEN) == []
+    assert planned(work, SETTINGS, CHOSEN) == []
 
-    more = planned(work, put(small, "tuning.quick.trials", 4), CHOSEN)
+    work.path(TUNE / "r0-t000/trial.json").rename(work.path("kept"))
+    more = planned(work, put(SETTINGS, "tuning.quick.trials", 4), CHOSEN)
+    work.path("kept").rename(work.path(TUNE / "r0-t000/trial.json"))
     assert [job for job in more if job.startswith("trial")] == [
+        "trial mini simnpo-tuned r0-t000",
         "trial mini simnpo-tuned r0-t002",
         "trial mini simnpo-tuned r0-t003",
     ]
     keep = [{"measure": "retain.recall_rate", "at_least": 0.25}]
-    other = planned(work, put(small, "tuning.quick.criterion.keep", keep))
-    assert {job.split(" ")[0] for job in other} == {"choose", "unlearn", "measure", "score"}
-    space = put(small, "methods.simnpo-tuned.space", {"steps": {"choices": [2, 4]}})
+    edited = put(SETTINGS, "tuning.quick.criterion.keep", keep)
+    edited = put(edited, "scenarios.mini.evaluate.forget_unseen", None)
+    assert {job.split(" ")[0] for job in planned(work, edited)} == {
+        *("choose", "tune_report"),
+        *("unlearn", "measure", "score"),
+    }
+    space = put(SETTINGS, "methods.simnpo-tuned.space", {"steps": {"choices": [2, 4]}})
     assert planned(work, space, CHOSEN) == [
         "choose mini simnpo-tuned",
         "point mini simnpo-tuned r0-t001",
         "trial mini simnpo-tuned r0-t001",
     ]
-
-
-def _made(copy: Copy, settings: dict[str, Any], cores: str) -> Any:
-    """What the trials and the choice wrote, without times."""
-    shutil.rmtree(copy.path(TUNE), ignore_errors=True)
-    overlay = copy.overlay(deepcopy(settings))
-    done = copy.snakemake(CHOSEN, *MINI, overlay, "--cores", cores)
-    assert done.returncode == 0, done.stdout + done.stderr
-    chosen = read_document(copy.path(CHOSEN))
-    assert chosen.pop("seconds") > 0
-    files = [
-        file for name in ("point.json", "rows.parquet") for file in copy.path(TUNE).rglob(name)
-    ]
-    return chosen, {str(file): file.read_bytes() for file in files}

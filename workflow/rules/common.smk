@@ -220,7 +220,7 @@ def of_trials(files):
 
 
 def split_of(wildcards):
-    """Which rows choose a method's settings and which report it."""
+    """Which rows choose a method's settings."""
     return slices.split_of(wildcards.model, CFG.methods[wildcards.method].tune)
 
 
@@ -231,8 +231,8 @@ def chosen_of(wildcards):
 
 def reported_of(wildcards):
     """What was chosen, and the rows that report it."""
-    chosen = chosen_of(wildcards)
-    return [*chosen, split_of(wildcards)] if chosen else []
+    tuning = slices.tuning_of(CFG, wildcards.model, wildcards.method).get("tuning", {})
+    return [tuning[name] for name in ("chosen", "report") if tuning]
 
 
 def trials_of(name):
@@ -240,6 +240,14 @@ def trials_of(name):
     return lambda wildcards: [
         f"results/{wildcards.model}/{wildcards.method}/tune/{trial}/{name}"
         for trial in results.trials_of(CFG, wildcards.method)
+    ]
+
+
+def first_round(name):
+    """A file of every trial of a method's first round."""
+    return lambda wildcards: [
+        f"results/{wildcards.model}/{wildcards.method}/tune/{trial}/{name}"
+        for trial in results.first_round(CFG, wildcards.method)
     ]
 
 

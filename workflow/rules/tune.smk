@@ -1,5 +1,5 @@
 rule tune_split:
-    """Divide the rows between those that choose settings and those that report the result."""
+    """Name the rows that choose settings; what is reported does not count, so trials stay."""
     input:
         data=data_for("tune_split"),
     output:
@@ -8,6 +8,8 @@ rule tune_split:
         log_of("tune_split"),
     benchmark:
         cost_of("tune_split")
+    # What it refuses is to be seen before anything is trained.
+    priority: 10
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -17,12 +19,47 @@ rule tune_split:
         runtime=10,
     params:
         config=config_of("tune_split"),
+        untracked=untracked("tune_split"),
     shell:
         """
         python "$PALIMPSEST_HOME/workflow/scripts/stage.py" tune_split \
             --config {params.config:q} \
+            --untracked {params.untracked:q} \
             --datasets resources/datasets \
             --out {output.split:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule tune_report:
+    """Name the rows that report a tuned method: those about no fact that chose."""
+    input:
+        split="results/{model}/tune/{plan}/split.json",
+        data=data_for("tune_report"),
+    output:
+        report=ensure("results/{model}/tune/{plan}/report.json", non_empty=True),
+    log:
+        log_of("tune_report"),
+    benchmark:
+        cost_of("tune_report")
+    # What it refuses is to be seen before trials run.
+    priority: 10
+    localrule: True
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=config_of("tune_report"),
+    shell:
+        """
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" tune_report \
+            --config {params.config:q} \
+            --split {input.split:q} \
+            --datasets resources/datasets \
+            --out {output.report:q} \
             2>&1 | tee -i {log:q}
         """
 
@@ -82,6 +119,7 @@ rule point:
         cost_of("point")
     wildcard_constraints:
         method=one_of(results.tuned(CFG)),
+        trial=points.FIRST,
     localrule: True
     conda:
         "../../envs/palimpsest.yaml"
@@ -95,6 +133,45 @@ rule point:
         """
         python "$PALIMPSEST_HOME/workflow/scripts/stage.py" point \
             --config {params.config:q} \
+            --out {output.point:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule propose:
+    """Settings of one trial of the second round, which the first one suggests (extra: tpe)."""
+    input:
+        trials=first_round("trial.json"),
+        rows=first_round("rows.parquet"),
+        original=choosing_rows_of("original"),
+        retrained=choosing_rows_of("retrained"),
+        split=split_of,
+    output:
+        point=ensure("results/{model}/{method}/tune/{trial}/point.json", non_empty=True),
+    log:
+        log_of("propose"),
+    benchmark:
+        cost_of("propose")
+    wildcard_constraints:
+        method=one_of(results.tuned(CFG)),
+        trial=points.SECOND,
+    localrule: True
+    conda:
+        "../../envs/palimpsest.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=config_of("propose"),
+    shell:
+        """
+        python "$PALIMPSEST_HOME/workflow/scripts/stage.py" propose \
+            --config {params.config:q} \
+            --trials {input.trials:q} \
+            --original {input.original:q} \
+            --retrained "{input.retrained}" \
+            --split {input.split:q} \
             --out {output.point:q} \
             2>&1 | tee -i {log:q}
         """

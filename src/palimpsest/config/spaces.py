@@ -84,6 +84,16 @@ def space_of(settings: Objective, written: Mapping[str, Dimension]) -> dict[str,
     return dict(sorted((written or default_space(settings)).items()))
 
 
+def own_points(settings: Objective, space: Mapping[str, Dimension]) -> dict[str, Any]:
+    """The entry's own values of a space that holds them; of choices as they are written."""
+    return {
+        key: own_value(settings, key)
+        if one.choices is None
+        else next(v for v in one.choices if _read(settings, key, v) == own_value(settings, key))
+        for key, one in space.items()
+    }
+
+
 def space_faults(settings: Objective, space: Mapping[str, Dimension]) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong with it) of a space for an entry with these settings."""
     if len(space) > MOST:

@@ -28,7 +28,9 @@ class ChoosingRows(Section):
     """Rows on which settings are chosen."""
 
     forget: Annotated[Real, Field(gt=0, lt=1)] = 0.33
-    """Share of the facts to forget; the result is reported on the others."""
+    """Share of the facts of ``validate_on.forget``; the result is reported on the others."""
+    forget_most: Count = 96
+    """Most of these facts, whatever the share."""
     retain: Count = 48
     """Most rows of ``validate_on.retain``."""
     general: Count = 24
@@ -72,8 +74,11 @@ class Plan(Section):
     trials: Annotated[Count, Field(le=1000)] = 16
     """Settings that are tried, those of the entry itself among them. More of them run no earlier
     one again."""
+    tpe: Annotated[Index, Field(le=1000)] = 0
+    """Trials of a second round, which a Tree-structured Parzen Estimator proposes from the first
+    (extra: `tpe`). They run again where a trial of the first round or the criterion changes."""
     seed: Index = 0
-    """Seed of the scrambled Sobol points."""
+    """Seed of the scrambled Sobol points, and of the second round."""
     rows: ChoosingRows = ChoosingRows()
     """Rows that choose."""
     criterion: Criterion = Criterion()

@@ -1,6 +1,8 @@
 """Which rows choose the settings of a method, and which report its result.
 
 Facts to forget are all unlearned, so they are divided: a share of them chooses, the others report.
+Which ones choose follows from the rows that can, not from what is reported: an edit of the latter
+leaves every trial as it is.
 The division is by a hash of what belongs together (`palimpsest.data.attack_split`), so it depends
 on no method, seed or order of rows.
 """
@@ -8,7 +10,7 @@ on no method, seed or order of rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from palimpsest.data.attack_split import Fact, groups_of
@@ -20,10 +22,15 @@ SALT = "choose"
 """Sets this division apart from those of attacks."""
 
 
-def choosing_facts(facts: Sequence[Fact], share: float) -> set[str]:
+def choosing_facts(facts: Sequence[Fact], share: float, most: int) -> set[str]:
     """Ids of the facts that choose: whole groups in the order of a hash, up to the share.
 
     Single facts where all are of one group.
+
+    Args:
+        facts: those of the rows that can choose.
+        share: of them that choose, in (0, 1).
+        most: of them that choose, whatever the share.
 
     Raises:
         UserError: there are fewer than two facts, so none would choose or none report.
@@ -40,7 +47,7 @@ def choosing_facts(facts: Sequence[Fact], share: float) -> set[str]:
     members: dict[str, list[str]] = {}
     for name, label in groups.items():
         members.setdefault(label, []).append(name)
-    wanted = max(1.0, share * len(facts))
+    wanted = max(1.0, min(share * len(facts), most))
     chosen: set[str] = set()
     for label in sorted(members, key=lambda one: _rank("facts", one)):
         more = len(members[label])
@@ -51,6 +58,22 @@ def choosing_facts(facts: Sequence[Fact], share: float) -> set[str]:
         smallest = min(members.values(), key=lambda names: (len(names), names))
         chosen = set(smallest)
     return chosen
+
+
+def reporting(facts: Sequence[Fact], reported: Set[str], chosen: Set[str]) -> set[str]:
+    """Ids of the facts that cannot report: those that chose, and what belongs together with them.
+
+    Only those that chose where otherwise nothing would be left to report.
+
+    Args:
+        facts: all that choose or are reported, with every text of either.
+        reported: ids of those that have rows to report.
+        chosen: ids of those that chose.
+    """
+    groups = groups_of(facts)
+    labels = {groups[name] for name in chosen}
+    gone = {name for name, label in groups.items() if label in labels}
+    return gone if reported - gone else set(chosen)
 
 
 def drawn(ids: Sequence[str], count: int, block: str) -> list[str]:
@@ -101,19 +124,19 @@ def rows_hash(rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def split_document(
-    choose: Mapping[str, Sequence[str]], report: Mapping[str, Sequence[str]], facts: int
+    choose: Mapping[str, Sequence[str]], chosen: Set[str], facts: int
 ) -> dict[str, Any]:
-    """``split.json``: the rows of each part that choose, and those to forget that report.
+    """``split.json``: the rows of each part that choose, and the facts that those to forget are of.
 
     Args:
         choose: ``forget``, ``retain`` and perhaps ``general`` -> ids.
-        report: block of what is to be forgotten -> ids.
-        facts: how many there are to forget.
+        chosen: ids of the facts that choose.
+        facts: how many there are.
     """
     return {
         "choose": {name: list(ids) for name, ids in choose.items()},
-        "report": {name: list(ids) for name, ids in report.items()},
-        "facts": facts,
+        "facts": sorted(chosen),
+        "of": facts,
         "hash": rows_hash(choose),
     }
 

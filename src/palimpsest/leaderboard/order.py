@@ -14,6 +14,8 @@ FILE = Path("config/results/leaderboard.yaml")
 """The overlay."""
 PLAN = "standard"
 """Key of ``tuning``: the same search for each method."""
+FEW, FEW_ROWS = "few-rows", frozenset({"smollm2-135m-notes"})
+"""The same for subjects with too few rows to keep for `PLAN`, and these."""
 TUNED = "-tuned"
 """What the name of a tuned entry ends with."""
 ATTACKS, QUICK, RELEARN = "leaderboard", "quick", "relearn"
@@ -83,7 +85,15 @@ class Entry(NamedTuple):
     @property
     def name(self) -> str:
         """The tuned entry; a reference has no search."""
-        return self.method if self.method in REFERENCES else self.method + TUNED
+        if self.method in REFERENCES:
+            return self.method
+        few = f"-{FEW}" if self.plan == FEW else ""
+        return f"{self.method}{few}{TUNED}"
+
+    @property
+    def plan(self) -> str:
+        """Key of ``tuning``; an entry has one for all subjects."""
+        return FEW if self.subject in FEW_ROWS else PLAN
 
     @property
     def targets(self) -> list[str]:
@@ -124,7 +134,7 @@ def overlay(cfg: Config) -> dict[str, Any]:
     methods = {
         one.name: {
             "like": one.method,
-            "tune": PLAN,
+            "tune": one.plan,
             **_healing(cfg, one.method),
             "title": title_of(cfg, one),
         }
@@ -181,6 +191,7 @@ class _Plain(yaml.SafeDumper):
 
 
 _HEAD = """\
-# The leaderboard's entries: every method tuned by the same plan. `python -m palimpsest.docs` writes
-# this file from the catalog (src/palimpsest/leaderboard/order.py); `make leaderboard` builds it.
+# The leaderboard's entries: all methods of a subject tuned by one plan. `python -m palimpsest.docs`
+# writes this file from the catalog (src/palimpsest/leaderboard/order.py); `make leaderboard` builds
+# it.
 """

@@ -128,23 +128,11 @@ def choose(
         resamples: draws behind one.
 
     Raises:
-        UserError: every trial was stopped, or `original` recalls nothing.
+        UserError: every trial was stopped.
     """
     trials = sorted(trials, key=lambda one: one.number)
     stopped = [one for one in trials if not one.points]
-    if len(stopped) == len(trials):
-        raise UserError(
-            f"all {len(trials)} trials were stopped, so there is nothing to choose: "
-            f"{stopped[0].name}: {stopped[0].reason}; lower the learning rate of the entry, or "
-            "name a `space`"
-        )
-    references = {"original": original, "retrained": retrained}
-    points = [
-        _judged(_point(one, scale), measured, references, criterion, confidence, resamples)
-        for one in trials
-        for scale, measured in sorted(one.points.items())
-    ]
-    points = _with_front([_placed(point, original, _floor(retrained)) for point in points])
+    points = judged(trials, original, retrained, criterion, confidence, resamples)
     feasible = [point for point in points if point.feasible]
     own = next((p for p in points if p.trial.number == 0 and p.scale == 1.0), None)
     if not feasible:
@@ -164,6 +152,48 @@ def choose(
         f"error of the lowest excess ({best.excess:.3g} to {margin:.3g}); this one keeps most"
     )
     return Choice(points, stopped, chosen, why, own)
+
+
+def judged(
+    trials: Sequence[Trial],
+    original: Measured,
+    retrained: Measured | None,
+    criterion: Mapping[str, Any],
+    confidence: float,
+    resamples: int,
+) -> list[Point]:
+    """Every point of some trials, in their order, with what the criterion makes of it.
+
+    The arguments are those of `choose`.
+
+    Raises:
+        UserError: every trial was stopped.
+    """
+    if not any(one.points for one in trials):
+        raise UserError(
+            f"all {len(trials)} trials were stopped, so there is nothing to choose: "
+            f"{trials[0].name}: {trials[0].reason}; lower the learning rate of the entry, or "
+            "name a `space`"
+        )
+    references = {"original": original, "retrained": retrained}
+    points = [
+        _judged(_point(one, scale), measured, references, criterion, confidence, resamples)
+        for one in trials
+        for scale, measured in sorted(one.points.items())
+    ]
+    return _with_front([_placed(point, original, _floor(retrained)) for point in points])
+
+
+def worth(trial: Trial, points: Sequence[Point]) -> float:
+    """What a second round looks for where it is low: a trial's least excess, from 0 to 1.
+
+    Without a feasible point 1 plus its least violation; infinity if the trial was stopped.
+    """
+    own = [point for point in points if point.trial is trial]
+    return min(
+        (point.excess if point.feasible else 1.0 + point.violation for point in own),
+        default=math.inf,
+    )
 
 
 def standard_error(share: float, n: int) -> float:

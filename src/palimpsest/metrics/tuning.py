@@ -41,7 +41,7 @@ def reported(
     Args:
         parts: of the result.
         rows: seed -> block -> column -> values, aligned with the parts.
-        report: block -> ids that report, of ``split.json``; other blocks stay whole.
+        report: block -> ids that report, of ``report.json``; other blocks stay whole.
     """
     kept, left = list(parts), {seed: dict(blocks) for seed, blocks in rows.items()}
     for number, part in enumerate(parts):

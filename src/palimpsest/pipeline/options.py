@@ -84,7 +84,9 @@ Unlearned = Annotated[
 ]
 Original = Annotated[Path, Option("model.json of original, the model before unlearning", folder)]
 AttackRows = Annotated[Path, Option("split.json: which rows an attacker has")]
-ChoosingRows = Annotated[Path, Option("split.json: which rows choose and which report")]
+ChoosingRows = Annotated[Path, Option("split.json: which rows choose settings")]
+OriginalChoosing = Annotated[Path, Option("what original says on the rows that choose")]
+RetrainedChoosing = Annotated[Path, Option("the same of retrained; empty: the subject has none")]
 OutFolder = Annotated[
     Path, Option("what is written: the JSON file that stands for a folder", folder)
 ]

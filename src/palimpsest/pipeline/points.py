@@ -16,18 +16,26 @@ from palimpsest.settings.space import Dimension
 DIGITS = 6
 """Significant digits of a value, so that its text and its number agree."""
 
-NAME = r"r0-t\d{3}"
+NAME = r"r[01]-t\d{3}"
 """What a trial is called: its round and its number."""
 
+FIRST, SECOND = (NAME.replace("[01]", one) for one in "01")
+"""The same of one round."""
 
-def name_of(number: int) -> str:
-    """Name of a trial by its number."""
-    return f"r0-t{number:03d}"
+
+def name_of(number: int, second: bool = False) -> str:
+    """Name of a trial by its number in its round, from 0 on."""
+    return f"r{second:d}-t{number:03d}"
 
 
 def number_of(trial: str) -> int:
-    """Number of a trial by its name."""
-    return int(re.fullmatch(r"r0-t(\d{3})", trial)[1])  # type: ignore[index]
+    """Number of a trial in its round by its name."""
+    return int(trial.rpartition("t")[2])
+
+
+def turn_of(trial: str) -> int:
+    """Place of a trial among all of a search: those of the first round come first."""
+    return number_of(trial) + (1000 if re.fullmatch(SECOND, trial) else 0)
 
 
 def point(space: Mapping[str, Any], seed: int, number: int) -> dict[str, Any]:
@@ -56,7 +64,12 @@ def value(dimension: Dimension, place: float, whole: bool = False) -> Any:
         found = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
     else:
         found = low + place * (high - low)
-    # Rounding must not leave the range.
+    return within(dimension, found, whole)
+
+
+def within(dimension: Dimension, found: float, whole: bool) -> float:
+    """A value rounded, without leaving the range."""
+    low, high = dimension.ends or (0.0, 0.0)
     if whole:
         return min(max(round(found), math.ceil(low)), math.floor(high))
     return min(max(float(f"{found:.{DIGITS}g}"), low), high)

@@ -60,11 +60,18 @@ def tuned(cfg: Config) -> list[str]:
     return [name for name in cfg.methods if cfg.plan(name) is not None]
 
 
-def trials_of(cfg: Config, method: str) -> list[str]:
-    """Names of the trials of a tuned method: of its plan, or as many points as it names itself."""
+def first_round(cfg: Config, method: str) -> list[str]:
+    """Names of the trials whose points nothing decides but their number and the space."""
     plan, named = cfg.plan(method), cfg.methods[method].points
     trials = 0 if plan is None else plan.trials
     return [points.name_of(t) for t in range(min(trials, 1 + len(named)) if named else trials)]
+
+
+def trials_of(cfg: Config, method: str) -> list[str]:
+    """Names of the trials of a tuned method: of its plan, or as many points as it names itself."""
+    plan, named = cfg.plan(method), cfg.methods[method].points
+    then = 0 if plan is None or named else plan.tpe
+    return [*first_round(cfg, method), *(points.name_of(t, second=True) for t in range(then))]
 
 
 def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:

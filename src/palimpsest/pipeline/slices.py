@@ -119,16 +119,21 @@ def choosing_parts(scenario: Scenario) -> dict[str, str]:
 
 
 def split_of(model: str, plan: str) -> str:
-    """Which rows choose and which report."""
+    """Which rows choose."""
     return f"results/{model}/tune/{plan}/split.json"
 
 
+def report_of(model: str, plan: str) -> str:
+    """Which rows report what was chosen."""
+    return f"results/{model}/tune/{plan}/report.json"
+
+
 def tuning_of(cfg: Config, model: str, method: str) -> dict[str, dict[str, str]]:
-    """Where a tuned method's settings were chosen, and on which rows; none for one set by hand."""
+    """Where a tuned method's settings were chosen, and the rows that report it; none by hand."""
     if not (chosen := chosen_of(cfg, model, method)):
         return {}
     plan = cfg.methods[method].tune or ""
-    return {"tuning": {"plan": plan, "split": split_of(model, plan), **chosen}}
+    return {"tuning": {"plan": plan, "report": report_of(model, plan), **chosen}}
 
 
 def opposite_parts(scenario: Scenario) -> list[list[str]]:
@@ -143,13 +148,22 @@ def opposite_parts(scenario: Scenario) -> list[list[str]]:
 
 
 def wordings_of(scenario: Scenario) -> list[str]:
-    """Parts with what is to be forgotten in other words, sorted."""
+    """Parts with what is reported as to be forgotten in other words, sorted."""
     evaluated = scenario.evaluate
+    refs = [scenario.validate_on.forget, evaluated.forget_unseen]
+    return _in_other_words(scenario, evaluated.forget, refs)
+
+
+def trained_wordings_of(scenario: Scenario) -> list[str]:
+    """The same of the rows that choose, without parts that are only reported."""
+    return _in_other_words(scenario, scenario.validate_on.forget, [])
+
+
+def _in_other_words(scenario: Scenario, part: str, others: Iterable[str | None]) -> list[str]:
     taught = scenario.pretrain.data if scenario.pretrain else []
-    forgotten = dataset_of(evaluated.forget)
-    refs = [scenario.forget, scenario.validate_on.forget, evaluated.forget_unseen, *taught]
-    same = {ref for ref in refs if ref and dataset_of(ref) == forgotten}
-    return sorted(same - {evaluated.forget})
+    refs = [scenario.forget, *others, *taught]
+    same = {ref for ref in refs if ref and dataset_of(ref) == dataset_of(part)}
+    return sorted(same - {part})
 
 
 def attack_parts(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:

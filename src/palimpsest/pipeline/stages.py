@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from palimpsest.attacks import ALL_ATTACKS, ATTACKING, ATTACKS, RETAIN, WRITTEN
 from palimpsest.config.schema import Alternates, Config, Pretraining, Refusals
-from palimpsest.config.spaces import lacks_own, own_value, space_of
-from palimpsest.config.tuning import RESERVED_SEED
+from palimpsest.config.spaces import lacks_own, own_points, own_value, space_of
+from palimpsest.config.tuning import RESERVED_SEED, Plan
 from palimpsest.config.wordings import described
 from palimpsest.data.adapters import ADAPTERS
 from palimpsest.io.code import code_hash
@@ -600,8 +600,9 @@ class Sweep(Batched):
 
 @declared
 class TuneSplit(Stage):
-    """Divide the rows between those that choose settings and those that report the result."""
+    """Name the rows that choose settings; what is reported does not count, so trials stay."""
 
+    version = 2
     per = ("model", "plan")
     work = "palimpsest.stages.tune_split:split"
     ram_mb, seconds = 260, 5.0
@@ -612,23 +613,50 @@ class TuneSplit(Stage):
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
-        evaluated = scenario.evaluate.parts()
-        forgotten = {name: ref for name, ref in evaluated.items() if name.startswith("forget")}
-        kept = {name: ref for name, ref in evaluated.items() if name.startswith(KEPT)}
         return {
             "choose": slices.choosing_parts(scenario),
-            "report": forgotten,
-            "kept": kept,
-            "wordings": slices.wordings_of(scenario),
+            "wordings": slices.trained_wordings_of(scenario),
             "rows": cfg.tuning[w.plan].rows.model_dump(),
         }
 
     @classmethod
     def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        needed = cls.depends(cfg, w)
+        return [*needed["choose"].values(), *needed["wordings"]]
+
+    @classmethod
+    def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        return _refused(cfg, cfg.tuning[w.plan])
+
+
+@declared
+class TuneReport(Stage):
+    """Name the rows that report a tuned method: those about no fact that chose."""
+
+    per = ("model", "plan")
+    work = "palimpsest.stages.tune_report:report"
+    ram_mb, seconds = 260, 5.0
+
+    split: options.ChoosingRows
+    datasets: options.Datasets
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         scenario = slices.scenario_of(cfg, w.model)
-        parts = {**scenario.evaluate.parts(), **scenario.validate_on.parts()}
-        chosen = scenario.validate_on.parts().values()
-        return [*parts.values(), *chosen, *slices.wordings_of(scenario)]
+        evaluated = scenario.evaluate.parts()
+        return {
+            "choose": slices.choosing_parts(scenario),
+            "report": {name: ref for name, ref in evaluated.items() if name.startswith("forget")},
+            "kept": {name: ref for name, ref in evaluated.items() if name.startswith(KEPT)},
+            "wordings": slices.wordings_of(scenario),
+        }
+
+    @classmethod
+    def reads(cls, cfg: Config, w: Wildcards) -> list[str | None]:
+        needed = cls.depends(cfg, w)
+        parts = [*needed["choose"].values(), *needed["report"].values(), *needed["kept"].values()]
+        return [*parts, *needed["wordings"]]
 
 
 CHOOSING = ("answers", "teacher_forced")
@@ -694,18 +722,58 @@ class Point(Stage):
             return {"number": 0}
         if entry.points:
             return {"number": number, "points": entry.points[:number][-1:]}
+        return {"number": number, "seed": plan.seed, **_space(cfg, w)}
+
+
+@declared
+class Propose(Stage):
+    """Settings of one trial of the second round, which the first one suggests (extra: tpe)."""
+
+    per = ("model", "method", "trial")
+    work = "palimpsest.stages.propose:propose"
+    ram_mb = 300
+
+    trials: Annotated[tuple[Path, ...], Option("trial.json of the first round", folder, many=True)]
+    original: options.OriginalChoosing
+    retrained: options.RetrainedChoosing | None = None
+    split: options.ChoosingRows
+    out: options.OutFile
+
+    @classmethod
+    def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
+        plan = cfg.tuning[cfg.methods[w.method].tune or ""]
+        found = _space(cfg, w)
         settings = cfg.with_roles(w.method, w.model)
-        space = {
-            key: {"range": one.written(), "whole": isinstance(own_value(settings, key), int)}
-            for key, one in space_of(settings, entry.space).items()
-        }
-        fault = lacks_own(settings, entry.space)
-        return {
-            "number": number,
-            "seed": plan.seed,
-            "space": space,
-            **({"fault": f"{w.model}/{w.method}: {fault}"} if fault else {}),
-        }
+        space = space_of(settings, cfg.methods[w.method].space)
+        own = {} if "fault" in found else {"own": own_points(settings, space)}
+        numbers = {"number": number_of(w.trial), "seed": plan.seed}
+        return {**numbers, **found, **own, **_judged(cfg, plan)}
+
+
+def _space(cfg: Config, w: Wildcards) -> dict[str, Any]:
+    """The space of a method for a subject, and what is wrong with it there."""
+    written, settings = cfg.methods[w.method].space, cfg.with_roles(w.method, w.model)
+    space = {
+        key: {"range": one.written(), "whole": isinstance(own_value(settings, key), int)}
+        for key, one in space_of(settings, written).items()
+    }
+    fault = lacks_own(settings, written)
+    return {"space": space, **({"fault": f"{w.model}/{w.method}: {fault}"} if fault else {})}
+
+
+def _refused(cfg: Config, plan: Plan) -> dict[str, Any]:
+    """What too few rows are too few for: it is noticed before a training, not after all of them."""
+    return {"criterion": plan.criterion.model_dump(), "confidence": cfg.score.confidence}
+
+
+def _judged(cfg: Config, plan: Plan) -> dict[str, Any]:
+    """How the points of a search are judged."""
+    return {
+        "criterion": plan.criterion.model_dump(exclude_none=True),
+        "confidence": cfg.score.confidence,
+        "bootstrap": cfg.score.bootstrap,
+        "code": code_hash("palimpsest.metrics.choose"),
+    }
 
 
 @declared
@@ -745,14 +813,11 @@ class Trial(Training):
 
     @classmethod
     def changes_nothing(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
-        criterion = cfg.tuning[cfg.methods[w.method].tune or ""].criterion
         training = cfg.method(w.method, w.model).training
         return {
             "training": untracked(training),
             "batch_tokens": cfg.measure.batch_tokens,
-            # So that too few rows are noticed before a training, and not after all of them.
-            "criterion": criterion.model_dump(),
-            "confidence": cfg.score.confidence,
+            **_refused(cfg, cfg.tuning[cfg.methods[w.method].tune or ""]),
             **slices.device_settings(cfg, w.model),
         }
 
@@ -766,25 +831,16 @@ class Choose(Stage):
     ram_mb = 260
 
     trials: Annotated[tuple[Path, ...], Option("trial.json of every trial", folder, many=True)]
-    original: Annotated[Path, Option("what original says on the rows that choose")]
-    retrained: (
-        Annotated[Path, Option("the same of retrained; empty: the subject has none")] | None
-    ) = None
+    original: options.OriginalChoosing
+    retrained: options.RetrainedChoosing | None = None
     split: options.ChoosingRows
     out: options.OutFolder
 
     @classmethod
     def depends(cls, cfg: Config, w: Wildcards) -> dict[str, Any]:
         name = cfg.methods[w.method].tune or ""
-        return {
-            "model": w.model,
-            "method": w.method,
-            "plan": name,
-            "criterion": cfg.tuning[name].criterion.model_dump(exclude_none=True),
-            "confidence": cfg.score.confidence,
-            "bootstrap": cfg.score.bootstrap,
-            "code": code_hash("palimpsest.metrics.choose"),
-        }
+        names = {"model": w.model, "method": w.method, "plan": name}
+        return {**names, **_judged(cfg, cfg.tuning[name])}
 
 
 @declared

@@ -22,7 +22,7 @@ from palimpsest.config.yaml_files import read_yaml
 from palimpsest.errors import UserError, did_you_mean, one_screen
 from palimpsest.home import home
 from palimpsest.io.artifacts import COMPARE, EVAL, ROBUST, ROWS, VERDICT
-from palimpsest.pipeline import runs
+from palimpsest.pipeline import proposals, runs
 from palimpsest.pipeline.launch import rules
 from palimpsest.pipeline.slices import draws_of, wanted_of
 from palimpsest.pipeline.stages import STAGES
@@ -236,6 +236,9 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
             return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
     if fault := lacks_own(settings, cfg.methods[method].space):
         return f"method '{method}': {fault}"
+    plan, entry = cfg.plan(method), cfg.methods[method]
+    if plan is not None and plan.tpe and not entry.points and (fault := proposals.lacking()):
+        return f"method '{method}' has a second round (tuning.{entry.tune}.tpe): needs {fault}"
     return _without_prompts(cfg, model, method)
 
 

@@ -18,7 +18,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics import choose as chooser
 from palimpsest.metrics.choose import COLUMNS, Choice, Measured, Point, Trial, values_of
 from palimpsest.metrics.estimates import rounded
-from palimpsest.pipeline.points import number_of
+from palimpsest.pipeline.points import turn_of
 from palimpsest.pipeline.stages import Choose
 
 
@@ -30,9 +30,9 @@ def choose(job: Choose) -> None:
     """
     config, split = job.config, read_document(job.split)
     chooser.refuse_few_rows(config["criterion"], split["choose"], config["confidence"])
-    trials = [_trial(folder, split["hash"]) for folder in job.trials]
-    original = _measured(job.original)[1.0]
-    retrained = None if job.retrained is None else _measured(job.retrained)[1.0]
+    trials = [read_trial(folder, split["hash"]) for folder in job.trials]
+    original = read_measured(job.original)[1.0]
+    retrained = None if job.retrained is None else read_measured(job.retrained)[1.0]
     found = chooser.choose(
         trials,
         original,
@@ -53,7 +53,16 @@ def choose(job: Choose) -> None:
     )
 
 
-def _trial(folder: Path, rows_hash: str) -> Trial:
+def read_trial(folder: Path, rows_hash: str) -> Trial:
+    """Read what a trial wrote.
+
+    Args:
+        folder: of the trial.
+        rows_hash: identity of the rows that choose.
+
+    Raises:
+        UserError: a file is missing or altered, or was measured on other rows.
+    """
     facts = read_document(folder / TRIAL)
     if facts["hash"] != rows_hash:
         raise UserError(
@@ -62,18 +71,22 @@ def _trial(folder: Path, rows_hash: str) -> Trial:
         )
     return Trial(
         name=facts["trial"],
-        number=number_of(facts["trial"]),
+        number=turn_of(facts["trial"]),
         settings=facts["settings"],
         status=facts["status"],
         reason=facts["reason"],
         seconds=facts["seconds"],
         optimizer_rows=facts["optimizer_rows"],
-        points=_measured(folder / ROWS),
+        points=read_measured(folder / ROWS),
     )
 
 
-def _measured(table: Path) -> dict[float, Measured]:
-    """Scale -> the rows of a table that were measured at it."""
+def read_measured(table: Path) -> dict[float, Measured]:
+    """Scale -> the rows of a table that were measured at it.
+
+    Raises:
+        UserError: the table is missing or altered.
+    """
     frame = read_table(table)[0].to_pandas()
     found = {}
     for scale, lines in frame.groupby("scale"):

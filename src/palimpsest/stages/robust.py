@@ -214,7 +214,7 @@ def _reported(rows: Rows, config: Mapping[str, Any]) -> Rows:
     """Of a tuned method the rows that did not choose its settings, of others all."""
     if (tuning := config.get("tuning")) is None:
         return rows
-    report = set(read_document(tuning["split"])["report"]["forget"])
+    report = set(read_document(tuning["report"])["report"]["forget"])
     kept = [place for place, name in enumerate(rows.ids) if name in report]
     ids = tuple(rows.ids[place] for place in kept)
     return Rows(ids, rows.halves[kept], rows.groups[kept])
@@ -225,7 +225,7 @@ def _models(job: Robust, attack: str) -> dict[str, list[Attacked]]:
     if job.control is not None:
         folders[CONTROL] = [job.control]
     tuning = job.config.get("tuning")
-    report = None if tuning is None else read_document(tuning["split"])["report"]
+    report = None if tuning is None else read_document(tuning["report"])["report"]
     return {
         name: [Attacked(model.parent / "attacks", attack, report) for model in models]
         for name, models in folders.items()

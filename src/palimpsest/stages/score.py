@@ -140,13 +140,13 @@ def _tuning(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str,
     """How a tuned method's settings were chosen, and the rows that report it: block -> ids."""
     if (places := config.get("tuning")) is None:
         return None, {}
-    chosen, split = read_document(places["chosen"]), read_document(places["split"])
-    if chosen["rows"]["hash"] != split["hash"]:
+    chosen, reported = read_document(places["chosen"]), read_document(places["report"])
+    if chosen["rows"]["hash"] != reported["hash"]:
         raise UserError(
-            f"{places['chosen']} was chosen on other rows than {places['split']} names; delete it "
-            "and run the same command again"
+            f"{places['chosen']} was chosen on other rows than {places['report']} leaves out; "
+            "delete it and run the same command again"
         )
-    return tuning_block(chosen), split["report"]
+    return tuning_block(chosen), reported["report"]
 
 
 def _ordinary(job: Score, parts: Sequence[Part]) -> Ordinaries | None:

@@ -7,9 +7,10 @@ A training that diverges is a result; what is left of a killed one goes on.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,16 @@ def trial(job: Trial) -> None:
     models = job.out / MODELS
     facts = {"trial": point["trial"], "settings": point["settings"], "hash": split["hash"]}
     facts |= {"optimizer_rows": optimizer_rows(config["settings"]), "reason": None}
+    log = side_folder(models) / TRAINING_LOG
+    before = _lines(log)
     lines: list[dict[str, Any]] = []
     try:
         folders = _trained(job, config, models)
     except Diverged as error:
         facts |= {"status": STOPPED, "reason": str(error)}
     else:
-        facts |= {"status": DONE, **_steps(side_folder(models) / TRAINING_LOG)}
+        # Fewer than configured where a method ends by itself.
+        facts |= {"status": DONE, "steps": len(_lines(log))}
         rows = choosing_rows(
             config,
             split["choose"],
@@ -81,8 +85,9 @@ def trial(job: Trial) -> None:
             _first_changed(folders.values()),
         )
         lines = _measured(job, config, folders, rows)
+    seconds = time.monotonic() - began + resumed_seconds(before, _lines(log))
     write_table(job.out / ROWS, pa.Table.from_pylist(lines, schema=schemas.CHOOSING))
-    write_document(job.out / TRIAL, {**facts, "seconds": time.monotonic() - began})
+    write_document(job.out / TRIAL, {**facts, "seconds": seconds})
     for folder in (models, side_folder(models)):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -155,6 +160,16 @@ def _first_changed(folders: Iterable[Path]) -> int:
     return min(first_block(tensors_of(updates_in(f), deltas_in(f))) for f in folders)
 
 
-def _steps(log: Path) -> dict[str, Any]:
-    """How many steps were run: fewer than configured where a method ends by itself."""
-    return {"steps": sum(1 for _ in log.open("rb")) if log.is_file() else 0}
+def resumed_seconds(before: Sequence[bytes], after: Sequence[bytes]) -> float:
+    """Time of the steps that an earlier process ran, before it was killed.
+
+    Args:
+        before: lines of the training's log when the trial went on.
+        after: the same in the end. Of steps that ran again the times differ.
+    """
+    same = [one for one, other in zip(before, after, strict=False) if one == other]
+    return float(json.loads(same[-1])["seconds"]) if same else 0.0
+
+
+def _lines(log: Path) -> list[bytes]:
+    return log.read_bytes().splitlines() if log.is_file() else []

@@ -98,7 +98,7 @@ def wildcards_of(path: str) -> dict[str, str]:
         case ["results", model, "tune", plan, file]:
             method = file.partition(".")[0]
             return {"model": model, "plan": plan} | (
-                {} if method == "split" else {"method": method}
+                {} if method in ("split", "report") else {"method": method}
             )
         case ["results", model, method, "tune", trial, _]:
             return {"model": model, "method": method, "trial": trial}

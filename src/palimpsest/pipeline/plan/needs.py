@@ -19,6 +19,7 @@ model, the two numbers that were fitted, to the embedded subject's records.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -524,13 +525,13 @@ class Estimate:
         wildcards = self.job.wildcards
         plan = wildcards.get("plan") or self.cfg.methods[wildcards["method"]].tune or ""
         most = self.cfg.tuning[plan].rows
-        parts = self._scenario.validate_on.parts()
-        counts = {"forget": None, "retain": most.retain, "general": most.general}
+        refs = self._scenario.validate_on.parts()
+        counts = {"forget": most.forget_most, "retain": most.retain, "general": most.general}
+        parts = {name: self._rows([refs[name]]) for name in counts if name in refs}
+        counts["forget"] = min(most.forget_most, math.ceil(most.forget * len(parts["forget"].rows)))
         return joined(
-            Lengths(part.rows[:count], part.counted, part.here)
-            for name, count in counts.items()
-            if name in parts
-            for part in [self._rows([parts[name]])]
+            Lengths(part.rows[: counts[name]], part.counted, part.here)
+            for name, part in parts.items()
         )
 
     def lm_eval(self) -> Step:
