@@ -270,7 +270,7 @@ def test_every_pair_of_the_catalog_has_an_estimate(cfg: Config) -> None:
 def test_an_attack_needs_what_it_holds_and_trains(cfg: Config, gpu: bool) -> None:
     """A second model, with two heads in fp32; a LoRA on every linear module of every block."""
     model, found = "zephyr-7b", {}
-    for name in ("ask", "probe", "lens", "patch", "ablate", "relearn"):
+    for name in ("ask", "probe", "lens", "patch", "ablate", "relearn", "relearn-weights"):
         needs = needed(cfg, "attack", model, gpu=gpu, attack=name)
         found[name] = needs.device if gpu else needs.ram
     base = shape(cfg, model)
@@ -281,6 +281,7 @@ def test_an_attack_needs_what_it_holds_and_trains(cfg: Config, gpu: bool) -> Non
     if gpu:  # without one, a model takes most while it is loaded
         numbers = 16 * sum(inputs + outputs for inputs, outputs in base.linear.values())
         assert found["relearn"] - found["ask"] > 16 * numbers
+    assert found["relearn-weights"] - found["ask"] > 16 * base.parameters
 
 
 def test_an_attack_takes_as_long_as_it_asks_and_trains(cfg: Config) -> None:

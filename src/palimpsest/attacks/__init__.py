@@ -96,14 +96,15 @@ class AttackSettings(Section):
 
 @dataclass(frozen=True)
 class Training:
-    """A LoRA on every linear module, as the plan counts it."""
+    """A LoRA on every linear module, or all weights, as the plan counts it."""
 
-    rank: int
+    rank: int | None
+    """Of the LoRA; None: all weights are trained."""
     batch_rows: int
     steps: int
     """Of all cells."""
     first_layer: int | None
-    """None: the lowest block that the subject was taught in."""
+    """Of the LoRA; None: the lowest block that the subject was taught in."""
 
 
 @dataclass(frozen=True)
