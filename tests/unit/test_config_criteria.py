@@ -94,6 +94,20 @@ def test_the_quick_criteria_require_what_the_quick_list_runs_and_have_the_limits
     assert (quick.conditions, quick.level) == (audit.conditions, audit.level)
 
 
+def test_the_full_list_measures_both_folds_and_the_quick_one_trains_on_one() -> None:
+    cfg = read_config(ROOT / "config")
+    folds = {name: {cell.fold for cell in one.cells()} for name, one in cfg.attacks.items()}
+    quick, full = cfg.robust.lists["quick"], cfg.robust.lists["full"]
+    assert {name: folds[name] for name in quick if cfg.attacks[name].trains()} == {
+        "relearn-quick": {0}
+    }
+    assert folds["relearn"] == {0, 1}
+    for name in full:
+        assert folds[name] - {None} in (set(), {0, 1}), name
+    costly = {"relearn-weights", "relearn-order", "relearn-seeds", "soft_prompt"}
+    assert costly <= set(cfg.attacks) - {*quick, *full}
+
+
 def test_the_shipped_criteria_are_about_an_open_model() -> None:
     audit = read_config(ROOT / "config").criteria["audit"]
     assert audit.level == "training"

@@ -137,9 +137,13 @@ def run(work: Work, settings: dict[str, Any], fold: int | None = 0, **over: Any)
     return target, relearning.relearn(parsed, parsed.rates[0], cell, target)
 
 
+def folds(work: Work) -> dict[str, int]:
+    found: dict[str, int] = read_document(work.at("split.json"))["folds"]
+    return found
+
+
 def fold_of(work: Work, fold: int) -> set[str]:
-    folds = read_document(work.at("split.json"))["folds"]
-    return {name for name in FORGET if folds[name] == fold}
+    return {name for name in FORGET if folds(work)[name] == fold}
 
 
 @pytest.fixture
@@ -195,7 +199,7 @@ def test_retain_then_forget_trains_on_retain_rows_first(work: Work, drawn: list[
 
 def test_two_models_and_two_rates_have_the_same_order(work: Work, tmp_path: Path) -> None:
     settings = {"rates": [1e-3, 2e-3], "seeds": [0, 1]}
-    _, one = attacked(work, tmp_path / "one.json", settings)
+    table, one = attacked(work, tmp_path / "one.json", settings)
     _, other = attacked(work, tmp_path / "other.json", settings, model="original")
 
     def orders(facts: Any) -> dict[str, dict[str, str]]:
@@ -205,6 +209,9 @@ def test_two_models_and_two_rates_have_the_same_order(work: Work, tmp_path: Path
     assert orders(one) == orders(other)
     assert orders(one)["rate 0.001, step 5"] == orders(one)["rate 0.002, step 5"]
     assert len(set(orders(one)["rate 0.001, step 5"].values())) == 4  # of two folds and two seeds
+    # Each row is measured once, where the attacker had the other fold.
+    for _, lines in table[table["part"] == "forget"].groupby(["setting", "seed"]):
+        assert dict(zip(lines["id"], lines["fold"], strict=True)) == folds(work)
 
 
 @pytest.mark.parametrize("trained", ["lora", "weights"])
