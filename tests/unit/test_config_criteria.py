@@ -67,6 +67,9 @@ def test_required_attacks_exist_and_suit_the_level() -> None:
     text = put(raw, "criteria.audit.attacks", {"require": ["choose"]})
     with pytest.raises(UserError, match="'choose' is an attack of the level decoding, and these"):
         load_config(put(text, "criteria.audit.level", "text"))
+    raw = put(with_conditions(RECALL), "attacks.stands_out", {"kind": "member"})
+    with pytest.raises(UserError, match=r"'stands_out' brings nothing back, .*privacy\.mia_min_k"):
+        load_config(put(raw, "criteria.audit.attacks", {"require": ["stands_out"]}))
 
 
 def test_the_verdict_names_criteria_that_are_there() -> None:

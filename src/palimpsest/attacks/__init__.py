@@ -40,6 +40,10 @@ what the published files give away, which is no property of weights."""
 WRITTEN: tuple[Unit, ...] = ("recall", "form")
 """Units of attacks under which the model writes an answer to each row, which takes most time."""
 
+MEMBER: Unit = "member"
+"""Brings nothing back, so it stands beside the number: a row that is held for impossible stands
+out, too."""
+
 FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 
