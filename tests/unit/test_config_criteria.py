@@ -67,6 +67,9 @@ def test_required_attacks_exist_and_suit_the_level() -> None:
     text = put(raw, "criteria.audit.attacks", {"require": ["choose"]})
     with pytest.raises(UserError, match="'choose' is an attack of the level decoding, and these"):
         load_config(put(text, "criteria.audit.level", "text"))
+    raw = put(with_conditions(RECALL), "attacks.stands_out", {"kind": "member"})
+    with pytest.raises(UserError, match=r"'stands_out' brings nothing back, .*privacy\.mia_min_k"):
+        load_config(put(raw, "criteria.audit.attacks", {"require": ["stands_out"]}))
 
 
 def test_the_verdict_names_criteria_that_are_there() -> None:
@@ -92,6 +95,20 @@ def test_the_quick_criteria_require_what_the_quick_list_runs_and_have_the_limits
     quick, audit = cfg.criteria["quick"], cfg.criteria["audit"]
     assert set(quick.attacks.require) <= set(cfg.robust.lists["quick"])
     assert (quick.conditions, quick.level) == (audit.conditions, audit.level)
+
+
+def test_the_full_list_measures_both_folds_and_the_quick_one_trains_on_one() -> None:
+    cfg = read_config(ROOT / "config")
+    folds = {name: {cell.fold for cell in one.cells()} for name, one in cfg.attacks.items()}
+    quick, full = cfg.robust.lists["quick"], cfg.robust.lists["full"]
+    assert {name: folds[name] for name in quick if cfg.attacks[name].trains()} == {
+        "relearn-quick": {0}
+    }
+    assert folds["relearn"] == {0, 1}
+    for name in full:
+        assert folds[name] - {None} in (set(), {0, 1}), name
+    costly = {"relearn-weights", "relearn-order", "relearn-seeds", "soft_prompt"}
+    assert costly <= set(cfg.attacks) - {*quick, *full}
 
 
 def test_the_shipped_criteria_are_about_an_open_model() -> None:

@@ -29,6 +29,7 @@ from palimpsest.pipeline.plan.needs import Estimate, Needs
 from palimpsest.pipeline.plan.rows import Lengths, Tokens
 from palimpsest.pipeline.plan.shapes import Shape, from_config, shape_of
 from palimpsest.pipeline.plan.table import text_of
+from palimpsest.pipeline.results import attack_memory_mb
 from palimpsest.pipeline.stages import STAGES
 from palimpsest.pipeline.targets import unsuited
 from palimpsest.settings.training import Gradients, Lora, Optimizer, Perturb
@@ -270,7 +271,7 @@ def test_every_pair_of_the_catalog_has_an_estimate(cfg: Config) -> None:
 def test_an_attack_needs_what_it_holds_and_trains(cfg: Config, gpu: bool) -> None:
     """A second model, with two heads in fp32; a LoRA on every linear module of every block."""
     model, found = "zephyr-7b", {}
-    for name in ("ask", "probe", "lens", "patch", "ablate", "relearn"):
+    for name in ("ask", "probe", "lens", "patch", "ablate", "relearn", "relearn-weights"):
         needs = needed(cfg, "attack", model, gpu=gpu, attack=name)
         found[name] = needs.device if gpu else needs.ram
     base = shape(cfg, model)
@@ -281,6 +282,17 @@ def test_an_attack_needs_what_it_holds_and_trains(cfg: Config, gpu: bool) -> Non
     if gpu:  # without one, a model takes most while it is loaded
         numbers = 16 * sum(inputs + outputs for inputs, outputs in base.linear.values())
         assert found["relearn"] - found["ask"] > 16 * numbers
+    assert found["relearn-weights"] - found["ask"] > 16 * base.parameters
+
+
+def test_an_attack_that_trains_all_weights_asks_for_twice_the_memory(cfg: Config) -> None:
+    """What it is estimated to need stays below."""
+    asked = {
+        name: attack_memory_mb(cfg, "smollm2-135m", name) for name in ("relearn", "relearn-weights")
+    }
+    assert asked == {"relearn": 4000, "relearn-weights": 8000}
+    needs = needed(cfg, "attack", "smollm2-135m", gpu=False, attack="relearn-weights")
+    assert 4000e6 < needs.ram < 8000e6
 
 
 def test_an_attack_takes_as_long_as_it_asks_and_trains(cfg: Config) -> None:

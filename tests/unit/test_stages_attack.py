@@ -13,6 +13,7 @@ import torch
 
 from kit import attacked
 from palimpsest.attacking.target import Target
+from palimpsest.attacks import Cell, Found, Outcome
 from palimpsest.errors import UserError
 from palimpsest.io.atomic import is_private
 from palimpsest.io.manifest import write_manifest
@@ -21,7 +22,7 @@ from palimpsest.io.tables import read_table, write_table
 from palimpsest.metrics.asked import draw_ids
 from palimpsest.model.description import updates_in
 from palimpsest.pipeline.stages import Attack
-from palimpsest.stages.attack import _side_folder, attack
+from palimpsest.stages.attack import _check, _side_folder, attack
 
 
 def test_cells_of_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
@@ -176,6 +177,15 @@ def test_a_model_without_numbers_is_reported_and_withstands_nothing(
     assert document["why"].startswith(f"{what} are not finite")
     # An attack that changes weights may have broken them itself.
     assert document["finite"] is (what == "logits")
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_value_that_is_no_share_is_refused(broken: attacked.Subject, value: float) -> None:
+    found = Found([Outcome("forget-00", 0.5), Outcome("forget-01", value)])
+    with pytest.raises(
+        UserError, match=r"'choice' gave row 'forget-01' the value .*from 0 .* to 1"
+    ):
+        _check(found, Cell(""), broken.job("choice", "broken"))
 
 
 def test_relearning_on_a_model_without_numbers_diverges(broken: attacked.Subject) -> None:

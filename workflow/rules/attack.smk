@@ -48,7 +48,7 @@ rule attack:
     threads: threads_of
     resources:
         gpu=gpus(1),
-        mem_mb=memory_of,
+        mem_mb=memory_of_attack,
         runtime=runtime_of,
     params:
         config=config_of("attack"),

@@ -301,6 +301,11 @@ def memory_of(wildcards, attempt):
     return CFG.bases[CFG.models[wildcards.model].base].memory_mb * (1 + attempt) // 2
 
 
+def memory_of_attack(wildcards, attempt):
+    """Main memory for an attack, in MB; half as much again per retry."""
+    return results.attack_memory_mb(CFG, wildcards.model, wildcards.attack) * (1 + attempt) // 2
+
+
 def memory_of_judge(wildcards, attempt):
     """Main memory for a job that judges, in MB; half as much again per retry."""
     return results.judge_memory_mb(CFG, wildcards.model) * (1 + attempt) // 2

@@ -1,16 +1,18 @@
-"""Trains a fresh LoRA on the attacked model, which stays as it is, and measures at some steps."""
+"""Trains on top of the attacked model, which stays as it is, and measures at some steps."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from palimpsest.attacking.target import Target
 from palimpsest.attacks import UNSEEN, Cell, Found, Outcome
@@ -25,15 +27,20 @@ from palimpsest.engine.train import Diverged, train
 from palimpsest.errors import UserError
 from palimpsest.io.canonical import fingerprint
 from palimpsest.measuring.alternatives import DataRow
+from palimpsest.model.delta import add_deltas, base_tensors
 from palimpsest.model.description import deltas_in, updates_in
 from palimpsest.model.lora import add_trainable, every_linear
 from palimpsest.model.names import first_block
+from palimpsest.model.quantized import is_quantized
 from palimpsest.objectives.teaching import Teaching
 from palimpsest.settings.method import Rows
 from palimpsest.settings.training import Lora, Optimizer, Training
 
 ADAPTER = "attacker"
-"""Name of the attacker's LoRA."""
+"""Name of the attacker's LoRA, and of what he trains among what cells share."""
+
+EVERY = ".*"
+"""Every tensor of the base."""
 
 BENIGN = 0.4
 """Share of the steps that retain_then_forget spends on retain rows (arXiv:2408.00761)."""
@@ -84,16 +91,16 @@ def relearn(settings: Settings, rate: float, cell: Cell, target: Target) -> Foun
 
 @dataclass
 class Attacker:
-    """The attacked model with a LoRA of its own on top; one for all cells of a job.
+    """The attacked model with what an attacker trains on top; one for all cells of a job.
 
     Attributes:
-        model: what PEFT made of the attacked model.
-        weights: the LoRA's tensors, which are trained.
+        network: the `transformers` model, with that on it.
+        weights: the tensors that are trained.
         body: runs training rows; it keeps what the frozen blocks make of them.
-        first_layer: first block with a LoRA.
+        first_layer: first block with one of them.
     """
 
-    model: Any
+    network: nn.Module
     weights: dict[str, Tensor]
     body: Body
     first_layer: int
@@ -101,31 +108,33 @@ class Attacker:
 
     @classmethod
     def of(cls, target: Target, settings: Settings) -> Attacker:
-        """Load the attacked model and put the LoRA on it."""
-        first = settings.first_layer
-        first = _first_taught(target.original) if first is None else first
-        network = target.network
-        lora = Lora(
-            rank=settings.rank,
-            alpha=settings.alpha,
-            targets=every_linear(network),
-            first_layer=first,
-        )
-        model, weights = add_trainable(network, lora, ADAPTER, seed=0)
-        training = Training(optimizer=Optimizer(learning_rate=1.0))
-        return cls(model, weights, body_of(model.get_base_model(), first, training), first)
+        """Load the attacked model and put on it what is trained.
 
-    @property
-    def network(self) -> nn.Module:
-        """The `transformers` model in PEFT's wrapper."""
-        network: nn.Module = self.model.get_base_model()
-        return network
+        Raises:
+            UserError: all weights are to be trained, and those of the base are quantised.
+        """
+        kind = OfWeights if settings.trained == "weights" else OfLora
+        network, weights, first = kind.added(target, settings)
+        training = Training(optimizer=Optimizer(learning_rate=1.0))
+        return kind(network, weights, body_of(network, first, training), first)
+
+    @classmethod
+    def added(cls, target: Target, settings: Settings) -> tuple[nn.Module, dict[str, Tensor], int]:
+        """The network with what is trained on it, that, and its first block."""
+        raise NotImplementedError
 
     def reset(self, seed: int) -> None:
-        """Give the LoRA the first values that follow from `seed`; the model is the attacked one."""
-        torch.manual_seed(seed)
-        for module in self._adapted():
-            module.reset_lora_parameters(ADAPTER, True)
+        """Give what is trained the first values that follow from `seed`: the attacked model's."""
+        raise NotImplementedError
+
+    def weights_changed(self) -> float:
+        """Share of the numbers of the trained matrices that the training changed, in their type."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Within the block nothing is trained, so that what follows from it may be kept."""
+        yield
 
     def rows(self, target: Target, sources: Sequence[DataRow]) -> list[Row]:
         """Token rows; the same objects in every cell, so that what was computed on them is kept."""
@@ -134,12 +143,33 @@ class Attacker:
             self._rows[source.ref, source.id] = row
         return [self._rows[row.ref, row.id] for row in sources]
 
+
+class OfLora(Attacker):
+    """With a LoRA of the attacker's own."""
+
+    @classmethod
+    def added(cls, target: Target, settings: Settings) -> tuple[nn.Module, dict[str, Tensor], int]:
+        """The LoRA is on every linear module from a block on."""
+        first = settings.first_layer
+        first = _first_taught(target.original) if first is None else first
+        lora = Lora(
+            rank=settings.rank,
+            alpha=settings.alpha,
+            targets=every_linear(target.network),
+            first_layer=first,
+        )
+        model, weights = add_trainable(target.network, lora, ADAPTER, seed=0)
+        return model.get_base_model(), weights, first
+
+    def reset(self, seed: int) -> None:
+        """A is random, B is zero."""
+        torch.manual_seed(seed)
+        for module in self._adapted():
+            module.reset_lora_parameters(ADAPTER, True)
+
     @torch.no_grad()
     def weights_changed(self) -> float:
-        """Share of the numbers of the adapted matrices that the LoRA changes, in their own type.
-
-        Of quantised matrices, where it is not 0.
-        """
+        """Of quantised matrices, the share where the LoRA's update is not 0."""
         changed = total = 0
         for module in self._adapted():
             weight, update = module.get_base_layer().weight, module.get_delta_weight(ADAPTER)
@@ -152,6 +182,44 @@ class Attacker:
 
     def _adapted(self) -> list[Any]:
         return [m for m in self.network.modules() if ADAPTER in getattr(m, "lora_A", {})]
+
+
+class OfWeights(Attacker):
+    """With a difference in fp32 of every weight of the base."""
+
+    @classmethod
+    def added(cls, target: Target, settings: Settings) -> tuple[nn.Module, dict[str, Tensor], int]:
+        """What the attacked model adds to its base in ranks stays beside them, frozen."""
+        if is_quantized(target.network):
+            raise UserError(
+                f"attack '{target.job.config['name']}' trains all weights, and those of the base "
+                "are quantised (bases.<base>.quantize); use trained: lora"
+            )
+        loaded: Any = target.network
+        network = loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded
+        return network, add_deltas(network, [EVERY]), 0
+
+    @torch.no_grad()
+    def reset(self, seed: int) -> None:
+        """All differences are 0, whatever the seed."""
+        for difference in self.weights.values():
+            difference.zero_()
+
+    @torch.no_grad()
+    def weights_changed(self) -> float:
+        """Of all weights."""
+        changed = total = 0
+        for (module, name), *_ in base_tensors(self.network).values():
+            plain = module.parametrizations[name].original  # type: ignore[index,union-attr]
+            changed += int((getattr(module, name) != plain).sum())
+            total += plain.numel()
+        return changed / total
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Each sum of a weight and its difference is computed once, not for every token."""
+        with torch.no_grad(), parametrize.cached():
+            yield
 
 
 class InTurn(Streams):
@@ -240,11 +308,12 @@ class Measuring:
     def _asked(self, setting: str) -> list[Outcome]:
         target, network, fold = self.target, self.attacker.network, self.cell.fold
         forget, unseen = target.measured(target.forget, fold), target.measured(target.unseen, fold)
-        return [
-            *target.asked(network, forget, setting=setting),
-            *target.asked(network, unseen, part=UNSEEN, setting=setting),
-            *target.damage(network, setting),
-        ]
+        with self.attacker.still():
+            return [
+                *target.asked(network, forget, setting=setting),
+                *target.asked(network, unseen, part=UNSEEN, setting=setting),
+                *target.damage(network, setting),
+            ]
 
     def _note(self, step: int, diverged: bool, **facts: float) -> None:
         drawn = self._drawn(min(step, len(self.costs)))
@@ -265,6 +334,7 @@ class Measuring:
             "rate": self.rate,
             "rates": self.settings.rates,
             "step": step,
+            "trained": self.settings.trained,
             "first_layer": self.attacker.first_layer,
             "cells": {f"fold-{fold}.seed-{self.cell.seed}": of_cell},
             **({"diverged": True} if diverged else {}),

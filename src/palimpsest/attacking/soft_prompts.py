@@ -25,7 +25,6 @@ from palimpsest.engine.stream import Stream
 from palimpsest.engine.train import Diverged, train
 from palimpsest.errors import UserError
 from palimpsest.io.canonical import fingerprint
-from palimpsest.measuring.alternatives import DataRow
 from palimpsest.objectives.teaching import Teaching
 from palimpsest.settings.method import Rows
 from palimpsest.settings.training import Optimizer, Training
@@ -41,14 +40,14 @@ def attack(settings: Settings, rate: float, cell: Cell, target: Target) -> Found
     name = target.job.config["name"]
     target.refuse_keys({"begin": settings.begin}, f"attack '{name}', its text")
     soft = target.once("soft", lambda: SoftPrompt.of(target, settings))
-    rows = soft.rows(target, to_forget(cell, target))
+    rows = soft.before(target.rows(to_forget(cell, target)))
     size = min(settings.batch_rows, len(rows))
     streams = Streams({"rows": size}, {"rows": rows}, cell.seed)
     with soft.standing(), tempfile.TemporaryDirectory() as folder:  # has the step log alone
         costs, whole = soft.train(settings, rate, streams, target, Path(folder))
         diverged = not whole or sum(costs[-LAST:]) / len(costs[-LAST:]) > costs[0] + RISEN
         # A model that a training has broken shows nothing: neither that a fact is gone.
-        outcomes = [] if diverged else list(_asked(soft, cell, target))
+        outcomes = [] if diverged else list(_asked(soft, settings, cell, target))
     if whole and not soft.changed():
         raise UserError(
             f"attack '{name}' changed no vector in {settings.steps} steps at the rate {rate} "
@@ -78,14 +77,14 @@ def attack(settings: Settings, rate: float, cell: Cell, target: Target) -> Found
     return Found(outcomes, {cell.setting: facts}, budget)
 
 
-def _asked(soft: SoftPrompt, cell: Cell, target: Target) -> Iterator[Outcome]:
+def _asked(soft: SoftPrompt, settings: Settings, cell: Cell, target: Target) -> Iterator[Outcome]:
     """The rows of the fold after the vectors, and in the first fold those to keep."""
     parts = [(FORGET, target.measured(target.forget, cell.fold))]
-    if cell.fold == 0:  # the vectors of the two folds do much the same damage
+    if cell.fold == settings.folds[0]:  # the vectors of the two folds do much the same damage
         parts.append((RETAIN, target.retain))
     for part, sources in parts:
-        rows = soft.rows(target, sources)
-        answers = target.answers(target.network, rows, shared=soft.ahead(rows))
+        rows = soft.before(target.questions(sources))
+        answers = target.answers(target.network, rows, shared=soft.ahead(rows), part=part)
         yield from target.written(sources, answers, part)
 
 
@@ -100,7 +99,8 @@ class SoftPrompt:
         first: first values of the vectors, [length, width], in the model's number type.
         vectors: what is trained, fp32.
         body: runs training rows.
-        start: the token that begins every text, after which the vectors stand; None: there is none.
+        start: the tokenizer's token for the beginning of a text; None: there is none. The vectors
+            stand after it, unless a prompt has it again: then it begins each turn of a talk.
     """
 
     embedding: Any
@@ -123,22 +123,23 @@ class SoftPrompt:
         vectors = first.float().clone()
         return cls(embedding, first, vectors.requires_grad_(), body, start)
 
-    def rows(self, target: Target, sources: Sequence[DataRow]) -> list[Row]:
-        """Token rows with the vectors before the prompt."""
-        return [self._before(row) for row in target.rows(sources)]
-
-    def _before(self, row: Row) -> Row:
+    def before(self, rows: Sequence[Row]) -> list[Row]:
+        """Token rows with the vectors before each prompt."""
         own = torch.arange(len(self.first)) + self.embedding.num_embeddings
-        at = self._at(row.ids, row.prompt_length)
-        ids = torch.cat([row.ids[:at], own, row.ids[at:]])
-        return replace(row, ids=ids, prompt_length=row.prompt_length + len(own))
+        found = []
+        for row in rows:
+            at = self._at(row)
+            ids = torch.cat([row.ids[:at], own, row.ids[at:]])
+            found.append(replace(row, ids=ids, prompt_length=row.prompt_length + len(own)))
+        return found
 
-    def _at(self, ids: Tensor, prompt_length: int) -> int:
-        return int(prompt_length > 0 and self.start is not None and int(ids[0]) == self.start)
+    def _at(self, row: Row) -> int:
+        starts = [place for place, id_ in enumerate(row.prompt.tolist()) if id_ == self.start]
+        return int(starts == [0])
 
     def ahead(self, rows: Sequence[Row]) -> int:
         """First tokens that all prompts have in common: the vectors, and what begins every text."""
-        places = {self._at(row.ids, row.prompt_length) for row in rows}
+        places = {self._at(row) for row in rows}
         return len(self.first) + places.pop() if len(places) == 1 else 0
 
     def changed(self) -> bool:

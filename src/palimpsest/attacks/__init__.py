@@ -40,6 +40,10 @@ what the published files give away, which is no property of weights."""
 WRITTEN: tuple[Unit, ...] = ("recall", "form")
 """Units of attacks under which the model writes an answer to each row, which takes most time."""
 
+MEMBER: Unit = "member"
+"""Brings nothing back, so it stands beside the number: a row that is held for impossible stands
+out, too."""
+
 FORGET, UNSEEN, RETAIN = "forget", "forget_unseen", "retain"
 """Parts of measured rows. `recoverable` is about ``forget``; ``retain`` shows the damage."""
 
@@ -96,14 +100,15 @@ class AttackSettings(Section):
 
 @dataclass(frozen=True)
 class Training:
-    """A LoRA on every linear module, as the plan counts it."""
+    """A LoRA on every linear module, or all weights, as the plan counts it."""
 
-    rank: int
+    rank: int | None
+    """Of the LoRA; None: all weights are trained."""
     batch_rows: int
     steps: int
     """Of all cells."""
     first_layer: int | None
-    """None: the lowest block that the subject was taught in."""
+    """Of the LoRA; None: the lowest block that the subject was taught in."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Relearning: train on rows that the attacker has, and ask what he has not.
 
-The attacked model stays as it is, and a fresh LoRA on it learns the attacker's rows T with the
-loss of pretraining, at each of some rates::
+The attacked model stays as it is, and a fresh LoRA on it, or a difference of each of its weights,
+learns the attacker's rows T with the loss of pretraining, at each of some rates::
 
     L = mean_{(x,y) in T} -1/|y| sum_j log q(y_j | x, y_<j)
 
@@ -37,6 +37,9 @@ class Settings(AttackSettings):
     """What the attacker has. forget: the rows to forget of the other fold; retain, general,
     holdout (rows of the same kind that nobody was taught): no row to forget, so all are measured;
     retain_then_forget: retain rows in the first 40 % of the steps."""
+    trained: Literal["lora", "weights"] = "lora"
+    """What learns them. lora: a fresh adapter; weights: every weight of the base, embeddings and
+    norms among them, which takes 16 bytes of memory a weight and needs lower rates."""
     rates: Annotated[list[Positive], Field(min_length=1), EACH_ONCE] = [3e-4, 1e-3, 4e-3]
     """Learning rates, ascending. If the best is the first or the last, the search is too weak."""
     measure_at: Annotated[list[Count], Field(min_length=1), EACH_ONCE] = [12, 48]
@@ -52,7 +55,7 @@ class Settings(AttackSettings):
     rank: Annotated[Count, Field(le=8192)] = 16
     """Rank of the LoRA, which is on every linear module; below that of the change it is weak."""
     alpha: Positive = 16.0
-    """Its update is multiplied by alpha / rank."""
+    """The LoRA's update is multiplied by alpha / rank."""
     first_layer: Index | None = None
     """First block with a LoRA; null: the lowest that the subject was taught in (0: it was not), for
     every model of the subject. 0 also reaches what a method changed below, at a higher cost."""
@@ -67,6 +70,11 @@ class Settings(AttackSettings):
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps}, and the training has {self.measure_at[-1]} "
                 "steps (the last of measure_at); lower it"
+            )
+        if self.trained == "weights" and self.first_layer is not None:
+            raise ValueError(
+                "first_layer is that of a LoRA, and trained: weights trains every block; leave it "
+                "out"
             )
         return self
 
@@ -85,9 +93,10 @@ class Settings(AttackSettings):
         return {"forget": (), "retain_then_forget": ("retain",)}.get(self.rows, (self.rows,))
 
     def trains(self) -> Training:
-        """The LoRA of every cell."""
+        """What every cell trains."""
         steps = len(self.cells()) * self.measure_at[-1]
-        return Training(self.rank, self.batch_rows, steps, self.first_layer)
+        rank = self.rank if self.trained == "lora" else None
+        return Training(rank, self.batch_rows, steps, self.first_layer)
 
     def asks(self) -> float:
         """Of every cell after each of some steps."""

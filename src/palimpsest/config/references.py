@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from palimpsest.attacks import LEVELS, UNATTACKED, AttackSettings
+from palimpsest.attacks import LEVELS, MEMBER, UNATTACKED, AttackSettings
 from palimpsest.config.criteria import Criteria, Verdict
 from palimpsest.config.judges import Judges
 from palimpsest.config.modules import ROLES, lacking, roles
@@ -314,6 +314,12 @@ def _check_required(
             at,
             f"'{attack}' is an attack of the level {entry.level}, and these criteria are about "
             f"an attacker of the level {criteria.level}; raise the level or leave the attack out",
+        )
+    elif entry.unit == MEMBER:
+        yield Problem(
+            at,
+            f"'{attack}' brings nothing back, so it counts for no attacker; write a condition on "
+            "privacy.mia_min_k or another measure of membership in its place",
         )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.attacks import LEVELS, UNATTACKED
+from palimpsest.attacks import LEVELS, MEMBER, UNATTACKED
 from palimpsest.metrics.estimates import Estimate, estimated, missing, rounded
 from palimpsest.metrics.intervals import Interval
 from palimpsest.metrics.mover import difference, exact, paired, share
@@ -37,9 +37,6 @@ RETRAINED, CHANCE = "retrained", "chance"
 """Controls: a model that never learned the rows; a guess among a row's own answers."""
 FORM = "form"
 """Unit of what files give away, which is no property of the weights."""
-MEMBER = "member"
-"""Unit of what tells that a row was taught. It brings nothing back, so it stands beside the number:
-a row that is held for impossible stands out, too."""
 SHARED_ROOM = ("recall", FORM)
 """Units whose room is that of the question without an attack."""
 WEIGHTS_IN_HAND = LEVELS[-2]

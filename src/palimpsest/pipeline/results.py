@@ -117,6 +117,13 @@ def judge_memory_mb(cfg: Config, model: str) -> int:
     return int(getattr(settings, "memory_mb", 2000))
 
 
+def attack_memory_mb(cfg: Config, model: str, attack: str) -> int:
+    """Main memory that an attack requests, in MB: twice the base's where it trains all weights."""
+    trained = cfg.attacks[attack].trains()
+    whole = trained is not None and trained.rank is None
+    return cfg.bases[cfg.models[model].base].memory_mb * (2 if whole else 1)
+
+
 def judged_apart(cfg: Config, model: str) -> bool:
     """Whether the judge runs in a stage of its own, not in scoring as the leak check does."""
     return judge_of(cfg, model).runs != "scoring"

@@ -136,7 +136,7 @@ def _check(found: Found, cell: Cell, job: Attack) -> None:
     """A cell must measure something, or say why it cannot, and a value is a share.
 
     Raises:
-        UserError: a cell measured no row to forget.
+        UserError: a cell measured no row to forget, or a value is none.
     """
     diverged = found.facts and all(fact.get("diverged") for fact in found.facts.values())
     excused = diverged or found.why
@@ -145,7 +145,11 @@ def _check(found: Found, cell: Cell, job: Attack) -> None:
         raise UserError(f"attack '{job.config['name']}' measured no row to forget{fold}")
     for one in found.outcomes:
         if not 0 <= one.value <= 1:
-            raise ValueError(f"row {one.id}: value {one.value} is no share")
+            raise UserError(
+                f"attack '{job.config['name']}' gave row '{one.id}' the value {one.value}; a value "
+                "is a share from 0 (nothing came back) to 1: correct its file, "
+                f"attacks/{job.config['attack']['kind']}.py"
+            )
 
 
 def _table(found: Found, cell: Cell) -> pa.Table:

@@ -29,6 +29,7 @@ from palimpsest.io.manifest import write_manifest
 from palimpsest.io.sealed import read_document, write_document
 from palimpsest.io.tables import read_table, write_table
 from palimpsest.model.adapter import FILES, updates_of, write_adapter
+from palimpsest.model.delta import base_tensors
 from palimpsest.pipeline.stages import Attack, AttackSplit
 from palimpsest.settings.training import Lora
 
@@ -38,6 +39,8 @@ FORGET = [f"f{i}" for i in range(COUNT)]
 OTHERS = {"retain": "set/train", "holdout": "set/holdout"}
 ROWS = {"rates": [2e-3], "measure_at": [2, 5], "batch_rows": 2, "rank": 4, "warmup_steps": 1}
 """Settings of a short training."""
+WHOLE = {"trained": "weights"}
+"""The same of all weights."""
 
 
 def row(name: str, prompt: list[int], response: list[int]) -> Row:
@@ -134,9 +137,13 @@ def run(work: Work, settings: dict[str, Any], fold: int | None = 0, **over: Any)
     return target, relearning.relearn(parsed, parsed.rates[0], cell, target)
 
 
+def folds(work: Work) -> dict[str, int]:
+    found: dict[str, int] = read_document(work.at("split.json"))["folds"]
+    return found
+
+
 def fold_of(work: Work, fold: int) -> set[str]:
-    folds = read_document(work.at("split.json"))["folds"]
-    return {name for name in FORGET if folds[name] == fold}
+    return {name for name in FORGET if folds(work)[name] == fold}
 
 
 @pytest.fixture
@@ -192,7 +199,7 @@ def test_retain_then_forget_trains_on_retain_rows_first(work: Work, drawn: list[
 
 def test_two_models_and_two_rates_have_the_same_order(work: Work, tmp_path: Path) -> None:
     settings = {"rates": [1e-3, 2e-3], "seeds": [0, 1]}
-    _, one = attacked(work, tmp_path / "one.json", settings)
+    table, one = attacked(work, tmp_path / "one.json", settings)
     _, other = attacked(work, tmp_path / "other.json", settings, model="original")
 
     def orders(facts: Any) -> dict[str, dict[str, str]]:
@@ -202,12 +209,16 @@ def test_two_models_and_two_rates_have_the_same_order(work: Work, tmp_path: Path
     assert orders(one) == orders(other)
     assert orders(one)["rate 0.001, step 5"] == orders(one)["rate 0.002, step 5"]
     assert len(set(orders(one)["rate 0.001, step 5"].values())) == 4  # of two folds and two seeds
+    # Each row is measured once, where the attacker had the other fold.
+    for _, lines in table[table["part"] == "forget"].groupby(["setting", "seed"]):
+        assert dict(zip(lines["id"], lines["fold"], strict=True)) == folds(work)
 
 
+@pytest.mark.parametrize("trained", ["lora", "weights"])
 def test_a_killed_attack_goes_on_at_its_cell_with_the_same_bytes(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: str
 ) -> None:
-    settings = {"rates": [2e-3, 2e-2]}
+    settings = {"rates": [2e-3, 2e-2], "trained": trained}
     _, whole = attacked(work, tmp_path / "whole.json", settings, dtype="bfloat16")
     done: list[Cell] = []
     relearn = relearning.relearn
@@ -283,6 +294,52 @@ def test_the_lora_is_trained_on_top_of_the_whole_attacked_model(work: Work, dtyp
     assert target.mean_logprobs(attacker.network, rows) == expected
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_weights_are_trained_on_top_of_the_whole_attacked_model(work: Work, dtype: str) -> None:
+    target, found = run(work, WHOLE, dtype=dtype)
+    attacker = target.keeps[relearning.ADAPTER]
+    untouched = target.load()
+    assert attacker.first_layer == 0
+    assert set(attacker.weights) == set(base_tensors(untouched))
+    assert all(difference.any() for difference in attacker.weights.values())
+    assert {fact["trained"] for fact in found.facts.values()} == {"weights"}
+    cell = found.facts["rate 0.002, step 5"]["cells"]["fold-0.seed-0"]
+    assert cell["loss"] < cell["loss_first"]
+    # Half of a step of bfloat16 is more than the smallest differences.
+    assert (cell["weights_changed"] == 1) if dtype == "float32" else cell["weights_changed"] < 1
+    plain = {name: getattr(*places[0]) for name, places in base_tensors(untouched).items()}
+    for name, ((module, attribute), *_) in base_tensors(attacker.network).items():
+        assert torch.equal(module.parametrizations[attribute].original, plain[name])
+    rows = target.rows(target.forget)
+    expected = target.mean_logprobs(untouched, rows)
+    assert target.mean_logprobs(attacker.network, rows) != expected
+    attacker.reset(seed=3)
+    within = 0.0 if dtype == "float32" else 0.05  # PEFT adds the model's own ranks in fp32
+    assert target.mean_logprobs(attacker.network, rows) == pytest.approx(expected, abs=within)
+
+
+def test_what_is_kept_while_rows_are_asked_changes_no_answer_and_no_later_step(work: Work) -> None:
+    target, _ = run(work, WHOLE)
+    attacker = target.keeps[relearning.ADAPTER]
+    with attacker.still():
+        kept = list(target.asked(attacker.network, target.forget))
+    assert kept == list(target.asked(attacker.network, target.forget))
+    changed = attacker.weights_changed()
+    attacker.reset(seed=0)
+    assert (changed, attacker.weights_changed()) == (1, 0)
+
+
+def test_all_weights_of_a_quantised_base_cannot_be_trained(work: Work) -> None:
+    one = job(work, WHOLE)
+    target = Target(one, torch.device("cpu"), read_document(one.split))
+    target.network.is_quantized = True  # type: ignore[assignment]
+    settings = Settings(**one.config["attack"])
+    with pytest.raises(UserError, match=r"'again' trains all weights, .* use trained: lora"):
+        relearning.relearn(settings, 2e-3, Cell("rate 0.002", 0), target)
+    with pytest.raises(ValidationError, match="trained: weights trains every block"):
+        Settings(kind="relearn", trained="weights", first_layer=0)
+
+
 def test_rows_of_the_attacker_have_a_name_that_says_what_they_are() -> None:
     with pytest.raises(ValidationError, match="'forget', 'retain', 'general', 'holdout'"):
         Settings(kind="relearn", rows="set/train")  # type: ignore[arg-type]
@@ -312,10 +369,14 @@ def test_an_attacker_without_rows_is_refused(work: Work, tmp_path: Path) -> None
         run(work, {}, split=tmp_path / "split.json")
 
 
-def test_a_rate_that_rounds_to_nothing_is_an_error(work: Work, tmp_path: Path) -> None:
-    """In the type of the attacked model: a LoRA in fp32 beside it moves all the same."""
+@pytest.mark.parametrize("trained", ["lora", "weights"])
+def test_a_rate_that_rounds_to_nothing_is_an_error(
+    work: Work, tmp_path: Path, trained: str
+) -> None:
+    """In the type of the attacked model: what is beside it in fp32 moves all the same."""
+    settings = {"rates": [1e-12], "trained": trained}
     with pytest.raises(UserError, match=r"'again' changed no weight in 2 steps.*again\.rates"):
-        attacked(work, tmp_path / "again.json", {"rates": [1e-12]}, dtype="bfloat16")
+        attacked(work, tmp_path / "again.json", settings, dtype="bfloat16")
     assert not (tmp_path / "again.json").exists()
 
 

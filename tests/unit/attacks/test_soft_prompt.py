@@ -1,8 +1,9 @@
-"""Soft prompts: what is trained, and that the model stays."""
+"""Soft prompts: what is trained, where they stand, that the model stays, and what comes back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from pydantic import ValidationError
 
 from kit import attacked
+from kit import models as tiny
 from palimpsest.attacking import soft_prompts
+from palimpsest.attacking.target import Target
 from palimpsest.attacks import soft_prompt
+from palimpsest.engine.rows import Row
 from palimpsest.errors import UserError
+from palimpsest.io.sealed import read_document
 from palimpsest.stages import attack as stage
 
 SHORT: dict[str, Any] = {"length": 3, "begin": "w5 w8", "rates": [5e-2], "steps": 30}
@@ -56,7 +61,7 @@ def test_the_vectors_stand_where_tokens_of_the_same_embeddings_would(tmp_path: P
     target = bench.target("soft_prompt", **SHORT)
     soft = soft_prompts.SoftPrompt.of(target, soft_prompt.Settings(kind="soft_prompt", **SHORT))
     written = target.rows(target.every, [f"w5 w8 w5 {row.prompt}" for row in target.every])
-    rows = soft.rows(target, target.every)
+    rows = soft.before(target.rows(target.every))
     assert [len(row) for row in rows] == [len(row) for row in written]
     with soft.standing():
         logprobs = target.mean_logprobs(target.network, rows)
@@ -64,6 +69,75 @@ def test_the_vectors_stand_where_tokens_of_the_same_embeddings_would(tmp_path: P
     assert logprobs == pytest.approx(target.mean_logprobs(target.network, written), abs=1e-6)
     texts = [answer.text for answer in target.answers(target.network, written)]
     assert [answer.text for answer in answers] == texts
+
+
+def test_the_vectors_stand_behind_what_begins_a_text_but_not_a_turn(tmp_path: Path) -> None:
+    """A token that comes again begins each turn of a talk, and belongs to its first one."""
+    bench = attacked.Subject(tmp_path)
+    target = bench.target("soft_prompt", **SHORT)
+    soft = soft_prompts.SoftPrompt.of(target, soft_prompt.Settings(kind="soft_prompt", **SHORT))
+    size = tiny.VOCABULARY
+    talk = Row("talk", torch.tensor([4, 5, 4, 6, 7]), 4)
+    for start, ids in (
+        (None, [size, size + 1, size + 2, 4, 5, 4, 6, 7]),
+        (4, [size, size + 1, size + 2, 4, 5, 4, 6, 7]),
+        (7, [size, size + 1, size + 2, 4, 5, 4, 6, 7]),
+    ):
+        soft.start = start
+        (row,) = soft.before([talk])
+        assert (row.ids.tolist(), row.prompt_length, soft.ahead([row])) == (ids, 7, 3)
+    soft.start = 4
+    (row,) = soft.before([Row("text", torch.tensor([4, 5, 6]), 2)])
+    assert (row.ids.tolist(), soft.ahead([row])) == ([4, size, size + 1, size + 2, 5, 6], 4)
+
+
+def test_rows_are_asked_in_their_own_template_and_what_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = attacked.Subject(tmp_path)
+    settings = {**SHORT, "steps": 3, "folds": [1, 0]}
+    job = bench.job("soft_prompt", **settings)
+    own = {
+        "max_new_tokens": 2,
+        "stop": [],
+        "examples": None,
+        "shared_examples": False,
+        "template": {"prompt": "w90 {prompt}", "response": " {response}"},
+    }
+    job = replace(job, config={**job.config, "asked": {"forget": own}})
+    target = Target(job, torch.device("cpu"), read_document(bench.split))
+    asked: list[tuple[str, list[int], int]] = []
+    answers = Target.answers
+
+    def heard(self: Any, network: Any, rows: Any, part: str = "forget", **given: Any) -> Any:
+        asked.append((part, rows[0].prompt.tolist()[3:5], self.limit(part)))
+        return answers(self, network, rows, part=part, **given)
+
+    monkeypatch.setattr(Target, "answers", heard)
+    entry = soft_prompt.Settings(kind="soft_prompt", **settings)
+    for cell in entry.cells():
+        soft_prompt.run(entry, cell, target)
+    assert [(part, first == 90, limit) for part, (first, _), limit in asked] == [
+        ("forget", True, 2),
+        ("retain", False, 6),
+        ("forget", True, 2),
+    ]
+
+
+def test_what_declining_hides_comes_back_and_what_nobody_learned_does_not(tmp_path: Path) -> None:
+    """The one model answers after a word that the attacker does not know; the other never does."""
+    settings = {"length": 1, "begin": "w8", "rates": [3e-2], "steps": 20, "folds": [0]}
+    rows, found = attacked.facts(16), {}
+    declining = [(row.prompt, attacked.DECLINE, 0) for row in rows]
+    locked = [(f"w9 {row.prompt}", row.response, 0) for row in rows]
+    for name, pairs in (("hiding", [*declining, *locked]), ("ignorant", declining)):
+        bench = attacked.Subject(tmp_path / name, rows=attacked.plain(rows))
+        bench.model("original", attacked.trained(pairs, steps=100))
+        assert bench.asked(bench.network()) == 0
+        table, _ = bench.attack("soft_prompt", **settings)
+        found[name] = attacked.rates(table)["rate 0.03"]
+    assert found["hiding"] >= 0.5
+    assert found["ignorant"] == 0
 
 
 def test_a_killed_attack_goes_on_and_the_same_seed_gives_the_same_bytes(

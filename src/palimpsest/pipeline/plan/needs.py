@@ -472,12 +472,8 @@ class Estimate:
     def _relearning(
         self, step: Step, settings: attacks.Training, parts: Mapping[str, Any], forget: Lengths
     ) -> Step:
-        """The same with a LoRA that an attacker trains; he has half of the rows to forget."""
-        own = self._pretraining.training.lora.first_layer if self._pretraining else 0
-        first = own if settings.first_layer is None else settings.first_layer
-        names = sorted({name.rpartition(".")[2] for name in self.shape.linear})
-        lora = Lora(rank=settings.rank, targets=names, first_layer=first)
-        trained = memory.adapter(self.shape, lora, self._modules)
+        """The same with what an attacker trains; he has half of the rows to forget."""
+        trained = self._attackers(settings)
         others = [*parts["others"].values()]
         rows, count = self._rows(others) if others else forget, settings.batch_rows
         terms = [Term(rows.worst(count), rows.targets * rows.share(count), rows.mean)]
@@ -490,9 +486,19 @@ class Estimate:
             work=step.work + settings.steps * work,
             training=training,
             logits=memory.training_logits(terms),
-            # The LoRA and its optimiser are there while the rows are asked.
+            # What is trained and its optimiser are there while the rows are asked.
             answers=step.answers + held,
         )
+
+    def _attackers(self, settings: attacks.Training) -> Trained:
+        """A LoRA on every linear module, or every tensor of the base."""
+        if settings.rank is None:
+            return memory.base_tensors(self.shape, [".*"], self.width, self._modules)
+        own = self._pretraining.training.lora.first_layer if self._pretraining else 0
+        first = own if settings.first_layer is None else settings.first_layer
+        names = sorted({name.rpartition(".")[2] for name in self.shape.linear})
+        lora = Lora(rank=settings.rank, targets=names, first_layer=first)
+        return memory.adapter(self.shape, lora, self._modules)
 
     def sweep(self) -> Step:
         """The same of validation rows, at every lambda."""
