@@ -202,6 +202,22 @@ def test_utility_of_a_log_without_a_set_is_null() -> None:
     assert values(palimpsest.score_log(npo(zero), bootstrap=5))["utility.model_utility"] == 0
 
 
+def test_more_rows_make_a_smaller_p_and_leave_the_distance() -> None:
+    """OU#142: the same model against the same reference, on 40 rows and on 160 of their kind."""
+    tests = []
+    for times in (1, 4):
+        sides = [losses(seed, {"forget": 40})["forget"] for seed in (6, 7)]
+        sides[1]["wrong"] -= 1
+        logs = [
+            npo({"forget": {name: np.concatenate([v] * times) for name, v in rows.items()}})
+            for rows in sides
+        ]
+        found = values(palimpsest.score_log(*logs, bootstrap=5))
+        tests.append((found["forget_quality.ks"], found["forget_quality.p"]))
+    assert tests[0][0] == pytest.approx(tests[1][0])
+    assert tests[1][1] < tests[0][1] ** 2
+
+
 def test_only_ratios_of_open_unlearning_are_geometric() -> None:
     score = {str(i): {"score": 0.5} for i in range(3)} | {"3": None}
     log = {"forget_truth_ratio": {"value_by_index": score}}

@@ -40,10 +40,12 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
         "retain": (scenario.retain, "which unlearning trains on"),
         "general": (scenario.general, "which unlearning trains on"),
     }
+    topics = {f"topics[{i}]": ref for i, ref in enumerate(scenario.topics)}
+    trained |= {name: (ref, "which unlearning trains on") for name, ref in topics.items()}
     taught = scenario.pretrain.data if scenario.pretrain else []
     evaluated = scenario.evaluate.parts()
     chosen_on = scenario.validate_on.parts()
-    forgotten: dict[str, str | None] = {"forget": scenario.forget}
+    forgotten: dict[str, str | None] = {"forget": scenario.forget, **topics}
     kept: dict[str, str | None] = {
         "retain": scenario.retain,
         "keep": scenario.keep,

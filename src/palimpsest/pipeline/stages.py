@@ -995,6 +995,7 @@ class Score(Stage):
             "measures": measures_version(),
             **_judge_code(cfg, w.model),
             "opposites": slices.opposite_parts(scenario),
+            **({"requests": before} if (before := slices.earlier_blocks(cfg, w.model)) else {}),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
             **({"robust": True} if slices.robust_in_eval(cfg, w.model, w.method) else {}),
             **slices.tuning_of(cfg, w.model, w.method),
