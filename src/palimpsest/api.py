@@ -130,9 +130,9 @@ def score(
         raise UserError("score: answers, responses, prompts and keys are of different lengths")
     how = _score_settings(settings)
     there = [place for place, answer in enumerate(answers) if answer is not None]
-    said, right, asked, facts = (
-        [each[place] for place in there] for each in (answers, responses, prompts, keys)
-    )
+    said = [answer for answer in answers if answer is not None]
+    right, asked = [responses[at] for at in there], [prompts[at] for at in there]
+    facts = [keys[at] for at in there]
     rouge = rouge_of(said, right, how)
     given = Answers(said, right, asked, facts, rouge, how, {})
     table = {c.name: c.each(given) for c in columns() if c.of is Answers}

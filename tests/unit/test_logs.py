@@ -190,6 +190,15 @@ def test_sets_of_other_sizes_and_a_folder_of_logs(tmp_path: Path) -> None:
         palimpsest.score_log(tmp_path, tofu(losses(2, {"forget": 2})), bootstrap=5)
 
 
+def test_a_row_that_stands_twice_in_a_log_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "eval_log_forget.json"
+    file.write_text('{"avg_gt_loss": {"0": 1.0, "0": 2.0}}')
+    with pytest.raises(UserError, match=r"eval_log_forget\.json: .*'0' stands twice"):
+        palimpsest.score_log(file)
+    with pytest.raises(UserError, match=r"has none of eval_log_forget\.json, eval_log\.json"):
+        palimpsest.score_log(tmp_path / "..")
+
+
 def test_utility_of_a_log_without_a_set_is_null() -> None:
     log = tofu(losses(1))
     del log[FILES["world_facts"]]

@@ -126,12 +126,21 @@ def _opened(path: Path) -> tuple[Mapping[str, Any], str]:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a log in JSON ({error})") from error
     if not isinstance(log, dict):
         raise UserError(f"{path}: a log is a JSON object")
     return log
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"'{twice:.60}' stands twice in one object")
+    return found
 
 
 def _tables(rows: Any, where: str) -> dict[str, Values]:

@@ -1042,7 +1042,7 @@ class Compare(Stage):
         reference = cfg.models[model].reference
         if reference is None:
             return {}
-        found = content.source_hash(reference.rows) if reference.rows else None
+        found = content.log_hash(reference.rows) if reference.rows else None
         kind = cfg.score.truth_ratio
         keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
         return {"reference": keys}
