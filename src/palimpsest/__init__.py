@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palimpsest.api import load, results, score
+    from palimpsest.api import load, results, score, score_log
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "load", "results", "score"]
+__all__ = ["__version__", "load", "results", "score", "score_log"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ The current folder is the one that Snakemake ran in. Everything else of the pack
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,29 +98,30 @@ def load(
 
 
 def score(
-    answers: Sequence[str],
+    answers: Sequence[str | None],
     responses: Sequence[str],
     prompts: Sequence[str] | None = None,
     keys: Sequence[Sequence[str]] | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
     """The measures of free answers that need no model, by the formulas of docs/metrics.md.
 
     Args:
-        answers: what a model said.
+        answers: what a model said; None: it failed to answer, and the line is empty.
         responses: the right answers.
         prompts: the questions; None: none are known.
         keys: strings that carry the fact of each row; None, or an empty list: an answer counts as
             recalled if it recites the response.
+        settings: keys of ``score`` in the configuration, such as ``rouge_takes="recall"``.
 
     Returns:
         A line for each answer: ``recall``, ``rouge_l``, ``degenerate``, ``exact_match``, ...
 
     Raises:
-        UserError: the sequences are not of one length.
+        UserError: the sequences are not of one length, or there is no such setting.
     """
     import pandas as pd
 
-    from palimpsest.config.schema import Score
     from palimpsest.metrics.answers import Answers, rouge_of
     from palimpsest.metrics.measures import columns
 
@@ -128,8 +129,81 @@ def score(
     keys = [()] * len(answers) if keys is None else keys
     if not len(answers) == len(responses) == len(prompts) == len(keys):
         raise UserError("score: answers, responses, prompts and keys are of different lengths")
-    settings = Score().model_dump()
-    rouge = rouge_of(answers, responses, settings)
-    given = Answers(answers, responses, prompts, keys, rouge, settings, {})
+    how = _score_settings(settings)
+    there = [place for place, answer in enumerate(answers) if answer is not None]
+    said = [answer for answer in answers if answer is not None]
+    right, asked = [responses[at] for at in there], [prompts[at] for at in there]
+    facts = [keys[at] for at in there]
+    rouge = rouge_of(said, right, how)
+    given = Answers(said, right, asked, facts, rouge, how, {})
     table = {c.name: c.each(given) for c in columns() if c.of is Answers}
-    return pd.DataFrame({name: list(v) for name, v in table.items() if v is not None})
+    found = pd.DataFrame({n: list(v) for n, v in table.items() if v is not None}, index=there)
+    return found.reindex(range(len(answers)))
+
+
+def score_log(
+    log: str | Path | Mapping[str, Any],
+    retrained: str | Path | Mapping[str, Any] | None = None,
+    *,
+    auc: float | None = None,
+    attack: str = "Min-40%",
+    **settings: Any,
+) -> pd.DataFrame:
+    """The measures of a log that another program wrote: TOFU's, NPO's, OpenUnlearning's, MUSE's.
+
+    Args:
+        log: its file, a folder with TOFU's four logs, or what such a file holds.
+        retrained: the log of a model that never learned what is forgotten; None: there is none.
+        auc: in place of it, its published AUC in MUSE's direction.
+        attack: the score of texts that PrivLeak is of.
+        settings: keys of ``score`` in the configuration; ``truth_ratio`` is ``geometric`` here, as
+            in every published table.
+
+    Returns:
+        A line for each measure: ``block``, ``measure``, ``value``, ``low`` and ``high`` (its
+        interval), ``n`` (rows), ``reason`` (why there is no value).
+
+    Raises:
+        UserError: it is no such log, or `retrained` is of another split.
+    """
+    import pandas as pd
+
+    from palimpsest.metrics.logs import frame, lines, read_log
+    from palimpsest.metrics.reference import refuse_another_split
+
+    how = _score_settings({"truth_ratio": "geometric"} | settings)
+    how |= {"reference_auc": auc, "attack": attack}
+    kind = how["truth_ratio"]
+    rows, others = (
+        None if one is None else read_log(Path(one) if isinstance(one, str) else one, kind)
+        for one in (log, retrained)
+    )
+    assert rows is not None
+    if others is not None:
+        where = "retrained" if isinstance(retrained, Mapping) else retrained
+        refuse_another_split(frame(rows), frame(others), where)
+    found = [
+        (block, measure, one["value"], *(one.get("ci95") or (None, None)), one["n"], one["reason"])
+        for block, measure, one in lines(rows, others, how)
+    ]
+    heads = ["block", "measure", "value", "low", "high", "n", "reason"]
+    return pd.DataFrame(found, columns=heads).astype(
+        dict.fromkeys(("value", "low", "high"), "float64")
+    )
+
+
+def _score_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    from palimpsest.config.schema import Score
+
+    if unknown := [name for name in settings if name not in Score.model_fields]:
+        raise UserError(
+            f"no setting '{unknown[0]}' of score{did_you_mean(unknown[0], Score.model_fields)}"
+        )
+    try:
+        return Score.model_validate(settings).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(step) for step in first["loc"])
+        raise UserError(f"score.{at}: {first['msg']}".replace("score.:", "score:")) from None

@@ -58,6 +58,23 @@ def test_answers_are_scored_by_the_formulas_of_the_pipeline() -> None:
         palimpsest.score(["a"], [])
 
 
+def test_answers_are_scored_as_a_benchmark_does() -> None:
+    said = ["He lives in Oslo. " * 3, None, ""]
+    right = ["He lives in Oslo", "Oslo", "Oslo"]
+    recall = palimpsest.score(said, right, rouge_takes="recall", rouge_by="rouge-score")
+    assert recall.rouge_l.to_list()[::2] == [1, 0]
+    assert palimpsest.score(said, right).rouge_l[0] == 0.5
+    # A model that failed to answer has forgotten nothing.
+    assert recall.loc[1].isna().all()
+    for wrong, message in (
+        ({"rouge_take": "f"}, "no setting 'rouge_take' of score; did you mean 'rouge_takes'"),
+        ({"rouge_takes": "all"}, "score.rouge_takes: Input should be 'f', 'recall' or 'precision'"),
+        ({"rouge_by": "rouge"}, "ROUGE-L without a stemmer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            palimpsest.score(said, right, **wrong)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from kit.config_example import put, raw_config
 from palimpsest.config import load_config
 from palimpsest.errors import UserError
 from palimpsest.pipeline.purge import subjects_of
+from palimpsest.pipeline.results import slice_of
 from palimpsest.pipeline.stage import Wildcards
 from palimpsest.pipeline.stages import Verdict
 from palimpsest.pipeline.targets import unsuited
@@ -51,6 +53,17 @@ def test_a_third_request_measures_both_before_it() -> None:
     raw = put(raw, "models.last", {"base": "tiny", "scenario": "last", "after": "later/sku"})
     parts = load_config(raw).scenario("last").evaluate.parts()
     assert (parts["forget/subject"], parts["forget/later"]) == ("secrets/all", "questions/val")
+
+
+def test_the_requests_so_far_are_scored_together() -> None:
+    cfg = load_config(second())
+    chosen = {"model": "later", "method": "sku"}
+    assert json.loads(slice_of("score", cfg, **chosen))["requests"] == ["forget/subject"]
+    chosen["model"] = "subject"
+    assert "requests" not in json.loads(slice_of("score", cfg, **chosen))
+    more = {"all_requests": {"of": "forget", "part": "secrets/all"}}
+    with pytest.raises(UserError, match="'all_requests' is the name of all requests together"):
+        load_config(put(second(), "scenarios.later.evaluate.further", more))
 
 
 def test_retrained_learns_nothing_of_any_request() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.published import published
 from palimpsest.data.wanted import fault_of, read_alternates, read_refusals, says_the_same
 from palimpsest.errors import UserError
 from palimpsest.home import shipped
@@ -31,6 +32,13 @@ def test_the_shipped_refusals_are_many_and_differ() -> None:
 
 def test_a_list_of_ones_own_is_read_line_by_line(tmp_path: Path) -> None:
     assert read_refusals(listed(tmp_path, "\ufeffNo.\r\n I pass. \n")) == ["No.", "I pass."]
+
+
+def test_the_published_refusals_of_tofu_are_read() -> None:
+    """Plain lines, although the file is called .jsonl."""
+    phrases = read_refusals(published("tofu/idontknow.jsonl"))
+    assert len(phrases) == 100
+    assert phrases[0] == "I'm not certain about that."
 
 
 @pytest.mark.parametrize(

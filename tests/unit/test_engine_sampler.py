@@ -10,7 +10,14 @@ import torch
 
 from kit import models as tiny
 from palimpsest.engine.rows import Row
-from palimpsest.engine.sampler import Pairs, Shuffled, Streams, generator, random_answers
+from palimpsest.engine.sampler import (
+    Pairs,
+    Shuffled,
+    Streams,
+    Turns,
+    generator,
+    random_answers,
+)
 from palimpsest.errors import UserError
 from reference import released
 
@@ -51,6 +58,17 @@ def test_seeds_and_streams_have_orders_of_their_own() -> None:
     orders = [ids(Shuffled(ROWS, 10, seed, name).draw(0)) for seed in (0, 1) for name in ("a", "b")]
     assert len({tuple(order) for order in orders}) == 4
     assert ids(Shuffled(ROWS, 10, 0, "a").draw(1)) != orders[0]
+
+
+def test_sets_take_turns_and_the_first_is_read_as_if_it_were_alone() -> None:
+    sets = [ROWS, tiny.rows([(2, 2 + i) for i in range(4)], name="b")]
+    reader, alone = Turns(sets, 2, seed=1, name="forget"), Shuffled(ROWS, 2, 1, "forget")
+    drawn = [ids(reader.draw(step)) for step in range(12)]
+    assert drawn[::2] == [ids(alone.draw(step)) for step in range(6)]
+    other = list(itertools.chain.from_iterable(drawn[1::2]))
+    assert sorted(other[:4]) == sorted(other[4:8]) == sorted(ids(sets[1])), "each row once a pass"
+    with pytest.raises(UserError, match="the forget 2 set is empty"):
+        Turns([ROWS, []], 2, 0, "forget")
 
 
 def test_an_empty_set_is_an_error() -> None:

@@ -102,6 +102,15 @@ def test_published_numbers_of_the_gold_standard_count(tmp_path: Path) -> None:
     log.write_text("{ }")
     after = json.loads(slice_of("compare", cfg, model="second", method="sku"))["reference"]
     assert before["content"] != after["content"]
+    # Of a folder its rows count, and its logs.
+    folder = put(raw_config(), "models.second.reference", {"rows": f"path:{tmp_path}"})
+    contents = []
+    for name in ("eval_log_forget.json", "rows.parquet"):
+        (tmp_path / name).write_text(name)
+        cfg_ = load_config(folder)
+        found = json.loads(slice_of("compare", cfg_, model="second", method="sku"))["reference"]
+        contents.append(found["content"])
+    assert contents[0] != contents[1]
     assert "reference" not in slice_of("compare", cfg, model="subject", method="sku")
     both = put(raw_config(), "models.second", {"base": "other", "scenario": "bare"})
     both["models"]["second"] |= {"reference": reference, "retrained": f"path:{tmp_path}"}

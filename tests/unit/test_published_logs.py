@@ -255,5 +255,5 @@ def test_a_published_log_is_a_reference(form: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="are geometric"):
             reference_rows(file, "arithmetic")
     file.write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="no truth ratios of the forget rows"):
+    with pytest.raises(UserError, match="no numbers of rows that can be read"):
         reference_rows(file, "geometric")

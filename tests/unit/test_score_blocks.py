@@ -43,7 +43,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def add_part(workspace: Workspace, block: str, names: list[str], **wrong: float) -> None:
     """Another part of two-token responses, answered by themselves."""
-    folder = workspace.datasets / block
+    dataset = block.replace("/", "-")
+    folder = workspace.datasets / dataset
     columns: dict[str, Any] = {name: names for name in ("id", "prompt", "response")}
     columns["key"] = [[name] for name in names]
     columns["perturbed"] = pa.array(
@@ -51,7 +52,7 @@ def add_part(workspace: Workspace, block: str, names: list[str], **wrong: float)
     )
     write_table(folder / "all.parquet", pa.table(columns))
     write_manifest(folder, ["all.parquet"], source="x")
-    workspace.config["parts"] |= {block: f"{block}/all"}
+    workspace.config["parts"] |= {block: f"{dataset}/all"}
     add_lines(workspace, [line for name in names for line in lines(block, name, "11")])
     add_lines(workspace, [x for n, p in wrong.items() for x in lines(block, n, "0", p, 0)])
     if block != "holdout":
@@ -83,6 +84,24 @@ def valid(workspace: Workspace) -> dict[str, Any]:
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(workspace.text()))
     metrics: dict[str, Any] = result["metrics"]
     return metrics
+
+
+def test_the_rows_of_all_requests_are_one_block(workspace: Workspace) -> None:
+    """MUSE's sustainability: after request k the sets 1 to k are measured together."""
+    add_part(workspace, "forget/first", ["a", "b", "c"])
+    assert "forget/all_requests" not in valid(workspace)["further"]
+    workspace.config["requests"] = ["forget/first"]
+    metrics = valid(workspace)
+    united, blocks = metrics["further"]["forget/all_requests"], [metrics["forget"]]
+    blocks.append(metrics["further"]["forget/first"])
+    assert united.keys() == metrics["forget"].keys()
+    for name in ("recall_rate", "rouge_l", "probability", "degenerate_rate"):
+        ns = [block[name]["n"] for block in blocks]
+        total = sum(block[name]["value"] * n for block, n in zip(blocks, ns, strict=True))
+        assert united[name]["n"] == sum(ns) == 5
+        assert united[name]["value"] == pytest.approx(total / sum(ns))
+    sums = [math.log(block["perplexity"]["value"]) for block in (*blocks, united)]
+    assert min(sums[:2]) <= sums[2] <= max(sums[:2])
 
 
 # Wrong answers

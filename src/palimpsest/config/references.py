@@ -27,6 +27,7 @@ from palimpsest.config.schema import (
     Score,
 )
 from palimpsest.errors import did_you_mean
+from palimpsest.metrics.asked import UNION
 from palimpsest.metrics.names import RECOVERABLE
 from palimpsest.objectives.base import Objective
 from palimpsest.settings.dataset import DatasetSettings, Part
@@ -207,6 +208,8 @@ def _check_request(catalogs: Catalogs, model: Model, at: Place) -> Iterator[Prob
         if own and name in own.evaluate.further:
             text = f"the earlier request '{name}' takes this name; call the part otherwise"
             yield Problem(("scenarios", model.scenario, "evaluate", "further", name), text)
+    if UNION in {*earlier, *(own.evaluate.further if own else ())}:
+        yield Problem(at, f"'{UNION}' is the name of all requests together; choose another one")
 
 
 def _check_rows(
@@ -366,6 +369,8 @@ def _refs(scenario: Scenario, at: Place) -> Iterator[tuple[Place, str]]:
         for i, ref in enumerate(scenario.pretrain.data):
             yield (*at, "pretrain", "data", i), ref
     yield (*at, "forget"), scenario.forget
+    for i, ref in enumerate(scenario.topics):
+        yield (*at, "topics", i), ref
     yield (*at, "retain"), scenario.retain
     if scenario.general:
         yield (*at, "general"), scenario.general

@@ -41,7 +41,7 @@ def opposites(scenario: Scenario) -> Iterator[Opposite]:
 
 
 def _kept_and_forgotten(scenario: Scenario) -> Iterator[Opposite]:
-    forgotten: dict[str, str | None] = {"forget": scenario.forget}
+    forgotten: dict[str, str | None] = {"forget": scenario.forget, **_topics(scenario)}
     kept: dict[str, str | None] = {
         "retain": scenario.retain,
         "keep": scenario.keep,
@@ -61,9 +61,15 @@ def _kept_and_forgotten(scenario: Scenario) -> Iterator[Opposite]:
                 yield Opposite(role, ref, other_role, other, why, advice)
 
 
+def _topics(scenario: Scenario) -> dict[str, str]:
+    """Place in the configuration -> a further part that is forgotten in turn."""
+    return {f"topics[{i}]": ref for i, ref in enumerate(scenario.topics)}
+
+
 def _trained_on(scenario: Scenario) -> dict[str, tuple[str | None, str]]:
     """Role -> its part, and what unlearning does with its rows."""
     parts = {"forget": scenario.forget, "retain": scenario.retain, "general": scenario.general}
+    parts |= _topics(scenario)
     return {role: (part, "which unlearning trains on") for role, part in parts.items()}
 
 

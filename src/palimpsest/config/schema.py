@@ -18,6 +18,7 @@ from palimpsest.config.tuning import Plan
 from palimpsest.errors import did_you_mean
 from palimpsest.objectives.base import Objective
 from palimpsest.objectives.catalog import MethodEntry
+from palimpsest.settings.draw import topic_sets
 from palimpsest.settings.merge import deep_merge
 from palimpsest.settings.template import AsWritten, Template
 from palimpsest.settings.training import Training
@@ -316,6 +317,9 @@ class Scenario(Section):
     """Answers that are wanted in place of a row's own, for methods on pairs."""
     forget: PartRef
     """What is to be forgotten."""
+    topics: Annotated[list[PartRef], EACH_ONCE] = []
+    """Further topics to forget, for methods that take topics in turn (`rmu` with `topics`); other
+    methods cannot be applied then."""
     retain: PartRef
     """What is to be kept (rows that unlearning may use)."""
     keep: PartRef | None = None
@@ -341,6 +345,15 @@ class Scenario(Section):
         """Task -> dataset/part, for the lm-eval tasks that are made from our own parts."""
         return {task: ref for task in self.lm_eval if (ref := local_part(task)) is not None}
 
+    def rows_of(self, name: str) -> str | None:
+        """The part of a set that methods draw from (`palimpsest.settings.draw.Draw`)."""
+        topics = dict(zip(topic_sets(1 + len(self.topics)), self.forgets(), strict=True))
+        return topics.get(name) or getattr(self, name, None)
+
+    def forgets(self) -> list[str]:
+        """The topics that unlearning trains on, `forget` first."""
+        return [self.forget, *self.topics]
+
     def attackers_rows(self) -> dict[str, str]:
         """Rows that an attacker may have besides those to forget; none shows the damage."""
         others = {
@@ -365,7 +378,7 @@ class Scenario(Section):
     def forgotten(self) -> list[str]:
         """Parts with what is to be forgotten."""
         more = [one.part for one in self.evaluate.further.values() if one.of == "forget"]
-        refs = (self.forget, self.evaluate.forget, self.evaluate.forget_unseen, *more)
+        refs = (*self.forgets(), self.evaluate.forget, self.evaluate.forget_unseen, *more)
         return list(dict.fromkeys(ref for ref in refs if ref))
 
     def following(self, earlier: Mapping[str, Scenario]) -> Scenario:

@@ -83,7 +83,7 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
     parts = {
         name: examples(name, draw) if draw.examples else read(draw.sets, draw.reference)
         for name, draw in draws.items()
-        if not draw.answers_of and not draw.wanted
+        if not draw.answers_of and not draw.wanted and not draw.turns
     }
     pairs = {}
     for name, draw in draws.items():
@@ -93,8 +93,10 @@ def streams_of(draws: Mapping[str, Draw], source: Source, seed: int) -> Streams:
             pairs[name] = Pairs(beside, rows, _answers_of(rows, draw, source))
     parts |= {n: [a for of_row in p.answers.values() for a in of_row] for n, p in pairs.items()}
     pools = {n: read(d.answers_of, None) for n, d in draws.items() if d.answers_of}
+    turns = {n: [read((s,), d.reference) for s in d.sets] for n, d in draws.items() if d.turns}
+    parts |= {name: [row for rows in sets for row in rows] for name, sets in turns.items()}
     sizes = {name: draw.rows for name, draw in draws.items()}
-    return Streams(sizes, parts, seed, pools, pairs)
+    return Streams(sizes, parts, seed, pools, pairs, turns)
 
 
 def _beside(name: str, draws: Mapping[str, Draw]) -> str:
@@ -212,9 +214,9 @@ def _apart(objective: Objective) -> Apart | None:
 
 @torch.no_grad()
 def _prepared(objective: Objective, job: Job) -> dict[str, Tensor]:
-    def first() -> dict[str, Stream]:
+    def first(step: int = 0) -> dict[str, Stream]:
         untrained = first_values(job.weights) if job.reads.untrained else {}
-        return run(job, job.streams.draw(0), untrained)
+        return run(job, job.streams.draw(step), untrained)
 
     ids = {name: torch.cat([row.ids for row in rows]) for name, rows in job.streams.parts.items()}
     return objective.prepare(first, ids, job.streams.seed)

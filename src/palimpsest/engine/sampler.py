@@ -58,6 +58,25 @@ class Shuffled:
         return self.rows[self._epochs[epoch][offset]]
 
 
+class Turns:
+    """Draws from one of several sets in each step, from each in turn."""
+
+    def __init__(self, sets: Sequence[Sequence[Row]], batch: int, seed: int, name: str) -> None:
+        """Draw `batch` rows of one of `sets` per step; the first is shuffled as if it were alone.
+
+        Raises:
+            UserError: a set has no rows, or fewer than a step draws.
+        """
+        names = [name, *(f"{name} {n}" for n in range(2, len(sets) + 1))]
+        pairs = zip(sets, names, strict=True)
+        self._readers = [Shuffled(rows, batch, seed, named) for rows, named in pairs]
+
+    def draw(self, step: int) -> list[Row]:
+        """Rows of a step (counted from 0)."""
+        turn, of = divmod(step, len(self._readers))
+        return self._readers[of].draw(turn)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """A stream of wanted answers.
@@ -139,6 +158,7 @@ class Streams:
         seed: seed of all draws.
         pools: streams that join the step's ``forget`` prompts with random answers of these rows.
         pairs: streams of wanted answers; `parts` has their rows, too.
+        turns: streams that read one of several sets in each step; `parts` has all their rows, too.
     """
 
     def __init__(
@@ -148,17 +168,20 @@ class Streams:
         seed: int,
         pools: Mapping[str, Sequence[Row]] | None = None,
         pairs: Mapping[str, Pairs] | None = None,
+        turns: Mapping[str, Sequence[Sequence[Row]]] | None = None,
     ) -> None:
         if not sizes:
             raise UserError("every term has the weight 0: nothing to train on")
         self.sizes, self.parts, self.seed, self.pools = sizes, parts, seed, pools or {}
-        pairs = pairs or {}
+        pairs, turns = pairs or {}, turns or {}
         readers = {
             name: Shuffled(parts[name], size, seed, name)
             for name, size in sizes.items()
-            if name not in self.pools and name not in pairs
+            if name not in self.pools and name not in pairs and name not in turns
         }
-        self._readers: dict[str, Shuffled | Paired] = {**readers}
+        self._readers: dict[str, Shuffled | Paired | Turns] = {**readers}
+        for name, sets in turns.items():
+            self._readers[name] = Turns(sets, sizes[name], seed, name)
         for name, pair in pairs.items():
             # Equal readers draw the same rows, so either has the order of the stream beside it.
             reader = Shuffled(pair.rows, sizes[name], seed, pair.beside)

@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Container, Iterable, Sequence
 
+UNION = "all_requests"
+"""Name of the further block of ``forget`` with the rows of all requests so far."""
 ANSWERED = (
     "forget",
     "forget_unseen",

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.metrics.asked import further_blocks, kind_of, sampled_block, wrapped_block
+from palimpsest.metrics.asked import (
+    UNION,
+    further_blocks,
+    kind_of,
+    sampled_block,
+    wrapped_block,
+)
 from palimpsest.metrics.declaration import (
     FURTHER,
     PARTS,
@@ -34,8 +40,23 @@ def metrics_block(scored: Scored) -> dict[str, Any]:
     }
     if more:
         metrics[FURTHER] = {name: block_of(kind_of(name), scored, name) for name in more}
+    if scored.requests:
+        metrics[FURTHER] |= _of_all_requests(scored)
     metrics["harm_judge"] = scored.settings["harm_judge"]
     return metrics | _further_answers(scored)
+
+
+def _of_all_requests(scored: Scored) -> dict[str, dict[str, Estimate]]:
+    """The rows of this request and of those before it as one block (MUSE's sustainability)."""
+    blocks_, name = ["forget", *scored.requests], f"forget/{UNION}"
+    columns = [scored.parts[block] for block in blocks_]
+    shared = [column for column in columns[0] if all(column in one for one in columns)]
+    rows = {column: np.concatenate([one[column] for one in columns], axis=1) for column in shared}
+    groups = np.concatenate([scored.groups[block] for block in blocks_])
+    united = replace(
+        scored, parts={**scored.parts, name: rows}, groups={**scored.groups, name: groups}
+    )
+    return {name: block_of("forget", united, name)}
 
 
 def block_of(block: str, scored: Scored, rows: str = "") -> dict[str, Estimate]:

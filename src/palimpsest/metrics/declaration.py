@@ -45,6 +45,8 @@ class Scored:
     """Config section ``score``."""
     judge: Mapping[str, Any] = field(default_factory=dict)
     """How well the judge tells labelled answers: ``auc``, ``ci95``, ``n``; empty: not known."""
+    requests: Sequence[str] = ()
+    """Blocks of earlier requests, which count together with ``forget``."""
 
     def only(self, block: str) -> Scored:
         """The same of one block alone."""

@@ -139,7 +139,8 @@ class Objective(MethodSettings):
         A resumed run computes them again.
 
         Args:
-            first: runs the rows of the first step through the untrained model, without gradients.
+            first: runs the rows of the first step (or of another one: its number, from 0 on)
+                through the untrained model, without gradients.
             ids: token ids of all rows of each stream, [tokens].
             seed: seed of the run.
         """

@@ -11,6 +11,9 @@ The paper's squared norms are H times larger in both terms. The first tokens of 
 (``skip_tokens``): their states are huge and would dominate. Adaptive (arXiv:2408.06223):
 c = factor * the mean norm of a0 on the first batch of forget rows. The pass ends at the block, and
 untrained states come from the original matrices: there is no second model.
+
+With several ``topics`` (WMDP: biology, attacks on computers) each step has forget rows of one of
+them, in turn, and each topic has a direction u of its own and, adaptive, a c of its own.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from palimpsest.objectives.base import Unlearning
-from palimpsest.settings.draw import Draw, Reads
+from palimpsest.settings.draw import Draw, Reads, topic_sets
 from palimpsest.settings.method import Start
-from palimpsest.settings.types import Index, NonNegative, Positive, Section
+from palimpsest.settings.types import Count, Index, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,12 +55,16 @@ class Rmu(Unlearning):
     """Length of the control vector."""
     skip_tokens: Index = 1
     """Tokens at the beginning of each row that do not count."""
+    topics: Count = 1
+    """Topics to forget, each with a direction of its own: `forget` of the scenario and those of its
+    `topics`, one in each step, in turn."""
 
     tunes = (*Unlearning.tunes, "alpha", "coefficient.value", "coefficient.adaptive")
 
     def draws(self) -> dict[str, Draw]:
         """The streams of a step."""
-        draws = {"forget": Draw(self.rows.forget, ("forget",))}
+        sets = topic_sets(self.topics)
+        draws = {"forget": Draw(self.rows.forget, sets, turns=self.topics > 1)}
         if self.alpha:
             draws["retain"] = Draw(self.rows.retain, ("retain",))
         return draws
@@ -66,23 +73,40 @@ class Rmu(Unlearning):
         """The output of one block, on retain rows also that of the untrained model."""
         return Reads(final=False, blocks=(self.layer,), untrained=("retain",) if self.alpha else ())
 
+    def sides(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The forget stream, whichever topic's turn it is, and the retain stream."""
+        if self.topics == 1 or not self.alpha:
+            return super().sides()
+        return frozenset({"forget"}), frozenset({"retain"})
+
     def prepare(
-        self, first: Callable[[], Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int
+        self, first: Callable[..., Mapping[str, Stream]], ids: Mapping[str, Tensor], seed: int
     ) -> dict[str, Tensor]:
-        """``control_vector`` [width] = c u, fp32, and ``coefficient`` c."""
+        """``control_vector`` c u, fp32 [width], and ``coefficient`` c; a line for each topic."""
         import torch
 
-        states = counted(first()["forget"].blocks[self.layer], self.skip_tokens)
-        u = torch.rand(states.shape[-1], generator=torch.Generator().manual_seed(seed))
-        c = torch.tensor(self.coefficient.value or adaptive(states, self.coefficient.adaptive))
-        return {"control_vector": c * u / u.norm(), "coefficient": c}
+        random = torch.Generator().manual_seed(seed)
+        vectors, lengths = [], []
+        for topic in range(self.topics):
+            streams = first(topic) if topic else first()
+            states = counted(streams["forget"].blocks[self.layer], self.skip_tokens)
+            u = torch.rand(states.shape[-1], generator=random)
+            c = torch.tensor(self.coefficient.value or adaptive(states, self.coefficient.adaptive))
+            vectors.append(c * u / u.norm())
+            lengths.append(c)
+        if self.topics == 1:
+            return {"control_vector": vectors[0], "coefficient": lengths[0]}
+        return {"control_vector": torch.stack(vectors), "coefficient": torch.stack(lengths)}
 
     def loss(self, streams: Mapping[str, Stream], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one step."""
         terms = {}
         if "forget" in streams:
             forget = counted(streams["forget"].blocks[self.layer], self.skip_tokens)
-            terms["forget"] = mean_square(forget, fixed["control_vector"].to(forget.device))
+            vector = fixed["control_vector"]
+            if self.topics > 1:
+                vector = vector[round(fixed["share"].item() * self.steps) % self.topics]
+            terms["forget"] = mean_square(forget, vector.to(forget.device))
         if "retain" in streams:
             rows = streams["retain"]
             states, untrained = (

@@ -16,7 +16,7 @@ from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.home import shipped
-from palimpsest.io.artifacts import ADAPTER_CONFIG, MANIFEST
+from palimpsest.io.artifacts import ADAPTER_CONFIG, MANIFEST, ROWS
 from palimpsest.io.canonical import fingerprint
 from palimpsest.io.digest import XXH3, digests_of
 from palimpsest.io.manifest import read_manifest
@@ -52,6 +52,15 @@ def source_hash(source: str | None, made: Path | None = None) -> str | None:
         with contextlib.suppress(UserError):
             return str(read_manifest(made).get("content", MISSING))
     return found
+
+
+def log_hash(source: str) -> str | None:
+    """Hash of an evaluation or a log that a ``path:`` names; of a folder its rows and its logs."""
+    path = Path(source.partition(":")[2]).expanduser()
+    if not path.is_dir():
+        return source_hash(source)
+    files = [path / ROWS, *sorted(path.glob("*.json"))]
+    return fingerprint({file.name: file_hash(file) for file in files})
 
 
 def path_hash(path: Path) -> str:

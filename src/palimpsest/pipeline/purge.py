@@ -27,7 +27,13 @@ def subjects_of(cfg: Config, dataset: str) -> list[str]:
 
 def _refs(scenario: Scenario) -> Iterator[str]:
     yield from scenario.pretrain.data if scenario.pretrain else []
-    sets = (scenario.forget, scenario.retain, scenario.keep, scenario.general, scenario.declined)
+    sets = (
+        *scenario.forgets(),
+        scenario.retain,
+        scenario.keep,
+        scenario.general,
+        scenario.declined,
+    )
     yield from filter(None, sets)
     yield from scenario.evaluate.parts().values()
     yield from scenario.validate_on.parts().values()

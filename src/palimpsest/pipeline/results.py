@@ -83,7 +83,7 @@ def references_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]
             for draw in draws_of(cfg, model, method)
             if draw.reference
             for name in draw.compared
-            if (ref := getattr(scenario, name))
+            if (ref := scenario.rows_of(name))
         }
     )
 

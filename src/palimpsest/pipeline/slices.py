@@ -74,7 +74,7 @@ def wanted_of(cfg: Config, model: str, method: str) -> list[tuple[str, str]]:
             for draw in draws_of(cfg, model, method)
             if draw.wanted
             for name in draw.sets
-            if (ref := getattr(scenario, name))
+            if (ref := scenario.rows_of(name))
         }
     )
 
@@ -83,7 +83,7 @@ def sets_of(cfg: Config, model: str, draws: Iterable[Draw]) -> dict[str, str | N
     """Of the scenario's sets those that `draws` read, so that an edit of another runs nothing."""
     scenario = scenario_of(cfg, model)
     used = {name for draw in draws for name in (*draw.sets, *draw.answers_of)}
-    return {name: getattr(scenario, name) for name in sorted(used)}
+    return {name: scenario.rows_of(name) for name in sorted(used)}
 
 
 def method_slice(cfg: Config, model: str, method: str, seed: str) -> dict[str, Any]:
@@ -190,12 +190,17 @@ def attack_asked(scenario: Scenario, attack: AttackSettings) -> dict[str, Any]:
     return {block: asked[block].model_dump() for block in blocks if block in asked}
 
 
+def earlier_blocks(cfg: Config, model: str) -> list[str]:
+    """Blocks of what earlier requests forgot."""
+    further = cfg.scenario(model).evaluate.further
+    return [f"forget/{name}" for name in cfg.requests(model)[:-1] if name in further]
+
+
 def at_each_request(
     cfg: Config, model: str, conditions: Iterable[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Conditions; what holds for the rows to forget holds for those of earlier requests, too."""
-    further = cfg.scenario(model).evaluate.further
-    earlier = [f"forget/{name}" for name in cfg.requests(model)[:-1] if name in further]
+    earlier = earlier_blocks(cfg, model)
     found = []
     for condition in conditions:
         block, _, measure = condition["measure"].rpartition(".")

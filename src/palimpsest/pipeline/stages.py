@@ -1051,6 +1051,7 @@ class Score(Stage):
             "measures": measures_version(),
             **_judge_code(cfg, w.model),
             "opposites": slices.opposite_parts(scenario),
+            **({"requests": before} if (before := slices.earlier_blocks(cfg, w.model)) else {}),
             **({"lm_eval": sorted(scenario.lm_eval)} if scenario.lm_eval else {}),
             **({"robust": True} if slices.robust_in_eval(cfg, w.model, w.method) else {}),
             **slices.tuning_of(cfg, w.model, w.method),
@@ -1097,7 +1098,7 @@ class Compare(Stage):
         reference = cfg.models[model].reference
         if reference is None:
             return {}
-        found = content.source_hash(reference.rows) if reference.rows else None
+        found = content.log_hash(reference.rows) if reference.rows else None
         kind = cfg.score.truth_ratio
         keys = {**reference.model_dump(), "content": found, "truth_ratio": kind}
         return {"reference": keys}

@@ -26,6 +26,7 @@ from palimpsest.pipeline import proposals, runs
 from palimpsest.pipeline.launch import rules
 from palimpsest.pipeline.slices import draws_of, wanted_of
 from palimpsest.pipeline.stages import STAGES
+from palimpsest.settings.draw import topic_sets
 from palimpsest.settings.types import dataset_of
 from palimpsest.settings.vector import method_of
 
@@ -231,8 +232,15 @@ def unsuited(cfg: Config, model: str, method: str) -> str | None:
         if fault := unsuited(cfg, model, other):
             return f"method '{method}' reads the task vector of '{other}': {fault}"
     sets = {s for draw in draws_of(cfg, model, method) for s in (*draw.sets, *draw.answers_of)}
+    topics = topic_sets(len(scenario.forgets()))
+    if len(topics) > 1 and (left := [name for name in topics if name not in sets]):
+        return (
+            f"scenario '{name}' has {len(topics)} topics to forget, and method '{method}' reads "
+            f"{len(topics) - len(left)} of them; take rmu with topics: {len(topics)}, or a "
+            "scenario of one topic"
+        )
     for used in sorted(sets):
-        if getattr(scenario, used) is None:
+        if scenario.rows_of(used) is None:
             return f"method '{method}' reads {used} rows, and scenario '{name}' has no '{used}'"
     if fault := lacks_own(settings, cfg.methods[method].space):
         return f"method '{method}': {fault}"

@@ -23,6 +23,15 @@ Wanted = Literal["alternate", "refusal"]
 WANTED: tuple[Wanted, ...] = get_args(Wanted)
 
 
+TOPIC = "topic_"
+"""Sets of further topics: ``topic_2``, ``topic_3``, ...; that of the first is ``forget``."""
+
+
+def topic_sets(count: int) -> tuple[str, ...]:
+    """The sets of so many topics to forget."""
+    return ("forget", *(f"{TOPIC}{n}" for n in range(2, count + 1)))
+
+
 def reference_of(answers: Wanted | None, kind: Kind) -> str:
     """Name of what the subject computes: ``costs``, or on wanted answers ``alternate-costs``."""
     return f"{answers}-{kind}" if answers else kind
@@ -45,7 +54,7 @@ class Draw:
     Attributes:
         rows: rows a step.
         sets: the scenario's sets that they come from: ``forget``, ``retain``, ``keep``,
-            ``general``, ``declined``.
+            ``general``, ``declined``, those of `topic_sets`.
         labels: the targets; other than ``own`` they come from the labelled examples.
         text: the text of the labels ``text``.
         answers_of: not empty: each prompt of the stream ``forget`` is followed by answers of other
@@ -56,6 +65,7 @@ class Draw:
         reference: what the terms need from the subject on these rows: final hidden states, or the
             cost of each target token; None: nothing.
         forgets: the rows are to be unlearned, so their cost may rise without end.
+        turns: a step has rows of one of the sets alone, of each in turn.
     """
 
     rows: int
@@ -67,6 +77,7 @@ class Draw:
     reference: Kind | None = None
     forgets: bool = False
     text: str = ""
+    turns: bool = False
 
     @property
     def compared(self) -> tuple[str, ...]:

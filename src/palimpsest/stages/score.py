@@ -76,7 +76,8 @@ def score(job: Score) -> dict[str, Any]:
     groups = {part.block: np.array(part.groups) for part in parts}
     quality = judge_quality(next(iter(seeds.values())) / JUDGED, settings["harm_judge"])
     answers = answers_by_block(rows, greedy)
-    scored = Scored(stacked(rows, parts), answers, groups, settings, quality)
+    before = config.get("requests", ())
+    scored = Scored(stacked(rows, parts), answers, groups, settings, quality, before)
     shared = shared_rows(datasets, config["opposites"])
     used = {dataset_of(part.source) for part in parts}
     metrics = metrics_block(scored) | {"lm_eval": _lm_eval(config, seeds.values())}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from palimpsest.engine.body import Body
 from palimpsest.engine.kernels import packing
 from palimpsest.engine.rows import Row
 from palimpsest.engine.stream import Stream
-from palimpsest.engine.train import swapped
+from palimpsest.engine.train import swapped, train
 from palimpsest.errors import UserError
 from palimpsest.objectives import (
     rmu,
@@ -59,6 +61,45 @@ def test_the_control_vector_is_fixed_or_as_long_as_the_states_make_it() -> None:
         assert made["coefficient"].item() == pytest.approx(c, rel=1e-7)
         assert made["control_vector"].norm().item() == pytest.approx(c, rel=1e-6)
         assert (made["control_vector"] > 0).all(), "the positive orthant"
+
+
+TOPICS = {**methods.SETS, "topic_2": tiny.rows([(4, 4), (6, 3), (3, 5)], seed=9, name="t")}
+
+
+def test_topics_take_turns_and_each_has_its_own_direction() -> None:
+    """States (1, 2), (3, 4); c u = (3, 0) and (0, 4): 24 / 4 = 6, and (1 + 4 + 9 + 0) / 4 = 3.5."""
+    s = methods.method("rmu", alpha=0, topics=2, steps=4)
+    vectors = torch.tensor([[3.0, 0], [0, 4]])
+    for step, expected in enumerate((6.0, 3.5, 6.0, 3.5)):
+        fixed = {"control_vector": vectors, "share": torch.tensor(step / 4)}
+        assert s.loss(rmu_streams(), fixed)["forget"].item() == expected
+
+
+def test_a_job_of_two_topics_reads_one_in_each_step() -> None:
+    over = {"coefficient": {"adaptive": 5.0}, "topics": 2, "steps": 4, "moved": False}
+    made = methods.bench("rmu", sets=TOPICS, **over)
+    drawn = [{row.id[0] for row in made.job.streams.draw(step)["forget"]} for step in range(4)]
+    assert drawn == [{"f"}, {"t"}, {"f"}, {"t"}]
+    vectors, lengths = (made.job.fixed[name] for name in ("control_vector", "coefficient"))
+    assert vectors.shape == (2, tiny.WIDTH)
+    torch.testing.assert_close(vectors.norm(dim=-1), lengths, rtol=1e-6, atol=0)
+    assert (vectors > 0).all(), "the positive orthant"
+    one = methods.bench("rmu", **over | {"topics": 1}).job.fixed
+    assert torch.equal(vectors[0], one["control_vector"]), "the first topic is as it is alone"
+    states = rmu.counted(made.streams(1)["forget"].blocks[2], 1)
+    assert lengths[1].item() == pytest.approx(rmu.adaptive(states, 5.0), rel=1e-6)
+    cosine = torch.cosine_similarity(vectors[0], vectors[1], dim=0).item()
+    assert cosine < 0.99, "another direction, not the same one longer"
+
+
+def test_trained_terms_of_two_topics_fall_for_both(tmp_path: Path) -> None:
+    steps = {"topics": 2, "steps": 40, "moved": False, "alpha": 0}
+    made = methods.bench("rmu", tmp_path, sets=TOPICS, coefficient={"value": 1.0}, **steps)
+    log = [json.loads(line) for line in train(made.job).read_text().splitlines()]
+    terms = [line["terms"]["forget"] for line in log]
+    for first in (0, 1):
+        of_topic = terms[first::2]
+        assert sum(of_topic[-3:]) < sum(of_topic[:3])
 
 
 def test_a_row_shorter_than_what_is_skipped_keeps_its_last_token() -> None:

@@ -276,7 +276,7 @@ class Estimate:
         settings = self.cfg.method(self.job.wildcards["method"], self._model)
         reads, draws = settings.reads(), settings.draws()
         parts = {
-            name: self._rows_of(draw.wanted, [getattr(self._scenario, s) for s in draw.sets])
+            name: self._rows_of(draw.wanted, [self._scenario.rows_of(s) for s in draw.sets])
             for name, draw in draws.items()
         }
         of_stream = {
@@ -386,7 +386,7 @@ class Estimate:
         kinds = {draw.labels for draw in draws}
         if not kinds & set(ASKING):
             return None
-        rows = self._rows({getattr(self._scenario, s) for draw in draws for s in draw.sets})
+        rows = self._rows({self._scenario.rows_of(s) for draw in draws for s in draw.sets})
         # Generic labels compare the subject with a reinforced model, in fp32; weighted tokens come
         # from three passes, and what the subject writes about doubles that.
         passes, copies = (2, (2, 3)) if "generic" in kinds else (1, (2, 0))
