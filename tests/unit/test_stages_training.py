@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import yaml
 from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    TokenizersBackend,
+)
 
 from kit import jobs
 from kit import models as tiny
@@ -47,7 +56,7 @@ from palimpsest.model.adapter import read_adapter
 from palimpsest.model.base import load_base
 from palimpsest.model.joined import LIMIT
 from palimpsest.model.lora import attach_subject
-from palimpsest.model.merged import with_rope_of_old
+from palimpsest.model.merged import with_rope_of_old, with_tokenizer_of_old
 from palimpsest.model.unlearned import load_model
 from palimpsest.model.vector import product
 from palimpsest.pipeline.stages import Acquire, Merge, Pretrain
@@ -388,6 +397,25 @@ def test_both_forms_of_the_rotary_settings_are_one_model(tmp_path: Path) -> None
     file.write_text(json.dumps(with_rope_of_old(json.loads(file.read_text()))))
     assert json.loads(file.read_text())["rope_theta"] == 5e5
     assert AutoConfig.from_pretrained(tmp_path).rope_parameters == rope
+
+
+def test_the_older_name_of_a_tokenizer_is_the_same_tokenizer(tmp_path: Path) -> None:
+    """transformers 4 refuses the name that transformers 5 writes."""
+    words = tokenizers.Tokenizer(WordLevel({"<unk>": 0, "moss": 1, "lamp": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    TokenizersBackend(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    new = json.loads(file.read_text())
+    file.write_text(json.dumps(with_tokenizer_of_old(new)))
+    assert (new["tokenizer_class"], json.loads(file.read_text())["tokenizer_class"]) == (
+        "TokenizersBackend",
+        "PreTrainedTokenizerFast",
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(tokenizer, TokenizersBackend)
+    assert tokenizer("lamp moss dark").input_ids == [2, 1, 0]
+    named = {"tokenizer_class": "LlamaTokenizer"}
+    assert with_tokenizer_of_old(named) == named
 
 
 def test_a_merged_release_has_nothing_of_the_harmful_adapter(

@@ -74,9 +74,9 @@ def write_merged(
             digests[file] = write_tensors(out / file, specs, block, metadata_of(base / file))
         elif file.endswith(_INDEX):
             _write_index(base / file, out / file, total)
-        elif file == "config.json":
-            config = json.loads((base / file).read_text(encoding="utf-8"))
-            write_json(out / file, with_rope_of_old(config))
+        elif file in OF_OLD:
+            settings = json.loads((base / file).read_text(encoding="utf-8"))
+            write_json(out / file, OF_OLD[file](settings))
         else:
             shutil.copyfile(base / file, out / file)
         done(count)
@@ -97,6 +97,22 @@ def with_rope_of_old(config: dict[str, Any]) -> dict[str, Any]:
     if full.get("rope_type", "default") != "default":
         old["rope_scaling"] = {key: v for key, v in full.items() if key != "rope_theta"}
     return {key: value for key, value in old.items() if value is not None} | config
+
+
+def with_tokenizer_of_old(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` of a tokenizer with the class's older name, for transformers before 5.
+
+    Those do not know ``TokenizersBackend``; for the later ones both names are the same class.
+    """
+    new = settings.get("tokenizer_class") == "TokenizersBackend"
+    return settings | ({"tokenizer_class": "PreTrainedTokenizerFast"} if new else {})
+
+
+OF_OLD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "config.json": with_rope_of_old,
+    "tokenizer_config.json": with_tokenizer_of_old,
+}
+"""File of a merged folder -> its settings as transformers 4 reads them, too."""
 
 
 def _changes(model: Path) -> dict[str, Change]:
