@@ -18,6 +18,9 @@ from kit.copies import MINI, MODEL, REPO, TOKEN, Copy, check_out
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Processes of pytest-xdist that share the tests."""
 
+WORKFLOW = REPO / "tests/workflow"
+"""Its files take longer than others."""
+
 _COSTS = ("embedded_model", "built")
 
 if WORKERS > 1:
@@ -42,7 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         costs: Counter[Path] = Counter()
         for item in items:
             costs[item.path] = max(costs[item.path], cost(item))
-        items.sort(key=lambda item: (-slow[item.path], -costs[item.path]))
+        items.sort(
+            key=lambda item: (-slow[item.path], -costs[item.path], item.path.parent != WORKFLOW)
+        )
         waits = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
         builder = next((item.path for item in items if item.path in waits), None)
 

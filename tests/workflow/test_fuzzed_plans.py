@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,12 @@ import yaml
 from hypothesis import given
 
 from kit.config_fuzz import changed_configs, changed_files, files_of, fuzz, raw_config, write_files
-from kit.copies import REPO
+from kit.copies import REPO, Copy
+from kit.planner import planner
 from palimpsest.errors import SCREEN
 
 CHANGED_FILES, OVERLAYS = 10, 5
+Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 _FILES = re.compile(r"^ {4}(?:input|output|log|benchmark): (.*)$", re.MULTILINE)
 _SNAKEMAKES = re.compile(r"(Using workflow specific profile|Config file .* is extended) .*")
 
@@ -27,28 +27,25 @@ _SNAKEMAKES = re.compile(r"(Using workflow specific profile|Config file .* is ex
 LINKED = ("workflow", "profiles", "envs")
 
 
-def plan(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def snakemake() -> Iterator[Snakemake]:
+    """Runs Snakemake of the repository."""
+    with planner(Copy(REPO)) as copy:
+        yield copy.snakemake
+
+
+def plan(snakemake: Snakemake, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """``snakemake -n`` with the repository's rules and the configuration of `folder`."""
-    snakemake = Path(sys.executable).with_name("snakemake")
     # The configuration that counts is the one beside the Snakefile.
     shutil.copy(REPO / "Snakefile", folder)
     for name in LINKED:
         (folder / name).symlink_to(REPO / name)
-    paths = [str(REPO / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [snakemake, "-n", "-s", folder / "Snakefile", "-d", folder, "--cores", "1", *options],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=300,
-    )
+    return snakemake("-n", "-s", folder / "Snakefile", "-d", folder, "--cores", "1", *options)
 
 
-def planned(folder: Path, *options: str) -> bool:
+def planned(snakemake: Snakemake, folder: Path, *options: str) -> bool:
     """Whether the configuration was accepted; both answers are checked."""
-    done = plan(folder, *options)
+    done = plan(snakemake, folder, *options)
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed, printed
     if done.returncode != 0:
@@ -99,11 +96,10 @@ def draw_folders(parent: Path) -> list[tuple[Path, tuple[str, ...]]]:
     return cases
 
 
-def test_15_damaged_configurations_are_planned_or_refused(tmp_path):
+def test_15_damaged_configurations_are_planned_or_refused(snakemake, tmp_path):
     cases = draw_folders(tmp_path)
     assert len(cases) == CHANGED_FILES + OVERLAYS
-    with ThreadPoolExecutor(2) as pool:
-        accepted = list(pool.map(lambda case: planned(case[0], *case[1]), cases))
+    accepted = [planned(snakemake, folder, *options) for folder, options in cases]
     assert True in accepted
     assert False in accepted
     parents = {folder.parent for folder, _ in cases}
@@ -123,9 +119,9 @@ def test_15_damaged_configurations_are_planned_or_refused(tmp_path):
     ],
     ids=["deep", "templates"],
 )
-def test_what_would_end_or_use_the_interpreter_is_refused_first(tmp_path, text, said):
+def test_what_would_end_or_use_the_interpreter_is_refused_first(snakemake, tmp_path, text, said):
     write_files(tmp_path / "config", files_of(raw_config()) | {"config.yaml": text})
-    done = plan(tmp_path)
+    done = plan(snakemake, tmp_path)
     assert done.returncode == 1
     assert said in done.stderr
     assert not (tmp_path / "pwned").exists()

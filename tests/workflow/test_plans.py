@@ -6,10 +6,12 @@ import itertools
 import json
 import re
 import shlex
+from collections.abc import Iterator
 
 import pytest
 
 from kit.copies import MINI, REPO, Copy, jobs
+from kit.planner import planner
 from palimpsest.config import read_config
 from palimpsest.machines.memory import memory_bytes
 from palimpsest.pipeline.targets import unsuited
@@ -38,8 +40,9 @@ TARGET = "results/llama2-13b/sku/eval.json"
 
 
 @pytest.fixture(scope="module")
-def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    return checkout(tmp_path_factory.mktemp("plans"))
+def copy(checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    with planner(checkout(tmp_path_factory.mktemp("plans"))) as copy:
+        yield copy
 
 
 def refused(copy: Copy, *args: str) -> str:
