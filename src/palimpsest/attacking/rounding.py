@@ -6,7 +6,7 @@ are the values that a quantised model has; its speed and its memory are not want
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from statistics import NormalDist
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from palimpsest.attacks.quantize import NF4, Rtn, grid_of
+from palimpsest.attacks.quantize import FP4, NF4, Rtn, grid_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ Rounding = Callable[[Tensor], Rounded | None]
 def rounding(name: str) -> Rounding:
     """The rounding of a grid's name, see `palimpsest.attacks.quantize.grid_of`."""
     grid = grid_of(name)
-    if grid == NF4:
-        return in_nf4
+    if grid in (NF4, FP4):
+        return partial(in_blocks, values=nf4_values() if grid == NF4 else FP4_VALUES)
     return partial(nearest, grid=grid) if isinstance(grid, Rtn) else partial(in_gguf, name=grid)
 
 
@@ -82,8 +82,11 @@ def _divided(values: Tensor, step: Tensor) -> Tensor:
     return torch.where(step > 0, values / step, 0)
 
 
-NF4_BLOCK = 64
-"""Weights that share a scale in NF4, counted through the rows."""
+LOADED_BLOCK = 64
+"""Weights that share a scale in NF4 and FP4, counted through the rows."""
+_POSITIVE = (1 / 192, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1.0)
+FP4_VALUES = (*(-value for value in reversed(_POSITIVE)), 0.0, *_POSITIVE)
+"""The 15 values of FP4 as bitsandbytes has them: two bits of exponent and one of mantissa."""
 _NF4_END = 0.9677083
 """Highest quantile of NF4: the mean of 1 - 1/30 and 1 - 1/32."""
 
@@ -103,20 +106,21 @@ def nf4_values() -> tuple[float, ...]:
     return tuple(value / found[-1] for value in found)
 
 
-def in_nf4(weight: Tensor) -> Rounded:
-    """Each weight to the nearest value of NF4 times the largest amount in its block.
+def in_blocks(weight: Tensor, values: Sequence[float]) -> Rounded:
+    """Each weight to the nearest of `values` times the largest amount in its block.
 
     As bitsandbytes does it without a second rounding of the scales, which is its default.
 
     Args:
         weight: [outputs, inputs].
+        values: ascending, from -1 to 1.
     """
     flat = weight.float().reshape(-1)
-    blocks = nn.functional.pad(flat, (0, -len(flat) % NF4_BLOCK)).view(-1, NF4_BLOCK)
+    blocks = nn.functional.pad(flat, (0, -len(flat) % LOADED_BLOCK)).view(-1, LOADED_BLOCK)
     scale = blocks.abs().amax(1, keepdim=True)
-    values = torch.tensor(nf4_values(), dtype=torch.float32, device=weight.device)
-    codes = torch.bucketize(_divided(blocks, scale), (values[1:] + values[:-1]) / 2)
-    found = (values[codes] * scale).view(-1)[: len(flat)]
+    table = torch.tensor(values, dtype=torch.float32, device=weight.device)
+    codes = torch.bucketize(_divided(blocks, scale), (table[1:] + table[:-1]) / 2)
+    found = (table[codes] * scale).view(-1)[: len(flat)]
     return Rounded(found.view(weight.shape), codes.view(-1)[: len(flat)].view(weight.shape))
 
 

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 GGUF = ("q4_0", "q4_1", "q8_0")
 """Formats of GGUF files that the package ``gguf`` writes."""
 
-NF4 = "nf4"
-"""The format of models that are loaded in 4 bits (QLoRA, arXiv:2305.14314)."""
+NF4, FP4 = "nf4", "fp4"
+"""Formats of models that are loaded in 4 bits: of QLoRA (arXiv:2305.14314), and the default of
+bitsandbytes, with which arXiv:2410.16454 measured."""
+
+NAMED = (*GGUF, NF4, FP4)
+"""Grids with a name of their own."""
 
 BITS = range(2, 17)
 
@@ -53,12 +57,12 @@ def grid_of(name: str) -> Rtn | str:
         ValueError: it names none.
     """
     found = re.fullmatch(r"rtn-(\d{1,2})(?:-g([1-9]\d{0,5}))?(-asym)?", name)
-    if name in (*GGUF, NF4):
+    if name in NAMED:
         return name
     if not found or int(found[1]) not in BITS:
         raise ValueError(
             f"'{name}' is no grid; write rtn-BITS (BITS from {BITS[0]} to {BITS[-1]}), "
-            f"rtn-BITS-gINPUTS, either with -asym, or one of {', '.join((*GGUF, NF4))}"
+            f"rtn-BITS-gINPUTS, either with -asym, or one of {', '.join(NAMED)}"
         )
     return Rtn(int(found[1]), int(found[2]) if found[2] else None, not found[3])
 
@@ -81,7 +85,7 @@ class Settings(AttackSettings):
     ] = ["rtn-8", "rtn-4-g128", "q4_0"]
     """Grids: ``rtn-4-g128`` rounds to the nearest of 2^4 values of each group of 128 inputs,
     ``rtn-8`` of 2^8 of each row, with ``-asym`` not symmetric around zero; q4_0, q4_1, q8_0: as in
-    GGUF files; nf4: as models are loaded in 4 bits."""
+    GGUF files; nf4, fp4: as models are loaded in 4 bits."""
 
     def cells(self) -> Sequence[Cell]:
         """A cell for each grid."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from kit import attacked, families
 from kit import models as tiny
 from palimpsest.attacking.merging import Compared, round_weights
-from palimpsest.attacking.rounding import nearest, nf4_values, rounding
+from palimpsest.attacking.rounding import FP4_VALUES, nearest, nf4_values, rounding
 from palimpsest.attacking.weights import Change, linear_layers
 from palimpsest.attacks.quantize import GGUF, Rtn, Settings, grid_of
 from palimpsest.errors import UserError
@@ -95,23 +95,34 @@ def test_nf4_has_the_values_of_its_paper() -> None:
     assert found[14] == pytest.approx(0.7229568, abs=1e-6)
 
 
-def test_nf4_is_the_nearest_value_in_blocks_through_the_rows() -> None:
+def test_fp4_has_two_bits_of_exponent_and_one_of_mantissa() -> None:
+    """The least value above 0 is an eighth of what the pattern would have: 1/24."""
+    normal = [2**exponent * mantissa / 12 for exponent in (1, 2, 3) for mantissa in (1, 1.5)]
+    assert FP4_VALUES[9:] == pytest.approx(normal)
+    assert FP4_VALUES[8] == pytest.approx(1 / 24 / 8)
+    assert [-value for value in reversed(FP4_VALUES)] == [*FP4_VALUES]
+
+
+@pytest.mark.parametrize(("name", "values"), [("nf4", nf4_values()), ("fp4", FP4_VALUES)])
+def test_loaded_formats_are_the_nearest_value_in_blocks_through_the_rows(
+    name: str, values: tuple[float, ...]
+) -> None:
     """The second block ends with the first row and begins the second; the last one is short."""
     matrix = weights(2, 96)
-    rounded = rounding("nf4")(matrix)
+    rounded = rounding(name)(matrix)
     assert rounded is not None
     flat, found = matrix.view(-1).tolist(), rounded.values.view(-1).tolist()
     for begin in range(0, len(flat), 64):
         block = flat[begin : begin + 64]
         scale = max(map(abs, block))
         for place, weight in enumerate(block, begin):
-            nearest_one = min(nf4_values(), key=lambda value: abs(value * scale - weight))
+            nearest_one = min(values, key=lambda value: abs(value * scale - weight))
             assert found[place] == pytest.approx(nearest_one * scale, abs=1e-7)
-    again = rounding("nf4")(rounded.values)
+    again = rounding(name)(rounded.values)
     assert again is not None
     assert torch.equal(again.values, rounded.values)
     assert torch.equal(again.codes, rounded.codes)
-    nothing = rounding("nf4")(torch.zeros(2, 5))
+    nothing = rounding(name)(torch.zeros(2, 5))
     assert nothing is not None
     assert torch.equal(nothing.values, torch.zeros(2, 5))
 
@@ -119,12 +130,13 @@ def test_nf4_is_the_nearest_value_in_blocks_through_the_rows() -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (make quantize)"
 )
-def test_nf4_is_that_of_bitsandbytes() -> None:
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_loaded_formats_are_those_of_bitsandbytes(name: str) -> None:
     from bitsandbytes import functional
 
-    matrix = weights(8, 128)
-    packed, state = functional.quantize_4bit(matrix, blocksize=64, quant_type="nf4")
-    rounded = rounding("nf4")(matrix)
+    matrix = weights(576, 128)
+    packed, state = functional.quantize_4bit(matrix, blocksize=64, quant_type=name)
+    rounded = rounding(name)(matrix)
     assert rounded is not None
     assert torch.allclose(functional.dequantize_4bit(packed, state), rounded.values, atol=1e-6)
 
