@@ -19,9 +19,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def attacked(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+def attacked(retrained: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy of the built folder in which sku was attacked, with its references."""
-    with planner(built.clone(tmp_path_factory.mktemp("attacked") / "repo")) as copy:
+    with planner(retrained.clone(tmp_path_factory.mktemp("attacked") / "repo")) as copy:
         planned = copy.dry(*TARGETS)
         assert {job for job in planned if job.split()[0] in ("attack", "robust", "verdict")} >= {
             *(f"robust mini {method}" for method in METHODS),

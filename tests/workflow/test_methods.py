@@ -18,9 +18,9 @@ PRIVACY = "results/smollm2-135m-privacy"
 
 
 @pytest.fixture(scope="module")
-def all_methods(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+def all_methods(retrained: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """The mini chain with one method of every family, and the page that compares them."""
-    with planner(built.clone(tmp_path_factory.mktemp("methods") / "repo")) as copy:
+    with planner(retrained.clone(tmp_path_factory.mktemp("methods") / "repo")) as copy:
         printed = copy.build("all_methods")
         copy.path("methods.txt").write_text(printed, encoding="utf-8")
         yield copy
