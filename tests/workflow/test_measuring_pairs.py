@@ -30,6 +30,8 @@ from palimpsest.settings.training import Lora
 
 pa = pytest.importorskip("pyarrow")
 MIN_K = 0.2
+TOKENS = 8
+"""Most tokens of an answer."""
 
 pytestmark = pytest.mark.slow
 
@@ -77,9 +79,9 @@ def test_batched_answers_are_those_of_each_prompt_alone_in_fewer_passes(
     model: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
     with embedded(model) as batched:
-        together = answer(model, tokenizer, rows, 16, batch_rows=32)
+        together = answer(model, tokenizer, rows, TOKENS, batch_rows=32)
     with embedded(model) as single:
-        alone = answer(model, tokenizer, rows, 16, batch_rows=1)
+        alone = answer(model, tokenizer, rows, TOKENS, batch_rows=1)
     assert together == alone
     # Prompts of one padded length are answered together.
     longest: dict[int, int] = {}
