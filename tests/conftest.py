@@ -136,6 +136,16 @@ def searched(built: Copy, once: Callable[[str, Callable[[Path], None]], Path]) -
     return Copy(once("searched", build) / "repo", built.env)
 
 
+@pytest.fixture(scope="session")
+def retrained(built: Copy, once: Callable[[str, Callable[[Path], None]], Path]) -> Copy:
+    """The built folder with the mini subject's `retrained`; tests must not change it."""
+
+    def build(folder: Path) -> None:
+        built.clone(folder / "repo").build("results/mini/retrained/eval.json")
+
+    return Copy(once("retrained", build) / "repo", built.env)
+
+
 @pytest.fixture
 def work(built: Copy, tmp_path: Path) -> Copy:
     """A copy of the built folder, to change."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 
 from kit.copies import MINI, REPO, Copy
+from kit.planner import planner
 
 METHODS = ("original", "retrained", "sku")
 TARGETS = ["results/mini/sku/verdict.json"]
@@ -17,16 +19,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def attacked(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the built folder in which sku was attacked."""
-    copy = built.clone(tmp_path_factory.mktemp("attacked") / "repo")
-    planned = copy.dry(*TARGETS)
-    assert {job for job in planned if job.split()[0] in ("attack", "robust", "verdict")} >= {
-        *(f"robust mini {method}" for method in METHODS),
-        "verdict mini sku",
-    }
-    copy.build(*TARGETS)
-    return copy
+def attacked(retrained: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    """A copy of the built folder in which sku was attacked, with its references."""
+    with planner(retrained.clone(tmp_path_factory.mktemp("attacked") / "repo")) as copy:
+        planned = copy.dry(*TARGETS)
+        assert {job for job in planned if job.split()[0] in ("attack", "robust", "verdict")} >= {
+            *(f"robust mini {method}" for method in METHODS),
+            "verdict mini sku",
+        }
+        copy.build(*TARGETS)
+        yield copy
 
 
 def read(copy: Copy, name: str) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 
 from kit.copies import REPO, Copy
+from kit.planner import planner
 from palimpsest.io.tables import read_table
 from palimpsest.metrics.measures.compared import NO_RETRAINED
 
@@ -30,20 +32,20 @@ TARGETS = ("results/mini/sku/eval.json", "results/mini/sku/compare.json")
 
 
 @pytest.fixture(scope="module")
-def varied(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def varied(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy of the built folder in which sku has been measured in every way."""
-    copy = built.clone(tmp_path_factory.mktemp("varied") / "repo")
-    overlay = copy.overlay(OVERLAY)
-    planned = copy.dry(*TARGETS, overlays=[overlay])
-    assert {job for job in planned if job.split()[0] not in ("download_data", "tokenize")} == {
-        *(f"measure mini {method} 0" for method in ("base", "original", "sku")),
-        *(f"score mini {method}" for method in ("original", "sku")),
-        "compare mini sku",
-    }
-    gold = copy.overlay({"models": {"mini": {"retrained": True}}}, "gold.yaml")
-    assert "score mini retrained" in copy.dry(*TARGETS, overlays=[overlay, gold])
-    copy.build(*TARGETS, overlays=[overlay])
-    return copy
+    with planner(built.clone(tmp_path_factory.mktemp("varied") / "repo")) as copy:
+        overlay = copy.overlay(OVERLAY)
+        planned = copy.dry(*TARGETS, overlays=[overlay])
+        assert {job for job in planned if job.split()[0] not in ("download_data", "tokenize")} == {
+            *(f"measure mini {method} 0" for method in ("base", "original", "sku")),
+            *(f"score mini {method}" for method in ("original", "sku")),
+            "compare mini sku",
+        }
+        gold = copy.overlay({"models": {"mini": {"retrained": True}}}, "gold.yaml")
+        assert "score mini retrained" in copy.dry(*TARGETS, overlays=[overlay, gold])
+        copy.build(*TARGETS, overlays=[overlay])
+        yield copy
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 from kit.chat_server import Service, chat_service
 from kit.copies import MINI, Copy
 from kit.models import save_classifier
+from kit.planner import planner
 from palimpsest.io.tables import read_table
 
 KEY = "sk-tests-only-DoNotWriteMeAnywhere"
@@ -27,8 +28,9 @@ TARGET = "results/mini/sku/eval.json"
 
 
 @pytest.fixture(scope="module")
-def plan(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    return built.clone(tmp_path_factory.mktemp("plan") / "repo")
+def plan(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    with planner(built.clone(tmp_path_factory.mktemp("plan") / "repo")) as copy:
+        yield copy
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 
 from kit.copies import REPO, Copy
+from kit.planner import planner
 from palimpsest.io.tables import read_table
 
 TASK = "local:mini-questions/test"
@@ -22,14 +24,14 @@ def overlay(copy: Copy, tasks: dict[str, Any], name: str = "tasks.yaml") -> Path
 
 
 @pytest.fixture(scope="module")
-def asked(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def asked(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy of the built folder in which the original model has answered a local task."""
-    copy = built.clone(tmp_path_factory.mktemp("asked") / "repo")
-    tasks = overlay(copy, {TASK: {"limit": 3}})
-    assert copy.dry(TARGET, overlays=[tasks]) == RUN
-    copy.env["HF_HUB_OFFLINE"] = "1"
-    copy.build(TARGET, overlays=[tasks])
-    return copy
+    with planner(built.clone(tmp_path_factory.mktemp("asked") / "repo")) as copy:
+        tasks = overlay(copy, {TASK: {"limit": 3}})
+        assert copy.dry(TARGET, overlays=[tasks]) == RUN
+        copy.env["HF_HUB_OFFLINE"] = "1"
+        copy.build(TARGET, overlays=[tasks])
+        yield copy
 
 
 def test_eval_json_has_what_lm_eval_found(asked):

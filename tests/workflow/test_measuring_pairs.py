@@ -114,11 +114,11 @@ def test_answers_in_bfloat16_depend_neither_on_the_batch_nor_on_what_ran_before(
     changed: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
     Body(changed)  # as measure does before it asks; `load_model` lets every stage do the same
-    together = answer(changed, tokenizer, rows, 16, batch_rows=32)
+    together = answer(changed, tokenizer, rows, TOKENS, batch_rows=32)
     assert len({one.text for one in together}) > len(rows) / 2
     for batch_rows in (7, 1):
-        assert answer(changed, tokenizer, rows, 16, batch_rows) == together
-    assert answer(changed, tokenizer, rows[::-1], 16, 24)[::-1] == together
+        assert answer(changed, tokenizer, rows, TOKENS, batch_rows) == together
+    assert answer(changed, tokenizer, rows[::-1], TOKENS, 24)[::-1] == together
 
 
 def test_likelihoods_in_bfloat16_do_not_depend_on_the_batch(
@@ -201,7 +201,7 @@ PLAIN: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
 def test_one_pass_gives_every_metric_of_a_pass_for_each(
     model: Any, tokenizer: Any, rows: list[Row]
 ) -> None:
-    chosen = rows[:16]
+    chosen = rows[:8]
     body, evaluated = Body(model), with_right_responses({"general": chosen})
     with embedded(model) as once:
         table = likelihood(body, evaluated, 2048, {tokenizer.eos_token_id}, "pairs")

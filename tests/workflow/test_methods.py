@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kit.copies import MINI, Copy, jobs
+from kit.planner import planner
 from palimpsest.config import read_config
 from palimpsest.io.tables import read_table
 
@@ -16,12 +18,19 @@ PRIVACY = "results/smollm2-135m-privacy"
 
 
 @pytest.fixture(scope="module")
-def all_methods(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def all_methods(retrained: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """The mini chain with one method of every family, and the page that compares them."""
-    copy = built.clone(tmp_path_factory.mktemp("methods") / "repo")
-    printed = copy.build("all_methods")
-    copy.path("methods.txt").write_text(printed, encoding="utf-8")
-    return copy
+    with planner(retrained.clone(tmp_path_factory.mktemp("methods") / "repo")) as copy:
+        printed = copy.build("all_methods")
+        copy.path("methods.txt").write_text(printed, encoding="utf-8")
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def plan(built: Copy) -> Iterator[Copy]:
+    """The built folder, to plan in."""
+    with planner(built) as copy:
+        yield copy
 
 
 def found(copy: Copy, name: str) -> dict:
@@ -51,9 +60,9 @@ def test_what_is_stored_is_what_was_trained(all_methods):
     assert {"delta.safetensors", "vectors.safetensors", "train.jsonl"} <= set(files)
 
 
-def test_only_what_a_method_reads_is_built_for_it(built):
+def test_only_what_a_method_reads_is_built_for_it(plan):
     def stages(method: str) -> set[str]:
-        return {job.split()[0] for job in built.dry(f"results/mini/{method}/eval.json")}
+        return {job.split()[0] for job in plan.dry(f"results/mini/{method}/eval.json")}
 
     made = {"unlearn", "measure", "score"}
     assert stages("finetune") == made, "neither a reference nor examples"
@@ -121,12 +130,12 @@ def test_the_page_compares_every_method(all_methods):
     assert all_methods.path("results/all_methods/methods.csv").exists()
 
 
-def test_all_methods_builds_each_algorithm_that_an_embedded_subject_has_values_for(built):
-    done = built.snakemake("all_methods", "-n", "--cores", "all")
+def test_all_methods_builds_each_algorithm_that_an_embedded_subject_has_values_for(plan):
+    done = plan.snakemake("all_methods", "-n", "--cores", "all")
     assert done.returncode == 0, done.stdout + done.stderr
     planned = jobs(done.stdout + done.stderr)
     trained = [job.split()[2] for job in planned if job.split()[0] in ("unlearn", "acquire")]
-    cfg = read_config(built.path("config"))
+    cfg = read_config(plan.path("config"))
     # NegMerge reads a task vector of a second seed.
     assert sorted(trained) == sorted([*set(trained), "task_vector"]), "each method once"
     tuned = [method for model in cfg.all_methods.models for method in cfg.models[model].methods]
@@ -145,8 +154,8 @@ def test_all_methods_builds_each_algorithm_that_an_embedded_subject_has_values_f
         ("results/mini/ga_gd_ood/eval.json", "has no 'general'"),
     ],
 )
-def test_a_method_that_does_not_suit_a_subject_is_refused_at_once(built, target, said):
-    done = built.snakemake(target, *MINI, "-n", "--cores", "all")
+def test_a_method_that_does_not_suit_a_subject_is_refused_at_once(plan, target, said):
+    done = plan.snakemake(target, *MINI, "-n", "--cores", "all")
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

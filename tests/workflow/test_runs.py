@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from safetensors.torch import load_file
 
 from kit.copies import MINI, Copy
 from kit.models import save_classifier
+from kit.planner import planner
 from palimpsest.io.tables import read_table
 
 RUN = "sku/seed-0/attacks/mine"
@@ -31,12 +33,12 @@ subprocess.run([sys.executable, "workflow/scripts/stage.py", "unlearn", *command
 
 
 @pytest.fixture(scope="module")
-def copy(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def copy(built: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """The mini chain, with a model that was trained from that of sku."""
-    copy = built.clone(tmp_path_factory.mktemp("runs") / "repo")
-    done = copy.python("-c", TRAIN, f"{FOLDER}/model/model.json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return copy
+    with planner(built.clone(tmp_path_factory.mktemp("runs") / "repo")) as copy:
+        done = copy.python("-c", TRAIN, f"{FOLDER}/model/model.json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield copy
 
 
 def test_a_model_that_no_rule_makes_is_measured_judged_and_merged(copy: Copy) -> None:
