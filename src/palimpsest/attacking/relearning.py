@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def relearn(settings: Settings, rate: float, cell: Cell, target: Target) -> Foun
 
 
 @dataclass
-class Attacker:
+class Attacker(ABC):
     """The attacked model with what an attacker trains on top; one for all cells of a job.
 
     Attributes:
@@ -119,17 +120,17 @@ class Attacker:
         return kind(network, weights, body_of(network, first, training), first)
 
     @classmethod
+    @abstractmethod
     def added(cls, target: Target, settings: Settings) -> tuple[nn.Module, dict[str, Tensor], int]:
         """The network with what is trained on it, that, and its first block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset(self, seed: int) -> None:
         """Give what is trained the first values that follow from `seed`: the attacked model's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights_changed(self) -> float:
         """Share of the numbers of the trained matrices that the training changed, in their type."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:

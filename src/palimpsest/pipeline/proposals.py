@@ -1,9 +1,9 @@
 """The points of a second round, proposed from what the first one found.
 
-A Tree-structured Parzen Estimator (TPE; Bergstra et al. 2011, as in Optuna: arXiv:1907.10902) is
-told the finished trials in their order, and asked for the points of the second round one after
-another. So a point is a function of the first round, the seed and its number: there is no journal
-that workers share, and more points change no earlier one.
+A Tree-structured Parzen Estimator (TPE; Bergstra et al. 2011, as in Optuna: arXiv:1907.10902) gets
+the finished trials in their order, and proposes the points of the second round one after another.
+So a point is a function of the first round, the seed and its number: there is no journal that
+workers share, and more points change no earlier one.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def proposed(
     study = optuna.create_study(sampler=sampler)
     for settings, worth in done:
         values = {**own, **settings}
-        params = {key: _told(ranges[key], values[key]) for key in space}
-        told = optuna.trial.create_trial(
+        params = {key: _recorded(ranges[key], values[key]) for key in space}
+        finished = optuna.trial.create_trial(
             params=params, distributions=spread, value=min(worth, WORST)
         )
-        study.add_trial(told)
-    asked = [study.ask(spread) for _ in range(number + 1)][-1]
+        study.add_trial(finished)
+    point = [study.ask(spread) for _ in range(number + 1)][-1]
     return {
-        key: _settled(ranges[key], asked.params[key], space[key]["whole"]) for key in sorted(space)
+        key: _settled(ranges[key], point.params[key], space[key]["whole"]) for key in sorted(space)
     }
 
 
@@ -89,7 +89,7 @@ def _distribution(dimension: Dimension, whole: bool) -> Any:
     return FloatDistribution(low, high, log=log)
 
 
-def _told(dimension: Dimension, value: Any) -> Any:
+def _recorded(dimension: Dimension, value: Any) -> Any:
     """A setting as the estimator has it: choices by their place."""
     return value if dimension.choices is None else dimension.choices.index(value)
 
